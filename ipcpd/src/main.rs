@@ -1,0 +1,2 @@
+//! ipcpd
+fn main() {}

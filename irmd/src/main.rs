@@ -1,0 +1,2 @@
+//! irmd
+fn main() {}

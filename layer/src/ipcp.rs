@@ -1,0 +1,93 @@
+//! The contract of every IPC process: one pure machine, mutated once, then drained.
+
+use std::fmt;
+use std::hash::Hash;
+use std::time::{Duration, Instant};
+
+use proto::ipcp::{Allocated, Command, CommandId, Event};
+use proto::{Batch, FlowId};
+use zeroize::Zeroizing;
+
+/// A machine that makes one member of one layer.
+///
+/// The order of use: one [`handle`](Ipcp::handle), then [`poll`](Ipcp::poll) until it gives `None`, then wait for an
+/// input or for [`deadline`](Ipcp::deadline). A bad packet is counted with a reason inside; no input is an error.
+pub trait Ipcp {
+    /// What the machine calls one of its lower ends: a `FlowId`, or a socket's key.
+    type Lower: Copy + Eq + Hash + fmt::Debug;
+    /// What it asks of its lower network besides sending, such as to dial.
+    type Ask: fmt::Debug;
+    /// What its lower network tells it besides packets, such as that a dialled flow stands.
+    type Tell: fmt::Debug;
+
+    /// Takes one input. `now` never goes backwards in its monotonic part.
+    fn handle(&mut self, now: Now, input: Input<Self::Lower, Self::Tell>);
+
+    /// The next thing to do; drained until `None` after each input.
+    fn poll(&mut self) -> Option<Output<Self::Lower, Self::Ask>>;
+
+    /// When the machine wants [`Input::Timeout`] if nothing else happens before.
+    fn deadline(&self) -> Option<Instant>;
+}
+
+/// The time, as an argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Now {
+    /// For timers.
+    pub mono: Instant,
+    /// For certificates and invitations only.
+    pub wall: UnixTime,
+}
+
+/// Time since 1970-01-01 00:00 UTC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct UnixTime(pub Duration);
+
+impl UnixTime {
+    /// Whole seconds.
+    pub fn secs(self) -> u64 {
+        self.0.as_secs()
+    }
+}
+
+/// What can happen to a machine.
+#[derive(Debug)]
+pub enum Input<L, Tell> {
+    /// irmd asks.
+    Control(CommandId, Command),
+    /// The user of a flow wrote these SDUs (framing: record).
+    Upper(FlowId, Batch),
+    /// The user of a flow closed it or died.
+    UpperGone(FlowId),
+    /// These packets arrived (either framing), to be opened where they lie.
+    Lower(L, Batch),
+    /// The lower network says something.
+    Tell(Tell),
+    /// The deadline has come.
+    Timeout,
+}
+
+/// What a machine wants done.
+#[derive(Debug)]
+pub enum Output<L, Ask> {
+    /// Tell irmd.
+    Control(Event),
+    /// These SDUs came in for the user of a flow (framing: record).
+    Upper(FlowId, Batch),
+    /// The largest SDU of a flow has changed.
+    UpperMtu(FlowId, u32),
+    /// Make the data end of a flow, so that its user can join. Comes before the event that tells irmd of the flow.
+    /// Accepted SDUs may follow at once: the runtime keeps a bounded number until the user has joined.
+    UpperOpen(FlowId, proto::ipcp::User, Allocated),
+    /// Close the data end of a flow with this reason; nothing follows for it.
+    UpperClose(FlowId, proto::Reason),
+    /// Send these packets.
+    Lower(L, Batch),
+    /// Ask the lower network.
+    Ask(Ask),
+    /// Keep these bytes on disk under a file name (0600, written atomically, before any later output is carried out);
+    /// empty bytes remove it. All of them are given back when the process starts.
+    Save(&'static str, Zeroizing<Vec<u8>>),
+    /// Nothing is left to be done: end the process.
+    Exit,
+}

@@ -1,0 +1,23 @@
+//! Everything that makes a layer a layer, without IO.
+//!
+//! This crate must not touch a socket, a clock, a thread or chance: time and randomness are arguments. The same machine
+//! runs under the runtime of crate `ipcp`, the simulator (feature `sim`), a fuzzer and a test.
+//!
+//! ```text
+//!            Control                       Upper flows (SDUs)
+//!               │                               │
+//!   enrol ── directory ── route ────────► fa (flow allocator)
+//!               │            │                  │
+//!               │            ▼                  ▼
+//!               │          pff ◄─────────── dt (header, TTL, seal)
+//!               ▼                               │
+//!     channel (reliable, per association)       │
+//!               │                               ▼
+//!           association (crypt: handshake, keys, window)
+//!                               │
+//!                        Lower flows (PDUs)
+//! ```
+
+mod ipcp;
+
+pub use ipcp::{Input, Ipcp, Now, Output, UnixTime};

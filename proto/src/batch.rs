@@ -1,0 +1,361 @@
+//! Many packets in one buffer, so that one system call moves them all.
+//!
+//! Two framings, one type. A **record** goes over a Unix `SOCK_SEQPACKET` socket: `[u16 len][SDU]…`, big-endian, up to
+//! [`Batch::CAPACITY`] bytes. A **train** is what UDP GSO sends and GRO receives: packets of one size (the *stride*) back
+//! to back, of which only the last may be shorter.
+
+use std::fmt;
+
+use crate::pool::{Buf, LARGE};
+use crate::record::CONTROL;
+
+/// How the packets of a batch lie in its buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Each behind its length.
+    Record,
+    /// Back to back, of one size.
+    Train,
+}
+
+/// A pooled buffer that holds packets in one of the two framings.
+pub struct Batch {
+    buf: Buf,
+    framing: Framing,
+    len: usize,
+    stride: usize,
+    count: usize,
+    last: usize,
+}
+
+/// Why bytes are no record of SDUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadRecord {
+    /// A length points behind the end, or a lone byte is left over.
+    #[error("a length in the record points behind its end")]
+    LyingLength,
+    /// An SDU of no bytes.
+    #[error("the record holds an empty SDU")]
+    EmptySdu,
+    /// A control item among SDUs.
+    #[error("the record mixes SDUs with a control item")]
+    ControlInside,
+    /// No bytes at all, or more than a record may have.
+    #[error("a record has 1 to 65536 bytes")]
+    Size,
+}
+
+impl Batch {
+    /// The most bytes of a record.
+    pub const CAPACITY: usize = LARGE;
+    /// The most bytes of a train: the payload of one IPv4 UDP send.
+    pub const TRAIN_BYTES: usize = 65_507;
+    /// The most packets of a train: what older kernels take in one GSO send.
+    pub const TRAIN_PACKETS: usize = 64;
+    /// The largest packet that a batch can hold in either framing.
+    pub const MAX_PACKET: usize = Self::TRAIN_BYTES - 2;
+
+    /// An empty batch.
+    pub fn new(framing: Framing) -> Self {
+        Self { buf: Buf::holding(LARGE), framing, len: 0, stride: 0, count: 0, last: 0 }
+    }
+
+    /// A record that holds one SDU.
+    pub fn of(sdu: &[u8]) -> Option<Self> {
+        let mut batch = Self::new(Framing::Record);
+        batch.push(sdu.len())?.copy_from_slice(sdu);
+        Some(batch)
+    }
+
+    /// How its packets lie.
+    pub fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// The bytes as a system call sends them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buf.bytes()[..self.len]
+    }
+
+    /// The size of all packets of a train but the last, which may be shorter.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The number of packets.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Whether it holds no packet.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether a packet of `len` bytes still fits.
+    pub fn fits(&self, len: usize) -> bool {
+        if len == 0 || len > Self::MAX_PACKET {
+            return false;
+        }
+        match self.framing {
+            Framing::Record => self.len + 2 + len <= Self::CAPACITY,
+            Framing::Train => {
+                self.count == 0
+                    || (self.count < Self::TRAIN_PACKETS
+                        && self.last == self.stride
+                        && len <= self.stride
+                        && self.len + len <= Self::TRAIN_BYTES)
+            }
+        }
+    }
+
+    /// Adds a packet of `len` bytes and gives them to be written (they hold stale bytes); `None` if it doesn't fit.
+    pub fn push(&mut self, len: usize) -> Option<&mut [u8]> {
+        if !self.fits(len) {
+            return None;
+        }
+        let at = self.open();
+        self.close(at, len);
+        Some(&mut self.buf.bytes_mut()[at..at + len])
+    }
+
+    /// Lets `fill` write a packet of at most `max` bytes straight into the buffer and keeps as many as it says; nothing
+    /// is kept for 0 or for more than `max`. `None`, and `fill` is not called, if `max` doesn't fit.
+    pub fn push_with<E>(&mut self, max: usize, fill: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Option<Result<usize, E>> {
+        if !self.fits(max) {
+            return None;
+        }
+        let at = self.open();
+        let filled = fill(&mut self.buf.bytes_mut()[at..at + max]);
+        if let Ok(len @ 1..) = filled
+            && len <= max
+        {
+            self.close(at, len);
+        }
+        Some(filled)
+    }
+
+    /// Takes the last packet back.
+    pub fn pop(&mut self) {
+        if self.count == 0 {
+            return;
+        }
+        let whole = self.last + if self.framing == Framing::Record { 2 } else { 0 };
+        self.len -= whole;
+        self.count -= 1;
+        // All before the last have the stride; in a record nobody asks for the size of the last but one.
+        self.last = self.stride;
+    }
+
+    /// The whole buffer, to receive into; follow it with [`Batch::set_record`] or [`Batch::set_train`].
+    pub fn space(&mut self) -> &mut [u8] {
+        self.clear();
+        self.buf.bytes_mut()
+    }
+
+    /// Says that the first `len` bytes of the buffer are a record of SDUs, and checks every length in it.
+    pub fn set_record(&mut self, len: usize) -> Result<(), BadRecord> {
+        self.clear();
+        self.framing = Framing::Record;
+        if len == 0 || len > Self::CAPACITY {
+            return Err(BadRecord::Size);
+        }
+        let bytes = &self.buf.bytes()[..len];
+        let (mut at, mut count, mut last) = (0, 0, 0);
+        while at < len {
+            let head = bytes.get(at..at + 2).ok_or(BadRecord::LyingLength)?;
+            let size = u16::from_be_bytes([head[0], head[1]]);
+            match size {
+                0 => return Err(BadRecord::EmptySdu),
+                CONTROL => return Err(BadRecord::ControlInside),
+                _ => last = usize::from(size),
+            }
+            at += 2 + last;
+            count += 1;
+        }
+        if at != len {
+            return Err(BadRecord::LyingLength);
+        }
+        (self.len, self.count, self.last) = (len, count, last);
+        Ok(())
+    }
+
+    /// Says that the first `len` bytes of the buffer are packets of `stride` bytes, the last maybe shorter.
+    /// Nothing is kept when either is 0 or `len` is larger than the buffer.
+    pub fn set_train(&mut self, len: usize, stride: usize) {
+        self.clear();
+        self.framing = Framing::Train;
+        if len == 0 || stride == 0 || len > Self::CAPACITY {
+            return;
+        }
+        self.len = len;
+        self.stride = stride.min(len);
+        self.count = len.div_ceil(self.stride);
+        self.last = len - (self.count - 1) * self.stride;
+    }
+
+    /// The packets in order.
+    pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let (framing, stride) = (self.framing, self.stride);
+        let mut rest = self.bytes();
+        std::iter::from_fn(move || {
+            let (skip, take) = next(framing, stride, rest)?;
+            let packet = &rest[skip..skip + take];
+            rest = &rest[skip + take..];
+            Some(packet)
+        })
+    }
+
+    /// The packets in order, to be changed where they lie.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
+        let (framing, stride) = (self.framing, self.stride);
+        let mut rest = &mut self.buf.bytes_mut()[..self.len];
+        std::iter::from_fn(move || {
+            let (skip, take) = next(framing, stride, rest)?;
+            let (head, tail) = std::mem::take(&mut rest).split_at_mut(skip + take);
+            rest = tail;
+            Some(&mut head[skip..])
+        })
+    }
+
+    /// Forgets all packets; the framing stays.
+    pub fn clear(&mut self) {
+        (self.len, self.stride, self.count, self.last) = (0, 0, 0, 0);
+    }
+
+    fn open(&self) -> usize {
+        self.len + if self.framing == Framing::Record { 2 } else { 0 }
+    }
+
+    fn close(&mut self, at: usize, len: usize) {
+        match self.framing {
+            // `fits` bounds len by MAX_PACKET, which is below u16::MAX.
+            Framing::Record => self.buf.bytes_mut()[at - 2..at].copy_from_slice(&(len as u16).to_be_bytes()),
+            Framing::Train if self.count == 0 => self.stride = len,
+            Framing::Train => {}
+        }
+        self.len = at + len;
+        self.count += 1;
+        self.last = len;
+    }
+}
+
+/// How many bytes to skip and to take for the next packet of `rest`.
+fn next(framing: Framing, stride: usize, rest: &[u8]) -> Option<(usize, usize)> {
+    match framing {
+        _ if rest.is_empty() => None,
+        Framing::Record => Some((2, usize::from(u16::from_be_bytes([rest[0], rest[1]])))),
+        Framing::Train => Some((0, stride.min(rest.len()))),
+    }
+}
+
+impl fmt::Debug for Batch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Batch({:?}, {} packets, {} bytes)", self.framing, self.count, self.len)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn packets() -> impl Strategy<Value = Vec<Vec<u8>>> {
+        prop::collection::vec(prop::collection::vec(any::<u8>(), 1..1500), 1..80)
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_holds_what_was_pushed(packets in packets()) {
+            let mut out = Batch::new(Framing::Record);
+            let mut kept = Vec::new();
+            for p in &packets {
+                if let Some(room) = out.push(p.len()) {
+                    room.copy_from_slice(p);
+                    kept.push(p.as_slice());
+                }
+            }
+            let mut back = Batch::new(Framing::Record);
+            back.space()[..out.bytes().len()].copy_from_slice(out.bytes());
+            prop_assert_eq!(back.set_record(out.bytes().len()), Ok(()));
+            prop_assert_eq!(back.count(), kept.len());
+            prop_assert_eq!(back.iter().collect::<Vec<_>>(), kept);
+        }
+
+        #[test]
+        fn a_train_holds_what_was_pushed(packets in packets()) {
+            let mut out = Batch::new(Framing::Train);
+            let mut kept = Vec::new();
+            for p in &packets {
+                match out.push(p.len()) {
+                    Some(room) => {
+                        room.copy_from_slice(p);
+                        kept.push(p.as_slice());
+                    }
+                    None => break,
+                }
+            }
+            let mut back = Batch::new(Framing::Train);
+            back.space()[..out.bytes().len()].copy_from_slice(out.bytes());
+            back.set_train(out.bytes().len(), out.stride());
+            prop_assert_eq!(back.iter().collect::<Vec<_>>(), kept);
+            prop_assert_eq!(back.count(), out.count());
+        }
+
+        #[test]
+        fn no_bytes_panic_as_a_record(bytes in prop::collection::vec(any::<u8>(), 0..3000)) {
+            let mut batch = Batch::new(Framing::Record);
+            batch.space()[..bytes.len()].copy_from_slice(&bytes);
+            if batch.set_record(bytes.len()).is_ok() {
+                let whole: usize = batch.iter().map(|p| p.len() + 2).sum();
+                prop_assert_eq!(whole, bytes.len());
+            } else {
+                prop_assert!(batch.is_empty());
+            }
+        }
+
+        #[test]
+        fn no_sizes_panic_as_a_train(len in 0usize..70_000, stride in 0usize..70_000) {
+            let mut batch = Batch::new(Framing::Train);
+            batch.set_train(len, stride);
+            prop_assert_eq!(batch.iter().count(), batch.count());
+            prop_assert_eq!(batch.iter_mut().map(|p| p.len()).sum::<usize>(), batch.bytes().len());
+        }
+    }
+
+    #[test]
+    fn a_short_packet_ends_a_train() {
+        let mut train = Batch::new(Framing::Train);
+        assert!(train.push(100).is_some());
+        assert!(train.push(101).is_none());
+        assert!(train.push(60).is_some());
+        assert!(train.push(60).is_none());
+        train.pop();
+        assert!(train.push(100).is_some());
+        assert_eq!((train.count(), train.stride()), (2, 100));
+    }
+
+    #[test]
+    fn lying_lengths_are_named() {
+        let check = |bytes: &[u8]| {
+            let mut b = Batch::new(Framing::Record);
+            b.space()[..bytes.len()].copy_from_slice(bytes);
+            b.set_record(bytes.len())
+        };
+        assert_eq!(check(&[]), Err(BadRecord::Size));
+        assert_eq!(check(&[0]), Err(BadRecord::LyingLength));
+        assert_eq!(check(&[0, 2, 1]), Err(BadRecord::LyingLength));
+        assert_eq!(check(&[0, 1, 1, 0]), Err(BadRecord::LyingLength));
+        assert_eq!(check(&[0, 0]), Err(BadRecord::EmptySdu));
+        assert_eq!(check(&[0, 1, 9, 0xff, 0xff]), Err(BadRecord::ControlInside));
+        assert_eq!(check(&[0, 1, 9]), Ok(()));
+    }
+
+    #[test]
+    fn fill_decides_how_much_is_kept() {
+        let mut b = Batch::new(Framing::Record);
+        assert_eq!(b.push_with::<()>(100, |room| Ok(room.len() / 2)), Some(Ok(50)));
+        assert_eq!(b.push_with(100, |_| Err("nothing there")), Some(Err("nothing there")));
+        assert_eq!(b.iter().map(<[u8]>::len).collect::<Vec<_>>(), [50]);
+    }
+}

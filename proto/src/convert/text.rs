@@ -1,0 +1,122 @@
+//! The textual parameters of a shim: `NAME=ADDR[:PORT]`, `system|ADDR`, `LO-HI`, `gso=auto`.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::str::FromStr;
+
+use crate::id::Name;
+use crate::ipcp::{Dns, Host, Offload, OffloadKind, OffloadMode, ShimUdp};
+
+impl FromStr for Host {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is no host; use NAME=ADDR or NAME=ADDR:PORT ([ADDR]:PORT for IPv6)");
+        // A name may hold '=', an address can't.
+        let (name, at) = text.rsplit_once('=').ok_or_else(bad)?;
+        let name = Name::new(name).map_err(|e| e.to_string())?;
+        Ok(Self { name, at: socket_addr(at, ShimUdp::PORT).ok_or_else(bad)? })
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.name, self.at)
+    }
+}
+
+impl FromStr for Dns {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "system" => Ok(Self::System),
+            _ => socket_addr(text, 53)
+                .map(Self::Server)
+                .ok_or_else(|| format!("{text:?} is no DNS server; use an address or 'system'")),
+        }
+    }
+}
+
+impl fmt::Display for Dns {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::System => f.write_str("system"),
+            Self::Server(at) => at.fmt(f),
+        }
+    }
+}
+
+impl FromStr for Offload {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, mode) = text.split_once('=').unwrap_or((text, ""));
+        let kind = match kind {
+            "gso" => Some(OffloadKind::Gso),
+            "gro" => Some(OffloadKind::Gro),
+            _ => None,
+        };
+        let mode = match mode {
+            "auto" => Some(OffloadMode::Auto),
+            "on" => Some(OffloadMode::On),
+            "off" => Some(OffloadMode::Off),
+            _ => None,
+        };
+        match (kind, mode) {
+            (Some(kind), Some(mode)) => Ok(Self { kind, mode }),
+            _ => Err(format!("{text:?} is no offload switch; use gso or gro = auto, on or off")),
+        }
+    }
+}
+
+impl fmt::Display for Offload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.kind {
+            OffloadKind::Gso => "gso",
+            OffloadKind::Gro => "gro",
+        };
+        let mode = match self.mode {
+            OffloadMode::Auto => "auto",
+            OffloadMode::On => "on",
+            OffloadMode::Off => "off",
+        };
+        write!(f, "{kind}={mode}")
+    }
+}
+
+/// `LO-HI`, both at least 1024 and in order.
+pub(super) fn port_range(text: &str) -> Result<(u16, u16), String> {
+    let range = text.split_once('-').and_then(|(lo, hi)| Some((lo.parse().ok()?, hi.parse().ok()?)));
+    match range {
+        Some((lo, hi)) if 1024 <= lo && lo <= hi => Ok((lo, hi)),
+        _ => Err(format!("{text:?} is no port range; use LO-HI with 1024 <= LO <= HI")),
+    }
+}
+
+fn socket_addr(text: &str, port: u16) -> Option<SocketAddr> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_have_a_default_port_and_names_may_hold_an_equals_sign() {
+        let host: Host = "a=b=10.0.0.1".parse().unwrap();
+        assert_eq!((host.name.as_str(), host.at), ("a=b", "10.0.0.1:3359".parse().unwrap()));
+        assert_eq!("x=[::1]:99".parse::<Host>().unwrap().at, "[::1]:99".parse().unwrap());
+        assert_eq!("x=::1".parse::<Host>().unwrap().at, "[::1]:3359".parse().unwrap());
+        for bad in ["", "x", "x=", "=1.2.3.4", "x=1.2.3.4:99999"] {
+            assert!(bad.parse::<Host>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn ranges_and_switches() {
+        assert_eq!(port_range("2000-3000"), Ok((2000, 3000)));
+        for bad in ["", "5-6", "3000-2000", "2000", "2000-70000"] {
+            assert!(port_range(bad).is_err(), "{bad:?} was taken");
+        }
+        assert_eq!("gso=off".parse::<Offload>().unwrap().to_string(), "gso=off");
+        assert!("gso".parse::<Offload>().is_err());
+    }
+}

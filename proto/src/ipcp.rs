@@ -1,0 +1,355 @@
+//! What irmd asks of an IPC process, and what that answers: the domain types behind the `Attach` stream.
+//!
+//! [`crate::irm::IpcpCommand`] and [`crate::irm::IpcpEvent`] are parsed into these once, at the border (see `convert`).
+
+use std::net::{IpAddr, SocketAddr};
+
+use ipnet::IpNet;
+
+use crate::id::{FlowId, Label, Name, Token};
+use crate::qos::QosSpec;
+use crate::reason::Reason;
+use crate::record::Peer;
+
+/// Names a command; its answer carries the same number.
+pub type CommandId = u64;
+/// Names a flow request that an IPCP reported, until irmd responds to it.
+pub type RequestId = u64;
+
+/// What irmd asks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    /// Make or serve a layer as its first member.
+    Bootstrap(Bootstrap),
+    /// Join a layer.
+    Enroll(Enroll),
+    /// Change settings while running.
+    Set(Settings),
+    /// Offer flows to this name.
+    Register(Name),
+    /// No longer offer flows to this name.
+    Unregister(Name),
+    /// Allocate a flow; answered by [`Answer::Allocated`] when it stands.
+    Allocate(Allocate),
+    /// Accept or refuse the flow request.
+    Respond(Respond),
+    /// End the flow.
+    Dealloc(FlowId, Reason),
+    /// Keep an adjacency to this member.
+    Connect(Label),
+    /// Give the adjacency up.
+    Disconnect(Label),
+    /// Make an invitation; answered by [`Answer::Invitation`].
+    Invite(Invite),
+    /// Say how you are; answered by [`Answer::Status`].
+    Status,
+    /// End all flows in good order, then exit.
+    Shutdown,
+}
+
+/// Parameters of `bootstrap`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bootstrap {
+    /// The layer.
+    pub layer: Label,
+    /// Unicast: the lower layers.
+    pub over: Vec<Label>,
+    /// Unicast: prefixes of this first member.
+    pub prefixes: Vec<IpNet>,
+    /// The shim's own part.
+    pub shim_udp: Option<ShimUdp>,
+}
+
+/// Parameters of a UDP shim.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShimUdp {
+    /// The address that it binds.
+    pub ip: IpAddr,
+    /// The port that requests come to.
+    pub port: u16,
+    /// Names whose host is known.
+    pub hosts: Vec<Host>,
+    /// Where to look other names up.
+    pub dns: Option<Dns>,
+    /// The ports that flows may use, both ends included; `None`: the system's choice.
+    pub flow_ports: Option<(u16, u16)>,
+    /// Offload switches.
+    pub offload: Vec<Offload>,
+}
+
+impl ShimUdp {
+    /// The port that requests come to unless another is set: 0x0D1F (seed 002).
+    pub const PORT: u16 = 3359;
+}
+
+/// `NAME=ADDR[:PORT]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// The name.
+    pub name: Name,
+    /// Its shim's address; the port is [`ShimUdp::PORT`] where none was given.
+    pub at: SocketAddr,
+}
+
+/// Where a shim looks names up that are not in its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dns {
+    /// As the system is set up.
+    System,
+    /// At this server.
+    Server(SocketAddr),
+}
+
+/// One switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Offload {
+    /// Which.
+    pub kind: OffloadKind,
+    /// How.
+    pub mode: OffloadMode,
+}
+
+/// What can be offloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OffloadKind {
+    /// Sending trains.
+    Gso,
+    /// Receiving trains.
+    Gro,
+}
+
+/// How a switch stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OffloadMode {
+    /// Used until it causes an error.
+    #[default]
+    Auto,
+    /// Used, come what may.
+    On,
+    /// Not used.
+    Off,
+}
+
+/// Parameters of `enroll`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Enroll {
+    /// How to get in.
+    pub entry: Entry,
+    /// The lower layers.
+    pub over: Vec<Label>,
+    /// How long to try, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// How a member gets into a layer.
+#[derive(Clone, PartialEq)]
+pub enum Entry {
+    /// With an invitation (a URL).
+    Invitation(String),
+    /// With a certificate of the site's own PKI, by way of a member. PEM or DER.
+    Certificate {
+        /// The layer.
+        layer: Label,
+        /// The member to dial.
+        dst: Label,
+        /// Root certificates.
+        ca: Vec<u8>,
+        /// This member's chain.
+        cert: Vec<u8>,
+        /// Its private key.
+        key: Vec<u8>,
+    },
+    /// With the certificate that it has from before.
+    Rejoin,
+}
+
+impl std::fmt::Debug for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            // An invitation holds a secret, a key is one.
+            Self::Invitation(_) => f.write_str("Invitation(..)"),
+            Self::Certificate { layer, dst, .. } => write!(f, "Certificate({layer}, {dst})"),
+            Self::Rejoin => f.write_str("Rejoin"),
+        }
+    }
+}
+
+/// Parameters of `set`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Settings {
+    /// Shim: hosts to add or change.
+    pub hosts: Vec<Host>,
+    /// Shim: switches to change.
+    pub offload: Vec<Offload>,
+    /// Unicast: the lower layers from now on; empty: as before.
+    pub over: Vec<Label>,
+}
+
+/// Parameters of `allocate`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Allocate {
+    /// The flow's id, given by irmd.
+    pub flow: FlowId,
+    /// To whom.
+    pub name: Name,
+    /// From whom, attested by irmd.
+    pub source: Option<Name>,
+    /// What is asked.
+    pub qos: QosSpec,
+    /// Refuse any other member.
+    pub peer: Option<Label>,
+    /// The user who may join it.
+    pub user: User,
+    /// How long the caller waits, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// Who may join the data socket of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct User {
+    /// By uid.
+    pub uid: u32,
+    /// An IPC process: a shim hands its socket over to it.
+    pub ipcp: bool,
+}
+
+/// irmd's answer to a [`Event::FlowRequest`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Respond {
+    /// Which request.
+    pub request: RequestId,
+    /// The flow's id and user if it is accepted, else why not.
+    pub verdict: Result<(FlowId, User), Reason>,
+}
+
+/// Parameters of `invite`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Invite {
+    /// The member name that is granted; `None`: the joiner's choice.
+    pub member: Option<Label>,
+    /// The prefixes that are granted.
+    pub prefixes: Vec<IpNet>,
+    /// For how long it can be used, in milliseconds.
+    pub expires_ms: u64,
+    /// How often.
+    pub uses: u32,
+    /// Where this member's shims are, for a joiner that knows nothing.
+    pub hints: Vec<Host>,
+}
+
+/// What an IPC process says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// The answer to a command.
+    Done(CommandId, Result<Answer, Reason>),
+    /// Somebody wants a flow to a name that is registered here.
+    FlowRequest(FlowRequest),
+    /// A flow went down.
+    FlowDown(FlowId, Reason),
+    /// The process is in another state.
+    State(State, String),
+    /// Something that a person may want to know.
+    Notice(Notice),
+}
+
+/// The answer to a command that was carried out.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Answer {
+    /// To all that have nothing to say.
+    Ok,
+    /// To `allocate` and `respond`: the flow stands and can be joined.
+    Allocated(Allocated),
+    /// To `status`.
+    Status(Box<crate::irm::IpcpStatus>),
+    /// To `invite`.
+    Invitation(String),
+    /// To `bootstrap` and `enroll`.
+    Configured(Configured),
+}
+
+/// A flow that stands. The machine says all but the token, which the runtime makes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Allocated {
+    /// The largest SDU in bytes.
+    pub mtu: u32,
+    /// What was granted.
+    pub qos: QosSpec,
+    /// The other end.
+    pub peer: Peer,
+    /// What the joiner must show.
+    pub token: Option<Token>,
+}
+
+/// Who an IPCP is after bootstrap or enrolment.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Configured {
+    /// Its layer.
+    pub layer: Label,
+    /// Its member name; a shim has none.
+    pub member: Option<Label>,
+    /// The prefixes of its certificate.
+    pub prefixes: Vec<IpNet>,
+    /// Its address; 0: none.
+    pub address: u64,
+}
+
+/// A flow request from afar.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FlowRequest {
+    /// To be named in [`Respond`].
+    pub request: RequestId,
+    /// The name that is wanted.
+    pub name: Name,
+    /// Who wants it.
+    pub peer: Peer,
+    /// What it asks.
+    pub qos: QosSpec,
+    /// The largest SDU in bytes.
+    pub mtu: u32,
+    /// How long it waits, in milliseconds.
+    pub timeout_ms: u64,
+}
+
+/// The state of an IPC process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum State {
+    /// Created, or something it needs (its address) isn't there yet; it tries again.
+    #[default]
+    Waiting,
+    /// Joining its layer.
+    Enrolling,
+    /// A member.
+    Up,
+    /// It gave up, with a reason.
+    Down,
+}
+
+impl State {
+    /// The word of CLI.md.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Waiting => "waiting",
+            Self::Enrolling => "enrolling",
+            Self::Up => "up",
+            Self::Down => "down",
+        }
+    }
+
+    /// Reads the word of CLI.md.
+    pub fn from_word(word: &str) -> Option<Self> {
+        [Self::Waiting, Self::Enrolling, Self::Up, Self::Down].into_iter().find(|s| s.word() == word)
+    }
+}
+
+/// Something that a person may want to know.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    /// A stable word, as `neighbour.down`.
+    pub kind: String,
+    /// One line.
+    pub text: String,
+    /// Details by key.
+    pub fields: Vec<(String, String)>,
+    /// Stays visible in `irm status` until another of this kind without it.
+    pub warning: bool,
+}

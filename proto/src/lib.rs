@@ -1,0 +1,44 @@
+//! The words of Strata: control messages, gRPC services and the bytes of the data path.
+//!
+//! This crate must not do IO: no socket, no clock, no chance. Everybody may depend on it.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`id`] | newtype ids and names, parsed once at the border |
+//! | [`qos`] | what a user asks of a flow, and the cube that serves it |
+//! | [`packet`] | one packet with headroom, from a pool |
+//! | [`batch`] | many packets in one buffer: a record or a GSO train |
+//! | [`record`] | the record socket's control items: join, welcome, MTU, down |
+//! | [`ipcp`] | what irmd asks of an IPC process and what that answers (domain types) |
+//! | [`reason`] | why something failed, with what to do next |
+//! | [`irm`] | generated `strata.irm.v1` messages and services |
+//! | [`wire`] | generated `strata.layer.v1` messages, spoken between members |
+
+pub mod batch;
+mod convert;
+pub mod id;
+pub mod ipcp;
+pub mod packet;
+mod pool;
+pub mod qos;
+pub mod reason;
+pub mod record;
+
+pub use batch::{Batch, Framing};
+pub use convert::BadMessage;
+pub use id::{Addr, EndpointId, FlowId, Label, Name, Token};
+pub use packet::Packet;
+pub use qos::QosSpec;
+pub use reason::{Code, Reason};
+
+/// Generated from `strata/irm/v1/irm.proto`.
+#[allow(missing_docs, clippy::all, clippy::wildcard_enum_match_arm, unreachable_pub, unused_qualifications)]
+pub mod irm {
+    include!(concat!(env!("OUT_DIR"), "/strata.irm.v1.rs"));
+}
+
+/// Generated from `strata/layer/v1/layer.proto`.
+#[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+pub mod wire {
+    include!(concat!(env!("OUT_DIR"), "/strata.layer.v1.rs"));
+}

@@ -1,0 +1,2 @@
+//! shim-udp
+fn main() {}
