@@ -19,5 +19,7 @@
 //! ```
 
 mod ipcp;
+mod lower;
 
 pub use ipcp::{Input, Ipcp, Now, Output, UnixTime};
+pub use lower::{FlowAsk, FlowTell, Via};
