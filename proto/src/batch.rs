@@ -57,7 +57,14 @@ impl Batch {
 
     /// An empty batch.
     pub fn new(framing: Framing) -> Self {
-        Self { buf: Buf::holding(LARGE), framing, len: 0, stride: 0, count: 0, last: 0 }
+        Self {
+            buf: Buf::holding(LARGE),
+            framing,
+            len: 0,
+            stride: 0,
+            count: 0,
+            last: 0,
+        }
     }
 
     /// A record that holds one SDU.
@@ -121,7 +128,11 @@ impl Batch {
 
     /// Lets `fill` write a packet of at most `max` bytes straight into the buffer and keeps as many as it says; nothing
     /// is kept for 0 or for more than `max`. `None`, and `fill` is not called, if `max` doesn't fit.
-    pub fn push_with<E>(&mut self, max: usize, fill: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Option<Result<usize, E>> {
+    pub fn push_with<E>(
+        &mut self,
+        max: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<usize, E>,
+    ) -> Option<Result<usize, E>> {
         if !self.fits(max) {
             return None;
         }
@@ -140,7 +151,12 @@ impl Batch {
         if self.count == 0 {
             return;
         }
-        let whole = self.last + if self.framing == Framing::Record { 2 } else { 0 };
+        let whole = self.last
+            + if self.framing == Framing::Record {
+                2
+            } else {
+                0
+            };
         self.len -= whole;
         self.count -= 1;
         // All before the last have the stride; in a record nobody asks for the size of the last but one.
@@ -224,13 +240,20 @@ impl Batch {
     }
 
     fn open(&self) -> usize {
-        self.len + if self.framing == Framing::Record { 2 } else { 0 }
+        self.len
+            + if self.framing == Framing::Record {
+                2
+            } else {
+                0
+            }
     }
 
     fn close(&mut self, at: usize, len: usize) {
         match self.framing {
             // `fits` bounds len by MAX_PACKET, which is below u16::MAX.
-            Framing::Record => self.buf.bytes_mut()[at - 2..at].copy_from_slice(&(len as u16).to_be_bytes()),
+            Framing::Record => {
+                self.buf.bytes_mut()[at - 2..at].copy_from_slice(&(len as u16).to_be_bytes())
+            }
             Framing::Train if self.count == 0 => self.stride = len,
             Framing::Train => {}
         }
@@ -251,7 +274,11 @@ fn next(framing: Framing, stride: usize, rest: &[u8]) -> Option<(usize, usize)> 
 
 impl fmt::Debug for Batch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Batch({:?}, {} packets, {} bytes)", self.framing, self.count, self.len)
+        write!(
+            f,
+            "Batch({:?}, {} packets, {} bytes)",
+            self.framing, self.count, self.len
+        )
     }
 }
 
@@ -354,8 +381,14 @@ mod tests {
     #[test]
     fn fill_decides_how_much_is_kept() {
         let mut b = Batch::new(Framing::Record);
-        assert_eq!(b.push_with::<()>(100, |room| Ok(room.len() / 2)), Some(Ok(50)));
-        assert_eq!(b.push_with(100, |_| Err("nothing there")), Some(Err("nothing there")));
+        assert_eq!(
+            b.push_with::<()>(100, |room| Ok(room.len() / 2)),
+            Some(Ok(50))
+        );
+        assert_eq!(
+            b.push_with(100, |_| Err("nothing there")),
+            Some(Err("nothing there"))
+        );
         assert_eq!(b.iter().map(<[u8]>::len).collect::<Vec<_>>(), [50]);
     }
 }

@@ -70,7 +70,10 @@ impl Name {
         let text = text.into();
         match text.len() {
             0 => Err(BadName::Empty { max: Self::MAX }),
-            len if len > Self::MAX => Err(BadName::TooLong { len, max: Self::MAX }),
+            len if len > Self::MAX => Err(BadName::TooLong {
+                len,
+                max: Self::MAX,
+            }),
             _ => match text.char_indices().find(|(_, c)| c.is_control()) {
                 Some((at, _)) => Err(BadName::Control { at }),
                 None => Ok(Self(text)),
@@ -81,7 +84,10 @@ impl Name {
     /// Checks bytes that came from a wire.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, BadName> {
         if bytes.len() > Self::MAX {
-            return Err(BadName::TooLong { len: bytes.len(), max: Self::MAX });
+            return Err(BadName::TooLong {
+                len: bytes.len(),
+                max: Self::MAX,
+            });
         }
         Self::new(std::str::from_utf8(bytes).map_err(|_| BadName::NotUtf8)?)
     }
@@ -103,7 +109,9 @@ impl Label {
         match text.len() {
             0 => Err(BadName::Empty { max: Self::MAX }),
             1..=Self::MAX if text.bytes().all(good) => Ok(Self(text)),
-            _ => Err(BadName::NotLabel { text: text.chars().take(80).collect() }),
+            _ => Err(BadName::NotLabel {
+                text: text.chars().take(80).collect(),
+            }),
         }
     }
 
@@ -187,7 +195,10 @@ mod tests {
     #[test]
     fn names_are_refused_with_the_reason() {
         assert_eq!(Name::new(""), Err(BadName::Empty { max: 255 }));
-        assert_eq!(Name::new("x".repeat(256)), Err(BadName::TooLong { len: 256, max: 255 }));
+        assert_eq!(
+            Name::new("x".repeat(256)),
+            Err(BadName::TooLong { len: 256, max: 255 })
+        );
         assert_eq!(Name::from_bytes(b"\xff\xfe"), Err(BadName::NotUtf8));
         assert_eq!(Name::new("a\nb"), Err(BadName::Control { at: 1 }));
         assert_eq!(Name::new("a\u{7f}"), Err(BadName::Control { at: 1 }));

@@ -337,7 +337,9 @@ impl State {
 
     /// Reads the word of CLI.md.
     pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Waiting, Self::Enrolling, Self::Up, Self::Down].into_iter().find(|s| s.word() == word)
+        [Self::Waiting, Self::Enrolling, Self::Up, Self::Down]
+            .into_iter()
+            .find(|s| s.word() == word)
     }
 }
 

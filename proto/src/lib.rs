@@ -32,13 +32,28 @@ pub use qos::QosSpec;
 pub use reason::{Code, Reason};
 
 /// Generated from `strata/irm/v1/irm.proto`.
-#[allow(missing_docs, clippy::all, clippy::wildcard_enum_match_arm, unreachable_pub, unused_qualifications)]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::too_many_lines,
+    clippy::use_self,
+    clippy::wildcard_enum_match_arm,
+    unreachable_pub,
+    unused_qualifications
+)]
 pub mod irm {
     include!(concat!(env!("OUT_DIR"), "/strata.irm.v1.rs"));
 }
 
 /// Generated from `strata/layer/v1/layer.proto`.
-#[allow(missing_docs, clippy::all, unreachable_pub, unused_qualifications)]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::too_many_lines,
+    clippy::use_self,
+    unreachable_pub,
+    unused_qualifications
+)]
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/strata.layer.v1.rs"));
 }

@@ -21,7 +21,11 @@ impl Packet {
     /// A packet of `len` zero or stale bytes (pooled memory is not wiped) with the room given around it.
     pub fn with_room(headroom: usize, len: usize, tailroom: usize) -> Self {
         let buf = Buf::holding(headroom + len + tailroom);
-        Self { buf, start: headroom, end: headroom + len }
+        Self {
+            buf,
+            start: headroom,
+            end: headroom + len,
+        }
     }
 
     /// A copy of `payload` with the usual room around it.

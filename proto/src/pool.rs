@@ -13,10 +13,12 @@ pub(crate) struct Buf(Vec<u8>);
 impl Buf {
     /// The smaller size that holds `len` bytes; larger ones are made to measure and not kept.
     pub(crate) fn holding(len: usize) -> Self {
-        match len {
-            0..=SMALL => Self::take(&FREE_SMALL, SMALL),
-            ..=LARGE => Self::take(&FREE_LARGE, LARGE),
-            _ => Self(vec![0; len]),
+        if len <= SMALL {
+            Self::take(&FREE_SMALL, SMALL)
+        } else if len <= LARGE {
+            Self::take(&FREE_LARGE, LARGE)
+        } else {
+            Self(vec![0; len])
         }
     }
 

@@ -20,15 +20,38 @@ pub struct QosSpec {
 
 impl QosSpec {
     /// Unordered, may lose.
-    pub const RAW: Self = Self { ordered: false, reliable: false, max_delay_ms: 0, priority: 0, timeout_ms: 0 };
+    pub const RAW: Self = Self {
+        ordered: false,
+        reliable: false,
+        max_delay_ms: 0,
+        priority: 0,
+        timeout_ms: 0,
+    };
     /// Ordered, may lose.
-    pub const BEST: Self = Self { ordered: true, ..Self::RAW };
+    pub const BEST: Self = Self {
+        ordered: true,
+        ..Self::RAW
+    };
     /// Ordered and reliable.
-    pub const DATA: Self = Self { ordered: true, reliable: true, ..Self::RAW };
+    pub const DATA: Self = Self {
+        ordered: true,
+        reliable: true,
+        ..Self::RAW
+    };
     /// Ordered, may lose, with a deadline of 250 ms.
-    pub const VIDEO: Self = Self { ordered: true, max_delay_ms: 250, priority: 4, ..Self::RAW };
+    pub const VIDEO: Self = Self {
+        ordered: true,
+        max_delay_ms: 250,
+        priority: 4,
+        ..Self::RAW
+    };
     /// Ordered, may lose, with a deadline of 80 ms.
-    pub const VOICE: Self = Self { ordered: true, max_delay_ms: 80, priority: 6, ..Self::RAW };
+    pub const VOICE: Self = Self {
+        ordered: true,
+        max_delay_ms: 80,
+        priority: 6,
+        ..Self::RAW
+    };
 
     const WORDS: [(&'static str, Self); 5] = [
         ("raw", Self::RAW),
@@ -76,7 +99,9 @@ impl FromStr for QosSpec {
     fn from_str(text: &str) -> Result<Self, BadQos> {
         let mut spec = Self::default();
         for (i, part) in text.split(',').enumerate() {
-            let bad = || BadQos { text: part.chars().take(80).collect() };
+            let bad = || BadQos {
+                text: part.chars().take(80).collect(),
+            };
             if let Some((_, word)) = Self::WORDS.iter().find(|(word, _)| i == 0 && *word == part) {
                 spec = *word;
                 continue;
@@ -86,7 +111,9 @@ impl FromStr for QosSpec {
                 "ordered" => spec.ordered = value.parse().map_err(|_| bad())?,
                 "reliable" => spec.reliable = value.parse().map_err(|_| bad())?,
                 "max-delay-ms" => spec.max_delay_ms = value.parse().map_err(|_| bad())?,
-                "priority" => spec.priority = value.parse().ok().filter(|p| *p < 8).ok_or_else(bad)?,
+                "priority" => {
+                    spec.priority = value.parse().ok().filter(|p| *p < 8).ok_or_else(bad)?
+                }
                 "timeout-ms" => spec.timeout_ms = value.parse().map_err(|_| bad())?,
                 _ => return Err(bad()),
             }
@@ -116,7 +143,13 @@ mod tests {
     #[test]
     fn words_and_fields_mix() {
         assert_eq!("raw".parse(), Ok(QosSpec::RAW));
-        assert_eq!("data,priority=3".parse(), Ok(QosSpec { priority: 3, ..QosSpec::DATA }));
+        assert_eq!(
+            "data,priority=3".parse(),
+            Ok(QosSpec {
+                priority: 3,
+                ..QosSpec::DATA
+            })
+        );
         assert!("fast".parse::<QosSpec>().is_err());
         assert!("priority=9".parse::<QosSpec>().is_err());
     }

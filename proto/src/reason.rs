@@ -50,7 +50,10 @@ impl Code {
 
     /// The code of a number from a wire; unknown numbers are [`Code::Failed`], since a newer peer may know more kinds.
     pub fn from_wire(number: u32) -> Self {
-        Self::ALL.into_iter().find(|c| *c as u32 == number).unwrap_or(Self::Failed)
+        Self::ALL
+            .into_iter()
+            .find(|c| *c as u32 == number)
+            .unwrap_or(Self::Failed)
     }
 
     /// The exit code that `irm` ends with (CLI.md).
@@ -62,7 +65,12 @@ impl Code {
             Self::Denied => 5,
             Self::Conflict => 6,
             Self::TimedOut => 7,
-            Self::Failed | Self::Refused | Self::Busy | Self::QosNotGranted | Self::Closed | Self::PeerMisbehaved => 1,
+            Self::Failed
+            | Self::Refused
+            | Self::Busy
+            | Self::QosNotGranted
+            | Self::Closed
+            | Self::PeerMisbehaved => 1,
         }
     }
 
@@ -99,11 +107,17 @@ impl Reason {
     pub fn new(code: Code, text: impl Into<String>) -> Self {
         let mut text: String = text.into();
         if text.len() > Self::MAX_TEXT {
-            let end = (0..=Self::MAX_TEXT).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+            let end = (0..=Self::MAX_TEXT)
+                .rev()
+                .find(|i| text.is_char_boundary(*i))
+                .unwrap_or(0);
             text.truncate(end);
         }
         if text.contains(char::is_control) {
-            text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+            text = text
+                .chars()
+                .map(|c| if c.is_control() { ' ' } else { c })
+                .collect();
         }
         Self { code, text }
     }

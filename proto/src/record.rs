@@ -75,7 +75,9 @@ pub enum BadItem {
     #[error("a control item of the unknown kind {0}")]
     Kind(u8),
     /// The other side speaks another version.
-    #[error("the other side speaks version {0} of the record protocol, this one 1; update the older")]
+    #[error(
+        "the other side speaks version {0} of the record protocol, this one 1; update the older"
+    )]
     Version(u8),
     /// A field that holds no value of its type.
     #[error("a field of a control item is malformed")]
@@ -105,7 +107,10 @@ impl Item {
                 out.extend([1, VERSION]);
                 out.extend(w.flow.0.to_be_bytes());
                 out.extend(w.mtu.to_be_bytes());
-                out.extend([u8::from(w.qos.ordered) | u8::from(w.qos.reliable) << 1, w.qos.priority]);
+                out.extend([
+                    u8::from(w.qos.ordered) | u8::from(w.qos.reliable) << 1,
+                    w.qos.priority,
+                ]);
                 out.extend(w.qos.max_delay_ms.to_be_bytes());
                 out.extend(w.qos.timeout_ms.to_be_bytes());
                 for text in [
@@ -145,12 +150,17 @@ impl Item {
             2 => Self::Mtu(u32::from_be_bytes(r.array()?)),
             3 => {
                 let code = Code::from_wire(u32::from(r.u8()?));
-                let text = std::str::from_utf8(std::mem::take(&mut r.0)).map_err(|_| BadItem::Field)?;
+                let text =
+                    std::str::from_utf8(std::mem::take(&mut r.0)).map_err(|_| BadItem::Field)?;
                 Self::Down(Reason::new(code, text))
             }
             kind => return Err(BadItem::Kind(kind)),
         };
-        if r.0.is_empty() { Ok(item) } else { Err(BadItem::Length) }
+        if r.0.is_empty() {
+            Ok(item)
+        } else {
+            Err(BadItem::Length)
+        }
     }
 }
 
@@ -204,7 +214,12 @@ impl<'a> Reader<'a> {
             layer: self.text()?.map(Label::new).transpose().map_err(bad)?,
             member: self.text()?.map(Label::new).transpose().map_err(bad)?,
         };
-        Ok(Welcome { flow, mtu, qos, peer })
+        Ok(Welcome {
+            flow,
+            mtu,
+            qos,
+            peer,
+        })
     }
 }
 
@@ -216,16 +231,40 @@ mod tests {
     fn items() -> impl Strategy<Value = Item> {
         let label = || prop::option::of("[a-z0-9-]{1,63}".prop_map(|s| Label::new(s).unwrap()));
         let name = prop::option::of("[^\\p{C}]{1,60}".prop_map(|s| Name::new(s).unwrap()));
-        let qos = (any::<bool>(), any::<bool>(), any::<u32>(), 0u8..8, any::<u32>());
-        let welcome = (any::<u64>(), any::<u32>(), qos, name, label(), label()).prop_map(|(flow, mtu, q, name, layer, member)| {
-            let qos = QosSpec { ordered: q.0, reliable: q.1, max_delay_ms: q.2, priority: q.3, timeout_ms: q.4 };
-            Item::Welcome(Welcome { flow: FlowId(flow), mtu, qos, peer: Peer { name, layer, member } })
-        });
+        let qos = (
+            any::<bool>(),
+            any::<bool>(),
+            any::<u32>(),
+            0u8..8,
+            any::<u32>(),
+        );
+        let welcome = (any::<u64>(), any::<u32>(), qos, name, label(), label()).prop_map(
+            |(flow, mtu, q, name, layer, member)| {
+                let qos = QosSpec {
+                    ordered: q.0,
+                    reliable: q.1,
+                    max_delay_ms: q.2,
+                    priority: q.3,
+                    timeout_ms: q.4,
+                };
+                Item::Welcome(Welcome {
+                    flow: FlowId(flow),
+                    mtu,
+                    qos,
+                    peer: Peer {
+                        name,
+                        layer,
+                        member,
+                    },
+                })
+            },
+        );
         prop_oneof![
             any::<[u8; 16]>().prop_map(|t| Item::Join(Token(t))),
             welcome,
             any::<u32>().prop_map(Item::Mtu),
-            ("[^\\p{C}]{0,99}", 1u32..13).prop_map(|(t, c)| Item::Down(Reason::new(Code::from_wire(c), t))),
+            ("[^\\p{C}]{0,99}", 1u32..13)
+                .prop_map(|(t, c)| Item::Down(Reason::new(Code::from_wire(c), t))),
         ]
     }
 

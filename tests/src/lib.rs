@@ -1,1 +1,9 @@
-//! tests
+//! The Lab: real programs of Strata on hosts that are network namespaces, and the black-box tests on it.
+//!
+//! This crate must not reach into a program: it sees binaries and `libflow` only.
+
+pub mod host;
+pub mod lab;
+
+pub use host::Impairment;
+pub use lab::{Host, Lab, Link, Output, Process};

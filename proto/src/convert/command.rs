@@ -2,7 +2,9 @@
 
 use super::{BadMessage, label, labels, name, optional, parsed, present, texts};
 use crate::id::{FlowId, Label, Name};
-use crate::ipcp::{Allocate, Bootstrap, Command, Enroll, Entry, Invite, Respond, Settings, ShimUdp, User};
+use crate::ipcp::{
+    Allocate, Bootstrap, Command, Enroll, Entry, Invite, Respond, Settings, ShimUdp, User,
+};
 use crate::irm::{self as pb, ipcp_command::Command as Pb};
 use crate::reason::{Code, Reason};
 
@@ -12,19 +14,37 @@ impl Command {
         let command = match self {
             Self::Bootstrap(b) => Pb::Bootstrap(b.into()),
             Self::Enroll(e) => Pb::Enroll(e.into()),
-            Self::Set(s) => Pb::Set(pb::Set { hosts: texts(s.hosts), offload: texts(s.offload), over: texts(s.over) }),
-            Self::Register(n) => Pb::Register(pb::Register { name: n.to_string() }),
-            Self::Unregister(n) => Pb::Unregister(pb::Register { name: n.to_string() }),
+            Self::Set(s) => Pb::Set(pb::Set {
+                hosts: texts(s.hosts),
+                offload: texts(s.offload),
+                over: texts(s.over),
+            }),
+            Self::Register(n) => Pb::Register(pb::Register {
+                name: n.to_string(),
+            }),
+            Self::Unregister(n) => Pb::Unregister(pb::Register {
+                name: n.to_string(),
+            }),
             Self::Allocate(a) => Pb::Allocate(a.into()),
             Self::Respond(r) => Pb::Respond(r.into()),
-            Self::Dealloc(flow, reason) => Pb::Dealloc(pb::Dealloc { flow: flow.0, reason: Some(reason.into()) }),
-            Self::Connect(m) => Pb::Connect(pb::Connect { member: m.to_string() }),
-            Self::Disconnect(m) => Pb::Disconnect(pb::Connect { member: m.to_string() }),
+            Self::Dealloc(flow, reason) => Pb::Dealloc(pb::Dealloc {
+                flow: flow.0,
+                reason: Some(reason.into()),
+            }),
+            Self::Connect(m) => Pb::Connect(pb::Connect {
+                member: m.to_string(),
+            }),
+            Self::Disconnect(m) => Pb::Disconnect(pb::Connect {
+                member: m.to_string(),
+            }),
             Self::Invite(i) => Pb::Invite(i.into()),
             Self::Status => Pb::Status(pb::StatusWanted {}),
             Self::Shutdown => Pb::Shutdown(pb::Shutdown {}),
         };
-        pb::IpcpCommand { id, command: Some(command) }
+        pb::IpcpCommand {
+            id,
+            command: Some(command),
+        }
     }
 
     /// Parses a command; `None` for the stream's own `AttachWelcome`.
@@ -82,7 +102,10 @@ impl From<ShimUdp> for pb::ShimUdpConfig {
             port: u32::from(s.port),
             hosts: texts(s.hosts),
             dns: s.dns.map(|d| d.to_string()).unwrap_or_default(),
-            flow_ports: s.flow_ports.map(|(lo, hi)| format!("{lo}-{hi}")).unwrap_or_default(),
+            flow_ports: s
+                .flow_ports
+                .map(|(lo, hi)| format!("{lo}-{hi}"))
+                .unwrap_or_default(),
             offload: texts(s.offload),
         }
     }
@@ -91,18 +114,34 @@ impl From<ShimUdp> for pb::ShimUdpConfig {
 impl TryFrom<pb::ShimUdpConfig> for ShimUdp {
     type Error = BadMessage;
     fn try_from(s: pb::ShimUdpConfig) -> Result<Self, BadMessage> {
-        let ip = s.ip.parse::<std::net::IpAddr>().ok().filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
+        let ip =
+            s.ip.parse::<std::net::IpAddr>()
+                .ok()
+                .filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
         let some = |text: String| (!text.is_empty()).then_some(text);
         Ok(Self {
-            ip: ip.ok_or_else(|| BadMessage::Field("ip", format!("{:?} is no address of this host; use one specific address", s.ip)))?,
+            ip: ip.ok_or_else(|| {
+                BadMessage::Field(
+                    "ip",
+                    format!(
+                        "{:?} is no address of this host; use one specific address",
+                        s.ip
+                    ),
+                )
+            })?,
             port: match s.port {
                 0 => Self::PORT,
-                port => u16::try_from(port).map_err(|_| BadMessage::Field("port", format!("{port} is above 65535")))?,
+                port => u16::try_from(port)
+                    .map_err(|_| BadMessage::Field("port", format!("{port} is above 65535")))?,
             },
             hosts: parsed("host", &s.hosts)?,
-            dns: some(s.dns).map(|d| d.parse().map_err(|e| BadMessage::Field("dns", e))).transpose()?,
+            dns: some(s.dns)
+                .map(|d| d.parse().map_err(|e| BadMessage::Field("dns", e)))
+                .transpose()?,
             flow_ports: some(s.flow_ports)
-                .map(|p| super::text::port_range(&p).map_err(|e| BadMessage::Field("flow_ports", e)))
+                .map(|p| {
+                    super::text::port_range(&p).map_err(|e| BadMessage::Field("flow_ports", e))
+                })
                 .transpose()?,
             offload: parsed("offload", &s.offload)?,
         })
@@ -111,10 +150,20 @@ impl TryFrom<pb::ShimUdpConfig> for ShimUdp {
 
 impl From<Enroll> for pb::Enroll {
     fn from(e: Enroll) -> Self {
-        let mut out = Self { over: texts(e.over), timeout_ms: e.timeout_ms, ..Self::default() };
+        let mut out = Self {
+            over: texts(e.over),
+            timeout_ms: e.timeout_ms,
+            ..Self::default()
+        };
         match e.entry {
             Entry::Invitation(url) => out.invitation = url,
-            Entry::Certificate { layer, dst, ca, cert, key } => {
+            Entry::Certificate {
+                layer,
+                dst,
+                ca,
+                cert,
+                key,
+            } => {
                 (out.layer, out.dst) = (layer.to_string(), dst.to_string());
                 (out.ca, out.cert, out.key) = (ca, cert, key);
             }
@@ -140,14 +189,22 @@ impl TryFrom<pb::Enroll> for Enroll {
         } else {
             Entry::Rejoin
         };
-        Ok(Self { entry, over: labels("over", e.over)?, timeout_ms: e.timeout_ms })
+        Ok(Self {
+            entry,
+            over: labels("over", e.over)?,
+            timeout_ms: e.timeout_ms,
+        })
     }
 }
 
 impl TryFrom<pb::Set> for Settings {
     type Error = BadMessage;
     fn try_from(s: pb::Set) -> Result<Self, BadMessage> {
-        Ok(Self { hosts: parsed("host", &s.hosts)?, offload: parsed("offload", &s.offload)?, over: labels("over", s.over)? })
+        Ok(Self {
+            hosts: parsed("host", &s.hosts)?,
+            offload: parsed("offload", &s.offload)?,
+            over: labels("over", s.over)?,
+        })
     }
 }
 
@@ -175,7 +232,10 @@ impl TryFrom<pb::Allocate> for Allocate {
             source: optional("source", a.source, Name::new)?,
             qos: present("qos", a.qos)?.try_into()?,
             peer: optional("peer_member", a.peer_member, Label::new)?,
-            user: User { uid: a.uid, ipcp: a.ipcp },
+            user: User {
+                uid: a.uid,
+                ipcp: a.ipcp,
+            },
             timeout_ms: a.timeout_ms,
         })
     }
@@ -185,8 +245,19 @@ impl From<Respond> for pb::Respond {
     fn from(r: Respond) -> Self {
         let request = r.request;
         match r.verdict {
-            Ok((flow, user)) => Self { request, flow: flow.0, accept: true, reason: None, uid: user.uid, ipcp: user.ipcp },
-            Err(reason) => Self { request, reason: Some(reason.into()), ..Self::default() },
+            Ok((flow, user)) => Self {
+                request,
+                flow: flow.0,
+                accept: true,
+                reason: None,
+                uid: user.uid,
+                ipcp: user.ipcp,
+            },
+            Err(reason) => Self {
+                request,
+                reason: Some(reason.into()),
+                ..Self::default()
+            },
         }
     }
 }
@@ -195,10 +266,19 @@ impl TryFrom<pb::Respond> for Respond {
     type Error = BadMessage;
     fn try_from(r: pb::Respond) -> Result<Self, BadMessage> {
         let verdict = match r.accept {
-            true => Ok((FlowId(r.flow), User { uid: r.uid, ipcp: r.ipcp })),
+            true => Ok((
+                FlowId(r.flow),
+                User {
+                    uid: r.uid,
+                    ipcp: r.ipcp,
+                },
+            )),
             false => Err(reason(r.reason)),
         };
-        Ok(Self { request: r.request, verdict })
+        Ok(Self {
+            request: r.request,
+            verdict,
+        })
     }
 }
 

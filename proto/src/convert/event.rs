@@ -18,8 +18,14 @@ impl From<Event> for pb::IpcpEvent {
                 mtu: r.mtu,
                 timeout_ms: r.timeout_ms,
             }),
-            Event::FlowDown(flow, reason) => Pb::Down(pb::FlowDown { flow: flow.0, reason: Some(reason.into()) }),
-            Event::State(state, detail) => Pb::State(pb::StateChange { state: state.word().to_owned(), detail }),
+            Event::FlowDown(flow, reason) => Pb::Down(pb::FlowDown {
+                flow: flow.0,
+                reason: Some(reason.into()),
+            }),
+            Event::State(state, detail) => Pb::State(pb::StateChange {
+                state: state.word().to_owned(),
+                detail,
+            }),
             Event::Notice(n) => Pb::Notice(pb::Notice {
                 kind: n.kind,
                 text: n.text,
@@ -40,7 +46,11 @@ fn done_message(id: u64, result: Result<Answer, Reason>) -> pb::Done {
         Ok(Answer::Configured(c)) => (Some(done::Answer::Configured(c.into())), None),
         Err(reason) => (None, Some(reason.into())),
     };
-    pb::Done { id, failure, answer }
+    pb::Done {
+        id,
+        failure,
+        answer,
+    }
 }
 
 impl Event {
@@ -52,10 +62,14 @@ impl Event {
                 let result = match (d.failure, d.answer) {
                     (Some(failure), _) => Err(failure.into()),
                     (None, None) => Ok(Answer::Ok),
-                    (None, Some(done::Answer::Allocated(a))) => Ok(Answer::Allocated(a.try_into()?)),
+                    (None, Some(done::Answer::Allocated(a))) => {
+                        Ok(Answer::Allocated(a.try_into()?))
+                    }
                     (None, Some(done::Answer::Status(s))) => Ok(Answer::Status(Box::new(s))),
                     (None, Some(done::Answer::Invitation(url))) => Ok(Answer::Invitation(url)),
-                    (None, Some(done::Answer::Configured(c))) => Ok(Answer::Configured(c.try_into()?)),
+                    (None, Some(done::Answer::Configured(c))) => {
+                        Ok(Answer::Configured(c.try_into()?))
+                    }
                 };
                 Self::Done(d.id, result)
             }
@@ -70,12 +84,20 @@ impl Event {
             Pb::Down(d) => Self::FlowDown(FlowId(d.flow), present("reason", d.reason)?.into()),
             Pb::State(s) => {
                 let state = State::from_word(&s.state);
-                Self::State(state.ok_or_else(|| BadMessage::Field("state", s.state.clone()))?, s.detail)
+                Self::State(
+                    state.ok_or_else(|| BadMessage::Field("state", s.state.clone()))?,
+                    s.detail,
+                )
             }
             Pb::Notice(n) => {
                 let mut fields: Vec<_> = n.fields.into_iter().collect();
                 fields.sort();
-                Self::Notice(Notice { kind: n.kind, text: n.text, fields, warning: n.warning })
+                Self::Notice(Notice {
+                    kind: n.kind,
+                    text: n.text,
+                    fields,
+                    warning: n.warning,
+                })
             }
         }))
     }

@@ -64,7 +64,9 @@ impl TryFrom<pb::Qos> for QosSpec {
             ordered: q.ordered,
             reliable: q.reliable,
             max_delay_ms: q.max_delay_ms,
-            priority: priority.ok_or_else(|| BadMessage::Field("qos.priority", format!("{} is not 0-7", q.priority)))?,
+            priority: priority.ok_or_else(|| {
+                BadMessage::Field("qos.priority", format!("{} is not 0-7", q.priority))
+            })?,
             timeout_ms: q.timeout_ms,
         })
     }
@@ -98,7 +100,10 @@ impl TryFrom<crate::wire::Qos> for QosSpec {
 
 impl From<Reason> for pb::Failure {
     fn from(r: Reason) -> Self {
-        Self { code: r.code as u32, text: r.text }
+        Self {
+            code: r.code as u32,
+            text: r.text,
+        }
     }
 }
 
@@ -130,8 +135,18 @@ impl TryFrom<pb::Peer> for Peer {
     }
 }
 
-fn optional<T>(field: &'static str, text: String, parse: impl Fn(String) -> Result<T, BadName>) -> Result<Option<T>, BadMessage> {
-    if text.is_empty() { Ok(None) } else { parse(text).map(Some).map_err(|e| BadMessage::Name(field, e)) }
+fn optional<T>(
+    field: &'static str,
+    text: String,
+    parse: impl Fn(String) -> Result<T, BadName>,
+) -> Result<Option<T>, BadMessage> {
+    if text.is_empty() {
+        Ok(None)
+    } else {
+        parse(text)
+            .map(Some)
+            .map_err(|e| BadMessage::Name(field, e))
+    }
 }
 
 fn name(field: &'static str, text: String) -> Result<Name, BadMessage> {
@@ -151,7 +166,13 @@ where
     T: std::str::FromStr,
     T::Err: std::fmt::Display,
 {
-    texts.iter().map(|t| t.parse().map_err(|e: T::Err| BadMessage::Field(field, e.to_string()))).collect()
+    texts
+        .iter()
+        .map(|t| {
+            t.parse()
+                .map_err(|e: T::Err| BadMessage::Field(field, e.to_string()))
+        })
+        .collect()
 }
 
 fn texts<T: ToString>(values: Vec<T>) -> Vec<String> {
@@ -165,8 +186,8 @@ fn present<T>(field: &'static str, value: Option<T>) -> Result<T, BadMessage> {
 fn token(field: &'static str, bytes: &[u8]) -> Result<Option<Token>, BadMessage> {
     match bytes.len() {
         0 => Ok(None),
-        _ => Token::from_slice(bytes)
-            .map(Some)
-            .ok_or_else(|| BadMessage::Field(field, format!("{} bytes instead of 16", bytes.len()))),
+        _ => Token::from_slice(bytes).map(Some).ok_or_else(|| {
+            BadMessage::Field(field, format!("{} bytes instead of 16", bytes.len()))
+        }),
     }
 }

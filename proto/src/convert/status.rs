@@ -17,7 +17,11 @@ impl From<Reason> for Status {
             Code::Conflict => Grpc::AlreadyExists,
             Code::TimedOut => Grpc::DeadlineExceeded,
             Code::Busy => Grpc::ResourceExhausted,
-            Code::Failed | Code::Refused | Code::QosNotGranted | Code::Closed | Code::PeerMisbehaved => Grpc::FailedPrecondition,
+            Code::Failed
+            | Code::Refused
+            | Code::QosNotGranted
+            | Code::Closed
+            | Code::PeerMisbehaved => Grpc::FailedPrecondition,
         };
         let text = reason.text.clone();
         Self::with_details(grpc, text, Failure::from(reason).encode_to_vec().into())
@@ -64,12 +68,18 @@ mod tests {
 
     #[test]
     fn a_reason_survives_grpc() {
-        let reason = Reason::new(Code::Refused, "the program refused the flow: full; try later");
+        let reason = Reason::new(
+            Code::Refused,
+            "the program refused the flow: full; try later",
+        );
         assert_eq!(Reason::from(Status::from(reason.clone())), reason);
     }
 
     #[test]
     fn a_foreign_status_becomes_a_reason() {
-        assert_eq!(Reason::from(Status::unavailable("gone")).code, Code::Unreachable);
+        assert_eq!(
+            Reason::from(Status::unavailable("gone")).code,
+            Code::Unreachable
+        );
     }
 }

@@ -10,11 +10,16 @@ use crate::ipcp::{Dns, Host, Offload, OffloadKind, OffloadMode, ShimUdp};
 impl FromStr for Host {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let bad = || format!("{text:?} is no host; use NAME=ADDR or NAME=ADDR:PORT ([ADDR]:PORT for IPv6)");
+        let bad = || {
+            format!("{text:?} is no host; use NAME=ADDR or NAME=ADDR:PORT ([ADDR]:PORT for IPv6)")
+        };
         // A name may hold '=', an address can't.
         let (name, at) = text.rsplit_once('=').ok_or_else(bad)?;
         let name = Name::new(name).map_err(|e| e.to_string())?;
-        Ok(Self { name, at: socket_addr(at, ShimUdp::PORT).ok_or_else(bad)? })
+        Ok(Self {
+            name,
+            at: socket_addr(at, ShimUdp::PORT).ok_or_else(bad)?,
+        })
     }
 }
 
@@ -62,7 +67,9 @@ impl FromStr for Offload {
         };
         match (kind, mode) {
             (Some(kind), Some(mode)) => Ok(Self { kind, mode }),
-            _ => Err(format!("{text:?} is no offload switch; use gso or gro = auto, on or off")),
+            _ => Err(format!(
+                "{text:?} is no offload switch; use gso or gro = auto, on or off"
+            )),
         }
     }
 }
@@ -84,15 +91,23 @@ impl fmt::Display for Offload {
 
 /// `LO-HI`, both at least 1024 and in order.
 pub(super) fn port_range(text: &str) -> Result<(u16, u16), String> {
-    let range = text.split_once('-').and_then(|(lo, hi)| Some((lo.parse().ok()?, hi.parse().ok()?)));
+    let range = text
+        .split_once('-')
+        .and_then(|(lo, hi)| Some((lo.parse().ok()?, hi.parse().ok()?)));
     match range {
         Some((lo, hi)) if 1024 <= lo && lo <= hi => Ok((lo, hi)),
-        _ => Err(format!("{text:?} is no port range; use LO-HI with 1024 <= LO <= HI")),
+        _ => Err(format!(
+            "{text:?} is no port range; use LO-HI with 1024 <= LO <= HI"
+        )),
     }
 }
 
 fn socket_addr(text: &str, port: u16) -> Option<SocketAddr> {
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port)))
+    text.parse().ok().or_else(|| {
+        text.parse::<IpAddr>()
+            .ok()
+            .map(|ip| SocketAddr::new(ip, port))
+    })
 }
 
 #[cfg(test)]
@@ -102,9 +117,18 @@ mod tests {
     #[test]
     fn hosts_have_a_default_port_and_names_may_hold_an_equals_sign() {
         let host: Host = "a=b=10.0.0.1".parse().unwrap();
-        assert_eq!((host.name.as_str(), host.at), ("a=b", "10.0.0.1:3359".parse().unwrap()));
-        assert_eq!("x=[::1]:99".parse::<Host>().unwrap().at, "[::1]:99".parse().unwrap());
-        assert_eq!("x=::1".parse::<Host>().unwrap().at, "[::1]:3359".parse().unwrap());
+        assert_eq!(
+            (host.name.as_str(), host.at),
+            ("a=b", "10.0.0.1:3359".parse().unwrap())
+        );
+        assert_eq!(
+            "x=[::1]:99".parse::<Host>().unwrap().at,
+            "[::1]:99".parse().unwrap()
+        );
+        assert_eq!(
+            "x=::1".parse::<Host>().unwrap().at,
+            "[::1]:3359".parse().unwrap()
+        );
         for bad in ["", "x", "x=", "=1.2.3.4", "x=1.2.3.4:99999"] {
             assert!(bad.parse::<Host>().is_err(), "{bad:?} was taken");
         }

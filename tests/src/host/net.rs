@@ -1,0 +1,124 @@
+//! Links, addresses and routes of the namespace that the program runs in, by rtnetlink.
+
+use std::net::IpAddr;
+
+use anyhow::Context;
+use clap::Subcommand;
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+#[derive(Subcommand)]
+pub(super) enum Change {
+    /// Make a veth pair and move its other end into another holder's namespace
+    Veth {
+        dev: String,
+        peer: String,
+        peer_pid: u32,
+        #[arg(long, default_value_t = 1500)]
+        mtu: u32,
+    },
+    /// Give a device an address
+    Addr { dev: String, cidr: IpNet },
+    /// Take an address from a device
+    DelAddr { dev: String, cidr: IpNet },
+    /// Set a device up
+    Up { dev: String },
+    /// Set a device down
+    Down { dev: String },
+    /// Change a device's MTU
+    Mtu { dev: String, mtu: u32 },
+    /// Add a route by a gateway
+    Route { cidr: IpNet, via: IpAddr },
+}
+
+pub(super) fn apply(change: &Change) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("can't start a runtime")?;
+    runtime.block_on(async {
+        let (connection, handle, _) =
+            rtnetlink::new_connection().context("can't open a netlink socket")?;
+        let connection = tokio::spawn(connection);
+        let result = change_with(&handle, change).await;
+        connection.abort();
+        result
+    })
+}
+
+async fn change_with(handle: &Handle, change: &Change) -> anyhow::Result<()> {
+    match change {
+        Change::Veth {
+            dev,
+            peer,
+            peer_pid,
+            mtu,
+        } => veth(handle, dev, peer, *peer_pid, *mtu).await,
+        Change::Addr { dev, cidr } => {
+            let index = index(handle, dev).await?;
+            let address = handle.address().add(index, cidr.addr(), cidr.prefix_len());
+            let added = address.execute().await;
+            added.with_context(|| format!("can't give {dev} the address {cidr}"))
+        }
+        Change::DelAddr { dev, cidr } => del_addr(handle, dev, cidr).await,
+        Change::Up { dev } => set(handle, dev, |link| link.up()).await,
+        Change::Down { dev } => set(handle, dev, |link| link.down()).await,
+        Change::Mtu { dev, mtu } => set(handle, dev, |link| link.mtu(*mtu)).await,
+        Change::Route { cidr, via } => {
+            let route = RouteMessageBuilder::<IpAddr>::new()
+                .destination_prefix(cidr.addr(), cidr.prefix_len())
+                .and_then(|r| r.gateway(*via))
+                .context("gateway and destination are of two families")?;
+            let added = handle.route().add(route.build()).execute().await;
+            added.with_context(|| format!("can't add the route {cidr}"))
+        }
+    }
+}
+
+async fn veth(handle: &Handle, dev: &str, peer: &str, to: u32, mtu: u32) -> anyhow::Result<()> {
+    let pair = LinkVeth::new(dev, peer).mtu(mtu).build();
+    let made = handle.link().add(pair).execute().await;
+    made.with_context(|| format!("can't make the veth pair {dev}-{peer}"))?;
+    set(handle, peer, |link| link.mtu(mtu).setns_by_pid(to)).await
+}
+
+async fn set(
+    handle: &Handle,
+    dev: &str,
+    how: impl FnOnce(LinkMessageBuilder<LinkUnspec>) -> LinkMessageBuilder<LinkUnspec>,
+) -> anyhow::Result<()> {
+    let link = how(LinkUnspec::new_with_index(index(handle, dev).await?)).build();
+    let done = handle.link().set(link).execute().await;
+    done.with_context(|| format!("can't change the device {dev}"))
+}
+
+async fn del_addr(handle: &Handle, dev: &str, cidr: &IpNet) -> anyhow::Result<()> {
+    let index = index(handle, dev).await?;
+    let mut all = handle
+        .address()
+        .get()
+        .set_link_index_filter(index)
+        .set_address_filter(cidr.addr())
+        .execute();
+    let found = all.try_next().await.context("can't list addresses")?;
+    let found = found.with_context(|| format!("{dev} has no address {cidr}"))?;
+    handle
+        .address()
+        .del(found)
+        .execute()
+        .await
+        .with_context(|| format!("can't take {cidr} from {dev}"))
+}
+
+async fn index(handle: &Handle, dev: &str) -> anyhow::Result<u32> {
+    let mut links = handle.link().get().match_name(dev.to_owned()).execute();
+    let link = links
+        .try_next()
+        .await
+        .with_context(|| format!("there is no device {dev}"))?;
+    Ok(link
+        .with_context(|| format!("there is no device {dev}"))?
+        .header
+        .index)
+}

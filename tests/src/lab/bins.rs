@@ -1,0 +1,59 @@
+//! The programs under test, built once: `cargo test` alone doesn't build other packages' programs.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, ensure};
+
+/// The folder that holds the programs, built in the profile of the running test.
+pub fn binaries() -> anyhow::Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    BUILT
+        .get_or_init(|| build().map_err(|e| format!("{e:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
+fn build() -> anyhow::Result<PathBuf> {
+    let folder = folder()?;
+    // Set by whoever has just built them all, as the demo does.
+    if std::env::var_os("STRATA_BINS_BUILT").is_some() {
+        return Ok(folder);
+    }
+    let target = folder
+        .parent()
+        .context("the program has no target folder")?;
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    cargo
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
+        .args([
+            "build",
+            "--quiet",
+            "--locked",
+            "--workspace",
+            "--bins",
+            "--examples",
+        ]);
+    cargo.arg("--target-dir").arg(target);
+    if folder.ends_with("release") {
+        cargo.arg("--release");
+    }
+    let status = cargo
+        .status()
+        .context("can't run cargo to build the programs")?;
+    ensure!(status.success(), "cargo could not build the programs");
+    Ok(folder)
+}
+
+/// `target/PROFILE`, out of the path of the running program (`target/PROFILE/deps/…` for a test).
+fn folder() -> anyhow::Result<PathBuf> {
+    let exe = std::env::current_exe().context("can't tell where this program is")?;
+    let mut folder = exe.parent().context("this program is in no folder")?;
+    if folder.ends_with("deps") || folder.ends_with("examples") {
+        folder = folder
+            .parent()
+            .context("this program is in no target folder")?;
+    }
+    Ok(folder.to_owned())
+}

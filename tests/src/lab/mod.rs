@@ -1,0 +1,415 @@
+//! Hosts, links between them, and processes on them. All of it goes with the [`Lab`], also when a test panics.
+
+mod bins;
+mod process;
+
+use std::cell::Cell;
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use serde_json::Value;
+
+pub use bins::binaries;
+pub use process::{Output, Process, processes_of};
+
+use crate::Impairment;
+
+/// A network of hosts of its own.
+pub struct Lab {
+    dir: PathBuf,
+    keep: bool,
+    bins: PathBuf,
+    /// The user namespace that owns the hosts, when the caller isn't root.
+    user: Option<Holder>,
+    links: Cell<u8>,
+}
+
+/// One host: a network namespace and a run directory.
+pub struct Host {
+    /// Its name.
+    pub name: String,
+    holder: Holder,
+    dir: PathBuf,
+    bins: PathBuf,
+    user: bool,
+}
+
+/// A link between two hosts.
+pub struct Link {
+    /// The addresses of the first and the second host on it, IPv4.
+    pub v4: [Ipv4Addr; 2],
+    /// The same, IPv6.
+    pub v6: [Ipv6Addr; 2],
+    /// The devices.
+    pub dev: [String; 2],
+    relay: Option<Relay>,
+}
+
+impl Lab {
+    /// A lab whose files go with it. Builds the programs first, if need be.
+    pub fn new() -> anyhow::Result<Self> {
+        // Short, because a socket's path has at most 107 bytes.
+        let dir = tempfile::Builder::new()
+            .prefix("strata-")
+            .tempdir_in("/tmp")
+            .context("can't make a directory in /tmp")?;
+        Self::in_dir(dir.keep(), false)
+    }
+
+    /// A lab in a directory of the caller's; with `keep`, hosts and processes outlive the caller.
+    pub fn in_dir(dir: PathBuf, keep: bool) -> anyhow::Result<Self> {
+        let bins = binaries()?;
+        let user = match nix::unistd::geteuid().is_root() {
+            true => None,
+            false => Some(Holder::start(&bins, None, true, keep)?),
+        };
+        Ok(Self {
+            dir,
+            keep,
+            bins,
+            user,
+            links: Cell::new(0),
+        })
+    }
+
+    /// The folder of the programs under test.
+    pub fn bins(&self) -> &Path {
+        &self.bins
+    }
+
+    /// A directory that goes with the lab.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// A new host.
+    pub fn host(&self, name: &str) -> anyhow::Result<Host> {
+        let holder = Holder::start(&self.bins, self.user.as_ref(), false, self.keep)?;
+        let dir = self.dir.join(name);
+        std::fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
+        Ok(Host {
+            name: name.to_owned(),
+            holder,
+            dir,
+            bins: self.bins.clone(),
+            user: self.user.is_some(),
+        })
+    }
+
+    /// Joins two hosts by a veth pair: 10.77.N.1 and .2, fd77:N::1 and ::2.
+    pub fn veth(&self, a: &Host, b: &Host) -> anyhow::Result<Link> {
+        let link = self.plan(a, b)?;
+        let [here, there] = &link.dev;
+        a.lab_host(["net", "veth", here, there, &b.holder.pid().to_string()])?;
+        link.configure(a, b)?;
+        Ok(link)
+    }
+
+    /// Joins two hosts by a link that can be impaired; all its chance comes from the seed.
+    pub fn link(&self, a: &Host, b: &Host, seed: u64) -> anyhow::Result<Link> {
+        let mut link = self.plan(a, b)?;
+        link.relay = Some(Relay::start(a, b, &link.dev, seed)?);
+        link.configure(a, b)?;
+        Ok(link)
+    }
+
+    fn plan(&self, a: &Host, b: &Host) -> anyhow::Result<Link> {
+        let n = self.links.get() + 1;
+        self.links.set(n);
+        ensure!(
+            a.name.len() + b.name.len() <= 10,
+            "host names are too long for a device name"
+        );
+        Ok(Link {
+            v4: [1, 2].map(|end| Ipv4Addr::new(10, 77, n, end)),
+            v6: [1, 2].map(|end| Ipv6Addr::new(0xfd77, u16::from(n), 0, 0, 0, 0, 0, end)),
+            dev: [
+                format!("{}-{}", a.name, b.name),
+                format!("{}-{}", b.name, a.name),
+            ],
+            relay: None,
+        })
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        if std::thread::panicking() {
+            eprintln!("lab: logs of the failed test are in {}", self.dir.display());
+            return;
+        }
+        // What can't be removed stays in /tmp; the test's result does not depend on it.
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+impl Host {
+    /// The run directory of its irmd.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// Its own directory, with the logs.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// The process that holds its namespace.
+    pub fn holder(&self) -> u32 {
+        self.holder.pid()
+    }
+
+    /// A command that runs a program of the workspace, or of the system, on this host.
+    pub fn command<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
+        let own = self.bins.join(program);
+        let mut command = Command::new(self.bins.join("lab-host"));
+        command.args(["enter", &self.holder.pid().to_string()]);
+        if self.user {
+            command.arg("--user");
+        }
+        command
+            .arg("--")
+            .arg(if own.exists() {
+                own.as_os_str()
+            } else {
+                OsStr::new(program)
+            })
+            .args(args);
+        command
+            .env("IRM_RUN_DIR", self.run_dir())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Starts a program; its output goes to a log in [`Host::dir`]. It is killed when the handle is dropped.
+    pub fn spawn<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Process> {
+        Process::spawn(self.command(program, args), program, &self.dir)
+    }
+
+    /// Runs a program to its end, at most a minute.
+    pub fn run<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Output> {
+        process::run(self.command(program, args), Duration::from_secs(60))
+    }
+
+    /// Runs `irm` and gives what it printed; an exit code other than 0 is an error.
+    pub fn irm(&self, line: &str) -> anyhow::Result<String> {
+        let out = self.run("irm", line.split_whitespace())?;
+        ensure!(
+            out.code == 0,
+            "on {}: irm {line} ended with {}: {}{}",
+            self.name,
+            out.code,
+            out.stderr.trim(),
+            out.stdout
+        );
+        Ok(out.stdout)
+    }
+
+    /// Runs `irm --json` and parses what it printed.
+    pub fn irm_json(&self, line: &str) -> anyhow::Result<Value> {
+        let text = self.irm(&format!("--json {line}"))?;
+        serde_json::from_str(&text)
+            .with_context(|| format!("irm --json {line} printed no JSON: {text:?}"))
+    }
+
+    /// Starts irmd and waits until it answers.
+    pub fn irmd(&self) -> anyhow::Result<Process> {
+        let run = self.run_dir();
+        let mut irmd = self.spawn("irmd", [OsStr::new("--run-dir"), run.as_os_str()])?;
+        self.wait_irmd(&mut irmd)?;
+        Ok(irmd)
+    }
+
+    fn wait_irmd(&self, irmd: &mut Process) -> anyhow::Result<()> {
+        let end = Instant::now() + Duration::from_secs(10);
+        loop {
+            let out = self.run("irm", ["status"])?;
+            if out.code == 0 {
+                return Ok(());
+            }
+            ensure!(irmd.alive(), "irmd on {} ended: {}", self.name, irmd.log());
+            ensure!(
+                Instant::now() < end,
+                "irmd on {} doesn't answer: {}",
+                self.name,
+                out.stderr
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Changes this host's network (`lab-host net …`).
+    pub fn net(&self, line: &str) -> anyhow::Result<()> {
+        self.lab_host(["net"].into_iter().chain(line.split_whitespace()))
+    }
+
+    fn lab_host<'a>(&self, args: impl IntoIterator<Item = &'a str>) -> anyhow::Result<()> {
+        let out = self.run("lab-host", args)?;
+        ensure!(out.code == 0, "on {}: {}", self.name, out.stderr.trim());
+        Ok(())
+    }
+}
+
+impl Link {
+    /// From now on the link does this to frames. Only for links made by [`Lab::link`].
+    pub fn impair(&mut self, how: Impairment) -> anyhow::Result<()> {
+        self.relay
+            .as_mut()
+            .context("a veth can't be impaired; make the link with Lab::link")?
+            .say(&how)
+    }
+
+    /// The CIDR of one end.
+    pub fn cidr(&self, end: usize) -> String {
+        format!("{}/24", self.v4[end])
+    }
+
+    /// The address of one end.
+    pub fn ip(&self, end: usize) -> IpAddr {
+        IpAddr::V4(self.v4[end])
+    }
+
+    fn configure(&self, a: &Host, b: &Host) -> anyhow::Result<()> {
+        for (end, host) in [a, b].into_iter().enumerate() {
+            let dev = &self.dev[end];
+            host.net(&format!("addr {dev} {}/24", self.v4[end]))?;
+            host.net(&format!("addr {dev} {}/64", self.v6[end]))?;
+            host.net(&format!("up {dev}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// A process that holds namespaces.
+struct Holder {
+    child: Child,
+    stdin: Option<ChildStdin>,
+}
+
+impl Holder {
+    fn start(bins: &Path, inside: Option<&Self>, user: bool, keep: bool) -> anyhow::Result<Self> {
+        let lab_host = bins.join("lab-host");
+        let mut command = Command::new(&lab_host);
+        if let Some(outer) = inside {
+            command
+                .args(["enter", &outer.pid().to_string(), "--user", "--"])
+                .arg(&lab_host);
+        }
+        command.arg("hold");
+        if user {
+            command.arg("--user");
+        }
+        if keep {
+            command.arg("--forever");
+        }
+        let (child, stdin, _) = started(command)?;
+        Ok(Self {
+            child,
+            stdin: (!keep).then_some(stdin),
+        })
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // The end of its stdin ends it; a kept one has none and stays.
+        if self.stdin.take().is_some() {
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// The program that carries an impaired link.
+struct Relay {
+    child: Child,
+    stdin: ChildStdin,
+    answers: BufReader<std::process::ChildStdout>,
+}
+
+impl Relay {
+    fn start(a: &Host, b: &Host, dev: &[String; 2], seed: u64) -> anyhow::Result<Self> {
+        let mut command = Command::new(a.bins.join("lab-host"));
+        command.args([
+            "relay",
+            &a.holder.pid().to_string(),
+            &dev[0],
+            &b.holder.pid().to_string(),
+            &dev[1],
+        ]);
+        command.args(["--seed", &seed.to_string()]);
+        if a.user {
+            command.arg("--user");
+        }
+        let (child, stdin, answers) = started(command)?;
+        Ok(Self {
+            child,
+            stdin,
+            answers,
+        })
+    }
+
+    fn say(&mut self, how: &Impairment) -> anyhow::Result<()> {
+        let line = serde_json::to_string(how).context("can't write an impairment as JSON")?;
+        writeln!(self.stdin, "{line}").context("the link's program is gone")?;
+        let mut answer = String::new();
+        self.answers
+            .read_line(&mut answer)
+            .context("the link's program is gone")?;
+        ensure!(answer == "ok\n", "the link's program did not take {line}");
+        Ok(())
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Starts a part of `lab-host` and waits until it says `ready`.
+fn started(
+    mut command: Command,
+) -> anyhow::Result<(Child, ChildStdin, BufReader<std::process::ChildStdout>)> {
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().context("can't start lab-host")?;
+    let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+        bail!("lab-host has no pipes")
+    };
+    let (mut answers, mut line) = (BufReader::new(stdout), String::new());
+    answers
+        .read_line(&mut line)
+        .context("can't hear lab-host")?;
+    if line != "ready\n" {
+        let out = child.wait_with_output().context("lab-host is gone")?;
+        bail!("{}", String::from_utf8_lossy(&out.stderr).trim());
+    }
+    Ok((child, stdin, answers))
+}
