@@ -20,6 +20,8 @@
 
 mod ipcp;
 mod lower;
+mod unicast;
 
 pub use ipcp::{Input, Ipcp, Now, Output, UnixTime};
 pub use lower::{FlowAsk, FlowTell, Via};
+pub use unicast::Unicast;

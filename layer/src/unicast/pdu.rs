@@ -1,0 +1,320 @@
+//! The bytes before the payload of each PDU (docs/protocol.md). Nothing here knows a key or a link.
+
+use proto::{Addr, EndpointId};
+
+/// What the first byte of a PDU on an N-1 flow says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Handshake,
+    Sealed,
+}
+
+/// What lies inside a sealed PDU.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Inner<'a> {
+    Direct(Direct, &'a mut [u8]),
+    /// The whole of it, since a forwarder sends it on as it is.
+    Routed(Routed, &'a mut [u8]),
+    LinkChannel(&'a [u8]),
+    Hello(Hello),
+    RoutedHandshake(RoutedHandshake, &'a mut [u8]),
+}
+
+/// The header of a flow's PDU between neighbours; endpoint 0 is the peer channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Direct {
+    pub(super) flags: u8,
+    pub(super) cube: u8,
+    pub(super) endpoint: EndpointId,
+}
+
+/// The header of a flow's PDU that is sealed end to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Routed {
+    pub(super) flags: u8,
+    pub(super) cube: u8,
+    pub(super) ttl: u8,
+    pub(super) dst: Addr,
+    pub(super) src: Addr,
+    pub(super) endpoint: EndpointId,
+    pub(super) session: u32,
+    pub(super) counter: u64,
+}
+
+/// A sign of life; its times are microseconds of the clock of who wrote them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Hello {
+    pub(super) sequence: u32,
+    pub(super) time: u64,
+    pub(super) echo: u64,
+    pub(super) held: u32,
+}
+
+/// The header of a handshake PDU on its way through other members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct RoutedHandshake {
+    pub(super) ttl: u8,
+    pub(super) dst: Addr,
+    pub(super) src: Addr,
+}
+
+impl Kind {
+    /// The first byte of a handshake PDU.
+    pub(super) const HANDSHAKE: u8 = 0x11;
+    /// The first byte of a sealed PDU.
+    pub(super) const SEALED: u8 = 0x12;
+
+    pub(super) fn of(pdu: &[u8]) -> Option<Self> {
+        match *pdu.first()? {
+            Self::HANDSHAKE => Some(Self::Handshake),
+            Self::SEALED => Some(Self::Sealed),
+            _ => None,
+        }
+    }
+}
+
+/// The session of a handshake PDU, and whether it stands at the initial level.
+pub(super) fn handshake_session(pdu: &[u8]) -> Option<(u32, bool)> {
+    let head: &[u8; HANDSHAKE_LEN] = pdu.first_chunk()?;
+    (head[0] == Kind::HANDSHAKE).then(|| (u32_at(head, 2), head[1] == 0))
+}
+
+/// The session of a sealed PDU.
+pub(super) fn sealed_session(pdu: &[u8]) -> Option<u32> {
+    let head: &[u8; SEALED_LEN] = pdu.first_chunk()?;
+    (head[..4] == [Kind::SEALED, 0, 0, 0]).then(|| u32_at(head, 4))
+}
+
+/// Writes the header of a sealed PDU; its counter is for who seals.
+pub(super) fn write_sealed(header: &mut [u8], session: u32) {
+    header[..4].copy_from_slice(&[Kind::SEALED, 0, 0, 0]);
+    header[4..8].copy_from_slice(&session.to_be_bytes());
+    header[8..16].fill(0);
+}
+
+impl<'a> Inner<'a> {
+    /// Reads what was opened; `None` for anything malformed.
+    pub(super) fn parse(body: &'a mut [u8]) -> Option<Self> {
+        Some(match *body.first()? {
+            DIRECT => {
+                let (head, payload) = body.split_at_mut_checked(Direct::LEN)?;
+                let direct = Direct { flags: head[1], cube: head[2], endpoint: EndpointId(u64_at(head, 4)) };
+                Self::Direct(direct, payload)
+            }
+            ROUTED => Self::Routed(Routed::parse(body)?, body),
+            LINK_CHANNEL => Self::LinkChannel(&body[1..]),
+            HELLO => Self::Hello(Hello::parse(body)?),
+            ROUTED_HANDSHAKE => {
+                let (head, pdu) = body.split_at_mut_checked(RoutedHandshake::LEN)?;
+                let header = RoutedHandshake { ttl: head[3], dst: Addr(u64_at(head, 4)), src: Addr(u64_at(head, 12)) };
+                Self::RoutedHandshake(header, pdu)
+            }
+            _ => return None,
+        })
+    }
+}
+
+impl Direct {
+    pub(super) const LEN: usize = 12;
+
+    pub(super) fn write(&self, to: &mut [u8]) {
+        to[..4].copy_from_slice(&[DIRECT, self.flags, self.cube, 0]);
+        to[4..12].copy_from_slice(&self.endpoint.0.to_be_bytes());
+    }
+}
+
+impl Routed {
+    pub(super) const LEN: usize = 40;
+    /// Bytes of [`Routed::aad`].
+    pub(super) const AAD: usize = 37;
+
+    fn parse(body: &[u8]) -> Option<Self> {
+        let head: &[u8; Self::LEN] = body.first_chunk()?;
+        Some(Self {
+            flags: head[1],
+            cube: head[2],
+            ttl: head[3],
+            dst: Addr(u64_at(head, 4)),
+            src: Addr(u64_at(head, 12)),
+            endpoint: EndpointId(u64_at(head, 20)),
+            session: u32_at(head, 28),
+            counter: u64_at(head, 32),
+        })
+    }
+
+    pub(super) fn write(&self, to: &mut [u8]) {
+        to[..4].copy_from_slice(&[ROUTED, self.flags, self.cube, self.ttl]);
+        to[4..12].copy_from_slice(&self.dst.0.to_be_bytes());
+        to[12..20].copy_from_slice(&self.src.0.to_be_bytes());
+        to[20..28].copy_from_slice(&self.endpoint.0.to_be_bytes());
+        to[28..32].copy_from_slice(&self.session.to_be_bytes());
+        to[32..40].copy_from_slice(&self.counter.to_be_bytes());
+    }
+
+    /// What the seal between the two ends covers besides the payload: all but TTL and flags, which change on the way.
+    pub(super) fn aad(&self) -> [u8; Self::AAD] {
+        let mut whole = [0; Self::LEN];
+        self.write(&mut whole);
+        let mut aad = [0; Self::AAD];
+        aad[0] = self.cube;
+        aad[1..].copy_from_slice(&whole[4..]);
+        aad
+    }
+
+    /// Writes another TTL into a PDU that is sent on.
+    pub(super) fn set_ttl(pdu: &mut [u8], ttl: u8) {
+        pdu[3] = ttl;
+    }
+}
+
+impl Hello {
+    pub(super) const LEN: usize = 28;
+
+    fn parse(body: &[u8]) -> Option<Self> {
+        let head: &[u8; Self::LEN] = body.first_chunk()?;
+        Some(Self { sequence: u32_at(head, 4), time: u64_at(head, 8), echo: u64_at(head, 16), held: u32_at(head, 24) })
+    }
+
+    /// Writes the hello; whatever room is left becomes padding.
+    pub(super) fn write(&self, to: &mut [u8]) {
+        to[..4].copy_from_slice(&[HELLO, 0, 0, 0]);
+        to[4..8].copy_from_slice(&self.sequence.to_be_bytes());
+        to[8..16].copy_from_slice(&self.time.to_be_bytes());
+        to[16..24].copy_from_slice(&self.echo.to_be_bytes());
+        to[24..28].copy_from_slice(&self.held.to_be_bytes());
+        to[28..].fill(0);
+    }
+}
+
+impl RoutedHandshake {
+    pub(super) const LEN: usize = 20;
+
+    pub(super) fn write(&self, to: &mut [u8]) {
+        to[..4].copy_from_slice(&[ROUTED_HANDSHAKE, 0, 0, self.ttl]);
+        to[4..12].copy_from_slice(&self.dst.0.to_be_bytes());
+        to[12..20].copy_from_slice(&self.src.0.to_be_bytes());
+    }
+}
+
+/// Writes the type of a frame of the link channel.
+pub(super) fn write_link_channel(to: &mut [u8]) {
+    to[0] = LINK_CHANNEL;
+}
+
+/// Writes the header before the SDU of a flow that is not raw.
+pub(super) fn write_sequence(to: &mut [u8], sequence: u32) {
+    to[..4].fill(0);
+    to[4..8].copy_from_slice(&sequence.to_be_bytes());
+}
+
+/// Reads it, and what follows it.
+pub(super) fn read_sequence(payload: &[u8]) -> Option<(u32, &[u8])> {
+    let (head, sdu) = payload.split_first_chunk::<SEQUENCE_LEN>()?;
+    (head[..4] == [0; 4]).then(|| (u32_at(head, 4), sdu))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    let mut out = [0; 4];
+    out.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_be_bytes(out)
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    let mut out = [0; 8];
+    out.copy_from_slice(&bytes[at..at + 8]);
+    u64::from_be_bytes(out)
+}
+
+/// Bytes of the header of a handshake PDU.
+pub(super) const HANDSHAKE_LEN: usize = 10;
+/// Bytes of the header of a sealed PDU.
+pub(super) const SEALED_LEN: usize = 16;
+/// Bytes that every AEAD adds behind.
+pub(super) const TAG_LEN: usize = 16;
+/// Bytes between flow payload and SDU where the flow is not raw.
+pub(super) const SEQUENCE_LEN: usize = 8;
+/// What a sealed PDU has around its inside.
+pub(super) const HOP_OVERHEAD: usize = SEALED_LEN + TAG_LEN;
+/// What a routed PDU has around the payload of its flow, all seals counted.
+pub(super) const ROUTED_OVERHEAD: usize = HOP_OVERHEAD + Routed::LEN + TAG_LEN;
+/// The TTL that a PDU starts with.
+pub(super) const TTL: u8 = 64;
+
+const DIRECT: u8 = 1;
+const ROUTED: u8 = 2;
+const LINK_CHANNEL: u8 = 3;
+const HELLO: u8 = 4;
+const ROUTED_HANDSHAKE: u8 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_direct_header_is_read_back(flags: u8, cube: u8, endpoint: u64, payload: Vec<u8>) {
+            let header = Direct { flags, cube, endpoint: EndpointId(endpoint) };
+            let mut body = vec![0; Direct::LEN];
+            header.write(&mut body);
+            body.extend(&payload);
+            prop_assert_eq!(Inner::parse(&mut body), Some(Inner::Direct(header, &mut payload.clone())));
+        }
+
+        #[test]
+        fn a_routed_header_is_read_back_and_its_seal_covers_all_but_ttl_and_flags(
+            flags: u8, cube: u8, ttl: u8, dst: u64, src: u64, endpoint: u64, session: u32, counter: u64, other: u8,
+        ) {
+            let header =
+                Routed { flags, cube, ttl, dst: Addr(dst), src: Addr(src), endpoint: EndpointId(endpoint), session, counter };
+            let mut body = vec![0; Routed::LEN + 5];
+            header.write(&mut body);
+            Routed::set_ttl(&mut body, other);
+            let Some(Inner::Routed(read, _)) = Inner::parse(&mut body) else { panic!("not routed") };
+            prop_assert_eq!(read, Routed { ttl: other, ..header });
+            prop_assert_eq!(read.aad(), header.aad());
+            let next = Routed { counter: counter.wrapping_add(1), ..header };
+            prop_assert_ne!(next.aad(), header.aad());
+        }
+
+        #[test]
+        fn a_hello_is_read_back_whatever_its_padding(sequence: u32, time: u64, echo: u64, held: u32, padding in 0usize..100) {
+            let hello = Hello { sequence, time, echo, held };
+            let mut body = vec![0xff; Hello::LEN + padding];
+            hello.write(&mut body);
+            prop_assert_eq!(Inner::parse(&mut body), Some(Inner::Hello(hello)));
+        }
+
+        #[test]
+        fn a_routed_handshake_is_read_back(ttl: u8, dst: u64, src: u64, pdu: Vec<u8>) {
+            let header = RoutedHandshake { ttl, dst: Addr(dst), src: Addr(src) };
+            let mut body = vec![0; RoutedHandshake::LEN];
+            header.write(&mut body);
+            body.extend(&pdu);
+            prop_assert_eq!(Inner::parse(&mut body), Some(Inner::RoutedHandshake(header, &mut pdu.clone())));
+        }
+
+        #[test]
+        fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), kind in 0u8..7) {
+            let _ = (Kind::of(&bytes), handshake_session(&bytes), sealed_session(&bytes), read_sequence(&bytes));
+            if let Some(first) = bytes.first_mut() {
+                *first = kind;
+            }
+            let _ = Inner::parse(&mut bytes);
+        }
+    }
+
+    #[test]
+    fn a_sealed_header_names_its_session() {
+        let mut header = [0xff; SEALED_LEN];
+        write_sealed(&mut header, 0x0102_0304);
+        assert_eq!(sealed_session(&header), Some(0x0102_0304));
+        assert_eq!(Kind::of(&header), Some(Kind::Sealed));
+        assert_eq!(sealed_session(&header[..15]), None);
+    }
+
+    #[test]
+    fn the_overheads_are_those_of_the_protocol() {
+        assert_eq!((HOP_OVERHEAD + Direct::LEN, ROUTED_OVERHEAD), (44, 88));
+    }
+}

@@ -1,0 +1,24 @@
+//! What happened, counted by reason.
+
+use std::collections::BTreeMap;
+
+/// Counters of one machine. A drop is named `drop.REASON`, everything else by what happened.
+#[derive(Debug, Default)]
+pub(super) struct Stats(BTreeMap<&'static str, u64>);
+
+impl Stats {
+    /// Counts one.
+    pub(super) fn count(&mut self, what: &'static str) {
+        self.add(what, 1);
+    }
+
+    /// Counts several.
+    pub(super) fn add(&mut self, what: &'static str, n: u64) {
+        *self.0.entry(what).or_default() += n;
+    }
+
+    /// All of them, in alphabetical order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.0.iter().map(|(what, n)| (*what, *n))
+    }
+}
