@@ -1,2 +1,2 @@
-//! vpn
+//! The VPN program.
 fn main() {}

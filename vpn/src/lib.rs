@@ -1,0 +1,16 @@
+//! IP over flows: packets of a TUN device go to the flow of the member that owns their destination. Must not know how
+//! flows are made, routed or sealed, nor believe a peer about who it is: identity is what the layer authenticated.
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`packet`] | the ends of an IP packet, parsed strictly |
+//! | [`prefix`] | whose an address is |
+//! | [`icmp`] | "too big" and "unreachable" for this host's own programs |
+//! | [`fragment`] | IPv4 packets cut to a flow's MTU |
+//! | [`counters`] | what moved and what was dropped, with the reason |
+
+pub mod counters;
+pub mod fragment;
+pub mod icmp;
+pub mod packet;
+pub mod prefix;
