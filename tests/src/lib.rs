@@ -2,8 +2,10 @@
 //!
 //! This crate must not reach into a program: it sees binaries and `libflow` only.
 
+pub mod demo;
 pub mod host;
 pub mod lab;
+pub mod tool;
 
 pub use host::Impairment;
 pub use lab::{Host, Lab, Link, Output, Process};

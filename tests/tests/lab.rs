@@ -11,10 +11,13 @@ fn hosts_on_a_veth_reach_each_other_and_nobody_else() {
     let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
     let link = lab.veth(&a, &b).unwrap();
     let sink = a
-        .spawn("lab-udp", ["echo", &format!("{}:7000", link.v4[0])])
+        .spawn("lab-tool", ["udp-echo", &format!("{}:7000", link.v4[0])])
         .unwrap();
     let out = b
-        .run("lab-udp", ["send", &format!("{}:7000", link.v4[0]), "20"])
+        .run(
+            "lab-tool",
+            ["udp-send", &format!("{}:7000", link.v4[0]), "20"],
+        )
         .unwrap();
     assert_eq!(
         out.stdout.trim(),
@@ -39,9 +42,9 @@ fn an_impaired_link_loses_every_third_datagram_and_can_be_cut() {
     let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
     let mut link = lab.link(&a, &b, 7).unwrap();
     let at = format!("{}:7000", link.v4[1]);
-    let _echo = b.spawn("lab-udp", ["echo", &at]).unwrap();
+    let _echo = b.spawn("lab-tool", ["udp-echo", &at]).unwrap();
     let count = |n: &str| {
-        a.run("lab-udp", ["send", &at, n])
+        a.run("lab-tool", ["udp-send", &at, n])
             .unwrap()
             .stdout
             .trim()

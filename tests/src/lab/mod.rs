@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -85,6 +86,11 @@ impl Lab {
     /// A directory that goes with the lab.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// The process that holds the user namespace, when the caller isn't root.
+    pub fn user_holder(&self) -> Option<u32> {
+        self.user.as_ref().map(Holder::pid)
     }
 
     /// A new host.
@@ -320,7 +326,7 @@ impl Holder {
             command.arg("--user");
         }
         if keep {
-            command.arg("--forever");
+            command.arg("--forever").process_group(0);
         }
         let (child, stdin, _) = started(command)?;
         Ok(Self {

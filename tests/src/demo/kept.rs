@@ -1,0 +1,160 @@
+//! A demo that was left up: where it is, how to look around in it, how to take it down.
+
+use std::ffi::OsString;
+use std::fs;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use super::net::Net;
+use super::show::Show;
+
+/// Where a kept demo lives; one a user.
+pub(super) fn dir() -> PathBuf {
+    format!("/tmp/strata-demo-{}", nix::unistd::getuid()).into()
+}
+
+pub(super) fn exists() -> bool {
+    file().exists()
+}
+
+pub(super) fn save(net: &Net) -> anyhow::Result<()> {
+    let hosts: Vec<Value> = net
+        .hosts
+        .iter()
+        .map(|h| json!({ "name": h.name, "holder": h.holder(), "dir": h.dir() }))
+        .collect();
+    let links: Vec<Value> = net.links.iter().map(|l| json!({ "dev": l.dev })).collect();
+    let kept = json!({ "hosts": hosts, "links": links, "bins": net.lab.bins(), "user": net.lab.user_holder() });
+    fs::write(file(), kept.to_string()).context("can't write down what was kept")
+}
+
+pub(super) fn hints(net: &Net) -> String {
+    let run = |host: usize| net.hosts[host].run_dir().display().to_string();
+    let irm = net.lab.bins().join("irm").display().to_string();
+    format!(
+        "\nIt is up. Look around:\n  {irm} --run-dir {a} status\n  {irm} --run-dir {b} layer members overlay\n  {irm} --run-dir {a} vpn status\n  \
+         cargo demo -- --on a -- lab-tool ping 10.9.0.3      a program on host A (or b, c)\n  \
+         cargo demo -- --cut ab                              cut the link A–B; --mend ab mends it\n  \
+         cargo demo -- --down                                take it down\n",
+        a = run(0),
+        b = run(1),
+    )
+}
+
+/// Runs a program on one of the hosts; this process becomes it.
+pub(super) fn run_on(host: &str, command: &[OsString]) -> anyhow::Result<()> {
+    let kept = load()?;
+    let entry = host_of(&kept, host)?;
+    let bins = PathBuf::from(
+        kept["bins"]
+            .as_str()
+            .context("the file of the kept demo is damaged")?,
+    );
+    let path = std::env::join_paths([bins.clone()].into_iter().chain(std::env::split_paths(
+        &std::env::var_os("PATH").unwrap_or_default(),
+    )))?;
+    let mut enter = Command::new(bins.join("lab-host"));
+    enter.arg("enter").arg(entry["holder"].to_string());
+    if !kept["user"].is_null() {
+        enter.arg("--user");
+    }
+    enter.arg("--").args(command).env("PATH", path);
+    enter.env(
+        "IRM_RUN_DIR",
+        PathBuf::from(entry["dir"].as_str().unwrap_or_default()).join("run"),
+    );
+    Err(enter.exec()).context("can't enter the host")
+}
+
+pub(super) fn set_link(link: &str, state: &str) -> anyhow::Result<()> {
+    let kept = load()?;
+    let (at, host) = match link {
+        "ab" => (0, "a"),
+        "bc" => (1, "c"),
+        _ => bail!("there is no link {link:?}; there are ab and bc"),
+    };
+    let end = usize::from(host == "c");
+    let dev = kept["links"][at]["dev"][end]
+        .as_str()
+        .context("the file of the kept demo is damaged")?
+        .to_owned();
+    run_on(host, &["lab-host", "net", state, &dev].map(OsString::from))
+}
+
+pub(super) fn down(show: &Show) -> anyhow::Result<()> {
+    if !exists() {
+        show.text("No demo is up.");
+        return Ok(());
+    }
+    let kept = load()?;
+    let hosts = kept["hosts"].as_array().cloned().unwrap_or_default();
+    let done = show.step("Taking the demo down", || {
+        hosts.iter().try_for_each(end_irmd)
+    });
+    for holder in hosts.iter().map(|h| &h["holder"]).chain([&kept["user"]]) {
+        if let Some(pid) = holder.as_i64()
+            && is_ours(pid, "lab-host")
+        {
+            let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+        }
+    }
+    fs::remove_dir_all(dir()).context("can't remove the files of the demo")?;
+    done
+}
+
+fn end_irmd(host: &Value) -> anyhow::Result<()> {
+    let dir = PathBuf::from(host["dir"].as_str().unwrap_or_default());
+    let text = fs::read_to_string(dir.join("irmd.pid")).unwrap_or_default();
+    let ids: Vec<i64> = text
+        .split_whitespace()
+        .filter_map(|t| t.parse().ok())
+        .collect();
+    let [keeper, irmd] = ids[..] else {
+        return Ok(());
+    };
+    if is_ours(irmd, "irmd") {
+        let _ = kill(Pid::from_raw(irmd as i32), Signal::SIGTERM);
+    }
+    let end = Instant::now() + Duration::from_secs(16);
+    while is_ours(keeper, "lab-host") {
+        ensure!(
+            Instant::now() < end,
+            "irmd on {} did not end within 16 s",
+            host["name"]
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    Ok(())
+}
+
+/// Whether the process of this id is still the program that was started under it.
+fn is_ours(pid: i64, program: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == program)
+}
+
+fn load() -> anyhow::Result<Value> {
+    let text = fs::read_to_string(file())
+        .context("no demo is up; start one with `cargo demo -- --keep`")?;
+    serde_json::from_str(&text).context("the file of the kept demo is damaged")
+}
+
+fn host_of<'a>(kept: &'a Value, name: &str) -> anyhow::Result<&'a Value> {
+    let hosts = kept["hosts"]
+        .as_array()
+        .context("the file of the kept demo is damaged")?;
+    hosts
+        .iter()
+        .find(|h| h["name"] == name)
+        .with_context(|| format!("there is no host {name:?}; there are a, b and c"))
+}
+
+fn file() -> PathBuf {
+    dir().join("demo.json")
+}

@@ -1,0 +1,80 @@
+//! The small programs of `lab-tool`: what an ordinary user of IP does.
+
+mod http;
+mod ping;
+mod udp;
+
+use std::io::Write;
+use std::net::{IpAddr, SocketAddr};
+
+use anyhow::Context;
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "lab-tool", about = "Ping, HTTP and UDP for tests and the demo")]
+struct Args {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Echo UDP datagrams
+    UdpEcho { at: SocketAddr },
+    /// Send datagrams one by one and count the echoes
+    UdpSend { to: SocketAddr, count: u32 },
+    /// Send ICMP echo requests and print what came back as JSON
+    Ping {
+        to: IpAddr,
+        /// How many
+        #[arg(short, default_value_t = 10)]
+        count: u16,
+        /// Milliseconds between two
+        #[arg(short, default_value_t = 10)]
+        interval_ms: u64,
+        /// Bytes of payload
+        #[arg(short, default_value_t = 56)]
+        size: usize,
+        /// End at the first answer, trying for at most so many milliseconds
+        #[arg(long)]
+        first_within_ms: Option<u64>,
+    },
+    /// Serve one file of so many bytes, made from a seed
+    HttpServe {
+        at: SocketAddr,
+        bytes: u64,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+        /// Words that stand at the start of the file again and again
+        #[arg(long, default_value = "")]
+        text: String,
+    },
+    /// Fetch it and print bytes, seconds and SHA-256 as JSON
+    HttpGet { from: SocketAddr },
+}
+
+/// Runs the program.
+pub fn main() -> anyhow::Result<()> {
+    match Args::parse().verb {
+        Verb::UdpEcho { at } => udp::echo(at),
+        Verb::UdpSend { to, count } => udp::send(to, count),
+        Verb::Ping {
+            to,
+            count,
+            interval_ms,
+            size,
+            first_within_ms,
+        } => ping::run(to, count, interval_ms, size, first_within_ms),
+        Verb::HttpServe {
+            at,
+            bytes,
+            seed,
+            text,
+        } => http::serve(at, bytes, seed, &text),
+        Verb::HttpGet { from } => http::get(from),
+    }
+}
+
+fn print(line: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "{line}").context("can't print")
+}
