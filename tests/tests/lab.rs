@@ -50,6 +50,8 @@ fn an_impaired_link_loses_every_third_datagram_and_can_be_cut() {
             .trim()
             .to_owned()
     };
+    // The echo needs a moment before it listens.
+    while count("1") != "1 of 1" {}
     assert_eq!(count("30"), "30 of 30");
     link.impair(Impairment {
         drop_every: 3,
