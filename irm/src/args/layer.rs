@@ -1,0 +1,48 @@
+//! `irm layer`.
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use ipnet::IpNet;
+use proto::Label;
+
+use crate::duration::duration;
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum LayerVerb {
+    /// Print one line that lets a new member join
+    #[command(
+        after_help = "Example:\n  irm layer invite ovl --member ovl-b --prefix 10.9.0.2/32 --expires 1h"
+    )]
+    Invite(Invite),
+    /// Show the members of a layer
+    #[command(after_help = "Example:\n  irm layer members ovl")]
+    Members {
+        /// Which layer
+        layer: Label,
+    },
+    /// Show the routes of this host's member
+    #[command(after_help = "Example:\n  irm layer routes ovl")]
+    Routes {
+        /// Which layer
+        layer: Label,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Invite {
+    /// To which layer; a member of this host must be its authority
+    pub(crate) layer: Label,
+    /// How long the line can be used
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = duration)]
+    pub(crate) expires: Duration,
+    /// How often it can be used
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) uses: u32,
+    /// The member name that is granted [default: the joiner's choice]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) member: Option<Label>,
+    /// A prefix that is granted: what the member's VPN may send from
+    #[arg(long = "prefix", value_name = "CIDR")]
+    pub(crate) prefixes: Vec<IpNet>,
+}

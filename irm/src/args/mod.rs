@@ -1,0 +1,234 @@
+//! What can be typed. Values are parsed here, once; the commands get types.
+
+mod bind;
+mod flow;
+mod ipcp;
+mod layer;
+mod name;
+mod vpn;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+pub(crate) use bind::{BindVerb, UnbindVerb};
+pub(crate) use flow::FlowVerb;
+pub(crate) use ipcp::{Adjacency, Bootstrap, Enroll, IpcpVerb, Kind, Set};
+pub(crate) use layer::{Invite, LayerVerb};
+pub(crate) use name::{NameVerb, Register};
+pub(crate) use vpn::{Up, VpnVerb, Which};
+
+use crate::duration::duration;
+
+/// Tells irmd, the daemon that gives programs flows to names, what to do, and shows how it is.
+#[derive(Debug, Parser)]
+#[command(name = "irm", version, infer_subcommands = true, after_help = HELP)]
+pub(crate) struct Cli {
+    /// The run directory of irmd [default: $IRM_RUN_DIR, $XDG_RUNTIME_DIR/irm if an irmd lives there, /run/irm]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub(crate) run_dir: Option<PathBuf>,
+    /// Answer (and fail) in JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) noun: Option<Noun>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Noun {
+    /// Show the daemon, layers, flows, certificates and warnings; `irm` alone is the same
+    #[command(after_help = "Example:\n  irm status --json")]
+    Status,
+    /// IPC processes: the members of layers on this host
+    #[command(subcommand, infer_subcommands = true)]
+    Ipcp(IpcpVerb),
+    /// Layers: invitations, members, routes
+    #[command(subcommand, infer_subcommands = true)]
+    Layer(LayerVerb),
+    /// Names that flows are allocated to
+    #[command(subcommand, infer_subcommands = true)]
+    Name(NameVerb),
+    /// Let a program or a process accept the flows to a name
+    #[command(subcommand, infer_subcommands = true)]
+    Bind(BindVerb),
+    /// Undo `bind`
+    #[command(subcommand, infer_subcommands = true)]
+    Unbind(UnbindVerb),
+    /// Flows of this host
+    #[command(subcommand, infer_subcommands = true)]
+    Flow(FlowVerb),
+    /// The VPN: IP over flows
+    #[command(subcommand, infer_subcommands = true)]
+    Vpn(VpnVerb),
+    /// Wait until something has a state; exit code 7 if that takes too long
+    #[command(
+        after_help = "Examples:\n  irm wait ipcp ovl-a\n  irm wait name hello --state registered --timeout 2s"
+    )]
+    Wait(Wait),
+    /// Show what happens, one JSON object a line, until stopped
+    #[command(after_help = "Example:\n  irm events --follow")]
+    Events(Events),
+    /// The daemon itself
+    #[command(subcommand, infer_subcommands = true)]
+    Daemon(DaemonVerb),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Wait {
+    /// What kind of thing: ipcp, name, flow or vpn
+    #[arg(value_enum)]
+    pub(crate) kind: Thing,
+    /// Which: the name of an IPCP or a name, the number of a flow, the layer or device of a VPN
+    #[arg(value_name = "X")]
+    pub(crate) what: proto::Name,
+    /// The state to wait for [default: up, registered or allocated]
+    ///
+    /// ipcp: waiting, enrolling, up, down; name: registered, unregistered; flow: pending, allocated, down; vpn: up, down.
+    #[arg(long, value_name = "STATE")]
+    pub(crate) state: Option<String>,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Thing {
+    Ipcp,
+    Name,
+    Flow,
+    Vpn,
+}
+
+impl Thing {
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            Self::Ipcp => "ipcp",
+            Self::Name => "name",
+            Self::Flow => "flow",
+            Self::Vpn => "vpn",
+        }
+    }
+
+    /// Its states; the first is the one that is waited for unless another is said.
+    pub(crate) fn states(self) -> &'static [&'static str] {
+        match self {
+            Self::Ipcp => &["up", "waiting", "enrolling", "down"],
+            Self::Name => &["registered", "unregistered"],
+            Self::Flow => &["allocated", "pending", "down"],
+            Self::Vpn => &["up", "down"],
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    /// Go on until stopped (there is no other way yet)
+    #[arg(long)]
+    pub(crate) follow: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DaemonVerb {
+    /// End irmd and start it again; flows and IPCPs stay
+    #[command(after_help = "Example:\n  irm daemon restart")]
+    Restart,
+}
+
+const HELP: &str = "\
+Names are 1 to 255 bytes of UTF-8; layers and members are a-z, 0-9 and '-', at most 63. Times are 500ms, 10s, 10m, 2h, 7d.
+Nouns and verbs may be shortened; ipcp, name and bind also take keywords: irm ipcp create type unicast name ovl-a
+
+Exit code: 0 done, 1 failed, 2 usage, 3 irmd unreachable, 4 not found, 5 denied, 6 exists or conflict, 7 timed out
+
+Examples:
+  irm ipcp bootstrap w1 --type shim-udp --layer net --ip 10.0.0.1
+  irm ipcp bootstrap ovl-a --type unicast --layer ovl
+  irm status";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::{Command, CommandFactory};
+
+    /// Every command without subcommands, with the words that lead to it.
+    fn verbs(command: &Command, path: &str, found: &mut Vec<(String, Command)>) {
+        if !command.has_subcommands() {
+            found.push((path.to_owned(), command.clone()));
+        }
+        for sub in command.get_subcommands() {
+            verbs(sub, &format!("{path} {}", sub.get_name()), found);
+        }
+    }
+
+    fn all() -> Vec<(String, Command)> {
+        let mut found = Vec::new();
+        verbs(&Cli::command(), "irm", &mut found);
+        found
+    }
+
+    #[test]
+    fn the_description_of_the_commands_holds_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_has_help_with_an_example_of_itself() {
+        assert!(all().len() > 20, "the walk found too few verbs");
+        for (path, command) in all() {
+            let after = command
+                .get_after_help()
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                command.get_about().is_some(),
+                "{path} doesn't say what it does"
+            );
+            assert!(
+                after.starts_with("Example") && after.contains(&path),
+                "{path} has no example: {after:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn every_example_can_be_typed() {
+        let root = Cli::command()
+            .get_after_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let texts = all()
+            .into_iter()
+            .filter_map(|(_, c)| c.get_after_help().map(ToString::to_string));
+        for text in texts.chain([root]) {
+            // A pipeline holds several commands, the second behind an ssh.
+            let lines = text
+                .lines()
+                .filter(|l| l.starts_with("  irm "))
+                .flat_map(|l| l.split(" | "));
+            for line in lines.filter_map(|l| l.find("irm ").map(|at| &l[at..])) {
+                let argv = line.split(' ').map(Into::into).collect();
+                let argv = crate::keywords::translate(argv, &Cli::command()).unwrap();
+                assert!(Cli::try_parse_from(argv).is_ok(), "{line}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_comes_later_is_not_promised() {
+        let mut help = Cli::command().render_long_help().to_string();
+        for (_, mut command) in all() {
+            help.push_str(&command.render_long_help().to_string());
+        }
+        for later in [
+            "revoke",
+            "irm cat",
+            "forward",
+            "expose",
+            "broadcast",
+            "--tap",
+        ] {
+            assert!(!help.contains(later), "{later} is promised");
+        }
+    }
+}

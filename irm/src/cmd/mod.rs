@@ -1,0 +1,83 @@
+//! What the commands do: one file a noun.
+
+mod bind;
+mod daemon;
+mod ipcp;
+mod layer;
+mod name;
+mod vpn;
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use proto::Reason;
+use proto::irm as pb;
+
+use crate::args::{Cli, FlowVerb, Noun};
+use crate::client::{self, Admin, QUICK, answer};
+use crate::out::{Out, json, table};
+
+/// What every command gets.
+pub(crate) struct Context {
+    /// How to answer.
+    pub(crate) out: Out,
+    /// Where irmd lives.
+    pub(crate) run_dir: PathBuf,
+}
+
+impl Context {
+    /// Connects to irmd.
+    pub(crate) async fn admin(&self) -> Result<Admin, Reason> {
+        Admin::connect(&self.run_dir).await
+    }
+}
+
+/// Does what was typed.
+pub(crate) async fn run(cli: Cli) -> Result<(), Reason> {
+    let context = Context {
+        out: Out { json: cli.json },
+        run_dir: client::run_dir(cli.run_dir, client::env_path),
+    };
+    let c = &context;
+    match cli.noun.unwrap_or(Noun::Status) {
+        Noun::Status => status(c).await,
+        Noun::Ipcp(verb) => ipcp::run(c, verb).await,
+        Noun::Layer(verb) => layer::run(c, verb).await,
+        Noun::Name(verb) => name::run(c, verb).await,
+        Noun::Bind(verb) => bind::bind(c, verb).await,
+        Noun::Unbind(verb) => bind::unbind(c, verb).await,
+        Noun::Vpn(verb) => vpn::run(c, verb).await,
+        Noun::Wait(wait) => daemon::wait(c, wait).await,
+        Noun::Events(_) => daemon::events(c).await,
+        Noun::Daemon(verb) => daemon::run(c, verb).await,
+        Noun::Flow(FlowVerb::List) => flows(c).await,
+    }
+}
+
+async fn status(c: &Context) -> Result<(), Reason> {
+    let mut admin = c.admin().await?;
+    let reply = answer(QUICK, admin.rpc.status(pb::StatusRequest {})).await?;
+    c.out
+        .answer(json::status(&reply), || table::status(&reply, now()))
+}
+
+async fn flows(c: &Context) -> Result<(), Reason> {
+    let mut admin = c.admin().await?;
+    let list = answer(QUICK, admin.rpc.list_flows(pb::Empty {}))
+        .await?
+        .flows;
+    let shown = serde_json::json!({"flows": list.iter().map(json::flow).collect::<Vec<_>>()});
+    c.out.answer(shown, || table::flows(&list))
+}
+
+/// Since 1970.
+fn now() -> Duration {
+    SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// Texts for a message.
+fn texts<T: ToString>(values: &[T]) -> Vec<String> {
+    values.iter().map(T::to_string).collect()
+}

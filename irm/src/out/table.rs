@@ -1,0 +1,399 @@
+//! Tables for people: aligned columns, no lines. What isn't known is a dash.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use comfy_table::{ContentArrangement, Table, presets};
+use proto::irm as pb;
+use proto::{Addr, QosSpec};
+
+use super::bold;
+use crate::duration::words;
+
+/// One table with its heads; `none` is said when there is no row.
+pub(crate) fn table(heads: &[&str], rows: Vec<Vec<String>>, none: &str) -> String {
+    if rows.is_empty() {
+        return format!("{none}\n");
+    }
+    let mut table = Table::new();
+    // A row stays one line whatever the terminal's width, so that it can be cut by other tools.
+    table
+        .load_style(presets::NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(heads.to_vec());
+    for row in rows {
+        table.add_row(row.into_iter().map(dash));
+    }
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 2));
+    }
+    let mut out = String::new();
+    for (i, line) in table.lines().enumerate() {
+        let line = line.trim_end();
+        out.push_str(&if i == 0 { bold(line) } else { line.to_owned() });
+        out.push('\n');
+    }
+    out
+}
+
+pub(crate) fn ipcps(list: &[pb::IpcpInfo]) -> String {
+    let row = |i: &pb::IpcpInfo| {
+        let layer = i.layer.clone();
+        vec![
+            i.name.clone(),
+            i.r#type.clone(),
+            layer,
+            i.state.clone(),
+            number(i.pid.into()),
+            address(i.address),
+            i.detail.clone(),
+        ]
+    };
+    let heads = ["NAME", "TYPE", "LAYER", "STATE", "PID", "ADDRESS", "DETAIL"];
+    table(
+        &heads,
+        list.iter().map(row).collect(),
+        "no IPCPs; make one with irm ipcp bootstrap",
+    )
+}
+
+pub(crate) fn members(list: &[pb::Member], now: Duration) -> String {
+    let row = |m: &pb::Member| {
+        let reach = if m.reachable { "yes" } else { "no" };
+        let mut row = vec![m.name.clone(), address(m.address), reach.to_owned()];
+        row.extend([
+            m.neighbours.join(","),
+            m.prefixes.join(","),
+            expires(m.cert_expires, now),
+        ]);
+        row
+    };
+    let heads = [
+        "NAME",
+        "ADDRESS",
+        "REACHABLE",
+        "NEIGHBOURS",
+        "PREFIXES",
+        "CERTIFICATE",
+    ];
+    table(&heads, list.iter().map(row).collect(), "no members")
+}
+
+pub(crate) fn routes(list: &[pb::Route]) -> String {
+    let row = |r: &pb::Route| {
+        vec![
+            r.member.clone(),
+            address(r.address),
+            r.next_hop.clone(),
+            r.hops.to_string(),
+            r.cost.to_string(),
+            r.mtu.to_string(),
+        ]
+    };
+    table(
+        &["MEMBER", "ADDRESS", "NEXT HOP", "HOPS", "COST", "MTU"],
+        list.iter().map(row).collect(),
+        "no routes",
+    )
+}
+
+pub(crate) fn flows(list: &[pb::FlowInfo]) -> String {
+    let row = |f: &pb::FlowInfo| {
+        let qos = f
+            .qos
+            .and_then(|q| QosSpec::try_from(q).ok())
+            .map(|q| q.to_string())
+            .unwrap_or_default();
+        let way = if f.layer.is_empty() {
+            "(this host)".to_owned()
+        } else {
+            f.layer.clone()
+        };
+        let sealed = if f.encrypted { "yes" } else { "no" };
+        let mut row = vec![
+            f.id.to_string(),
+            f.name.clone(),
+            way,
+            f.state.clone(),
+            qos,
+            peer(f),
+            sealed.to_owned(),
+        ];
+        row.extend([bytes(f.rx_bytes), bytes(f.tx_bytes), micros(f.rtt_us)]);
+        row
+    };
+    let heads = [
+        "ID",
+        "NAME",
+        "LAYER",
+        "STATE",
+        "QOS",
+        "PEER",
+        "ENCRYPTED",
+        "RECEIVED",
+        "SENT",
+        "RTT",
+    ];
+    table(&heads, list.iter().map(row).collect(), "no flows")
+}
+
+pub(crate) fn names(list: &[pb::NameInfo]) -> String {
+    let binding = |b: &pb::Binding| {
+        if b.program.is_empty() {
+            format!("pid {}", b.pid)
+        } else {
+            b.program.clone()
+        }
+    };
+    let row = |n: &pb::NameInfo| {
+        let bound: Vec<String> = n.bindings.iter().map(binding).collect();
+        vec![
+            n.name.clone(),
+            n.state.clone(),
+            n.layers.join(","),
+            n.listeners.join(","),
+            bound.join(","),
+        ]
+    };
+    table(
+        &["NAME", "STATE", "LAYERS", "LISTENERS", "BOUND"],
+        list.iter().map(row).collect(),
+        "no names; make one with irm name create",
+    )
+}
+
+pub(crate) fn vpns(list: &[pb::VpnInfo]) -> String {
+    let mut out = String::new();
+    for vpn in list {
+        let address = if vpn.addresses.is_empty() {
+            "no address".to_owned()
+        } else {
+            vpn.addresses.join(", ")
+        };
+        let detail = if vpn.detail.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", vpn.detail)
+        };
+        let dev = dash(vpn.dev.clone());
+        // Writing to a String can't fail.
+        let _ = writeln!(
+            out,
+            "{dev}: layer {}, {}{detail}, {address}, MTU {}",
+            vpn.layer, vpn.state, vpn.mtu
+        );
+        let row = |p: &pb::VpnPeer| {
+            let mut row = vec![
+                p.name.clone(),
+                p.state.clone(),
+                p.prefixes.join(","),
+                p.path.clone(),
+            ];
+            row.extend([micros(p.rtt_us), bytes(p.rx_bytes), bytes(p.tx_bytes)]);
+            row
+        };
+        let heads = [
+            "PEER", "STATE", "PREFIXES", "PATH", "RTT", "RECEIVED", "SENT",
+        ];
+        out.push_str(&table(
+            &heads,
+            vpn.peers.iter().map(row).collect(),
+            "no peers",
+        ));
+    }
+    if out.is_empty() {
+        "no VPN; bring one up with irm vpn up\n".to_owned()
+    } else {
+        out
+    }
+}
+
+/// The overview of `irm status`.
+pub(crate) fn status(s: &pb::StatusReply, now: Duration) -> String {
+    let d = s.daemon.clone().unwrap_or_default();
+    let up = words(Duration::from_millis(d.uptime_ms));
+    let mut out = format!(
+        "irmd {} in {}, pid {}, up for {up}\n",
+        d.version, d.run_dir, d.pid
+    );
+    for warning in &s.warnings {
+        let _ = writeln!(out, "{} {warning}", bold("warning:"));
+    }
+    section(&mut out, "IPCPs", &ipcps(&s.ipcps));
+    if !s.layers.is_empty() {
+        let row = |l: &pb::LayerInfo| {
+            vec![
+                l.name.clone(),
+                l.r#type.clone(),
+                l.ipcps.join(","),
+                number(l.members.into()),
+            ]
+        };
+        let rows = s.layers.iter().map(row).collect();
+        section(
+            &mut out,
+            "Layers",
+            &table(&["NAME", "TYPE", "IPCPS", "MEMBERS"], rows, ""),
+        );
+    }
+    let certificates: Vec<Vec<String>> =
+        s.ipcps.iter().filter_map(|i| certificate(i, now)).collect();
+    if !certificates.is_empty() {
+        section(
+            &mut out,
+            "Certificates",
+            &table(
+                &["MEMBER", "LAYER", "EXPIRES", "PREFIXES"],
+                certificates,
+                "",
+            ),
+        );
+    }
+    section(&mut out, "Names", &names(&s.names));
+    section(&mut out, "Flows", &flows(&s.flows));
+    if !s.vpns.is_empty() {
+        section(&mut out, "VPN", &vpns(&s.vpns));
+    }
+    out
+}
+
+/// Who is at the other end: the authenticated member, else the program that a direct flow of this host goes to.
+pub(crate) fn peer(f: &pb::FlowInfo) -> String {
+    let Some(peer) = &f.peer else {
+        return String::new();
+    };
+    if peer.member.is_empty() {
+        peer.name.clone()
+    } else {
+        peer.member.clone()
+    }
+}
+
+/// An address, or nothing for none.
+pub(crate) fn address(address: u64) -> String {
+    if address == 0 {
+        String::new()
+    } else {
+        Addr(address).to_string()
+    }
+}
+
+/// Bytes in the largest unit of 1000 that leaves a number.
+pub(crate) fn bytes(n: u64) -> String {
+    let units = ["kB", "MB", "GB", "TB", "PB", "EB"];
+    if n < 1000 {
+        return format!("{n} B");
+    }
+    let (mut value, mut unit) = (n as f64 / 1000.0, 0);
+    while value >= 999.95 && unit + 1 < units.len() {
+        (value, unit) = (value / 1000.0, unit + 1);
+    }
+    format!("{value:.1} {}", units[unit])
+}
+
+fn section(out: &mut String, head: &str, body: &str) {
+    let _ = write!(out, "\n{}\n{body}", bold(&format!("{head}:")));
+}
+
+fn certificate(i: &pb::IpcpInfo, now: Duration) -> Option<Vec<String>> {
+    let said = i.status.as_ref().filter(|s| s.cert_expires > 0)?;
+    Some(vec![
+        said.member.clone(),
+        i.layer.clone(),
+        expires(said.cert_expires, now),
+        said.prefixes.join(","),
+    ])
+}
+
+fn expires(unix: u64, now: Duration) -> String {
+    match Duration::from_secs(unix).checked_sub(now) {
+        _ if unix == 0 => String::new(),
+        Some(left) => format!("in {}", words(left)),
+        None => "expired".to_owned(),
+    }
+}
+
+fn micros(us: u64) -> String {
+    match us {
+        0 => String::new(),
+        _ => format!("{:.3} ms", us as f64 / 1000.0),
+    }
+}
+
+fn number(n: u64) -> String {
+    if n == 0 { String::new() } else { n.to_string() }
+}
+
+fn dash(text: String) -> String {
+    if text.is_empty() {
+        "-".to_owned()
+    } else {
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_gaps_are_dashes() {
+        let list = [
+            pb::IpcpInfo {
+                name: "w1".into(),
+                r#type: "shim-udp".into(),
+                layer: "net".into(),
+                state: "up".into(),
+                pid: 12,
+                ..Default::default()
+            },
+            pb::IpcpInfo {
+                name: "ovl-a".into(),
+                r#type: "unicast".into(),
+                state: "waiting".into(),
+                address: 0xab,
+                ..Default::default()
+            },
+        ];
+        let wanted = "\
+NAME   TYPE      LAYER  STATE    PID  ADDRESS           DETAIL
+w1     shim-udp  net    up       12   -                 -
+ovl-a  unicast   -      waiting  -    00000000000000ab  -
+";
+        assert_eq!(ipcps(&list), wanted);
+        assert_eq!(ipcps(&[]), "no IPCPs; make one with irm ipcp bootstrap\n");
+    }
+
+    #[test]
+    fn bytes_have_the_largest_unit() {
+        for (n, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (999_999, "1.0 MB"),
+            (1_500_000, "1.5 MB"),
+            (u64::MAX, "18.4 EB"),
+        ] {
+            assert_eq!(bytes(n), text);
+        }
+    }
+
+    #[test]
+    fn a_certificate_says_how_long_it_lasts() {
+        let now = Duration::from_secs(1000);
+        assert_eq!(expires(1000 + 3 * 86_400, now), "in 3 d");
+        assert_eq!(expires(999, now), "expired");
+        assert_eq!(expires(0, now), "");
+    }
+
+    #[test]
+    fn the_overview_shows_warnings_before_anything_else() {
+        let s = pb::StatusReply {
+            warnings: vec!["disk full".into()],
+            ..Default::default()
+        };
+        let text = status(&s, Duration::ZERO);
+        assert_eq!(text.lines().nth(1), Some("warning: disk full"));
+        assert!(text.contains("no flows"));
+    }
+}
