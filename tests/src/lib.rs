@@ -5,7 +5,9 @@
 pub mod demo;
 pub mod host;
 pub mod lab;
+pub mod line;
 pub mod tool;
 
 pub use host::Impairment;
-pub use lab::{Host, Lab, Link, Output, Process};
+pub use lab::{Host, Lab, Link, Output, Process, eventually, until};
+pub use line::Line;

@@ -12,8 +12,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
-use super::net::Net;
 use super::show::Show;
+use crate::line::Line;
 
 /// Where a kept demo lives; one a user.
 pub(super) fn dir() -> PathBuf {
@@ -24,7 +24,7 @@ pub(super) fn exists() -> bool {
     file().exists()
 }
 
-pub(super) fn save(net: &Net) -> anyhow::Result<()> {
+pub(super) fn save(net: &Line) -> anyhow::Result<()> {
     let hosts: Vec<Value> = net
         .hosts
         .iter()
@@ -35,7 +35,7 @@ pub(super) fn save(net: &Net) -> anyhow::Result<()> {
     fs::write(file(), kept.to_string()).context("can't write down what was kept")
 }
 
-pub(super) fn hints(net: &Net) -> String {
+pub(super) fn hints(net: &Line) -> String {
     let run = |host: usize| net.hosts[host].run_dir().display().to_string();
     let irm = net.lab.bins().join("irm").display().to_string();
     format!(

@@ -1,19 +1,19 @@
 //! Three hosts A–B–C, where A and C reach only B: an encrypted layer joins all three, and IP runs over it from A to C.
 
 mod kept;
-mod net;
 mod show;
 
 use std::ffi::OsString;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, bail, ensure};
 use clap::Parser;
 use serde_json::Value;
 
-use net::Net;
 use show::Show;
+
+use crate::line::{Line, VPN_V4, VPN_V6};
 
 #[derive(Parser)]
 #[command(
@@ -68,7 +68,9 @@ fn demo(keep: bool) -> anyhow::Result<()> {
     );
     show.step("Building the programs (release)", build)?;
     let start = Instant::now();
-    let mut net = show.step("Making three hosts in a line, A–B–C", || Net::new(keep))?;
+    let mut net = show.step("Making three hosts in a line, A–B–C", || {
+        Line::new(keep.then(kept::dir))
+    })?;
     let done = run(&show, &mut net, start);
     if keep && done.is_ok() {
         kept::save(&net)?;
@@ -85,7 +87,7 @@ fn demo(keep: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn run(show: &Show, net: &mut Net, start: Instant) -> anyhow::Result<()> {
+fn run(show: &Show, net: &mut Line, start: Instant) -> anyhow::Result<()> {
     show.text(PICTURE);
     show.step("Starting irmd on each", || net.start_daemons())?;
     show.step(
@@ -121,7 +123,7 @@ fn run(show: &Show, net: &mut Net, start: Instant) -> anyhow::Result<()> {
         net.flow_ping()
     })?;
     show.text(&format!("    {}", summary(&ping)));
-    for (family, to) in [("IPv4", net::VPN_V4[2]), ("IPv6", net::VPN_V6[2])] {
+    for (family, to) in [("IPv4", VPN_V4[2]), ("IPv6", VPN_V6[2])] {
         let ping = show.step(&format!("ping {to} from A ({family} over the VPN)"), || {
             net.ping(to)
         })?;
@@ -137,7 +139,7 @@ fn run(show: &Show, net: &mut Net, start: Instant) -> anyhow::Result<()> {
         perf["gbit_per_s"].as_f64().unwrap_or(0.0)
     ));
     let http = show.step("A fetches 100 MB from C by HTTP over the VPN", || {
-        net.http()
+        net.http(100_000_000, "")
     })?;
     let rate =
         http["bytes"].as_f64().unwrap_or(0.0) * 8.0 / http["seconds"].as_f64().unwrap_or(1.0) / 1e9;
@@ -178,17 +180,6 @@ fn build() -> anyhow::Result<()> {
         bail!("the programs could not be built");
     }
     Ok(())
-}
-
-/// Repeats something until it works or the time is over; the last error counts.
-fn until<T>(most: Duration, mut what: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let end = Instant::now() + most;
-    loop {
-        match what() {
-            Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
-            done => return done,
-        }
-    }
 }
 
 const PICTURE: &str = "

@@ -16,7 +16,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 pub use bins::binaries;
-pub use process::{Output, Process, processes_of};
+pub use process::{Output, Process, processes_of, programs_of};
 
 use crate::Impairment;
 
@@ -208,6 +208,22 @@ impl Host {
         Process::spawn(self.command(program, args), program, &self.dir)
     }
 
+    /// Starts a program that runs until its stdin ends ([`Process::finish`]).
+    pub fn spawn_piped<S: AsRef<OsStr>>(
+        &self,
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Process> {
+        let mut command = self.command(program, args);
+        command.stdin(Stdio::piped());
+        Process::spawn(command, program, &self.dir)
+    }
+
+    /// The process ids of the programs of that name on this host.
+    pub fn programs(&self, name: &str) -> Vec<u32> {
+        programs_of(self.holder(), name)
+    }
+
     /// Runs a program to its end, at most a minute.
     pub fn run<S: AsRef<OsStr>>(
         &self,
@@ -304,6 +320,25 @@ impl Link {
         }
         Ok(())
     }
+}
+
+/// Repeats something until it works or the time is over; the last error counts.
+pub fn until<T>(most: Duration, mut what: impl FnMut() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let end = Instant::now() + most;
+    loop {
+        match what() {
+            Err(_) if Instant::now() < end => std::thread::sleep(Duration::from_millis(20)),
+            done => return done,
+        }
+    }
+}
+
+/// Waits until something is so; an error that names it after the time.
+pub fn eventually(most: Duration, what: &str, is: impl Fn() -> bool) -> anyhow::Result<()> {
+    until(most, || {
+        ensure!(is(), "it was not so within {most:?}: {what}");
+        Ok(())
+    })
 }
 
 /// A process that holds namespaces.

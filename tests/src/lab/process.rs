@@ -70,6 +70,13 @@ impl Process {
         wait(&mut self.child, most)
     }
 
+    /// Closes its stdin, waits for its end and gives what it wrote.
+    pub fn finish(mut self, most: Duration) -> anyhow::Result<String> {
+        drop(self.child.stdin.take());
+        self.wait(most)?;
+        Ok(self.log())
+    }
+
     /// What it wrote so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
@@ -140,6 +147,14 @@ fn wait(child: &mut Child, most: Duration) -> anyhow::Result<i32> {
         std::thread::sleep(nap);
         nap = (nap * 2).min(Duration::from_millis(20));
     }
+}
+
+/// The process ids of the programs of that name in a holder's network namespace.
+pub fn programs_of(holder: u32, name: &str) -> Vec<u32> {
+    let is = |pid: &u32| {
+        fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == name)
+    };
+    processes_of(holder).into_iter().filter(is).collect()
 }
 
 /// The process ids in a namespace holder's network namespace, the holder itself left out.

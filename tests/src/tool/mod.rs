@@ -1,5 +1,6 @@
 //! The small programs of `lab-tool`: what an ordinary user of IP does.
 
+mod capture;
 mod http;
 mod ping;
 mod udp;
@@ -49,6 +50,13 @@ enum Verb {
         #[arg(long, default_value = "")]
         text: String,
     },
+    /// Watch all devices for frames that hold a text, until stdin ends
+    Capture {
+        needle: String,
+        /// At most so many seconds
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     /// Fetch it and print bytes, seconds and SHA-256 as JSON
     HttpGet { from: SocketAddr },
 }
@@ -71,6 +79,7 @@ pub fn main() -> anyhow::Result<()> {
             seed,
             text,
         } => http::serve(at, bytes, seed, &text),
+        Verb::Capture { needle, seconds } => capture::run(&needle, seconds),
         Verb::HttpGet { from } => http::get(from),
     }
 }

@@ -1,4 +1,4 @@
-//! The network of the demo and what is done on it.
+//! Three hosts in a line, A–B–C, where A and C reach only B: what the demo shows and most tests stand on.
 
 use std::fs;
 use std::os::unix::process::CommandExt;
@@ -11,27 +11,31 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-use super::until;
-use crate::lab::{Host, Lab, Link, Process, processes_of};
+use crate::lab::{Host, Lab, Link, Process, processes_of, until};
 
 /// The addresses that the layer's certificates give to A, B and C.
-pub(super) const VPN_V4: [&str; 3] = ["10.9.0.1", "10.9.0.2", "10.9.0.3"];
-pub(super) const VPN_V6: [&str; 3] = ["fd09::1", "fd09::2", "fd09::3"];
+pub const VPN_V4: [&str; 3] = ["10.9.0.1", "10.9.0.2", "10.9.0.3"];
+/// The same, IPv6.
+pub const VPN_V6: [&str; 3] = ["fd09::1", "fd09::2", "fd09::3"];
 
-pub(super) struct Net {
-    pub(super) lab: Lab,
-    pub(super) hosts: Vec<Host>,
-    pub(super) links: Vec<Link>,
+/// The hosts, their links, and an irmd on each that is started again when it is killed, as systemd would.
+pub struct Line {
+    /// The lab that they are in.
+    pub lab: Lab,
+    /// A, B and C.
+    pub hosts: Vec<Host>,
+    /// A–B and B–C.
+    pub links: Vec<Link>,
     keepers: Vec<Child>,
     keep: bool,
 }
 
-impl Net {
-    pub(super) fn new(keep: bool) -> anyhow::Result<Self> {
-        let dir = if keep {
-            super::kept::dir()
-        } else {
-            fresh_dir()?
+impl Line {
+    /// Makes hosts and links. With `keep`, in that directory, and they outlive the caller.
+    pub fn new(keep: Option<PathBuf>) -> anyhow::Result<Self> {
+        let (dir, keep) = match keep {
+            Some(dir) => (dir, true),
+            None => (fresh_dir()?, false),
         };
         fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         let lab = Lab::in_dir(dir, keep)?;
@@ -52,15 +56,37 @@ impl Net {
         })
     }
 
-    pub(super) fn host(&self, name: &str) -> anyhow::Result<&Host> {
+    /// The host of that name.
+    pub fn host(&self, name: &str) -> anyhow::Result<&Host> {
         self.hosts
             .iter()
             .find(|h| h.name == name)
             .with_context(|| format!("there is no host {name:?}; there are a, b and c"))
     }
 
+    /// All of it: daemons, shims, layer, VPN, and the first ping.
+    pub fn up() -> anyhow::Result<Self> {
+        let mut line = Self::new(None)?;
+        line.start_daemons()?;
+        line.shims()?;
+        line.overlay()?;
+        line.vpn()?;
+        line.first_ping()?;
+        Ok(line)
+    }
+
+    /// How long until C answers A over the VPN again, in seconds.
+    pub fn heals_within(&self, seconds: u64) -> anyhow::Result<f64> {
+        let most = (seconds * 1000).to_string();
+        let json = self.tool(
+            "a",
+            ["ping", VPN_V4[2], "-i", "20", "--first-within-ms", &most],
+        )?;
+        Ok(json["first_ms"].as_f64().context("the ping said nothing")? / 1e3)
+    }
+
     /// irmd on each host, started again when it is killed, as systemd would.
-    pub(super) fn start_daemons(&mut self) -> anyhow::Result<()> {
+    pub fn start_daemons(&mut self) -> anyhow::Result<()> {
         for host in &self.hosts {
             let dir = host.dir();
             let (pid, log) = (dir.join("irmd.pid"), dir.join("irmd.log"));
@@ -93,7 +119,7 @@ impl Net {
     }
 
     /// A knows where ovl-b is, C too; B knows nobody.
-    pub(super) fn shims(&self) -> anyhow::Result<()> {
+    pub fn shims(&self) -> anyhow::Result<()> {
         let [ab, bc] = &self.links[..] else {
             anyhow::bail!("the demo has two links")
         };
@@ -121,7 +147,8 @@ impl Net {
         Ok(())
     }
 
-    pub(super) fn overlay(&self) -> anyhow::Result<()> {
+    /// B founds the encrypted layer, A and C join by invitation.
+    pub fn overlay(&self) -> anyhow::Result<()> {
         let prefixes = |i: usize| format!("--prefix {}/32 --prefix {}/128", VPN_V4[i], VPN_V6[i]);
         let [a, b, c] = &self.hosts[..] else {
             anyhow::bail!("the demo has three hosts")
@@ -144,7 +171,8 @@ impl Net {
         Ok(())
     }
 
-    pub(super) fn vpn(&self) -> anyhow::Result<()> {
+    /// The VPN on A and C.
+    pub fn vpn(&self) -> anyhow::Result<()> {
         for name in ["a", "c"] {
             self.host(name)?
                 .irm("vpn up --layer overlay --dev strata0")?;
@@ -153,7 +181,7 @@ impl Net {
     }
 
     /// Milliseconds until C answered.
-    pub(super) fn first_ping(&self) -> anyhow::Result<f64> {
+    pub fn first_ping(&self) -> anyhow::Result<f64> {
         let json = self.tool(
             "a",
             ["ping", VPN_V4[2], "-i", "20", "--first-within-ms", "5000"],
@@ -161,12 +189,13 @@ impl Net {
         json["first_ms"].as_f64().context("the ping said nothing")
     }
 
-    pub(super) fn ping(&self, to: &str) -> anyhow::Result<Value> {
+    /// Pings from A.
+    pub fn ping(&self, to: &str) -> anyhow::Result<Value> {
         self.tool("a", ["ping", to, "-c", "20"])
     }
 
     /// A program on C serves a name, one on A reaches it without seeing an address.
-    pub(super) fn flow_ping(&self) -> anyhow::Result<Value> {
+    pub fn flow_ping(&self) -> anyhow::Result<Value> {
         let echo = self
             .host("c")?
             .spawn("irm", ["echo", "hello", "--layer", "overlay"])?;
@@ -179,7 +208,8 @@ impl Net {
         Ok(ping)
     }
 
-    pub(super) fn perf(&self) -> anyhow::Result<Value> {
+    /// Throughput of a raw flow from a program on A to one on C.
+    pub fn perf(&self) -> anyhow::Result<Value> {
         let server = self
             .host("c")?
             .spawn("irm", ["perf", "speed", "--layer", "overlay", "--server"])?;
@@ -193,11 +223,13 @@ impl Net {
         Ok(perf)
     }
 
-    pub(super) fn http(&self) -> anyhow::Result<Value> {
+    /// A fetches a file from C over the VPN, and its hash is compared. The text stands at the file's start.
+    pub fn http(&self, bytes: u64, text: &str) -> anyhow::Result<Value> {
+        let bytes = bytes.to_string();
         let at = format!("{}:8080", VPN_V4[2]);
         let server = self
             .host("c")?
-            .spawn("lab-tool", ["http-serve", &at, "100000000"])?;
+            .spawn("lab-tool", ["http-serve", &at, &bytes, "--text", text])?;
         let said = until(Duration::from_secs(5), || {
             serde_json::from_str::<Value>(&server.log()).context("the server did not start")
         })?;
@@ -216,7 +248,7 @@ impl Net {
     }
 
     /// Ends the daemons as an administrator would, and checks that nothing is left.
-    pub(super) fn down(&mut self) -> anyhow::Result<()> {
+    pub fn down(&mut self) -> anyhow::Result<()> {
         for host in &self.hosts {
             if let Some((_, irmd)) = pids(host) {
                 // It may have ended already, with the demo failing.
@@ -247,7 +279,8 @@ impl Net {
         Ok(())
     }
 
-    pub(super) fn show_logs(&self) {
+    /// Prints the end of each irmd's log.
+    pub fn show_logs(&self) {
         for host in &self.hosts {
             let log = fs::read_to_string(host.dir().join("irmd.log")).unwrap_or_default();
             let tail: Vec<_> = log.lines().rev().take(40).collect();
@@ -259,7 +292,7 @@ impl Net {
     }
 }
 
-impl Drop for Net {
+impl Drop for Line {
     fn drop(&mut self) {
         if self.keep {
             return;
@@ -277,7 +310,7 @@ impl Drop for Net {
 }
 
 /// The keeper's and irmd's process ids.
-pub(super) fn pids(host: &Host) -> Option<(i32, i32)> {
+pub fn pids(host: &Host) -> Option<(i32, i32)> {
     let text = fs::read_to_string(host.dir().join("irmd.pid")).ok()?;
     let mut ids = text.split_whitespace().map(str::parse);
     Some((ids.next()?.ok()?, ids.next()?.ok()?))
