@@ -13,6 +13,9 @@ fn hosts_on_a_veth_reach_each_other_and_nobody_else() {
     let sink = a
         .spawn("lab-tool", ["udp-echo", &format!("{}:7000", link.v4[0])])
         .unwrap();
+    // The echo needs a moment before it listens.
+    let once = ["udp-send", &format!("{}:7000", link.v4[0]), "1"];
+    while b.run("lab-tool", once).unwrap().stdout.trim() != "1 of 1" {}
     let out = b
         .run(
             "lab-tool",

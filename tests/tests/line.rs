@@ -1,5 +1,7 @@
 //! Three hosts in a line, real daemons: flows and IP from A to C through B, and what happens when parts die.
 
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
+
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};

@@ -24,6 +24,12 @@ enum Verb {
     UdpEcho { at: SocketAddr },
     /// Send datagrams one by one and count the echoes
     UdpSend { to: SocketAddr, count: u32 },
+    /// Ask a UDP shim for a flow by its wire alone, and count echoed SDUs
+    SeedClient {
+        to: SocketAddr,
+        name: String,
+        count: u32,
+    },
     /// Send ICMP echo requests and print what came back as JSON
     Ping {
         to: IpAddr,
@@ -66,6 +72,7 @@ pub fn main() -> anyhow::Result<()> {
     match Args::parse().verb {
         Verb::UdpEcho { at } => udp::echo(at),
         Verb::UdpSend { to, count } => udp::send(to, count),
+        Verb::SeedClient { to, name, count } => udp::seed_client(to, &name, count),
         Verb::Ping {
             to,
             count,

@@ -39,3 +39,31 @@ pub(super) fn send(to: SocketAddr, count: u32) -> anyhow::Result<()> {
     }
     super::print(&format!("{back} of {count}"))
 }
+
+/// A client of the UDP shim, made from its wire alone: the name goes to the listen port, whoever echoes it is the flow.
+pub(super) fn seed_client(to: SocketAddr, name: &str, count: u32) -> anyhow::Result<()> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("can't bind")?;
+    let patience = Some(Duration::from_millis(500));
+    socket
+        .set_read_timeout(patience)
+        .context("can't set a time-out")?;
+    socket
+        .send_to(name.as_bytes(), to)
+        .context("can't send the request")?;
+    let mut buf = [0; 2048];
+    let (len, from) = socket.recv_from(&mut buf).context("no echo came")?;
+    anyhow::ensure!(
+        &buf[..len] == name.as_bytes() && from.ip() == to.ip() && from.port() != to.port(),
+        "no echo of the request"
+    );
+    socket.connect(from).context("can't connect to the flow")?;
+    let mut back = 0;
+    for i in 0..count {
+        let sdu = format!("sdu {i}");
+        socket.send(sdu.as_bytes()).context("can't send an SDU")?;
+        // A keep-alive is an empty datagram and no SDU.
+        let got = (0..5).find_map(|_| socket.recv(&mut buf).ok().filter(|len| *len > 0));
+        back += u32::from(got.is_some_and(|len| &buf[..len] == sdu.as_bytes()));
+    }
+    super::print(&format!("{back} of {count}"))
+}
