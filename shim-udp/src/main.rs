@@ -1,2 +1,3 @@
-//! shim-udp
+//! The UDP shim as a program.
+
 fn main() {}

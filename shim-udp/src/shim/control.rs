@@ -1,0 +1,299 @@
+//! What irmd asks that concerns the shim as a whole: bootstrap, settings, names, status, the end.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use layer::{Now, Output};
+use proto::ipcp::{
+    Answer, Bootstrap, Command, CommandId, Configured, Event, Notice, Settings, State,
+};
+use proto::irm::IpcpStatus;
+use proto::{Code, FlowId, Reason};
+
+use super::limits::Unconfirmed;
+use super::words::Unbound;
+use super::{Ask, Config, Conn, Shim};
+
+impl Shim {
+    pub(super) fn command(&mut self, now: Now, id: CommandId, command: Command) {
+        match command {
+            Command::Bootstrap(b) => {
+                let answer = self.bootstrap(b);
+                self.done(id, answer);
+            }
+            Command::Set(settings) => {
+                let answer = self.set(settings);
+                self.done(id, answer);
+            }
+            Command::Register(name) => {
+                self.names.insert(name);
+                self.done(id, Ok(Answer::Ok));
+            }
+            Command::Unregister(name) => {
+                self.names.remove(&name);
+                self.done(id, Ok(Answer::Ok));
+            }
+            Command::Allocate(allocate) => self.allocate(now, id, allocate),
+            Command::Respond(respond) => self.respond(now, id, respond),
+            Command::Dealloc(flow, reason) => self.dealloc(id, flow, reason),
+            Command::Status => {
+                let status = self.status();
+                self.done(id, Ok(Answer::Status(Box::new(status))));
+            }
+            Command::Shutdown => self.shutdown(id),
+            Command::Enroll(_) => self.not_here(
+                id,
+                "enrol in",
+                "give it an address with 'irm ipcp bootstrap --ip ADDR'",
+            ),
+            Command::Connect(_) | Command::Disconnect(_) => {
+                self.not_here(id, "connect to", "flows are allocated when they are needed");
+            }
+            Command::Invite(_) => {
+                self.not_here(id, "invite to", "invite to the unicast layer above it")
+            }
+        }
+    }
+
+    /// The request socket is bound.
+    pub(super) fn listening(&mut self) {
+        self.retry_at = None;
+        self.enter(State::Up, String::new());
+    }
+
+    pub(super) fn not_listening(&mut self, now: Now, why: Unbound, text: &str) {
+        let Some(config) = &self.config else { return };
+        let (ip, port) = (config.given.ip, config.given.port);
+        let detail = match why {
+            Unbound::NoAddress => {
+                format!("this host has no address {ip} (yet); it is tried again each second")
+            }
+            Unbound::InUse => format!(
+                "UDP port {port} of {ip} is in use by another program: end that, or bootstrap with another --port; it is tried again each second"
+            ),
+            Unbound::Failed => {
+                format!("can't bind UDP port {port} of {ip}: {text}; it is tried again each second")
+            }
+        };
+        self.retry_at = Some(now.mono + RETRY);
+        self.enter(State::Waiting, detail);
+    }
+
+    pub(super) fn listen(&mut self) {
+        self.retry_at = None;
+        if let Some(config) = &self.config {
+            self.ask(Ask::Listen(SocketAddr::new(
+                config.given.ip,
+                config.given.port,
+            )));
+        }
+    }
+
+    pub(super) fn dealloc(&mut self, id: CommandId, flow: FlowId, reason: Reason) {
+        let Some(key) = self.flows.get(&flow).copied() else {
+            // Gone already, as was wanted.
+            return self.done(id, Ok(Answer::Ok));
+        };
+        if let Some(Conn::Dialling(_)) = self.conns.get(&key) {
+            self.fail_dial(key, reason);
+        } else if let Some(flow) = self.drop_conn(key) {
+            self.out.push_back(Output::UpperClose(flow, reason));
+        }
+        self.done(id, Ok(Answer::Ok));
+    }
+
+    /// Why nothing can be allocated now; none when the shim is up.
+    pub(super) fn not_up(&self) -> Option<Reason> {
+        match (self.state, &self.config) {
+            (State::Up, _) => None,
+            (_, Some(config)) => {
+                let text = format!(
+                    "the shim waits for {}:{}; see 'irm status'",
+                    config.given.ip, config.given.port
+                );
+                Some(Reason::new(Code::Unreachable, text))
+            }
+            (_, None) => Some(Reason::new(
+                Code::Failed,
+                "the shim has no address; run 'irm ipcp bootstrap' first",
+            )),
+        }
+    }
+
+    fn bootstrap(&mut self, b: Bootstrap) -> Result<Answer, Reason> {
+        let usage = |text: &str| Reason::new(Code::Usage, text);
+        let given = b
+            .shim_udp
+            .ok_or_else(|| usage("a UDP shim needs an address: --ip ADDR"))?;
+        if !b.over.is_empty() || !b.prefixes.is_empty() {
+            return Err(usage(
+                "a UDP shim has no lower layer and no prefix; leave --over and --prefix out",
+            ));
+        }
+        if given.ip.is_unspecified() || given.ip.is_multicast() || given.port == 0 {
+            return Err(usage(
+                "a UDP shim needs one specific address of this host and a port",
+            ));
+        }
+        let configured = Configured {
+            layer: b.layer.clone(),
+            member: None,
+            prefixes: Vec::new(),
+            address: 0,
+        };
+        if let Some(config) = &self.config {
+            return match config.layer == b.layer && config.given == given {
+                true => Ok(Answer::Configured(configured)),
+                false => Err(Reason::new(
+                    Code::Conflict,
+                    "the shim is bootstrapped with other parameters; destroy it first",
+                )),
+            };
+        }
+        if let Some((lo, hi)) = given.flow_ports {
+            // Half the ports stay for flows that are confirmed.
+            self.unconfirmed = Unconfirmed::new(usize::from(hi - lo).div_ceil(2));
+        }
+        let hosts: BTreeMap<_, _> = given.hosts.iter().map(|h| (h.name.clone(), h.at)).collect();
+        let offload = given.offload.clone();
+        if !offload.is_empty() {
+            self.ask(Ask::Offload(offload.clone()));
+        }
+        self.config = Some(Config {
+            layer: b.layer,
+            given,
+            hosts,
+            offload,
+        });
+        self.listen();
+        Ok(Answer::Configured(configured))
+    }
+
+    fn set(&mut self, settings: Settings) -> Result<Answer, Reason> {
+        if !settings.over.is_empty() {
+            return Err(Reason::new(
+                Code::Usage,
+                "a UDP shim has no lower layer; leave --over out",
+            ));
+        }
+        let Some(config) = &mut self.config else {
+            return Err(Reason::new(
+                Code::Failed,
+                "the shim is not bootstrapped; run 'irm ipcp bootstrap' first",
+            ));
+        };
+        config
+            .hosts
+            .extend(settings.hosts.into_iter().map(|h| (h.name, h.at)));
+        for new in &settings.offload {
+            config.offload.retain(|old| old.kind != new.kind);
+            config.offload.push(*new);
+        }
+        if !settings.offload.is_empty() {
+            self.ask(Ask::Offload(settings.offload));
+        }
+        Ok(Answer::Ok)
+    }
+
+    fn shutdown(&mut self, id: CommandId) {
+        let keys: Vec<_> = self.conns.keys().copied().collect();
+        let reason = Reason::new(Code::Closed, "the shim is shut down");
+        for key in keys {
+            match self.conns.get(&key) {
+                Some(Conn::Dialling(_)) => self.fail_dial(key, reason.clone()),
+                Some(Conn::Up(_)) => self.end_flow(key, reason.clone()),
+                Some(Conn::Unconfirmed(_) | Conn::Pending(..)) | None => {
+                    self.drop_conn(key);
+                }
+            }
+        }
+        self.done(id, Ok(Answer::Ok));
+        self.out.push_back(Output::Exit);
+    }
+
+    fn not_here(&mut self, id: CommandId, what: &str, instead: &str) {
+        let text = format!("a UDP shim has no members, there is nothing to {what}; {instead}");
+        self.done(id, Err(Reason::new(Code::Usage, text)));
+    }
+
+    /// Goes to another state, and says so once, however often it is tried.
+    fn enter(&mut self, state: State, detail: String) {
+        if self.state == state && self.detail == detail {
+            return;
+        }
+        self.state = state;
+        self.detail.clone_from(&detail);
+        self.event(Event::State(state, detail.clone()));
+        let warning = state != State::Up;
+        let text = if warning {
+            detail
+        } else {
+            "the shim is bound".to_owned()
+        };
+        self.event(Event::Notice(Notice {
+            kind: "shim.listen".to_owned(),
+            text,
+            fields: Vec::new(),
+            warning,
+        }));
+    }
+
+    fn status(&self) -> IpcpStatus {
+        let mut settings = HashMap::default();
+        if let Some(c) = &self.config {
+            settings.insert("ip".to_owned(), c.given.ip.to_string());
+            settings.insert("port".to_owned(), c.given.port.to_string());
+            let hosts: Vec<_> = c
+                .hosts
+                .iter()
+                .map(|(name, at)| format!("{name}={at}"))
+                .collect();
+            settings.insert("hosts".to_owned(), hosts.join(" "));
+            settings.insert(
+                "dns".to_owned(),
+                c.given.dns.map(|d| d.to_string()).unwrap_or_default(),
+            );
+            let ports = c.given.flow_ports.map(|(lo, hi)| format!("{lo}-{hi}"));
+            settings.insert("flow_ports".to_owned(), ports.unwrap_or_default());
+            for offload in &c.offload {
+                if let Some((kind, mode)) = offload.to_string().split_once('=') {
+                    settings.insert(kind.to_owned(), mode.to_owned());
+                }
+            }
+        }
+        let mut counters: HashMap<_, _> = self
+            .counters
+            .iter()
+            .map(|(what, n)| (what.to_owned(), n))
+            .collect();
+        counters.insert("now.unconfirmed".to_owned(), self.unconfirmed.len() as u64);
+        counters.insert("now.pending".to_owned(), self.requests.len() as u64);
+        let layer = self
+            .config
+            .as_ref()
+            .map(|c| c.layer.to_string())
+            .unwrap_or_default();
+        let flows = self.conns.values().filter_map(|conn| match conn {
+            Conn::Up(flow) => Some(flow.info(&layer)),
+            Conn::Dialling(_) | Conn::Unconfirmed(_) | Conn::Pending(..) => None,
+        });
+        IpcpStatus {
+            state: self.state.word().to_owned(),
+            flows: flows.collect(),
+            counters,
+            warnings: if self.detail.is_empty() {
+                Vec::new()
+            } else {
+                vec![self.detail.clone()]
+            },
+            names: self.names.iter().map(ToString::to_string).collect(),
+            settings,
+            layer: layer.clone(),
+            ..IpcpStatus::default()
+        }
+    }
+}
+
+/// How often an absent address or a used port is tried.
+const RETRY: Duration = Duration::from_secs(1);
