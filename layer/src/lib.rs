@@ -18,6 +18,7 @@
 //!                        Lower flows (PDUs)
 //! ```
 
+pub mod crypt;
 mod ipcp;
 mod lower;
 mod unicast;

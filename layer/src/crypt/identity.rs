@@ -1,0 +1,154 @@
+//! What makes a process one member: its key, its certificate chain and the roots that it trusts.
+
+use std::fmt;
+
+use proto::{Addr, Code, Label, Reason};
+use ring::signature::{Ed25519KeyPair, KeyPair as _};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use zeroize::Zeroizing;
+
+use super::file::{Corrupt, Reader, Writer};
+use super::{CertError, MemberCert, Roots};
+use crate::UnixTime;
+
+/// The identity of one member of one layer.
+pub struct Identity {
+    pkcs8: Zeroizing<Vec<u8>>,
+    key: Ed25519KeyPair,
+    cert: MemberCert,
+    chain: Vec<Vec<u8>>,
+    roots: Roots,
+}
+
+impl Identity {
+    /// Puts together what belongs together; refuses a key that isn't the certificate's.
+    pub(super) fn new(pkcs8: Zeroizing<Vec<u8>>, cert: MemberCert, intermediates: Vec<Vec<u8>>, roots: Roots) -> Result<Self, CertError> {
+        let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8).map_err(|_| CertError::Malformed("its key can't be read"))?;
+        if key.public_key().as_ref() != cert.public_key() {
+            return Err(CertError::Malformed("its key is another one"));
+        }
+        // The root goes along, so that a joiner can compare it with its invitation.
+        let leaf = cert.der().to_vec();
+        let chain = std::iter::once(leaf).chain(intermediates).chain(roots.ders().iter().cloned()).collect();
+        Ok(Self { pkcs8, key, cert, chain, roots })
+    }
+
+    /// Takes a certificate of a site's own authority: `ca`, `cert` (with any intermediates behind it) and `key` as PEM or
+    /// DER; the key is Ed25519 in PKCS#8.
+    pub fn from_pki(layer: &Label, member: &Label, ca: &[u8], cert: &[u8], key: &[u8], now: UnixTime) -> Result<Self, Reason> {
+        let roots = certificates(ca, "--ca")?;
+        let mut chain = certificates(cert, "--cert")?;
+        let key = private_key(key)?;
+        let usage = |e: CertError| Reason::new(Code::Usage, format!("can't use this certificate as member {member}: {e}"));
+        let roots = Roots::new(roots).map_err(usage)?;
+        let leaf = chain.remove(0);
+        let cert = MemberCert::verify(&leaf, &chain, &roots, layer, now).map_err(usage)?;
+        if cert.member() != member {
+            let text = format!("the certificate is for member {}, not for {member}; use that name", cert.member());
+            return Err(Reason::new(Code::Conflict, text));
+        }
+        Self::new(key, cert, chain, roots).map_err(usage)
+    }
+
+    /// Reads what [`Identity::to_bytes`] wrote. Whether the certificate is still in time shows at the first handshake.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Corrupt> {
+        let mut r = Reader::new(KIND, VERSION, bytes)?;
+        let key = Zeroizing::new(r.bytes()?.to_vec());
+        let cert = MemberCert::parse(r.bytes()?).map_err(|_| r.damaged("its certificate can't be read"))?;
+        let intermediates = r.list(|r| r.bytes().map(<[u8]>::to_vec))?;
+        let roots = r.list(|r| r.bytes().map(<[u8]>::to_vec))?;
+        r.end()?;
+        let roots = Roots::new(roots).map_err(|_| r.damaged("its authority can't be read"))?;
+        Self::new(key, cert, intermediates, roots).map_err(|_| r.damaged("its key and its certificate don't match"))
+    }
+
+    /// The bytes to keep in a file that only the owner may read.
+    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
+        let mut w = Writer::new(KIND, VERSION);
+        w.bytes(&self.pkcs8).bytes(self.cert.der());
+        let intermediates = &self.chain[1..self.chain.len() - self.roots.ders().len()];
+        for list in [intermediates, self.roots.ders()] {
+            w.u64(list.len() as u64);
+            list.iter().for_each(|der| {
+                w.bytes(der);
+            });
+        }
+        w.finish()
+    }
+
+    /// The layer.
+    pub fn layer(&self) -> &Label {
+        self.cert.layer()
+    }
+
+    /// The member.
+    pub fn member(&self) -> &Label {
+        self.cert.member()
+    }
+
+    /// The member's address in the layer.
+    pub fn address(&self) -> Addr {
+        self.cert.address()
+    }
+
+    /// The member's certificate.
+    pub fn cert(&self) -> &MemberCert {
+        &self.cert
+    }
+
+    /// The authorities of the layer.
+    pub fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
+    /// The certificates that a peer gets to see, DER: the member's, any intermediates, the roots.
+    pub fn chain(&self) -> &[Vec<u8>] {
+        &self.chain
+    }
+
+    /// An Ed25519 signature.
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let mut out = [0; 64];
+        out.copy_from_slice(self.key.sign(message).as_ref());
+        out
+    }
+
+    pub(super) fn private_key(&self) -> PrivateKeyDer<'static> {
+        PrivatePkcs8KeyDer::from(self.pkcs8.to_vec()).into()
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({:?})", self.cert)
+    }
+}
+
+/// The certificates of a file, at least one.
+fn certificates(bytes: &[u8], what: &str) -> Result<Vec<Vec<u8>>, Reason> {
+    if !is_pem(bytes) {
+        return Ok(vec![bytes.to_vec()]);
+    }
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).map(|c| c.map(|c| c.to_vec())).collect();
+    match all {
+        Ok(all) if !all.is_empty() => Ok(all),
+        _ => Err(Reason::new(Code::Usage, format!("{what} holds no certificate; give one as PEM or DER"))),
+    }
+}
+
+fn private_key(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Reason> {
+    if !is_pem(bytes) {
+        return Ok(Zeroizing::new(bytes.to_vec()));
+    }
+    PrivatePkcs8KeyDer::from_pem_slice(bytes)
+        .map(|key| Zeroizing::new(key.secret_pkcs8_der().to_vec()))
+        .map_err(|_| Reason::new(Code::Usage, "--key holds no key; give an Ed25519 key in PKCS#8 as PEM or DER"))
+}
+
+fn is_pem(bytes: &[u8]) -> bool {
+    bytes.windows(11).take(4096).any(|w| w == b"-----BEGIN ")
+}
+
+const KIND: &str = "identity";
+const VERSION: u16 = 1;

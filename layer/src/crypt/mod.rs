@@ -1,0 +1,62 @@
+//! Who is who, and what nobody else may read: certificates, enrolment, handshakes, sealing.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `cert` | a member's certificate and when it is believed |
+//! | `prefix` | the prefixes in it (RFC 3779) |
+//! | `identity` | key, chain and roots of one member |
+//! | `authority` | the root key of a layer, its ledger and its open invitations |
+//! | `invitation` | the line that lets somebody join, and the joiner's side of enrolment |
+//! | `tls` | what rustls is told: who is trusted, which suites, what time it is |
+//! | `handshake` | TLS 1.3 over PDUs that may be lost, doubled, reordered or forged |
+//! | `secrets` | every key that follows from a handshake |
+//! | `seal`, `window` | sealing and opening where a PDU lies, each PDU once |
+//! | `file` | how identity and authority lie in a file |
+//!
+//! Keys and ids come from ring's own source of chance: no decision, order or size in a layer may follow from them.
+
+mod authority;
+mod issue;
+mod cert;
+mod file;
+mod handshake;
+mod identity;
+mod invitation;
+mod prefix;
+mod seal;
+mod secrets;
+mod tls;
+mod window;
+
+pub use authority::{Audit, Authority};
+pub use cert::{CertError, MemberCert, Roots};
+pub use file::Corrupt;
+pub use handshake::{Handshake, HandshakeError, Outcome};
+pub use identity::Identity;
+pub use invitation::{Invitation, Joiner};
+pub use seal::{Aead, FlowKey, MAX_BLOCKS, OpenError, OpenKey, REKEY_BLOCKS, SealError, SealKey, TAG};
+pub use secrets::Secrets;
+pub use tls::{Clock, TlsConfig};
+pub use window::ReplayWindow;
+
+use proto::{Addr, Label, Name};
+use ring::digest;
+
+/// The address of a member: the first 8 bytes of SHA-256(layer ‖ 0 ‖ member).
+pub fn address(layer: &Label, member: &Label) -> Addr {
+    let [a, b, c, d, e, f, g, h, ..] = sha256(&[layer.as_str().as_bytes(), &[0], member.as_str().as_bytes()]);
+    Addr(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
+}
+
+/// What the directory knows a name by: SHA-256(layer ‖ 0 ‖ name).
+pub fn name_hash(layer: &Label, name: &Name) -> [u8; 32] {
+    sha256(&[layer.as_str().as_bytes(), &[0], name.as_str().as_bytes()])
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut context = digest::Context::new(&digest::SHA256);
+    parts.iter().for_each(|part| context.update(part));
+    let mut out = [0; 32];
+    out.copy_from_slice(context.finish().as_ref());
+    out
+}
