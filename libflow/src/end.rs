@@ -1,0 +1,316 @@
+//! One end of a flow, below the two faces (async and blocking) that wait in their own ways.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use proto::record::{Item, Peer};
+use proto::{Batch, Code, FlowId, Framing, QosSpec, Reason};
+use rustix::net::{RecvFlags, SendFlags};
+
+use crate::error::FlowError;
+use crate::port::{Joined, Received, RecordSocket};
+use crate::session::Direct;
+
+/// How many bytes of SDUs went each way.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) rx_bytes: AtomicU64,
+    pub(crate) tx_bytes: AtomicU64,
+}
+
+/// The socket of a flow, what is known of the flow, and the rest of the record that was received last.
+#[derive(Debug)]
+pub(crate) struct End {
+    pub(crate) socket: RecordSocket,
+    pub(crate) flow: FlowId,
+    pub(crate) qos: QosSpec,
+    pub(crate) peer: Peer,
+    mtu: AtomicU32,
+    // Only two readers at once would wait for each other here.
+    reader: Mutex<Reader>,
+    down: OnceLock<Reason>,
+    last_word: Mutex<Option<Reason>>,
+    counters: Arc<Counters>,
+    // Dropped after the socket has been closed: tells irmd.
+    _direct: Option<Direct>,
+}
+
+/// The record that was received last, as far as it has not been handed out.
+#[derive(Debug, Default)]
+struct Reader {
+    record: Option<Batch>,
+    at: usize,
+}
+
+/// Whether a call that could not go on returns or waits in the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Try,
+    Block,
+}
+
+impl End {
+    pub(crate) fn new(joined: Joined, direct: Option<Direct>) -> Self {
+        let Joined {
+            socket,
+            welcome,
+            handed: _,
+        } = joined;
+        let counters = direct.as_ref().map(Direct::counters).unwrap_or_default();
+        Self {
+            socket,
+            flow: welcome.flow,
+            qos: welcome.qos,
+            peer: welcome.peer,
+            mtu: AtomicU32::new(welcome.mtu),
+            reader: Mutex::default(),
+            down: OnceLock::new(),
+            last_word: Mutex::new(None),
+            counters,
+            _direct: direct,
+        }
+    }
+
+    pub(crate) fn mtu(&self) -> u32 {
+        self.mtu.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn rx_bytes(&self) -> u64 {
+        self.counters.rx_bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn tx_bytes(&self) -> u64 {
+        self.counters.tx_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Whether a read would give something without asking the kernel.
+    pub(crate) fn has_pending(&self) -> bool {
+        self.reader().record.is_some() || self.down.get().is_some()
+    }
+
+    /// The next SDU into `buf`; `None`: nothing there yet.
+    pub(crate) fn read(&self, buf: &mut [u8], mode: Mode) -> Result<Option<usize>, FlowError> {
+        let mut reader = self.reader();
+        loop {
+            if let Some(sdu) = reader.peek() {
+                let len = sdu.len();
+                let Some(room) = buf.get_mut(..len) else {
+                    return Err(FlowError::BufferTooSmall { len });
+                };
+                room.copy_from_slice(sdu);
+                reader.advance(len);
+                self.counters
+                    .rx_bytes
+                    .fetch_add(len as u64, Ordering::Relaxed);
+                return Ok(Some(len));
+            }
+            let mut record = Batch::new(Framing::Record);
+            if !self.fill(&mut record, mode)? {
+                return Ok(None);
+            }
+            *reader = Reader {
+                record: Some(record),
+                at: 0,
+            };
+        }
+    }
+
+    /// All SDUs of the next record, or what is left of the last, into `batch`; `false`: nothing there yet.
+    pub(crate) fn read_batch(&self, batch: &mut Batch, mode: Mode) -> Result<bool, FlowError> {
+        let mut reader = self.reader();
+        if reader.at == 0
+            && let Some(whole) = reader.record.take()
+        {
+            *batch = whole;
+        } else if reader.record.is_some() {
+            *batch = Batch::new(Framing::Record);
+            while let Some(sdu) = reader.peek() {
+                let len = sdu.len();
+                if let Some(room) = batch.push(len) {
+                    room.copy_from_slice(sdu);
+                }
+                reader.advance(len);
+            }
+        } else if !self.fill(batch, mode)? {
+            return Ok(false);
+        }
+        let bytes = batch.bytes().len() - 2 * batch.count();
+        self.counters
+            .rx_bytes
+            .fetch_add(bytes as u64, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// Writes one SDU; `false`: the kernel holds as much as it takes.
+    pub(crate) fn write(&self, sdu: &[u8], mode: Mode) -> Result<bool, FlowError> {
+        self.check(sdu.len())?;
+        let flags = if mode == Mode::Try {
+            SendFlags::DONTWAIT
+        } else {
+            SendFlags::empty()
+        };
+        self.sent(self.socket.send_sdu(sdu, flags), sdu.len())
+    }
+
+    /// Writes all SDUs of `batch` as one record; `false`: the kernel holds as much as it takes.
+    pub(crate) fn write_batch(&self, batch: &Batch, mode: Mode) -> Result<bool, FlowError> {
+        if batch.framing() != Framing::Record {
+            return Err(misuse("a flow takes batches with Framing::Record"));
+        }
+        if batch.is_empty() {
+            return Ok(true);
+        }
+        let longest = batch.iter().map(<[u8]>::len).max().unwrap_or_default();
+        self.check(longest)?;
+        let sent = match mode {
+            Mode::Try => self.socket.try_send(batch),
+            Mode::Block => self.socket.send(batch),
+        };
+        self.sent(sent, batch.bytes().len() - 2 * batch.count())
+    }
+
+    /// What the other side is to hear when this end is dropped.
+    pub(crate) fn close_with(&self, reason: Reason) {
+        *self
+            .last_word
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    }
+
+    /// Receives until SDUs came (`true`) or nothing is there (`false`), and acts on control items on the way.
+    fn fill(&self, record: &mut Batch, mode: Mode) -> Result<bool, FlowError> {
+        let flags = if mode == Mode::Try {
+            RecvFlags::DONTWAIT
+        } else {
+            RecvFlags::empty()
+        };
+        loop {
+            if let Some(reason) = self.down.get() {
+                return Err(FlowError::Down(reason.clone()));
+            }
+            match self.socket.recv(record, flags) {
+                Ok(Received::Data) => return Ok(true),
+                Ok(Received::Item(Item::Mtu(mtu))) => self.mtu.store(mtu, Ordering::Relaxed),
+                Ok(Received::Item(Item::Down(reason)) | Received::Bad(reason)) => {
+                    self.went_down(reason)
+                }
+                Ok(Received::Item(Item::Join(_) | Item::Welcome(_))) => {
+                    self.went_down(Reason::new(
+                        Code::PeerMisbehaved,
+                        "a Join or Welcome came in the midst of the flow",
+                    ));
+                }
+                Ok(Received::End) => self.went_down(died()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => self.went_down(Reason::new(
+                    Code::Failed,
+                    format!("reading the flow's socket failed: {e}"),
+                )),
+            }
+        }
+    }
+
+    fn check(&self, len: usize) -> Result<(), FlowError> {
+        if len == 0 {
+            return Err(misuse("an SDU has at least one byte"));
+        }
+        let mtu = self.mtu();
+        if len > Batch::MAX_PACKET || len > mtu as usize {
+            return Err(FlowError::TooLarge {
+                len,
+                mtu: mtu.min(Batch::MAX_PACKET as u32),
+            });
+        }
+        match self.down.get() {
+            Some(reason) => Err(FlowError::Down(reason.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn sent(&self, result: io::Result<()>, bytes: usize) -> Result<bool, FlowError> {
+        match result {
+            Ok(()) => {
+                self.counters
+                    .tx_bytes
+                    .fetch_add(bytes as u64, Ordering::Relaxed);
+                Ok(true)
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => Ok(false),
+            // Not noted as down: what has arrived before can still be read, the reason at its end.
+            Err(_) => Err(FlowError::Down(
+                self.socket.peek_down().unwrap_or_else(died),
+            )),
+        }
+    }
+
+    fn went_down(&self, reason: Reason) {
+        // The first reason stays.
+        let _ = self.down.set(reason);
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Reader> {
+        self.reader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsFd for End {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl std::os::fd::AsRawFd for End {
+    fn as_raw_fd(&self) -> std::os::fd::RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        if self.down.get().is_none() {
+            let reason = self
+                .last_word
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
+            let reason = reason
+                .unwrap_or_else(|| Reason::new(Code::Closed, "the other side closed the flow"));
+            // If the queue is full, the end of the file says as much.
+            let _ = self.socket.try_send_item(&Item::Down(reason), None);
+        }
+        self.socket.shutdown();
+    }
+}
+
+impl Reader {
+    fn peek(&self) -> Option<&[u8]> {
+        // set_record has checked every length.
+        let rest = self.record.as_ref()?.bytes().get(self.at..)?;
+        let len = usize::from(u16::from_be_bytes([*rest.first()?, *rest.get(1)?]));
+        rest.get(2..2 + len)
+    }
+
+    fn advance(&mut self, len: usize) {
+        self.at += 2 + len;
+        if self
+            .record
+            .as_ref()
+            .is_none_or(|record| self.at >= record.bytes().len())
+        {
+            *self = Self::default();
+        }
+    }
+}
+
+fn died() -> Reason {
+    Reason::new(
+        Code::Unreachable,
+        "the other side of the flow ended without a word; allocate a new one",
+    )
+}
+
+fn misuse(what: &str) -> FlowError {
+    FlowError::ApiMisuse(Reason::new(Code::Usage, what))
+}

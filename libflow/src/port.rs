@@ -1,0 +1,599 @@
+//! The data socket of a flow: a Unix `SOCK_SEQPACKET` socket that carries records (see [`proto::record`]).
+//!
+//! Programs use it through [`crate::Flow`]; IPC processes use it as it is. A descriptor must not be trusted further than
+//! its token and uid: records are checked here, and a bad one ends the flow.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use proto::record::{Item, Record, Welcome};
+use proto::{Batch, Code, FlowId, Reason, Token};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType, sockopt,
+};
+
+/// One end of a record socket. All calls with `try_` return at once, with `WouldBlock` where nothing can be done.
+#[derive(Debug)]
+pub struct RecordSocket(OwnedFd);
+
+/// What one received record was.
+#[derive(Debug)]
+pub enum Received {
+    /// SDUs; they are in the batch now.
+    Data,
+    /// A control item.
+    Item(Item),
+    /// The other side closed its end or died.
+    End,
+    /// The other side broke the rules of records; the flow is to be closed with this reason.
+    Bad(Reason),
+}
+
+/// A flow that was joined: its socket, what the Welcome said, and the descriptor that came with it, if one did.
+#[derive(Debug)]
+pub struct Joined {
+    /// Carries records, or only control items where a descriptor was handed over.
+    pub socket: RecordSocket,
+    /// The flow.
+    pub welcome: Welcome,
+    /// The UDP socket of a shim; only IPC processes get one.
+    pub handed: Option<OwnedFd>,
+}
+
+impl RecordSocket {
+    /// What is asked for as `SO_SNDBUF`: about 16 full records (the default holds 3).
+    pub const SEND_BUFFER: usize = 1 << 20;
+
+    /// Connects to the data socket at `path`. A listener whose queue is full is an error, not a wait.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let socket = Self::new()?;
+        rustix::net::connect(&socket.0, &address(path)?)?;
+        Ok(socket)
+    }
+
+    /// Two ends that are connected to each other.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (a, b) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok((Self::from_fd(a), Self::from_fd(b)))
+    }
+
+    /// Takes a connected `SOCK_SEQPACKET` socket.
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        // Beyond the system's limit only for who may; otherwise as much as allowed. The default works too, but slower.
+        if sockopt::set_socket_send_buffer_size_force(&fd, Self::SEND_BUFFER).is_err() {
+            let _ = sockopt::set_socket_send_buffer_size(&fd, Self::SEND_BUFFER);
+        }
+        Self(fd)
+    }
+
+    /// Joins the flow that `token` stands for at the data socket `path`, waiting for the Welcome until `deadline`.
+    pub async fn join(
+        path: &Path,
+        token: &Token,
+        deadline: tokio::time::Instant,
+    ) -> Result<Joined, Reason> {
+        let failed = |what: &str, why: &dyn std::fmt::Display| {
+            Reason::new(
+                Code::Unreachable,
+                format!("can't join the flow at {}: {what}: {why}", path.display()),
+            )
+        };
+        let socket = connect_until(path, deadline)
+            .await
+            .map_err(|e| failed("connecting", &e))?;
+        socket
+            .try_send_item(&Item::Join(token.clone()), None)
+            .map_err(|e| failed("sending the token", &e))?;
+        let socket = crate::watch(socket, tokio::io::Interest::READABLE)
+            .map_err(|e| failed("waiting for the Welcome", &e))?;
+        let first = async {
+            loop {
+                let mut guard = socket.readable().await?;
+                match socket.get_ref().try_recv_first() {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
+                    other => return other,
+                }
+            }
+        };
+        let first = tokio::time::timeout_at(deadline, first).await;
+        let (item, handed) = first
+            .map_err(|_| {
+                Reason::new(
+                    Code::TimedOut,
+                    format!("no Welcome came from {} in time", path.display()),
+                )
+            })?
+            .map_err(|e| failed("waiting for the Welcome", &e))?;
+        match item {
+            Item::Welcome(welcome) => Ok(Joined {
+                socket: socket.into_inner(),
+                welcome,
+                handed,
+            }),
+            Item::Down(reason) => Err(reason),
+            Item::Join(_) | Item::Mtu(_) => Err(Reason::new(
+                Code::PeerMisbehaved,
+                format!(
+                    "{} answered with something else than a Welcome",
+                    path.display()
+                ),
+            )),
+        }
+    }
+
+    /// Sends a record of SDUs.
+    pub fn try_send(&self, batch: &Batch) -> io::Result<()> {
+        self.send_bytes(&[IoSlice::new(batch.bytes())], SendFlags::DONTWAIT)
+    }
+
+    /// Sends one SDU as a record of its own, without a copy; `sdu` has 1..=[`Batch::MAX_PACKET`] bytes.
+    pub fn try_send_sdu(&self, sdu: &[u8]) -> io::Result<()> {
+        self.send_sdu(sdu, SendFlags::DONTWAIT)
+    }
+
+    /// Sends a control item, and a descriptor with it if there is one.
+    pub fn try_send_item(&self, item: &Item, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let bytes = item.encode();
+        let Some(fd) = fd else {
+            return self.send_bytes(&[IoSlice::new(&bytes)], SendFlags::DONTWAIT);
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let fds = [fd];
+        control.push(SendAncillaryMessage::ScmRights(&fds));
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        rustix::net::sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, flags)?;
+        Ok(())
+    }
+
+    /// Receives one record into `batch`. Descriptors that somebody sends along are closed by the kernel.
+    pub fn try_recv(&self, batch: &mut Batch) -> io::Result<Received> {
+        self.recv(batch, RecvFlags::DONTWAIT)
+    }
+
+    /// Receives the first record, which must be a control item, and the descriptor that came with it.
+    pub fn try_recv_first(&self) -> io::Result<(Item, Option<OwnedFd>)> {
+        let mut bytes = [0; FIRST];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+        let got = retry(|| {
+            rustix::net::recvmsg(
+                &self.0,
+                &mut [IoSliceMut::new(&mut bytes)],
+                &mut control,
+                flags,
+            )
+        })?;
+        if got.bytes == 0 {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the other side closed the socket",
+            ));
+        }
+        let bad = |why: &str| io::Error::new(io::ErrorKind::InvalidData, why.to_owned());
+        if got.flags.contains(rustix::net::ReturnFlags::TRUNC) {
+            return Err(bad("the first record is too long"));
+        }
+        let handed = control.drain().find_map(|message| {
+            if let RecvAncillaryMessage::ScmRights(mut fds) = message {
+                fds.next()
+            } else {
+                None
+            }
+        });
+        match Record::parse(&bytes[..got.bytes]) {
+            Ok(Record::Control(item)) => Ok((item, handed)),
+            Ok(Record::Data) => Err(bad("the first record holds SDUs")),
+            Err(e) => Err(bad(&e.to_string())),
+        }
+    }
+
+    /// The uid of the process at the other end, as the kernel knows it.
+    pub fn peer_uid(&self) -> io::Result<u32> {
+        // Not by rustix, whose Pid can't be 0: the kernel says 0 for a process of another pid namespace.
+        Ok(
+            nix::sys::socket::getsockopt(&self.0, nix::sys::socket::sockopt::PeerCredentials)?
+                .uid(),
+        )
+    }
+
+    /// Why the other side closed, if its last word is the next record; takes nothing off the queue.
+    pub(crate) fn peek_down(&self) -> Option<Reason> {
+        let mut bytes = [0; FIRST];
+        let (_, len) = retry(|| {
+            rustix::net::recv(
+                &self.0,
+                &mut bytes[..],
+                RecvFlags::PEEK | RecvFlags::DONTWAIT,
+            )
+        })
+        .ok()?;
+        match Record::parse(bytes.get(..len)?) {
+            Ok(Record::Control(Item::Down(reason))) => Some(reason),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn recv(&self, batch: &mut Batch, flags: RecvFlags) -> io::Result<Received> {
+        // TRUNC: the kernel tells a record's true length, so that a cut one shows.
+        let (_, len) =
+            retry(|| rustix::net::recv(&self.0, batch.space(), flags | RecvFlags::TRUNC))?;
+        if len == 0 {
+            return Ok(Received::End);
+        }
+        let bad = |why: &dyn std::fmt::Display| {
+            Ok(Received::Bad(Reason::new(
+                Code::PeerMisbehaved,
+                format!("bad record: {why}"),
+            )))
+        };
+        if len > Batch::CAPACITY {
+            return bad(&format_args!(
+                "it has {len} bytes; at most {} are allowed",
+                Batch::CAPACITY
+            ));
+        }
+        if let Err(why) = batch.set_record(len) {
+            let control = batch.space();
+            return match Record::parse(&control[..len]) {
+                Ok(Record::Control(item)) => Ok(Received::Item(item)),
+                Ok(Record::Data) => bad(&why),
+                Err(why) => bad(&why),
+            };
+        }
+        Ok(Received::Data)
+    }
+
+    pub(crate) fn send(&self, batch: &Batch) -> io::Result<()> {
+        self.send_bytes(&[IoSlice::new(batch.bytes())], SendFlags::empty())
+    }
+
+    pub(crate) fn send_sdu(&self, sdu: &[u8], flags: SendFlags) -> io::Result<()> {
+        // The callers have checked the size against MAX_PACKET, which is below u16::MAX.
+        let head = (sdu.len() as u16).to_be_bytes();
+        self.send_bytes(&[IoSlice::new(&head), IoSlice::new(sdu)], flags)
+    }
+
+    fn send_bytes(&self, parts: &[IoSlice<'_>], flags: SendFlags) -> io::Result<()> {
+        let flags = flags | SendFlags::NOSIGNAL;
+        loop {
+            match rustix::net::sendmsg(&self.0, parts, &mut SendAncillaryBuffer::default(), flags) {
+                Err(Errno::INTR) => {}
+                other => return Ok(other.map(drop)?),
+            }
+        }
+    }
+
+    /// Waits until the socket is readable or writable; `false` at the deadline.
+    pub(crate) fn wait(&self, flags: PollFlags, deadline: Instant) -> io::Result<bool> {
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec {
+                tv_sec: left.as_secs().try_into().unwrap_or(i64::MAX),
+                tv_nsec: left.subsec_nanos().into(),
+            };
+            match rustix::event::poll(&mut [PollFd::new(&self.0, flags)], Some(&left)) {
+                Err(Errno::INTR) => {}
+                other => return Ok(other? > 0),
+            }
+        }
+    }
+
+    /// Ends both directions, also for who holds a copy of the descriptor.
+    pub(crate) fn shutdown(&self) {
+        let _ = rustix::net::shutdown(&self.0, rustix::net::Shutdown::Both);
+    }
+
+    fn new() -> io::Result<Self> {
+        let fd = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC,
+            None,
+        )?;
+        Ok(Self::from_fd(fd))
+    }
+}
+
+impl AsFd for RecordSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for RecordSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// A listening data socket; its file goes away with it.
+#[derive(Debug)]
+pub struct Door {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl Door {
+    /// Listens at `path`, which everybody may connect to: the token and the uid decide. What lies there is replaced if
+    /// `replace`, else an error.
+    pub fn open(path: &Path, replace: bool) -> io::Result<Self> {
+        if replace {
+            match std::fs::remove_file(path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        let fd = rustix::net::socket_with(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+            None,
+        )?;
+        rustix::net::bind(&fd, &address(path)?)?;
+        let door = Self {
+            fd,
+            path: path.to_owned(),
+        };
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+        rustix::net::listen(&door.fd, BACKLOG)?;
+        Ok(door)
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The next process that connected, and its uid.
+    pub fn try_accept(&self) -> io::Result<(RecordSocket, u32)> {
+        let fd = retry(|| rustix::net::accept_with(&self.fd, SocketFlags::CLOEXEC))?;
+        let socket = RecordSocket::from_fd(fd);
+        let uid = socket.peer_uid()?;
+        Ok((socket, uid))
+    }
+}
+
+impl AsFd for Door {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl AsRawFd for Door {
+    fn as_raw_fd(&self) -> RawFd {
+        self.fd.as_raw_fd()
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// The key that opens one flow, once: a token and the uid of the process that may show it.
+#[derive(Debug)]
+pub struct Key {
+    /// The flow.
+    pub flow: FlowId,
+    /// The secret.
+    pub token: Token,
+    /// Who may show it.
+    pub uid: u32,
+}
+
+impl Key {
+    /// Whether `token`, shown by a process of `uid`, fits. Takes as long for a nearly right token as for a wrong one.
+    pub fn fits(&self, token: &Token, uid: u32) -> bool {
+        let differs = self
+            .token
+            .0
+            .iter()
+            .zip(token.0)
+            .fold(0, |d, (a, b)| std::hint::black_box(d | (a ^ b)));
+        // The overflow uid stands for whoever has no uid in this user namespace, so it owns nothing.
+        differs == 0 && uid == self.uid && uid != OVERFLOW_UID
+    }
+}
+
+/// What a process hears that showed a token which opens nothing.
+pub fn no_such_token() -> Reason {
+    Reason::new(
+        Code::Denied,
+        "the token opens no flow for this user; it works once, for 10 s; allocate again",
+    )
+}
+
+async fn connect_until(path: &Path, deadline: tokio::time::Instant) -> io::Result<RecordSocket> {
+    let socket = RecordSocket::new()?;
+    let address = address(path)?;
+    // A Unix connect waits only while the listener's queue is full; it is asked again rather than blocking the thread.
+    rustix::io::ioctl_fionbio(&socket.0, true)?;
+    loop {
+        match rustix::net::connect(&socket.0, &address) {
+            Err(Errno::AGAIN) if tokio::time::Instant::now() < deadline => {
+                tokio::time::sleep(CONNECT_AGAIN).await
+            }
+            Err(Errno::INTR) => {}
+            other => {
+                other?;
+                break;
+            }
+        }
+    }
+    // Blocking again, since the blocking face reads and writes it as it is; `try_` calls say DONTWAIT each.
+    rustix::io::ioctl_fionbio(&socket.0, false)?;
+    Ok(socket)
+}
+
+fn address(path: &Path) -> io::Result<SocketAddrUnix> {
+    SocketAddrUnix::new(path).map_err(|e| match e {
+        Errno::NAMETOOLONG | Errno::INVAL => io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!(
+                "the path {} is too long for a socket (107 bytes); use a shorter run directory",
+                path.display()
+            ),
+        ),
+        e => e.into(),
+    })
+}
+
+/// Repeats a receiving call after a signal, and after the reset that a Unix peer leaves when it closes with records
+/// unread: what it had sent before is still in the queue behind that error.
+fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
+    let mut reset = false;
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNRESET) if !reset => reset = true,
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// The most bytes of a first record: a Welcome with three names of 255 bytes, a Down with its text.
+const FIRST: usize = 2048;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 128;
+const CONNECT_AGAIN: std::time::Duration = std::time::Duration::from_millis(2);
+/// `/proc/sys/kernel/overflowuid`, which nobody changes.
+const OVERFLOW_UID: u32 = 65_534;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::Framing;
+
+    fn raw(socket: &RecordSocket, bytes: &[u8]) {
+        rustix::net::send(&socket.0, bytes, SendFlags::empty()).unwrap();
+    }
+
+    #[test]
+    fn sdus_cross_as_they_were_batched() {
+        let (a, b) = RecordSocket::pair().unwrap();
+        let mut batch = Batch::new(Framing::Record);
+        batch.push(3).unwrap().copy_from_slice(b"one");
+        batch.push(5).unwrap().copy_from_slice(b"three");
+        a.try_send(&batch).unwrap();
+        a.try_send_sdu(b"alone").unwrap();
+        let mut got = Batch::new(Framing::Record);
+        assert!(matches!(b.try_recv(&mut got), Ok(Received::Data)));
+        assert_eq!(got.iter().collect::<Vec<_>>(), [&b"one"[..], b"three"]);
+        assert!(matches!(b.try_recv(&mut got), Ok(Received::Data)));
+        assert_eq!(got.iter().collect::<Vec<_>>(), [b"alone"]);
+        assert_eq!(
+            b.try_recv(&mut got).unwrap_err().kind(),
+            io::ErrorKind::WouldBlock
+        );
+    }
+
+    #[test]
+    fn records_that_lie_are_named_and_not_taken() {
+        let (a, b) = RecordSocket::pair().unwrap();
+        let mut got = Batch::new(Framing::Record);
+        let long = vec![1; Batch::CAPACITY + 1];
+        for bytes in [
+            &[0, 9, 1][..],
+            &[0],
+            &[0, 0],
+            &[0, 1, 7, 0xff, 0xff],
+            &[0xff, 0xff, 99],
+            &long,
+        ] {
+            raw(&a, bytes);
+            let received = b.try_recv(&mut got).unwrap();
+            assert!(
+                matches!(&received, Received::Bad(r) if r.code == Code::PeerMisbehaved),
+                "{received:?}"
+            );
+            assert!(got.is_empty());
+        }
+    }
+
+    #[test]
+    fn the_last_word_is_heard_though_records_were_left_unread() {
+        let (a, b) = RecordSocket::pair().unwrap();
+        b.try_send_sdu(b"never read").unwrap();
+        a.try_send_sdu(b"data").unwrap();
+        a.try_send_item(&Item::Down(Reason::new(Code::Closed, "enough")), None)
+            .unwrap();
+        drop(a);
+        let mut got = Batch::new(Framing::Record);
+        assert!(matches!(b.try_recv(&mut got), Ok(Received::Data)));
+        assert_eq!(b.peek_down().unwrap().text, "enough");
+        assert!(
+            matches!(b.try_recv(&mut got), Ok(Received::Item(Item::Down(r))) if r.text == "enough")
+        );
+        assert!(matches!(b.try_recv(&mut got), Ok(Received::End)));
+    }
+
+    #[test]
+    fn a_descriptor_travels_with_the_welcome_only() {
+        let (a, b) = RecordSocket::pair().unwrap();
+        let (_, gift) = RecordSocket::pair().unwrap();
+        let down = Item::Down(Reason::new(Code::Closed, "x"));
+        a.try_send_item(&down, Some(gift.as_fd())).unwrap();
+        let (item, fd) = b.try_recv_first().unwrap();
+        assert_eq!(item, down);
+        assert!(fd.is_some());
+        a.try_send_item(&down, Some(gift.as_fd())).unwrap();
+        let mut got = Batch::new(Framing::Record);
+        assert!(matches!(b.try_recv(&mut got), Ok(Received::Item(_))));
+    }
+
+    #[test]
+    fn a_key_fits_one_token_and_one_user() {
+        let key = Key {
+            flow: FlowId(1),
+            token: Token([7; 16]),
+            uid: 1000,
+        };
+        assert!(key.fits(&Token([7; 16]), 1000));
+        assert!(!key.fits(&Token([7; 16]), 1001));
+        let mut near = [7; 16];
+        near[15] = 8;
+        assert!(!key.fits(&Token(near), 1000));
+        let nobody = Key {
+            uid: OVERFLOW_UID,
+            ..key
+        };
+        assert!(!nobody.fits(&Token([7; 16]), OVERFLOW_UID));
+    }
+
+    #[test]
+    fn the_kernel_tells_who_connected() {
+        let dir = tempfile::tempdir().unwrap();
+        let door = Door::open(&dir.path().join("door"), false).unwrap();
+        let _client = RecordSocket::connect(door.path()).unwrap();
+        let (_, uid) = door.try_accept().unwrap();
+        assert_eq!(uid, rustix::process::getuid().as_raw());
+        let path = door.path().to_owned();
+        drop(door);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_path_that_is_too_long_is_said_to_be_so() {
+        let path = PathBuf::from("/tmp").join("x".repeat(120));
+        assert!(
+            RecordSocket::connect(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("shorter run directory")
+        );
+    }
+}
