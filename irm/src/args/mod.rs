@@ -62,10 +62,14 @@ pub(crate) enum Noun {
     #[command(after_help = "Example:\n  irm echo hello --layer ovl")]
     Echo(Echo),
     /// Measure the round trip to a name that `irm echo` serves
-    #[command(after_help = "Examples:\n  irm ping hello -c 5\n  irm ping hello --qos raw -i 200ms -s 1000 --peer ovl-c")]
+    #[command(
+        after_help = "Examples:\n  irm ping hello -c 5\n  irm ping hello --qos raw -i 200ms -s 1000 --peer ovl-c"
+    )]
     Ping(Ping),
     /// Measure the throughput to a name that `irm perf --server` serves
-    #[command(after_help = "Examples:\n  irm perf meter --layer ovl --server\n  irm perf meter -t 5 --qos raw")]
+    #[command(
+        after_help = "Examples:\n  irm perf meter --layer ovl --server\n  irm perf meter -t 5 --qos raw"
+    )]
     Perf(Perf),
     /// The VPN: IP over flows
     #[command(subcommand, infer_subcommands = true)]

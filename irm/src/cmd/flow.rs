@@ -17,13 +17,19 @@ use crate::progress::progress;
 
 pub(crate) async fn run(c: &Context, verb: FlowVerb) -> Result<(), Reason> {
     let FlowVerb::List = verb;
-    let list = answer(QUICK, c.admin().await?.rpc.list_flows(pb::Empty {})).await?.flows;
+    let list = answer(QUICK, c.admin().await?.rpc.list_flows(pb::Empty {}))
+        .await?
+        .flows;
     let shown = json!({"flows": list.iter().map(json::flow).collect::<Vec<_>>()});
     c.out.answer(shown, || table::flows(&list))
 }
 
 /// Allocates a flow as the options say; the session is to be kept as long as the flow.
-pub(super) async fn open(c: &Context, name: &Name, options: &FlowOptions) -> Result<(Irm, Flow), Reason> {
+pub(super) async fn open(
+    c: &Context,
+    name: &Name,
+    options: &FlowOptions,
+) -> Result<(Irm, Flow), Reason> {
     let irm = Irm::connect(Some(&c.run_dir)).await?;
     let wanted = AllocOptions {
         qos: options.qos,
@@ -47,7 +53,12 @@ pub(super) fn other_end(flow: &Flow) -> String {
 }
 
 /// Serves a name until stopped: `serve` gets each flow, several at once.
-pub(super) async fn listen<F>(c: &Context, name: &Name, layers: &[Label], serve: impl Fn(Flow) -> F + 'static) -> Result<(), Reason>
+pub(super) async fn listen<F>(
+    c: &Context,
+    name: &Name,
+    layers: &[Label],
+    serve: impl Fn(Flow) -> F + 'static,
+) -> Result<(), Reason>
 where
     F: Future<Output = ()> + 'static,
 {
@@ -86,8 +97,13 @@ async fn serve_one<F: Future<Output = ()>>(incoming: Incoming, serve: Rc<impl Fn
 
 /// Waits for SIGINT or SIGTERM.
 pub(super) fn stopped() -> Result<impl Future<Output = ()>, Reason> {
-    let handler = |kind| signal(kind).map_err(|e| Reason::new(Code::Failed, format!("can't handle signals: {e}")));
-    let (mut interrupt, mut terminate) = (handler(SignalKind::interrupt())?, handler(SignalKind::terminate())?);
+    let handler = |kind| {
+        signal(kind).map_err(|e| Reason::new(Code::Failed, format!("can't handle signals: {e}")))
+    };
+    let (mut interrupt, mut terminate) = (
+        handler(SignalKind::interrupt())?,
+        handler(SignalKind::terminate())?,
+    );
     Ok(async move {
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -102,7 +118,10 @@ pub(super) fn is_good_end(error: &FlowError) -> bool {
 }
 
 fn busy() -> Reason {
-    Reason::new(Code::Busy, format!("{MOST_FLOWS} flows are served already; try later"))
+    Reason::new(
+        Code::Busy,
+        format!("{MOST_FLOWS} flows are served already; try later"),
+    )
 }
 
 /// That are served at once.

@@ -14,11 +14,12 @@ mod vpn;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use libflow::RunDir;
 use proto::Reason;
 use proto::irm as pb;
 
 use crate::args::{Cli, Noun};
-use crate::client::{self, Admin, QUICK, answer};
+use crate::client::{Admin, QUICK, answer};
 use crate::out::{Out, json, table};
 
 /// What every command gets.
@@ -40,7 +41,7 @@ impl Context {
 pub(crate) async fn run(cli: Cli) -> Result<(), Reason> {
     let context = Context {
         out: Out { json: cli.json },
-        run_dir: client::run_dir(cli.run_dir, client::env_path),
+        run_dir: RunDir::find(cli.run_dir.as_deref()).path().to_owned(),
     };
     let c = &context;
     match cli.noun.unwrap_or(Noun::Status) {

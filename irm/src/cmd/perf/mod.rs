@@ -33,10 +33,17 @@ async fn measure(c: &Context, args: &Perf) -> Result<(), Reason> {
     let (_session, flow) = open(c, &args.name, &args.flow).await?;
     let size = args.size.unwrap_or_else(|| flow.mtu().min(USUAL_SIZE));
     if size > flow.mtu() || (size as usize) < DATA {
-        let text = format!("SDUs of {size} bytes don't fit: the flow carries {DATA} to {} (-s)", flow.mtu());
+        let text = format!(
+            "SDUs of {size} bytes don't fit: the flow carries {DATA} to {} (-s)",
+            flow.mtu()
+        );
         return Err(Reason::new(Code::Usage, text));
     }
-    let start = Start { reverse: args.reverse, size, millis: millis(args.time) };
+    let start = Start {
+        reverse: args.reverse,
+        size,
+        millis: millis(args.time),
+    };
     let meter = Meter::new(!c.out.json);
     let (sent, counted) = if args.reverse {
         receive::receive(&flow, Some(&Word::Start(start)), meter).await?
@@ -45,7 +52,14 @@ async fn measure(c: &Context, args: &Perf) -> Result<(), Reason> {
         send::send(&flow, start, meter).await?
     };
     c.out.answer(document(sent, counted), || {
-        format!("{} {} ({}), {} bytes each:\n{}", direction(args.reverse), args.name, other_end(&flow), size, sentence(sent, counted))
+        format!(
+            "{} {} ({}), {} bytes each:\n{}",
+            direction(args.reverse),
+            args.name,
+            other_end(&flow),
+            size,
+            sentence(sent, counted)
+        )
     })
 }
 
@@ -63,7 +77,12 @@ async fn begin(flow: &Flow, start: Start) -> Result<(), Reason> {
             }
         }
     };
-    let late = |_| Reason::new(Code::TimedOut, "the other side does not answer; does irm perf --server serve that name?");
+    let late = |_| {
+        Reason::new(
+            Code::TimedOut,
+            "the other side does not answer; does irm perf --server serve that name?",
+        )
+    };
     tokio::time::timeout(START, ask).await.map_err(late)?
 }
 
@@ -76,7 +95,12 @@ async fn serve(flow: Flow) {
         Err(reason) => Err(reason),
     };
     match told {
-        Ok((sent, counted)) => remark(&format!("flow {} ({}): {}", flow.id(), other_end(&flow), sentence(sent, counted))),
+        Ok((sent, counted)) => remark(&format!(
+            "flow {} ({}): {}",
+            flow.id(),
+            other_end(&flow),
+            sentence(sent, counted)
+        )),
         Err(reason) => {
             // The client may be gone, and then nobody wants to know.
             let _ = flow.try_write(&Word::Refused(reason.text.clone()).encode());
@@ -97,10 +121,19 @@ async fn start_of(flow: &Flow) -> Result<Start, Reason> {
     let late = |_| Reason::new(Code::TimedOut, "the client did not say what it wants");
     let start = tokio::time::timeout(START, asked).await.map_err(late)??;
     if start.millis > LONGEST_MS {
-        return Err(Reason::new(Code::Usage, "a measurement takes a day at most; use a shorter -t"));
+        return Err(Reason::new(
+            Code::Usage,
+            "a measurement takes a day at most; use a shorter -t",
+        ));
     }
     if start.reverse && (start.size > flow.mtu() || (start.size as usize) < DATA) {
-        return Err(Reason::new(Code::Usage, format!("this side can send SDUs of {DATA} to {} bytes; use -s", flow.mtu())));
+        return Err(Reason::new(
+            Code::Usage,
+            format!(
+                "this side can send SDUs of {DATA} to {} bytes; use -s",
+                flow.mtu()
+            ),
+        ));
     }
     if !start.reverse {
         flow.write(&Word::Ready.encode()).await?;
@@ -132,14 +165,21 @@ struct Meter {
 
 impl Meter {
     fn new(talk: bool) -> Self {
-        Self { talk, since: Instant::now(), bytes: 0 }
+        Self {
+            talk,
+            since: Instant::now(),
+            bytes: 0,
+        }
     }
 
     fn count(&mut self, bytes: u64) {
         self.bytes += bytes;
         let passed = self.since.elapsed();
         if self.talk && passed >= Duration::from_secs(1) {
-            remark(&format!("{:.3} Gbit/s", gbit(self.bytes, passed.as_secs_f64())));
+            remark(&format!(
+                "{:.3} Gbit/s",
+                gbit(self.bytes, passed.as_secs_f64())
+            ));
             (self.since, self.bytes) = (Instant::now(), 0);
         }
     }
@@ -192,8 +232,12 @@ fn refused(text: &str) -> Reason {
 
 fn bad_word(bad: BadWord) -> Reason {
     let text = match bad {
-        BadWord::Foreign => "the other side is no irm perf --server; start one for that name".to_owned(),
-        BadWord::Version(v) => format!("the other side speaks version {v} of irm perf; use the same irm on both sides"),
+        BadWord::Foreign => {
+            "the other side is no irm perf --server; start one for that name".to_owned()
+        }
+        BadWord::Version(v) => {
+            format!("the other side speaks version {v} of irm perf; use the same irm on both sides")
+        }
         BadWord::Damaged => "the other side sent a damaged word; repeat the measurement".to_owned(),
     };
     Reason::new(Code::PeerMisbehaved, text)
@@ -211,15 +255,33 @@ mod tests {
 
     #[test]
     fn the_document_is_counted_by_the_receiver() {
-        let counted = Counted { bytes: 1_000_000_000, sdus: 714_285, reordered: 2, nanos: 2_000_000_000 };
+        let counted = Counted {
+            bytes: 1_000_000_000,
+            sdus: 714_285,
+            reordered: 2,
+            nanos: 2_000_000_000,
+        };
         let json = document(800_000, counted);
-        assert_eq!((&json["bytes"], &json["seconds"], &json["gbit_per_s"]), (&json!(1_000_000_000), &json!(2.0), &json!(4.0)));
-        assert_eq!((&json["sdus_sent"], &json["sdus_received"], &json["sdus_per_s"]), (&json!(800_000), &json!(714_285), &json!(357_142.5)));
+        assert_eq!(
+            (&json["bytes"], &json["seconds"], &json["gbit_per_s"]),
+            (&json!(1_000_000_000), &json!(2.0), &json!(4.0))
+        );
+        assert_eq!(
+            (
+                &json["sdus_sent"],
+                &json["sdus_received"],
+                &json["sdus_per_s"]
+            ),
+            (&json!(800_000), &json!(714_285), &json!(357_142.5))
+        );
     }
 
     #[test]
     fn nothing_received_is_no_rate() {
         let json = document(5, Counted::default());
-        assert_eq!((&json["gbit_per_s"], &json["sdus_lost"]), (&json!(0.0), &json!(5)));
+        assert_eq!(
+            (&json["gbit_per_s"], &json["sdus_lost"]),
+            (&json!(0.0), &json!(5))
+        );
     }
 }

@@ -13,7 +13,11 @@ pub(super) type Outcome = (u64, Counted);
 
 /// Counts Data, answers each End, and returns when the sender has the result. `first` is written again every 100 ms
 /// until something is there.
-pub(super) async fn receive(flow: &Flow, first: Option<&Word>, mut meter: Meter) -> Result<Outcome, Reason> {
+pub(super) async fn receive(
+    flow: &Flow,
+    first: Option<&Word>,
+    mut meter: Meter,
+) -> Result<Outcome, Reason> {
     let mut tally = Tally::default();
     let mut batch = Batch::new(Framing::Record);
     let begin = Instant::now();
@@ -30,7 +34,12 @@ pub(super) async fn receive(flow: &Flow, first: Option<&Word>, mut meter: Meter)
             Err(FlowError::TimedOut(_)) if tally.is_new() && begin.elapsed() < SILENCE => {}
             // The result was told, and the sender asks no more: it has it.
             Err(FlowError::TimedOut(_) | FlowError::Down(_)) if tally.sent.is_some() => break,
-            Err(FlowError::TimedOut(_)) => return Err(Reason::new(Code::TimedOut, "the sender fell silent; did it end?")),
+            Err(FlowError::TimedOut(_)) => {
+                return Err(Reason::new(
+                    Code::TimedOut,
+                    "the sender fell silent; did it end?",
+                ));
+            }
             Err(error) => return Err(error.into()),
         }
         meter.count(tally.counted.bytes - before);
@@ -91,7 +100,8 @@ impl Tally {
         }
         if data {
             let first = *self.first.get_or_insert(now);
-            self.counted.nanos = u64::try_from(now.duration_since(first).as_nanos()).unwrap_or(u64::MAX);
+            self.counted.nanos =
+                u64::try_from(now.duration_since(first).as_nanos()).unwrap_or(u64::MAX);
         }
         Ok(())
     }
@@ -126,13 +136,30 @@ mod tests {
     fn bytes_loss_and_order_are_counted_from_the_first_to_the_last() {
         let (mut tally, start) = (Tally::default(), Instant::now());
         assert!(tally.is_new());
-        tally.record(&batch(&[data(0), data(1), data(4), data(3)]), start).unwrap();
+        tally
+            .record(&batch(&[data(0), data(1), data(4), data(3)]), start)
+            .unwrap();
         let later = start + Duration::from_millis(5);
-        tally.record(&batch(&[data(5), Word::End { sdus: 7 }.encode()]), later).unwrap();
-        assert_eq!(tally.counted, Counted { bytes: 500, sdus: 5, reordered: 1, nanos: 5_000_000 });
+        tally
+            .record(&batch(&[data(5), Word::End { sdus: 7 }.encode()]), later)
+            .unwrap();
+        assert_eq!(
+            tally.counted,
+            Counted {
+                bytes: 500,
+                sdus: 5,
+                reordered: 1,
+                nanos: 5_000_000
+            }
+        );
         assert_eq!((tally.sent, tally.asked), (Some(7), true));
         // An End alone, much later, is no data.
-        tally.record(&batch(&[Word::End { sdus: 7 }.encode()]), later + Duration::from_secs(1)).unwrap();
+        tally
+            .record(
+                &batch(&[Word::End { sdus: 7 }.encode()]),
+                later + Duration::from_secs(1),
+            )
+            .unwrap();
         assert_eq!(tally.counted.nanos, 5_000_000);
         assert!(!tally.done);
         tally.record(&batch(&[Word::Done.encode()]), later).unwrap();
@@ -141,7 +168,9 @@ mod tests {
 
     #[test]
     fn noise_ends_a_measurement_with_the_reason() {
-        let reason = Tally::default().record(&batch(&[b"hello".to_vec()]), Instant::now()).unwrap_err();
+        let reason = Tally::default()
+            .record(&batch(&[b"hello".to_vec()]), Instant::now())
+            .unwrap_err();
         assert_eq!(reason.code, Code::PeerMisbehaved);
     }
 }

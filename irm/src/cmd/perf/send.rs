@@ -9,10 +9,17 @@ use super::wire::{Counted, Start, Word};
 use super::{Meter, read_word};
 
 /// Sends Data as long as the start says, then End until the result is there. Gives the SDUs sent and the result.
-pub(super) async fn send(flow: &Flow, start: Start, mut meter: Meter) -> Result<(u64, Counted), Reason> {
+pub(super) async fn send(
+    flow: &Flow,
+    start: Start,
+    mut meter: Meter,
+) -> Result<(u64, Counted), Reason> {
     let mut batch = full_batch(start.size as usize);
     if batch.is_empty() {
-        return Err(Reason::new(Code::Usage, format!("SDUs of {} bytes can't be sent", start.size)));
+        return Err(Reason::new(
+            Code::Usage,
+            format!("SDUs of {} bytes can't be sent", start.size),
+        ));
     }
     let (begin, time) = (Instant::now(), Duration::from_millis(start.millis));
     let (mut sdus, bytes) = (0, batch.count() as u64 * u64::from(start.size));
@@ -54,7 +61,12 @@ async fn result(flow: &Flow, sdus: u64) -> Result<Counted, Reason> {
             }
         }
     };
-    let late = |_| Reason::new(Code::TimedOut, "the receiver did not say what it counted; did it end?");
+    let late = |_| {
+        Reason::new(
+            Code::TimedOut,
+            "the receiver did not say what it counted; did it end?",
+        )
+    };
     tokio::time::timeout(STUCK, ask).await.map_err(late)?
 }
 

@@ -74,7 +74,9 @@ impl Word {
                 put(&sequence.to_be_bytes());
             }
             Self::End { sdus } => put(&sdus.to_be_bytes()),
-            Self::Result(c) => [c.bytes, c.sdus, c.reordered, c.nanos].iter().for_each(|n| put(&n.to_be_bytes())),
+            Self::Result(c) => [c.bytes, c.sdus, c.reordered, c.nanos]
+                .iter()
+                .for_each(|n| put(&n.to_be_bytes())),
             Self::Refused(text) => put(text.as_bytes()),
             Self::Ready | Self::Done => {}
         }
@@ -112,8 +114,18 @@ impl Word {
     }
 
     fn of(kind: u8, body: &[u8]) -> Option<Self> {
-        let word = |at: usize| body.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes);
-        let half = |at: usize| body.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
+        let word = |at: usize| {
+            body.get(at..at + 8)?
+                .try_into()
+                .ok()
+                .map(u64::from_be_bytes)
+        };
+        let half = |at: usize| {
+            body.get(at..at + 4)?
+                .try_into()
+                .ok()
+                .map(u32::from_be_bytes)
+        };
         Some(match (kind, body.len()) {
             (1, 16) => {
                 let reverse = match half(0)? {
@@ -121,12 +133,21 @@ impl Word {
                     1 => true,
                     _ => return None,
                 };
-                Self::Start(Start { reverse, size: half(4)?, millis: word(8)? })
+                Self::Start(Start {
+                    reverse,
+                    size: half(4)?,
+                    millis: word(8)?,
+                })
             }
             (2, 0) => Self::Ready,
             (KIND_DATA, 12..) => Self::Data { sequence: word(4)? },
             (4, 8) => Self::End { sdus: word(0)? },
-            (5, 32) => Self::Result(Counted { bytes: word(0)?, sdus: word(8)?, reordered: word(16)?, nanos: word(24)? }),
+            (5, 32) => Self::Result(Counted {
+                bytes: word(0)?,
+                sdus: word(8)?,
+                reordered: word(16)?,
+                nanos: word(24)?,
+            }),
             (6, 0) => Self::Done,
             (7, 0..=MAX_TEXT) => Self::Refused(std::str::from_utf8(body).ok()?.to_owned()),
             _ => return None,
@@ -148,12 +169,22 @@ mod tests {
 
     fn words() -> impl Strategy<Value = Word> {
         prop_oneof![
-            (any::<bool>(), any::<u32>(), any::<u64>()).prop_map(|(reverse, size, millis)| Word::Start(Start { reverse, size, millis })),
+            (any::<bool>(), any::<u32>(), any::<u64>()).prop_map(|(reverse, size, millis)| {
+                Word::Start(Start {
+                    reverse,
+                    size,
+                    millis,
+                })
+            }),
             Just(Word::Ready),
             any::<u64>().prop_map(|sequence| Word::Data { sequence }),
             any::<u64>().prop_map(|sdus| Word::End { sdus }),
-            any::<[u64; 4]>()
-                .prop_map(|[bytes, sdus, reordered, nanos]| Word::Result(Counted { bytes, sdus, reordered, nanos })),
+            any::<[u64; 4]>().prop_map(|[bytes, sdus, reordered, nanos]| Word::Result(Counted {
+                bytes,
+                sdus,
+                reordered,
+                nanos
+            })),
             Just(Word::Done),
             "\\PC{0,100}".prop_map(Word::Refused),
         ]
@@ -193,7 +224,10 @@ mod tests {
 
     #[test]
     fn another_version_is_told_from_noise() {
-        assert_eq!(Word::decode(&[MAGIC, 9, 1, 0, 1, 2]), Err(BadWord::Version(9)));
+        assert_eq!(
+            Word::decode(&[MAGIC, 9, 1, 0, 1, 2]),
+            Err(BadWord::Version(9))
+        );
         assert_eq!(Word::decode(b"hello"), Err(BadWord::Foreign));
         assert_eq!(Word::decode(&[]), Err(BadWord::Foreign));
     }

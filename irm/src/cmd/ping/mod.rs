@@ -20,20 +20,43 @@ pub(crate) async fn run(c: &Context, args: Ping) -> Result<(), Reason> {
     let stop = stopped()?;
     let (_session, flow) = open(c, &args.name, &args.flow).await?;
     if args.size > flow.mtu() {
-        let text = format!("{} bytes don't fit: the flow carries at most {} (-s {})", args.size, flow.mtu(), flow.mtu());
+        let text = format!(
+            "{} bytes don't fit: the flow carries at most {} (-s {})",
+            args.size,
+            flow.mtu(),
+            flow.mtu()
+        );
         return Err(Reason::new(Code::Usage, text));
     }
-    let mut run = Run { flow: &flow, talk: !c.out.json, args: &args, stats: Stats::default() };
-    run.say(|| format!("PING {} ({}), {} bytes, flow {}, {}\n", args.name, other_end(&flow), args.size, flow.id(), flow.qos()))?;
+    let mut run = Run {
+        flow: &flow,
+        talk: !c.out.json,
+        args: &args,
+        stats: Stats::default(),
+    };
+    run.say(|| {
+        format!(
+            "PING {} ({}), {} bytes, flow {}, {}\n",
+            args.name,
+            other_end(&flow),
+            args.size,
+            flow.id(),
+            flow.qos()
+        )
+    })?;
     let ended = tokio::select! {
         ended = run.exchange() => ended,
         () = stop => Ok(()),
     };
     let stats = run.stats;
-    c.out.answer(stats.json(), || stats.text(args.name.as_str()))?;
+    c.out
+        .answer(stats.json(), || stats.text(args.name.as_str()))?;
     ended?;
     if stats.received == 0 && stats.sent > 0 {
-        let text = format!("{} did not answer any of {} pings; does irm echo serve that name?", args.name, stats.sent);
+        let text = format!(
+            "{} did not answer any of {} pings; does irm echo serve that name?",
+            args.name, stats.sent
+        );
         return Err(Reason::new(Code::Failed, text));
     }
     Ok(())
@@ -77,7 +100,11 @@ impl Run<'_> {
     }
 
     fn tick(&self) -> Interval {
-        let between = if self.args.flood { FLOOD } else { self.args.interval.max(SHORTEST) };
+        let between = if self.args.flood {
+            FLOOD
+        } else {
+            self.args.interval.max(SHORTEST)
+        };
         let mut tick = interval(between);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tick
@@ -104,7 +131,13 @@ impl Run<'_> {
         match self.stats.answered(sequence, now) {
             Answer::Fresh(time) if !self.args.flood => {
                 let ms = time.as_secs_f64() * 1e3;
-                self.say(|| format!("{} bytes from {}: seq={sequence} time={ms:.3} ms\n", sdu.len(), self.args.name))
+                self.say(|| {
+                    format!(
+                        "{} bytes from {}: seq={sequence} time={ms:.3} ms\n",
+                        sdu.len(),
+                        self.args.name
+                    )
+                })
             }
             Answer::Duplicate if !self.args.flood => self.say(|| format!("seq={sequence} again\n")),
             Answer::Fresh(_) | Answer::Duplicate => Ok(()),

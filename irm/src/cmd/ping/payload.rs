@@ -13,7 +13,12 @@ pub(super) fn payload(sequence: u64, size: usize) -> Vec<u8> {
 pub(super) fn sequence(sdu: &[u8], size: usize) -> Option<u64> {
     let number = u64::from_be_bytes(*sdu.first_chunk()?);
     let whole = sdu.len() == size && sdu[8..].starts_with(MARK);
-    let filled = || sdu.iter().enumerate().skip(LEAST).all(|(at, byte)| *byte == filling(number, at));
+    let filled = || {
+        sdu.iter()
+            .enumerate()
+            .skip(LEAST)
+            .all(|(at, byte)| *byte == filling(number, at))
+    };
     (whole && filled()).then_some(number)
 }
 

@@ -86,8 +86,15 @@ impl Stats {
     /// The lines at the end, as ping(8) has them.
     pub(super) fn text(&self, name: &str) -> String {
         let lost = self.sent - self.received;
-        let percent = if self.sent == 0 { 0.0 } else { 100.0 * lost as f64 / self.sent as f64 };
-        let mut text = format!("--- {name} ---\n{} sent, {} received, {percent:.3} % lost", self.sent, self.received);
+        let percent = if self.sent == 0 {
+            0.0
+        } else {
+            100.0 * lost as f64 / self.sent as f64
+        };
+        let mut text = format!(
+            "--- {name} ---\n{} sent, {} received, {percent:.3} % lost",
+            self.sent, self.received
+        );
         for (n, what) in [(self.duplicates, "duplicates"), (self.corrupt, "corrupt")] {
             if n > 0 {
                 text.push_str(&format!(", {n} {what}"));
@@ -96,7 +103,9 @@ impl Stats {
         text.push('\n');
         if let Some(summary) = self.summary() {
             let [min, p50, p90, p99, max] = summary.map(|ns| format!("{:.3}", ns as f64 / 1e6));
-            text.push_str(&format!("rtt min/p50/p90/p99/max = {min}/{p50}/{p90}/{p99}/{max} ms\n"));
+            text.push_str(&format!(
+                "rtt min/p50/p90/p99/max = {min}/{p50}/{p90}/{p99}/{max} ms\n"
+            ));
         }
         text
     }
@@ -140,15 +149,39 @@ mod tests {
         }
         for i in 0..99 {
             let now = start + Duration::from_micros(i + 1);
-            assert_eq!(stats.answered(i, now), Answer::Fresh(Duration::from_micros(i + 1)));
+            assert_eq!(
+                stats.answered(i, now),
+                Answer::Fresh(Duration::from_micros(i + 1))
+            );
         }
         assert_eq!(stats.answered(5, start), Answer::Duplicate);
-        assert_eq!(stats.answered(100, start), Answer::Duplicate, "was never sent");
+        assert_eq!(
+            stats.answered(100, start),
+            Answer::Duplicate,
+            "was never sent"
+        );
         assert!(!stats.complete());
         let json = stats.json();
-        assert_eq!((&json["sent"], &json["received"], &json["lost"], &json["duplicates"]), (&100.into(), &99.into(), &1.into(), &2.into()));
-        assert_eq!(json["rtt_us"], json!({"min": 1, "p50": 50, "p90": 90, "p99": 99, "max": 99}));
-        assert!(stats.text("x").contains("100 sent, 99 received, 1.000 % lost, 2 duplicates\n"), "{}", stats.text("x"));
+        assert_eq!(
+            (
+                &json["sent"],
+                &json["received"],
+                &json["lost"],
+                &json["duplicates"]
+            ),
+            (&100.into(), &99.into(), &1.into(), &2.into())
+        );
+        assert_eq!(
+            json["rtt_us"],
+            json!({"min": 1, "p50": 50, "p90": 90, "p99": 99, "max": 99})
+        );
+        assert!(
+            stats
+                .text("x")
+                .contains("100 sent, 99 received, 1.000 % lost, 2 duplicates\n"),
+            "{}",
+            stats.text("x")
+        );
     }
 
     #[test]
