@@ -113,10 +113,7 @@ fn a_layer_over_a_layer_over_udp_carries_flows() {
         "ipcp enroll low-a --type unicast --invite {}",
         url
     ));
-    irm(
-        &b,
-        "ipcp bootstrap top-b --type unicast --layer top --over low".into(),
-    );
+    b.irm("ipcp bootstrap top-b --type unicast --layer top --over low");
     let url = b.irm("layer invite top --member top-a");
     a.irm(&format!(
         "ipcp enroll top-a --type unicast --over low --invite {}",
