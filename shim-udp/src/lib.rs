@@ -12,8 +12,6 @@
 //!   cp ◄─── SDUs, empty keep-alives ───► sp          no header
 //! ```
 
-mod resolve;
 mod shim;
-pub mod sockets;
 
 pub use shim::{Ask, Lost, Open, Reading, Shim, SocketKey, Tell, Unbound};
