@@ -1,11 +1,12 @@
-//! The way to irmd: finds its run directory and speaks `Admin` on its socket.
+//! The way to irmd: speaks `Admin` on its socket.
 
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
+use libflow::ADMIN_SOCKET;
 use proto::irm::admin_client::AdminClient;
 use proto::{Code, Reason};
 use tokio::net::UnixStream;
@@ -21,7 +22,7 @@ pub(crate) struct Admin {
 impl Admin {
     /// Connects, or says why there is nobody.
     pub(crate) async fn connect(run_dir: &Path) -> Result<Self, Reason> {
-        let socket = run_dir.join(SOCKET);
+        let socket = run_dir.join(ADMIN_SOCKET);
         // Connecting by hand keeps the system's own error, which tonic would wrap.
         let stream = match tokio::time::timeout(CONNECT, UnixStream::connect(&socket)).await {
             Ok(Ok(stream)) => stream,
@@ -82,25 +83,6 @@ pub(crate) fn reason(status: Status) -> Reason {
     status.into()
 }
 
-/// Where irmd lives: what was said, `$IRM_RUN_DIR`, `$XDG_RUNTIME_DIR/irm` if one lives there, `/run/irm`.
-pub(crate) fn run_dir(said: Option<PathBuf>, env: impl Fn(&str) -> Option<PathBuf>) -> PathBuf {
-    let user = || {
-        env("XDG_RUNTIME_DIR")
-            .map(|dir| dir.join("irm"))
-            .filter(|dir| dir.join(SOCKET).exists())
-    };
-    said.or_else(|| env("IRM_RUN_DIR"))
-        .or_else(user)
-        .unwrap_or_else(|| PathBuf::from("/run/irm"))
-}
-
-/// The path in a variable of the environment; an empty one says nothing.
-pub(crate) fn env_path(key: &str) -> Option<PathBuf> {
-    std::env::var_os(key)
-        .filter(|v| !v.is_empty())
-        .map(PathBuf::from)
-}
-
 fn unreachable(socket: &Path, error: &io::Error) -> Reason {
     let at = socket.display();
     if error.kind() == io::ErrorKind::PermissionDenied {
@@ -122,36 +104,11 @@ pub(crate) const QUICK: Duration = Duration::from_secs(20);
 /// What is added to a deadline that irmd keeps, so that its own reason arrives.
 pub(crate) const GRACE: Duration = Duration::from_secs(5);
 const CONNECT: Duration = Duration::from_secs(5);
-const SOCKET: &str = "admin.sock";
 const LARGEST_ANSWER: usize = 64 << 20;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_run_directory_is_what_was_said_then_the_environment_then_the_system() {
-        let dir = tempfile::tempdir().unwrap();
-        let here = dir.path().to_path_buf();
-        let env = |key: &str| (key == "XDG_RUNTIME_DIR").then(|| here.clone());
-        assert_eq!(
-            run_dir(None, env),
-            Path::new("/run/irm"),
-            "nobody lives in the user's directory"
-        );
-        std::fs::create_dir(here.join("irm")).unwrap();
-        std::fs::write(here.join("irm/admin.sock"), "").unwrap();
-        assert_eq!(run_dir(None, env), here.join("irm"));
-        let both = |key: &str| {
-            if key == "IRM_RUN_DIR" {
-                Some("/x".into())
-            } else {
-                env(key)
-            }
-        };
-        assert_eq!(run_dir(None, both), Path::new("/x"));
-        assert_eq!(run_dir(Some("/y".into()), both), Path::new("/y"));
-    }
 
     #[tokio::test]
     async fn without_irmd_the_advice_is_to_start_it() {

@@ -18,10 +18,11 @@
 //!                        Lower flows (PDUs)
 //! ```
 
-pub mod channel;
 pub mod crypt;
+pub mod dir;
 mod ipcp;
 mod lower;
+pub mod route;
 mod unicast;
 
 pub use ipcp::{Input, Ipcp, Now, Output, UnixTime};

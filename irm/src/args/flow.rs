@@ -1,10 +1,81 @@
-//! `irm flow`.
+//! `irm flow`, `echo`, `ping` and `perf`.
 
-use clap::Subcommand;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use proto::{Label, Name, QosSpec};
+
+use crate::duration::duration;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum FlowVerb {
     /// Show the flows of this host
     #[command(after_help = "Example:\n  irm flow list --json")]
     List,
+}
+
+/// What every command takes that opens a flow.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FlowOptions {
+    /// raw, best, data, video or voice, or KEY=VALUE,… with ordered, reliable, max-delay-ms, priority, timeout-ms
+    #[arg(long, value_name = "QOS", default_value = "best")]
+    pub(crate) qos: QosSpec,
+    /// Only over this layer [default: a program of this host, or any unicast layer]
+    #[arg(long, value_name = "LAYER")]
+    pub(crate) layer: Option<Label>,
+    /// Refuse any other member than this
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) peer: Option<Label>,
+    /// How long the flow may take to stand
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Echo {
+    /// The name to serve
+    pub(crate) name: Name,
+    /// Register it in this layer too; may be given several times
+    #[arg(long = "layer", value_name = "LAYER")]
+    pub(crate) layers: Vec<Label>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Ping {
+    /// Who to ping
+    pub(crate) name: Name,
+    /// How many to send [default: until stopped]
+    #[arg(short = 'c', long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) count: Option<u64>,
+    /// Between two of them
+    #[arg(short = 'i', long, value_name = "TIME", default_value = "1", value_parser = duration)]
+    pub(crate) interval: Duration,
+    /// Bytes of each, at least 16
+    #[arg(short = 's', long, value_name = "BYTES", default_value_t = 64, value_parser = clap::value_parser!(u32).range(16..=65_505))]
+    pub(crate) size: u32,
+    /// Flood: the next as soon as the answer is there, or after 10 ms
+    #[arg(short = 'f', long, conflicts_with = "interval")]
+    pub(crate) flood: bool,
+    #[command(flatten)]
+    pub(crate) flow: FlowOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Perf {
+    /// Who to measure against; with --server: the name to serve
+    pub(crate) name: Name,
+    /// Serve measurements until stopped
+    #[arg(long, conflicts_with_all = ["time", "size", "reverse"])]
+    pub(crate) server: bool,
+    /// How long to send
+    #[arg(short = 't', long, value_name = "TIME", default_value = "10", value_parser = duration)]
+    pub(crate) time: Duration,
+    /// Bytes of each SDU, at least 16 [default: 1400, or what the flow takes if that is less]
+    #[arg(short = 's', long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(16..=65_505))]
+    pub(crate) size: Option<u32>,
+    /// The server sends
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    #[command(flatten)]
+    pub(crate) flow: FlowOptions,
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use bind::{BindVerb, UnbindVerb};
-pub(crate) use flow::FlowVerb;
+pub(crate) use flow::{Echo, FlowOptions, FlowVerb, Perf, Ping};
 pub(crate) use ipcp::{Adjacency, Bootstrap, Enroll, IpcpVerb, Kind, Set};
 pub(crate) use layer::{Invite, LayerVerb};
 pub(crate) use name::{NameVerb, Register};
@@ -58,6 +58,19 @@ pub(crate) enum Noun {
     /// Flows of this host
     #[command(subcommand, infer_subcommands = true)]
     Flow(FlowVerb),
+    /// Serve a name and send every SDU back, until stopped
+    #[command(after_help = "Example:\n  irm echo hello --layer ovl")]
+    Echo(Echo),
+    /// Measure the round trip to a name that `irm echo` serves
+    #[command(
+        after_help = "Examples:\n  irm ping hello -c 5\n  irm ping hello --qos raw -i 200ms -s 1000 --peer ovl-c"
+    )]
+    Ping(Ping),
+    /// Measure the throughput to a name that `irm perf --server` serves
+    #[command(
+        after_help = "Examples:\n  irm perf meter --layer ovl --server\n  irm perf meter -t 5 --qos raw"
+    )]
+    Perf(Perf),
     /// The VPN: IP over flows
     #[command(subcommand, infer_subcommands = true)]
     Vpn(VpnVerb),
@@ -144,7 +157,8 @@ Exit code: 0 done, 1 failed, 2 usage, 3 irmd unreachable, 4 not found, 5 denied,
 Examples:
   irm ipcp bootstrap w1 --type shim-udp --layer net --ip 10.0.0.1
   irm ipcp bootstrap ovl-a --type unicast --layer ovl
-  irm status";
+  irm echo hello --layer ovl
+  irm ping hello -c 3";
 
 #[cfg(test)]
 mod tests {

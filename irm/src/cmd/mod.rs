@@ -2,19 +2,24 @@
 
 mod bind;
 mod daemon;
+mod echo;
+mod flow;
 mod ipcp;
 mod layer;
 mod name;
+mod perf;
+mod ping;
 mod vpn;
 
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use libflow::RunDir;
 use proto::Reason;
 use proto::irm as pb;
 
-use crate::args::{Cli, FlowVerb, Noun};
-use crate::client::{self, Admin, QUICK, answer};
+use crate::args::{Cli, Noun};
+use crate::client::{Admin, QUICK, answer};
 use crate::out::{Out, json, table};
 
 /// What every command gets.
@@ -36,7 +41,7 @@ impl Context {
 pub(crate) async fn run(cli: Cli) -> Result<(), Reason> {
     let context = Context {
         out: Out { json: cli.json },
-        run_dir: client::run_dir(cli.run_dir, client::env_path),
+        run_dir: RunDir::find(cli.run_dir.as_deref()).path().to_owned(),
     };
     let c = &context;
     match cli.noun.unwrap_or(Noun::Status) {
@@ -50,7 +55,10 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Reason> {
         Noun::Wait(wait) => daemon::wait(c, wait).await,
         Noun::Events(_) => daemon::events(c).await,
         Noun::Daemon(verb) => daemon::run(c, verb).await,
-        Noun::Flow(FlowVerb::List) => flows(c).await,
+        Noun::Flow(verb) => flow::run(c, verb).await,
+        Noun::Echo(args) => echo::run(c, args).await,
+        Noun::Ping(args) => ping::run(c, args).await,
+        Noun::Perf(args) => perf::run(c, args).await,
     }
 }
 
@@ -59,15 +67,6 @@ async fn status(c: &Context) -> Result<(), Reason> {
     let reply = answer(QUICK, admin.rpc.status(pb::StatusRequest {})).await?;
     c.out
         .answer(json::status(&reply), || table::status(&reply, now()))
-}
-
-async fn flows(c: &Context) -> Result<(), Reason> {
-    let mut admin = c.admin().await?;
-    let list = answer(QUICK, admin.rpc.list_flows(pb::Empty {}))
-        .await?
-        .flows;
-    let shown = serde_json::json!({"flows": list.iter().map(json::flow).collect::<Vec<_>>()});
-    c.out.answer(shown, || table::flows(&list))
 }
 
 /// Since 1970.

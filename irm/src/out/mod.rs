@@ -46,6 +46,11 @@ pub(crate) fn print(text: &str) -> Result<(), Reason> {
     }
 }
 
+/// Writes a remark to stderr; nobody to read it is no failure.
+pub(crate) fn remark(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
 /// Emphasis on a terminal, the bare text elsewhere.
 pub(crate) fn bold(text: &str) -> String {
     match io::stdout().is_terminal() {

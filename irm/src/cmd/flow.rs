@@ -1,0 +1,128 @@
+//! `irm flow`, and what `echo`, `ping` and `perf` share: opening a flow, serving a name, being stopped.
+
+use std::rc::Rc;
+
+use libflow::{AllocOptions, Flow, FlowError, Incoming, Irm};
+use proto::irm as pb;
+use proto::{Code, Label, Name, Reason};
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinSet;
+
+use super::Context;
+use crate::args::{FlowOptions, FlowVerb};
+use crate::client::{QUICK, answer};
+use crate::out::{json, remark, table};
+use crate::progress::progress;
+
+pub(crate) async fn run(c: &Context, verb: FlowVerb) -> Result<(), Reason> {
+    let FlowVerb::List = verb;
+    let list = answer(QUICK, c.admin().await?.rpc.list_flows(pb::Empty {}))
+        .await?
+        .flows;
+    let shown = json!({"flows": list.iter().map(json::flow).collect::<Vec<_>>()});
+    c.out.answer(shown, || table::flows(&list))
+}
+
+/// Allocates a flow as the options say; the session is to be kept as long as the flow.
+pub(super) async fn open(
+    c: &Context,
+    name: &Name,
+    options: &FlowOptions,
+) -> Result<(Irm, Flow), Reason> {
+    let irm = Irm::connect(Some(&c.run_dir)).await?;
+    let wanted = AllocOptions {
+        qos: options.qos,
+        layer: options.layer.clone(),
+        peer: options.peer.clone(),
+        timeout: options.timeout,
+        ..AllocOptions::default()
+    };
+    let flow = progress("allocating the flow", irm.allocate(name.as_str(), wanted)).await?;
+    Ok((irm, flow))
+}
+
+/// Who is at the other end, for people: `layer ovl, member ovl-c` or `this host`.
+pub(super) fn other_end(flow: &Flow) -> String {
+    let peer = flow.peer();
+    match (&peer.layer, &peer.member) {
+        (Some(layer), Some(member)) => format!("member {member} of layer {layer}"),
+        (Some(layer), None) => format!("layer {layer}, nobody authenticated"),
+        (None, _) => "this host".to_owned(),
+    }
+}
+
+/// Serves a name until stopped: `serve` gets each flow, several at once.
+pub(super) async fn listen<F>(
+    c: &Context,
+    name: &Name,
+    layers: &[Label],
+    serve: impl Fn(Flow) -> F + 'static,
+) -> Result<(), Reason>
+where
+    F: Future<Output = ()> + 'static,
+{
+    let irm = Irm::connect(Some(&c.run_dir)).await?;
+    let mut listener = irm.listen(name.as_str(), layers).await?;
+    remark(&format!("serving {name}"));
+    let serve = Rc::new(serve);
+    let local = tokio::task::LocalSet::new();
+    let accept = async {
+        let mut flows = JoinSet::new();
+        loop {
+            tokio::select! {
+                incoming = listener.accept() => match incoming {
+                    Ok(incoming) if flows.len() >= MOST_FLOWS => incoming.refuse(busy()),
+                    Ok(incoming) => drop(flows.spawn_local(serve_one(incoming, Rc::clone(&serve)))),
+                    Err(error) => return Err(Reason::from(error)),
+                },
+                Some(_) = flows.join_next(), if !flows.is_empty() => {}
+            }
+        }
+    };
+    let stop = stopped()?;
+    tokio::select! {
+        end = local.run_until(accept) => end,
+        () = stop => Ok(()),
+    }
+}
+
+async fn serve_one<F: Future<Output = ()>>(incoming: Incoming, serve: Rc<impl Fn(Flow) -> F>) {
+    match incoming.accept().await {
+        Ok(flow) => serve(flow).await,
+        // Its caller gave up while we accepted; the next one may not.
+        Err(error) => remark(&format!("a flow was gone before it was accepted: {error}")),
+    }
+}
+
+/// Waits for SIGINT or SIGTERM.
+pub(super) fn stopped() -> Result<impl Future<Output = ()>, Reason> {
+    let handler = |kind| {
+        signal(kind).map_err(|e| Reason::new(Code::Failed, format!("can't handle signals: {e}")))
+    };
+    let (mut interrupt, mut terminate) = (
+        handler(SignalKind::interrupt())?,
+        handler(SignalKind::terminate())?,
+    );
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
+}
+
+/// Whether the flow ended as flows do.
+pub(super) fn is_good_end(error: &FlowError) -> bool {
+    error.is_closed()
+}
+
+fn busy() -> Reason {
+    Reason::new(
+        Code::Busy,
+        format!("{MOST_FLOWS} flows are served already; try later"),
+    )
+}
+
+/// That are served at once.
+const MOST_FLOWS: usize = 1024;

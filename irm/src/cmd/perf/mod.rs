@@ -1,0 +1,287 @@
+//! `irm perf`: throughput of one flow, counted by the receiver. The words are in `wire`.
+
+mod receive;
+mod send;
+mod wire;
+
+use std::time::{Duration, Instant};
+
+use libflow::{Batch, Flow, Framing};
+use proto::{Code, Reason};
+use serde_json::{Value, json};
+
+use self::wire::{BadWord, Counted, DATA, Start, Word};
+use super::Context;
+use super::flow::{listen, open, other_end, stopped};
+use crate::args::Perf;
+use crate::duration::millis;
+use crate::out::{remark, table};
+
+pub(crate) async fn run(c: &Context, args: Perf) -> Result<(), Reason> {
+    if args.server {
+        let layers: Vec<_> = args.flow.layer.into_iter().collect();
+        return listen(c, &args.name, &layers, serve).await;
+    }
+    let stop = stopped()?;
+    tokio::select! {
+        done = measure(c, &args) => done,
+        () = stop => Err(Reason::new(Code::Failed, "stopped before the measurement was over")),
+    }
+}
+
+async fn measure(c: &Context, args: &Perf) -> Result<(), Reason> {
+    let (_session, flow) = open(c, &args.name, &args.flow).await?;
+    let size = args.size.unwrap_or_else(|| flow.mtu().min(USUAL_SIZE));
+    if size > flow.mtu() || (size as usize) < DATA {
+        let text = format!(
+            "SDUs of {size} bytes don't fit: the flow carries {DATA} to {} (-s)",
+            flow.mtu()
+        );
+        return Err(Reason::new(Code::Usage, text));
+    }
+    let start = Start {
+        reverse: args.reverse,
+        size,
+        millis: millis(args.time),
+    };
+    let meter = Meter::new(!c.out.json);
+    let (sent, counted) = if args.reverse {
+        receive::receive(&flow, Some(&Word::Start(start)), meter).await?
+    } else {
+        begin(&flow, start).await?;
+        send::send(&flow, start, meter).await?
+    };
+    c.out.answer(document(sent, counted), || {
+        format!(
+            "{} {} ({}), {} bytes each:\n{}",
+            direction(args.reverse),
+            args.name,
+            other_end(&flow),
+            size,
+            sentence(sent, counted)
+        )
+    })
+}
+
+/// Says Start until the server is ready.
+async fn begin(flow: &Flow, start: Start) -> Result<(), Reason> {
+    let word = Word::Start(start).encode();
+    let ask = async {
+        loop {
+            flow.write(&word).await?;
+            match tokio::time::timeout(AGAIN, read_word(flow)).await {
+                Ok(Ok(Some(Word::Ready))) => return Ok(()),
+                Ok(Ok(Some(Word::Start(_)))) => return Err(bad_word(BadWord::Foreign)),
+                Ok(Err(reason)) => return Err(reason),
+                Ok(Ok(_)) | Err(_) => {}
+            }
+        }
+    };
+    let late = |_| {
+        Reason::new(
+            Code::TimedOut,
+            "the other side does not answer; does irm perf --server serve that name?",
+        )
+    };
+    tokio::time::timeout(START, ask).await.map_err(late)?
+}
+
+/// One measurement at the server.
+async fn serve(flow: Flow) {
+    let meter = Meter::new(false);
+    let told = match start_of(&flow).await {
+        Ok(start) if start.reverse => send::send(&flow, start, meter).await,
+        Ok(_) => receive::receive(&flow, None, meter).await,
+        Err(reason) => Err(reason),
+    };
+    match told {
+        Ok((sent, counted)) => remark(&format!(
+            "flow {} ({}): {}",
+            flow.id(),
+            other_end(&flow),
+            sentence(sent, counted)
+        )),
+        Err(reason) => {
+            // The client may be gone, and then nobody wants to know.
+            let _ = flow.try_write(&Word::Refused(reason.text.clone()).encode());
+            remark(&format!("flow {}: {reason}", flow.id()));
+        }
+    }
+}
+
+/// The client's wish; it is told that we are ready, unless we are the one to send.
+async fn start_of(flow: &Flow) -> Result<Start, Reason> {
+    let asked = async {
+        loop {
+            if let Some(Word::Start(start)) = read_word(flow).await? {
+                return Ok::<_, Reason>(start);
+            }
+        }
+    };
+    let late = |_| Reason::new(Code::TimedOut, "the client did not say what it wants");
+    let start = tokio::time::timeout(START, asked).await.map_err(late)??;
+    if start.millis > LONGEST_MS {
+        return Err(Reason::new(
+            Code::Usage,
+            "a measurement takes a day at most; use a shorter -t",
+        ));
+    }
+    if start.reverse && (start.size > flow.mtu() || (start.size as usize) < DATA) {
+        return Err(Reason::new(
+            Code::Usage,
+            format!(
+                "this side can send SDUs of {DATA} to {} bytes; use -s",
+                flow.mtu()
+            ),
+        ));
+    }
+    if !start.reverse {
+        flow.write(&Word::Ready.encode()).await?;
+    }
+    Ok(start)
+}
+
+/// The next word that is not Data; `None` for Data.
+async fn read_word(flow: &Flow) -> Result<Option<Word>, Reason> {
+    let mut batch = Batch::new(Framing::Record);
+    flow.read_batch(&mut batch).await?;
+    for sdu in batch.iter() {
+        match Word::decode(sdu) {
+            Ok(Word::Data { .. }) => {}
+            Ok(Word::Refused(text)) => return Err(refused(&text)),
+            Ok(word) => return Ok(Some(word)),
+            Err(bad) => return Err(bad_word(bad)),
+        }
+    }
+    Ok(None)
+}
+
+/// The throughput of each second on stderr, for people.
+struct Meter {
+    talk: bool,
+    since: Instant,
+    bytes: u64,
+}
+
+impl Meter {
+    fn new(talk: bool) -> Self {
+        Self {
+            talk,
+            since: Instant::now(),
+            bytes: 0,
+        }
+    }
+
+    fn count(&mut self, bytes: u64) {
+        self.bytes += bytes;
+        let passed = self.since.elapsed();
+        if self.talk && passed >= Duration::from_secs(1) {
+            remark(&format!(
+                "{:.3} Gbit/s",
+                gbit(self.bytes, passed.as_secs_f64())
+            ));
+            (self.since, self.bytes) = (Instant::now(), 0);
+        }
+    }
+}
+
+/// The document of CLI.md.
+fn document(sent: u64, c: Counted) -> Value {
+    let seconds = c.nanos as f64 / 1e9;
+    json!({
+        "bytes": c.bytes,
+        "seconds": seconds,
+        "sdus_sent": sent,
+        "sdus_received": c.sdus,
+        "sdus_lost": sent.saturating_sub(c.sdus),
+        "sdus_reordered": c.reordered,
+        "gbit_per_s": gbit(c.bytes, seconds),
+        "sdus_per_s": per_second(c.sdus as f64, seconds),
+    })
+}
+
+fn sentence(sent: u64, c: Counted) -> String {
+    let seconds = c.nanos as f64 / 1e9;
+    let lost = sent.saturating_sub(c.sdus);
+    let percent = per_second(100.0 * lost as f64, sent as f64);
+    format!(
+        "{} in {seconds:.3} s: {:.3} Gbit/s, {:.0} SDU/s; {sent} sent, {} received, {percent:.3} % lost",
+        table::bytes(c.bytes),
+        gbit(c.bytes, seconds),
+        per_second(c.sdus as f64, seconds),
+        c.sdus,
+    )
+}
+
+fn direction(reverse: bool) -> &'static str {
+    if reverse { "received from" } else { "sent to" }
+}
+
+fn gbit(bytes: u64, seconds: f64) -> f64 {
+    per_second(bytes as f64 * 8e-9, seconds)
+}
+
+/// A rate; none where no time passed.
+fn per_second(n: f64, seconds: f64) -> f64 {
+    if seconds > 0.0 { n / seconds } else { 0.0 }
+}
+
+fn refused(text: &str) -> Reason {
+    Reason::new(Code::Refused, format!("the other side refused: {text}"))
+}
+
+fn bad_word(bad: BadWord) -> Reason {
+    let text = match bad {
+        BadWord::Foreign => {
+            "the other side is no irm perf --server; start one for that name".to_owned()
+        }
+        BadWord::Version(v) => {
+            format!("the other side speaks version {v} of irm perf; use the same irm on both sides")
+        }
+        BadWord::Damaged => "the other side sent a damaged word; repeat the measurement".to_owned(),
+    };
+    Reason::new(Code::PeerMisbehaved, text)
+}
+
+/// SDUs of a measurement that says nothing else.
+const USUAL_SIZE: u32 = 1400;
+const AGAIN: Duration = Duration::from_millis(100);
+const START: Duration = Duration::from_secs(5);
+const LONGEST_MS: u64 = 86_400_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_document_is_counted_by_the_receiver() {
+        let counted = Counted {
+            bytes: 1_000_000_000,
+            sdus: 714_285,
+            reordered: 2,
+            nanos: 2_000_000_000,
+        };
+        let json = document(800_000, counted);
+        assert_eq!(
+            (&json["bytes"], &json["seconds"], &json["gbit_per_s"]),
+            (&json!(1_000_000_000), &json!(2.0), &json!(4.0))
+        );
+        assert_eq!(
+            (
+                &json["sdus_sent"],
+                &json["sdus_received"],
+                &json["sdus_per_s"]
+            ),
+            (&json!(800_000), &json!(714_285), &json!(357_142.5))
+        );
+    }
+
+    #[test]
+    fn nothing_received_is_no_rate() {
+        let json = document(5, Counted::default());
+        assert_eq!(
+            (&json["gbit_per_s"], &json["sdus_lost"]),
+            (&json!(0.0), &json!(5))
+        );
+    }
+}

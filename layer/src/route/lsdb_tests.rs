@@ -1,0 +1,502 @@
+//! What the database believes, keeps, tells and forgets.
+
+use std::time::{Duration, Instant};
+
+use prost::Message;
+use proto::ipcp::Invite;
+use proto::wire::{Digest, Record, SignedRecord};
+use proto::{Addr, Label};
+
+use super::record::{
+    MAX_LINKS, MAX_NAMES, MAX_RECORD, NAMES_PER_RECORD, RecordError, signed_bytes,
+};
+use super::*;
+use crate::crypt::{Authority, CertError, Identity, Invitation};
+use crate::dir::NameHash;
+use crate::{Now, UnixTime};
+
+/// Members of one layer, each with its database.
+struct Layer {
+    start: Now,
+    members: Vec<(Identity, Lsdb)>,
+}
+
+fn label(text: &str) -> Label {
+    Label::new(text).unwrap()
+}
+
+impl Layer {
+    fn of(n: usize) -> Self {
+        let wall = UnixTime(Duration::from_secs(1_800_000_000));
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "there is no other way to an Instant, and only differences count"
+        )]
+        let start = Now {
+            mono: Instant::now() + Duration::from_secs(10_000),
+            wall,
+        };
+        let layer = label("ovl");
+        let (mut authority, first) = Authority::create(&layer, &label("m0"), &[], wall).unwrap();
+        let mut identities = vec![first];
+        for i in 1..n {
+            let name = label(&format!("m{i}"));
+            let invite = Invite {
+                member: Some(name.clone()),
+                prefixes: vec![],
+                expires_ms: 60_000,
+                uses: 1,
+                hints: vec![],
+            };
+            let url = authority
+                .invite(&invite, &label("m0"), &[label("m0")], wall)
+                .unwrap();
+            let joiner = Invitation::parse(&url, wall).unwrap().start(&name).unwrap();
+            let reply = authority
+                .redeem(&joiner.request(&[7; 32]), &[7; 32], wall)
+                .unwrap();
+            identities.push(joiner.finish(&reply, wall).unwrap());
+        }
+        let with_db = |identity: Identity| {
+            let lsdb = Lsdb::new(identity.address(), layer.clone(), 1);
+            (identity, lsdb)
+        };
+        Self {
+            start,
+            members: identities.into_iter().map(with_db).collect(),
+        }
+    }
+
+    fn addr(&self, i: usize) -> Addr {
+        self.members[i].0.address()
+    }
+
+    fn at(&self, secs: u64) -> Now {
+        let after = Duration::from_secs(secs);
+        Now {
+            mono: self.start.mono + after,
+            wall: UnixTime(self.start.wall.0 + after),
+        }
+    }
+
+    fn links(&mut self, i: usize, to: &[usize]) -> SignedRecord {
+        let links = to
+            .iter()
+            .map(|j| LinkState {
+                neighbour: self.addr(*j),
+                cost: 1,
+                mtu: 1400,
+            })
+            .collect();
+        let (identity, lsdb) = &mut self.members[i];
+        lsdb.set_links(self.start, identity, links).unwrap()
+    }
+
+    fn names(&mut self, i: usize, hashes: Vec<NameHash>) -> Vec<SignedRecord> {
+        let (identity, lsdb) = &mut self.members[i];
+        lsdb.set_names(self.start, identity, hashes).unwrap()
+    }
+
+    fn insert_at(
+        &mut self,
+        secs: u64,
+        i: usize,
+        record: &SignedRecord,
+    ) -> Result<Inserted, RecordError> {
+        let now = self.at(secs);
+        let (identity, lsdb) = &mut self.members[i];
+        lsdb.insert(now, identity, record.clone())
+    }
+
+    fn insert(&mut self, i: usize, record: &SignedRecord) -> Result<Inserted, RecordError> {
+        self.insert_at(0, i, record)
+    }
+
+    fn tick(&mut self, secs: u64, i: usize) -> Vec<SignedRecord> {
+        let now = self.at(secs);
+        let (identity, lsdb) = &mut self.members[i];
+        lsdb.tick(now, identity)
+    }
+
+    /// A record that `signer` signs, whatever it says.
+    fn forge(&self, signer: usize, body: &Record) -> SignedRecord {
+        let identity = &self.members[signer].0;
+        let body = body.encode_to_vec();
+        let signature = identity
+            .sign(&signed_bytes(identity.layer(), &body))
+            .to_vec();
+        SignedRecord {
+            body,
+            signature,
+            certificate: identity.cert().der().to_vec(),
+            age: 0,
+            intermediates: vec![],
+        }
+    }
+}
+
+fn hashes(n: usize, salt: u8) -> Vec<NameHash> {
+    let hash = |i: usize| {
+        let mut h = [salt; 32];
+        h[..8].copy_from_slice(&(i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+        h
+    };
+    (0..n).map(hash).collect()
+}
+
+#[test]
+fn records_make_routes_members_and_directory() {
+    let mut layer = Layer::of(3);
+    let records = [
+        layer.links(0, &[1]),
+        layer.links(1, &[0, 2]),
+        layer.links(2, &[1]),
+    ];
+    let names = layer.names(2, vec![[5; 32]]);
+    for record in records.iter().chain(&names).skip(1) {
+        assert!(matches!(layer.insert(0, record), Ok(Inserted::New(r)) if r == *record));
+        assert_eq!(layer.insert(0, record), Ok(Inserted::Known));
+    }
+    let (me, far) = (layer.addr(0), layer.addr(2));
+    let lsdb = &mut layer.members[0].1;
+    let fib = routes(lsdb, me);
+    assert_eq!(
+        fib.next_hop(far).map(|h| (h.cost, h.hops, h.mtu)),
+        Some((2, 2, 1400))
+    );
+    assert_eq!(lsdb.directory().resolve(&fib, &[5; 32]), [far]);
+    let mut members: Vec<_> = lsdb.members().map(|m| m.member().to_string()).collect();
+    members.sort();
+    assert_eq!(members, ["m0", "m1", "m2"]);
+    assert!(lsdb.changed());
+    assert!(!lsdb.changed());
+}
+
+#[test]
+fn only_the_originator_can_say_something() {
+    let mut layer = Layer::of(3);
+    let good = layer.links(1, &[0]);
+    let victim = layer.addr(1);
+    let body = Record {
+        origin: victim.0,
+        kind: 1,
+        incarnation: 9,
+        counter: 9,
+        ..Record::default()
+    };
+    let found = layer.addr(2);
+    let own_cert = layer.forge(2, &body);
+    assert_eq!(
+        layer.insert(0, &own_cert),
+        Err(RecordError::WrongOrigin {
+            claimed: victim,
+            found
+        })
+    );
+    let others_cert = SignedRecord {
+        certificate: good.certificate.clone(),
+        ..own_cert
+    };
+    assert_eq!(
+        layer.insert(0, &others_cert),
+        Err(RecordError::Forged(victim))
+    );
+    let mut altered = good.clone();
+    *altered.body.last_mut().unwrap() ^= 1;
+    assert!(matches!(
+        layer.insert(0, &altered),
+        Err(RecordError::Forged(_) | RecordError::Malformed(_))
+    ));
+    let stranger = Layer::of(2).links(1, &[0]);
+    assert_eq!(
+        layer.insert(0, &stranger),
+        Err(RecordError::Certificate(CertError::UnknownAuthority))
+    );
+    assert_eq!(layer.members[0].1.members().count(), 0);
+    assert!(matches!(layer.insert(0, &good), Ok(Inserted::New(_))));
+}
+
+#[test]
+fn every_bound_has_its_error() {
+    let mut layer = Layer::of(2);
+    let body = Record {
+        origin: layer.addr(1).0,
+        kind: 1,
+        incarnation: 1,
+        counter: 1,
+        ..Record::default()
+    };
+    let link = proto::wire::LinkState {
+        neighbour: 1,
+        cost: 1,
+        mtu: 1,
+    };
+    let many = layer.forge(
+        1,
+        &Record {
+            links: vec![link; MAX_LINKS + 1],
+            ..body.clone()
+        },
+    );
+    assert_eq!(
+        layer.insert(0, &many),
+        Err(RecordError::TooLarge {
+            what: "links",
+            max: MAX_LINKS
+        })
+    );
+    let name = |len| vec![1; len];
+    let names = layer.forge(
+        1,
+        &Record {
+            kind: 2,
+            name_hashes: vec![name(32); NAMES_PER_RECORD + 1],
+            ..body.clone()
+        },
+    );
+    assert_eq!(
+        layer.insert(0, &names),
+        Err(RecordError::TooLarge {
+            what: "names",
+            max: NAMES_PER_RECORD
+        })
+    );
+    let large = SignedRecord {
+        body: vec![0; MAX_RECORD],
+        ..SignedRecord::default()
+    };
+    assert_eq!(
+        layer.insert(0, &large),
+        Err(RecordError::TooLarge {
+            what: "bytes",
+            max: MAX_RECORD
+        })
+    );
+    for malformed in [
+        Record {
+            kind: 0,
+            ..body.clone()
+        },
+        Record {
+            kind: 6,
+            ..body.clone()
+        },
+        Record {
+            kind: 2,
+            name_hashes: vec![name(31)],
+            ..body.clone()
+        },
+        Record {
+            kind: 1,
+            name_hashes: vec![name(32)],
+            ..body.clone()
+        },
+        Record {
+            kind: 2,
+            links: vec![link],
+            ..body.clone()
+        },
+    ] {
+        let record = layer.forge(1, &malformed);
+        assert!(
+            matches!(layer.insert(0, &record), Err(RecordError::Malformed(_))),
+            "{malformed:?} was taken"
+        );
+    }
+    let broken = SignedRecord {
+        body: vec![0xff; 40],
+        ..SignedRecord::default()
+    };
+    assert!(matches!(
+        layer.insert(0, &broken),
+        Err(RecordError::Malformed(_))
+    ));
+    let now = layer.start;
+    let (identity, lsdb) = &mut layer.members[0];
+    assert!(
+        lsdb.set_names(now, identity, hashes(MAX_NAMES + 1, 1))
+            .is_err()
+    );
+}
+
+#[test]
+fn an_older_record_is_answered_with_the_newer() {
+    let mut layer = Layer::of(2);
+    let old = layer.links(1, &[0]);
+    let new = layer.links(1, &[]);
+    assert!(matches!(layer.insert(0, &new), Ok(Inserted::New(_))));
+    assert_eq!(layer.insert(0, &old), Ok(Inserted::Stale(new)));
+}
+
+#[test]
+fn digests_bring_two_neighbours_level() {
+    let mut layer = Layer::of(3);
+    let others = [layer.links(1, &[0]), layer.links(2, &[0])];
+    layer.links(0, &[1]);
+    layer.insert(0, &others[0]).unwrap();
+    layer.insert(1, &others[1]).unwrap();
+    let now = layer.start.mono;
+    for (from, to) in [(0, 1), (1, 0)] {
+        let digests = layer.members[to].1.digests();
+        let missing: Vec<_> = digests
+            .iter()
+            .flat_map(|d| layer.members[from].1.missing(now, d))
+            .flat_map(|m| m.records)
+            .collect();
+        assert_eq!(missing.len(), 1, "only what lacks is sent");
+        for record in &missing {
+            assert!(matches!(layer.insert(to, record), Ok(Inserted::New(_))));
+        }
+    }
+    let level = layer.members[0].1.digests();
+    assert_eq!(level, layer.members[1].1.digests());
+    assert!(
+        level
+            .iter()
+            .all(|d| layer.members[1].1.missing(now, d).is_empty())
+    );
+    assert!(
+        layer.members[0]
+            .1
+            .missing(
+                now,
+                &Digest {
+                    versions: vec![],
+                    first: 9,
+                    last: 1
+                }
+            )
+            .is_empty()
+    );
+}
+
+#[test]
+fn every_name_a_member_serves_travels_in_messages_of_64_kib() {
+    let mut layer = Layer::of(2);
+    let first = hashes(MAX_NAMES, 1);
+    layer.names(1, first.clone());
+    layer.links(1, &[0]);
+    let empty = layer.members[0].1.digests();
+    let messages: Vec<_> = empty
+        .iter()
+        .flat_map(|d| layer.members[1].1.missing(layer.start.mono, d))
+        .collect();
+    assert!(messages.len() > 1 && messages.iter().all(|m| m.encoded_len() <= 65_536));
+    for record in messages.iter().flat_map(|m| &m.records) {
+        layer.insert(0, record).unwrap();
+    }
+    let served = |layer: &Layer| layer.members[0].1.directory().iter().count();
+    assert_eq!(served(&layer), MAX_NAMES);
+    // A name less moves all that follow it to another place, whatever the order of arrival.
+    let fewer: Vec<_> = first.into_iter().skip(1).collect();
+    for record in layer.names(1, fewer.clone()).iter().rev() {
+        layer.insert(0, record).unwrap();
+    }
+    assert_eq!(served(&layer), MAX_NAMES - 1);
+    assert!(
+        fewer
+            .iter()
+            .all(|h| layer.members[0].1.directory().holders(h).count() == 1)
+    );
+}
+
+#[test]
+fn a_member_that_starts_again_rises_above_its_earlier_life() {
+    let mut layer = Layer::of(2);
+    layer.members[1].1 = Lsdb::new(layer.addr(1), label("ovl"), 5);
+    let earlier = [
+        layer.links(1, &[0]),
+        layer.names(1, vec![[1; 32]]).remove(0),
+    ];
+    for record in &earlier {
+        layer.insert(0, record).unwrap();
+    }
+    // Its file with the incarnation was lost.
+    layer.members[1].1 = Lsdb::new(layer.addr(1), label("ovl"), 1);
+    let weak = layer.links(1, &[0]);
+    let Ok(Inserted::Stale(own)) = layer.insert(0, &weak) else {
+        panic!("the earlier one must win")
+    };
+    let Ok(Inserted::OwnFromBefore(again)) = layer.insert(1, &own) else {
+        panic!("it must know itself")
+    };
+    assert_eq!(layer.members[1].1.incarnation(), 5);
+    for record in &again {
+        assert!(matches!(layer.insert(0, record), Ok(Inserted::New(_))));
+    }
+    // The name that it serves no longer is withdrawn as soon as it hears of it.
+    let Ok(Inserted::OwnFromBefore(again)) = layer.insert(1, &earlier[1]) else {
+        panic!("it must know itself")
+    };
+    for record in &again {
+        layer.insert(0, record).unwrap();
+    }
+    assert_eq!(layer.members[0].1.directory().iter().count(), 0);
+}
+
+#[test]
+fn what_nobody_renews_is_forgotten_and_its_age_travels_along() {
+    let mut layer = Layer::of(3);
+    let record = layer.links(1, &[0]);
+    layer.insert(0, &record).unwrap();
+    assert!(layer.tick(1700, 0).is_empty());
+    let empty = layer.members[2].1.digests();
+    let late = layer.members[0].1.missing(layer.at(1700).mono, &empty[0])[0].records[0].clone();
+    assert_eq!(late.age, 1700);
+    assert!(matches!(
+        layer.insert_at(1700, 2, &late),
+        Ok(Inserted::New(_))
+    ));
+    for i in [0, 2] {
+        layer.tick(1790, i);
+        assert_eq!(layer.members[i].1.members().count(), 1);
+        layer.tick(1840, i);
+        assert_eq!(layer.members[i].1.members().count(), 0);
+    }
+    let dead = SignedRecord {
+        age: 1800,
+        ..record
+    };
+    assert_eq!(
+        layer.insert(0, &dead),
+        Err(RecordError::TooOld(layer.addr(1)))
+    );
+}
+
+#[test]
+fn a_member_renews_its_records_in_time() {
+    let mut layer = Layer::of(2);
+    let first = layer.links(1, &[0]);
+    layer.insert(0, &first).unwrap();
+    assert!(layer.tick(530, 1).is_empty());
+    let due = layer.members[1].1.deadline().unwrap();
+    assert!(due <= layer.at(660).mono);
+    let renewed = layer.tick(661, 1);
+    assert_eq!(renewed.len(), 1);
+    layer.members[0].1.changed();
+    assert!(matches!(
+        layer.insert_at(661, 0, &renewed[0]),
+        Ok(Inserted::New(_))
+    ));
+    assert!(!layer.members[0].1.changed(), "a renewal changes no route");
+    layer.tick(1900, 0);
+    assert_eq!(layer.members[0].1.members().count(), 1);
+}
+
+#[test]
+fn one_who_lies_about_the_age_can_not_have_a_record_forgotten() {
+    let mut layer = Layer::of(2);
+    let record = layer.links(1, &[0]);
+    layer
+        .insert(
+            0,
+            &SignedRecord {
+                age: 1790,
+                ..record.clone()
+            },
+        )
+        .unwrap();
+    assert_eq!(layer.insert(0, &record), Ok(Inserted::Known));
+    layer.tick(60, 0);
+    assert_eq!(layer.members[0].1.members().count(), 1);
+}

@@ -1,0 +1,248 @@
+//! One signed record: how it is signed, what may be in it, and what is wrong with a bad one.
+
+use prost::Message;
+use proto::wire::{Record as Body, SignedRecord};
+use proto::{Addr, Label};
+
+use super::spf::{LinkState, tidy};
+use crate::crypt::{CertError, Identity};
+use crate::dir::NameHash;
+
+/// The most members of a layer that are known at once.
+pub const MAX_MEMBERS: usize = 16_384;
+/// The most bytes of a record with its certificate, encoded, so that a message with one record has at most 64 KiB.
+pub const MAX_RECORD: usize = 65_536 - 64;
+/// The most links of one member.
+pub const MAX_LINKS: usize = 1_024;
+/// The most names that one member serves.
+pub const MAX_NAMES: usize = NAMES_PER_RECORD * NAME_RECORDS as usize;
+
+/// Why a record is not taken. Each is counted under [`RecordError::word`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// The record or something in it has more than its bound.
+    #[error("a record has more {what} than {max}")]
+    TooLarge {
+        /// What there is too much of.
+        what: &'static str,
+        /// The bound.
+        max: usize,
+    },
+    /// The bytes are no record.
+    #[error("a record can't be read: {0}")]
+    Malformed(&'static str),
+    /// Its originator's certificate is not believed.
+    #[error("the certificate of a record's originator is not believed: {0}")]
+    Certificate(CertError),
+    /// It speaks for a member other than the one that the certificate names.
+    #[error("a member speaks for {claimed}, but its address is {found}")]
+    WrongOrigin {
+        /// For whom it speaks.
+        claimed: Addr,
+        /// Who it is.
+        found: Addr,
+    },
+    /// The originator didn't sign it.
+    #[error("the signature of a record of {0} is forged")]
+    Forged(Addr),
+    /// Nobody has renewed it for too long.
+    #[error("a record of {0} is too old")]
+    TooOld(Addr),
+    /// The layer is full.
+    #[error("the layer has {MAX_MEMBERS} members; no more are taken")]
+    TooManyMembers,
+}
+
+impl RecordError {
+    /// A stable word for counters.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::TooLarge { .. } => "drop.record_too_large",
+            Self::Malformed(_) => "drop.record_malformed",
+            Self::Certificate(_) => "drop.record_certificate",
+            Self::WrongOrigin { .. } => "drop.record_wrong_origin",
+            Self::Forged(_) => "drop.record_forged",
+            Self::TooOld(_) => "drop.record_too_old",
+            Self::TooManyMembers => "drop.record_member_limit",
+        }
+    }
+}
+
+/// Which record of a member; its number is the `kind` on the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Kind(u32);
+
+impl Kind {
+    pub(super) const LINKS: Self = Self(1);
+
+    /// The record that holds the `i`-th part of the names.
+    pub(super) fn names(i: usize) -> Option<Self> {
+        u32::try_from(i)
+            .ok()
+            .filter(|i| *i < NAME_RECORDS)
+            .map(|i| Self(2 + i))
+    }
+
+    pub(super) fn from_wire(kind: u32) -> Option<Self> {
+        (1..2 + NAME_RECORDS).contains(&kind).then_some(Self(kind))
+    }
+
+    pub(super) fn to_wire(self) -> u32 {
+        self.0
+    }
+}
+
+/// Of two records of one member and kind the one with the higher version holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Version {
+    pub(super) incarnation: u64,
+    pub(super) counter: u64,
+}
+
+impl Version {
+    /// The next higher one.
+    pub(super) fn next(self) -> Self {
+        match self.counter.checked_add(1) {
+            Some(counter) => Self { counter, ..self },
+            None => Self {
+                incarnation: self.incarnation.saturating_add(1),
+                counter: 1,
+            },
+        }
+    }
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Content {
+    Links(Vec<LinkState>),
+    Names(Vec<NameHash>),
+}
+
+/// A record whose form is right; whether it is true is another question.
+#[derive(Debug)]
+pub(super) struct Parsed {
+    pub(super) origin: Addr,
+    pub(super) kind: Kind,
+    pub(super) version: Version,
+    pub(super) content: Content,
+}
+
+/// Reads a record and checks every bound, without believing it.
+pub(super) fn parse(record: &SignedRecord) -> Result<Parsed, RecordError> {
+    // The length comes first, so that nothing large is ever decoded.
+    within(record.encoded_len(), MAX_RECORD, "bytes")?;
+    within(
+        record.intermediates.len(),
+        MAX_INTERMEDIATES,
+        "certificates",
+    )?;
+    let body = Body::decode(record.body.as_slice())
+        .map_err(|_| RecordError::Malformed("it is no protobuf message"))?;
+    let kind = Kind::from_wire(body.kind).ok_or(RecordError::Malformed("its kind is unknown"))?;
+    within(body.links.len(), MAX_LINKS, "links")?;
+    within(body.name_hashes.len(), NAMES_PER_RECORD, "names")?;
+    let content = match kind {
+        Kind::LINKS if body.name_hashes.is_empty() => Content::Links(links(&body)),
+        Kind::LINKS => return Err(RecordError::Malformed("a record of links holds names")),
+        _ if body.links.is_empty() => Content::Names(names(&body)?),
+        _ => return Err(RecordError::Malformed("a record of names holds links")),
+    };
+    let version = Version {
+        incarnation: body.incarnation,
+        counter: body.counter,
+    };
+    Ok(Parsed {
+        origin: Addr(body.origin),
+        kind,
+        version,
+        content,
+    })
+}
+
+/// Makes a record of our own.
+pub(super) fn sign(
+    identity: &Identity,
+    kind: Kind,
+    version: Version,
+    content: &Content,
+) -> SignedRecord {
+    let mut body = Body {
+        origin: identity.address().0,
+        kind: kind.to_wire(),
+        incarnation: version.incarnation,
+        counter: version.counter,
+        ..Body::default()
+    };
+    match content {
+        Content::Links(links) => body.links = links.iter().map(to_wire).collect(),
+        Content::Names(hashes) => body.name_hashes = hashes.iter().map(|h| h.to_vec()).collect(),
+    }
+    let body = body.encode_to_vec();
+    let signature = identity
+        .sign(&signed_bytes(identity.layer(), &body))
+        .to_vec();
+    // The roots stand at the end of the chain; everybody has them.
+    let roots = identity.roots().ders();
+    let above = identity
+        .chain()
+        .iter()
+        .skip(1)
+        .filter(|der| !roots.contains(der));
+    SignedRecord {
+        body,
+        signature,
+        certificate: identity.cert().der().to_vec(),
+        age: 0,
+        intermediates: above.cloned().collect(),
+    }
+}
+
+/// What the signature covers.
+pub(super) fn signed_bytes(layer: &Label, body: &[u8]) -> Vec<u8> {
+    [CONTEXT, layer.as_str().as_bytes(), &[0], body].concat()
+}
+
+fn within(len: usize, max: usize, what: &'static str) -> Result<(), RecordError> {
+    if len <= max {
+        Ok(())
+    } else {
+        Err(RecordError::TooLarge { what, max })
+    }
+}
+
+fn links(body: &Body) -> Vec<LinkState> {
+    let mut links: Vec<_> = body
+        .links
+        .iter()
+        .map(|l| LinkState {
+            neighbour: Addr(l.neighbour),
+            cost: l.cost,
+            mtu: l.mtu,
+        })
+        .collect();
+    tidy(&mut links);
+    links
+}
+
+fn names(body: &Body) -> Result<Vec<NameHash>, RecordError> {
+    let hash = |h: &Vec<u8>| {
+        NameHash::try_from(h.as_slice())
+            .map_err(|_| RecordError::Malformed("a name hash has not 32 bytes"))
+    };
+    body.name_hashes.iter().map(hash).collect()
+}
+
+fn to_wire(link: &LinkState) -> proto::wire::LinkState {
+    proto::wire::LinkState {
+        neighbour: link.neighbour.0,
+        cost: link.cost,
+        mtu: link.mtu,
+    }
+}
+
+/// How many names one record holds: with them it stays well below [`MAX_RECORD`].
+pub(super) const NAMES_PER_RECORD: usize = 1_024;
+const NAME_RECORDS: u32 = 4;
+const MAX_INTERMEDIATES: usize = 4;
+const CONTEXT: &[u8] = b"strata record v1";
