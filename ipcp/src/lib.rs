@@ -1,1 +1,33 @@
-//! ipcp
+//! The one runtime of every IPC process: it owns the sockets, the clock and chance, and drives a pure machine.
+//!
+//! This crate must not know what kind of layer it runs: everything that differs is in the machine ([`layer::Ipcp`]) and in
+//! the way to its lower network ([`Lower`]).
+//!
+//! ```text
+//!   irmd ── attach ──┐          ┌── upper ── record sockets ── users
+//!                    ▼          ▼
+//!                   run: handle, poll, deadline of the machine
+//!                    ▲          ▲
+//!         timers ────┘          └── lower ── flows (FlowLower) or sockets of a shim (udp)
+//! ```
+//!
+//! One thread, one epoll. No task, channel or lock is on the way of a packet; the control stream has tasks of its own.
+
+mod attach;
+mod config;
+mod flow_lower;
+mod io;
+mod lower;
+mod run;
+mod store;
+pub mod telemetry;
+pub mod udp;
+mod upper;
+
+pub use config::{Config, block_on, seed};
+pub use flow_lower::FlowLower;
+pub use io::{Counters, Interest, Io, Key, Watch};
+pub use libflow::Secret;
+pub use lower::{In, Lower};
+pub use run::run;
+pub use store::Store;

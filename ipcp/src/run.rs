@@ -1,0 +1,479 @@
+//! The event loop.
+
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use layer::{Input, Ipcp, Now, Output, UnixTime};
+use proto::ipcp::{Answer, Command, CommandId, Event, Notice, Respond};
+use proto::irm as pb;
+use proto::{Code, FlowId, Reason};
+use rustc_hash::FxHashMap;
+use tokio::io::Interest as TokioInterest;
+use tokio::io::unix::AsyncFd;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use crate::attach::{Attach, Call};
+use crate::config::Config;
+use crate::io::{Epoll, Io, Ready, Side};
+use crate::lower::Lower;
+use crate::store::Store;
+use crate::upper::{Did, Uppers};
+
+/// Runs a machine over a lower network until it says [`Output::Exit`], irmd asks it to shut down, SIGTERM comes or the run
+/// directory is gone. The orders of shutting down take at most 5 s.
+pub async fn run<M: Ipcp, L: Lower<M>>(
+    machine: M,
+    mut lower: L,
+    config: Config,
+) -> anyhow::Result<()> {
+    let mut io = Io::new().context("can't make an epoll")?;
+    let door = config.data_socket();
+    let uppers = Uppers::open(&mut io, &door)
+        .with_context(|| format!("can't listen at {}", door.display()))?;
+    let store = Store::open(&config.state_dir)?;
+    let reactor = libflow::watch(io.reactor_end()?, TokioInterest::READABLE)
+        .context("can't wait on the epoll")?;
+    let (events_tx, events) = mpsc::channel(EVENTS);
+    lower.start(&mut io, events_tx)?;
+    let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
+    let attach = Attach::start(&config)?;
+    let mut runtime = Runtime {
+        machine,
+        lower,
+        io,
+        uppers,
+        store,
+        attach,
+        events,
+        config,
+        pending: FxHashMap::default(),
+        last_id: 0,
+        hello: None,
+        ending: None,
+        exit: false,
+        parked: false,
+    };
+    let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
+    let mut asleep_until = None;
+    let mut busy = 0;
+    runtime.drain();
+    loop {
+        runtime.control();
+        runtime.timers();
+        let worked = runtime.packets(&reactor)?;
+        runtime.settle();
+        if runtime.finished() {
+            break;
+        }
+        if worked {
+            busy += 1;
+            // The tasks of the control stream share this thread.
+            if busy % TURNS == 0 {
+                tokio::task::yield_now().await;
+            }
+            continue;
+        }
+        let deadline = runtime.deadline();
+        if deadline != asleep_until {
+            asleep_until = deadline;
+            if let Some(at) = deadline {
+                sleep.as_mut().reset(at.into());
+            }
+        }
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => runtime.shut_down("SIGTERM"),
+            _ = interrupt.recv() => runtime.shut_down("SIGINT"),
+            Some(call) = runtime.attach.calls.recv() => runtime.call(call),
+            Some(event) = runtime.events.recv() => runtime.event(event),
+            () = sleep.as_mut(), if asleep_until.is_some() => asleep_until = None,
+            guard = reactor.readable() => guard.context("the reactor is gone")?.retain_ready(),
+        }
+    }
+    runtime.attach.finish().await;
+    Ok(())
+}
+
+struct Runtime<M: Ipcp, L: Lower<M>> {
+    machine: M,
+    lower: L,
+    io: Io,
+    uppers: Uppers,
+    store: Store,
+    attach: Attach,
+    events: mpsc::Receiver<L::Event>,
+    config: Config,
+    /// Commands that the machine has not answered: what irmd calls them, and the flow that they are about.
+    pending: FxHashMap<CommandId, (CommandId, Option<FlowId>)>,
+    last_id: CommandId,
+    /// The machine's answer to the question behind a hello.
+    hello: Option<pb::IpcpStatus>,
+    /// Shutting down; by when at the latest.
+    ending: Option<Instant>,
+    exit: bool,
+    /// Users are left unread while the lower network takes no more.
+    parked: bool,
+}
+
+impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
+    /// What irmd and the lower network's tasks have said, up to a bound.
+    fn control(&mut self) {
+        for _ in 0..CONTROL {
+            match self.attach.calls.try_recv() {
+                Ok(call) => self.call(call),
+                Err(_) => break,
+            }
+        }
+        for _ in 0..CONTROL {
+            match self.events.try_recv() {
+                Ok(event) => self.event(event),
+                Err(_) => break,
+            }
+        }
+    }
+
+    fn timers(&mut self) {
+        let now = Instant::now();
+        if self.machine.deadline().is_some_and(|at| at <= now) {
+            self.feed(Input::Timeout);
+        }
+        while let Some(did) = self.uppers.expire(&mut self.io, now) {
+            self.user(did);
+        }
+    }
+
+    /// One look at the descriptors, lower ones first; `false` if nothing had happened to any.
+    fn packets(&mut self, reactor: &AsyncFd<Epoll>) -> anyhow::Result<bool> {
+        let mut ready = Vec::new();
+        match reactor.try_io(TokioInterest::READABLE, |epoll| epoll.poll(&mut ready)) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
+            Err(e) => return Err(e).context("waiting for packets failed"),
+        }
+        for event in ready.iter().filter(|r| r.key.side() == Side::Lower) {
+            self.lower_ready(*event);
+        }
+        self.settle();
+        for event in ready.iter().filter(|r| r.key.side() == Side::Upper) {
+            self.upper_ready(*event);
+        }
+        Ok(true)
+    }
+
+    fn lower_ready(&mut self, ready: Ready) {
+        if ready.write {
+            self.lower.writable(&mut self.io, ready.key);
+        }
+        if ready.read {
+            for _ in 0..LOWER_READS {
+                match self.lower.recv(&mut self.io, ready.key) {
+                    Some(input) => self.feed(input),
+                    None => break,
+                }
+            }
+        }
+    }
+
+    fn upper_ready(&mut self, ready: Ready) {
+        if self.lower.congested() && ready.read && !ready.write && self.uppers.is_joined(ready.key)
+        {
+            self.parked = true;
+            return self.uppers.pause(&mut self.io, ready.key);
+        }
+        for _ in 0..UPPER_READS {
+            match self.uppers.step(&mut self.io, ready, Instant::now()) {
+                Some(did) => self.user(did),
+                None => break,
+            }
+        }
+    }
+
+    /// What the lower network has to say by itself, and whether users may be read again.
+    fn settle(&mut self) {
+        for _ in 0..CONTROL {
+            match self.lower.poll(&mut self.io) {
+                Some(input) => self.feed(input),
+                None => break,
+            }
+        }
+        if self.parked && !self.lower.congested() {
+            self.parked = false;
+            self.uppers.resume(&mut self.io);
+        }
+    }
+
+    fn user(&mut self, did: Did) {
+        self.feed(match did {
+            Did::Wrote(flow, batch) => Input::Upper(flow, batch),
+            Did::Left(flow) => Input::UpperGone(flow),
+        });
+    }
+
+    fn event(&mut self, event: L::Event) {
+        if let Some(input) = self.lower.event(&mut self.io, event) {
+            self.feed(input);
+        }
+    }
+
+    fn call(&mut self, call: Call) {
+        match call {
+            Call::Command(id, command) => self.command(id, command),
+            Call::Hello(answer) => {
+                let hello = self.introduce();
+                // If the stream's task is gone, so is its wish.
+                let _ = answer.send(hello);
+            }
+            Call::Lost => {
+                self.attach.set_attached(false);
+                self.pending.clear();
+            }
+            Call::Leave(why) => self.shut_down(&why),
+        }
+    }
+
+    fn command(&mut self, id: CommandId, command: Command) {
+        let flow = match &command {
+            Command::Allocate(allocate) => Some(allocate.flow),
+            Command::Respond(Respond {
+                verdict: Ok((flow, _)),
+                ..
+            }) => Some(*flow),
+            Command::Set(settings) => {
+                self.lower.set(&mut self.io, settings);
+                None
+            }
+            Command::Shutdown => {
+                self.ending.get_or_insert_with(|| Instant::now() + SHUTDOWN);
+                None
+            }
+            Command::Bootstrap(_)
+            | Command::Enroll(_)
+            | Command::Register(_)
+            | Command::Unregister(_)
+            | Command::Respond(_)
+            | Command::Dealloc(..)
+            | Command::Connect(_)
+            | Command::Disconnect(_)
+            | Command::Invite(_)
+            | Command::Status => None,
+        };
+        // Numbers of our own: an irmd that was restarted may use those of the one before again.
+        self.last_id += 1;
+        self.pending.insert(self.last_id, (id, flow));
+        self.feed(Input::Control(self.last_id, command));
+    }
+
+    fn shut_down(&mut self, why: &str) {
+        if self.ending.is_none() {
+            tracing::info!("{} ends: {why}", self.config.name);
+            self.ending = Some(Instant::now() + SHUTDOWN);
+            self.feed(Input::Control(OWN_SHUTDOWN, Command::Shutdown));
+        }
+    }
+
+    /// The hello: what the machine says of itself at this moment.
+    fn introduce(&mut self) -> pb::IpcpHello {
+        self.feed(Input::Control(OWN_STATUS, Command::Status));
+        let status = self.hello.take().unwrap_or_default();
+        self.attach.set_attached(true);
+        self.pending.clear();
+        pb::IpcpHello {
+            secret: self.config.secret.bytes().to_vec(),
+            name: self.config.name.to_string(),
+            r#type: self.config.kind.to_owned(),
+            pid: std::process::id(),
+            data_socket: self.config.data_socket().to_string_lossy().into_owned(),
+            // Without a layer it has not been configured: irmd bootstraps or enrols it.
+            state: if status.layer.is_empty() {
+                String::new()
+            } else {
+                status.state
+            },
+            flows: status.flows,
+            names: status.names,
+            layer: status.layer,
+            version: VERSION,
+        }
+    }
+
+    fn feed(&mut self, input: Input<M::Lower, M::Tell>) {
+        self.machine.handle(now(), input);
+        self.drain();
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.machine.poll() {
+            match output {
+                Output::Lower(to, batch) => self.lower.send(&mut self.io, to, batch),
+                Output::Upper(flow, batch) => self.uppers.deliver(&mut self.io, flow, batch),
+                Output::Control(event) => self.tell(event),
+                Output::UpperMtu(flow, mtu) => self.uppers.set_mtu(&mut self.io, flow, mtu),
+                Output::UpperOpen(flow, user, allocated) => self.open(flow, user, allocated),
+                Output::UpperClose(flow, reason) => {
+                    self.uppers
+                        .close(&mut self.io, flow, reason, Instant::now())
+                }
+                Output::Ask(ask) => self.lower.ask(&mut self.io, ask),
+                Output::Save(name, bytes) => {
+                    if let Err(reason) = self.store.save(name, &bytes) {
+                        tracing::error!("{reason}");
+                        self.tell(Event::Notice(Notice {
+                            kind: "state.not_saved".to_owned(),
+                            text: reason.text,
+                            fields: vec![("file".to_owned(), name.to_owned())],
+                            warning: true,
+                        }));
+                    }
+                }
+                Output::Exit => self.exit = true,
+            }
+        }
+    }
+
+    fn open(&mut self, flow: FlowId, user: proto::ipcp::User, allocated: proto::ipcp::Allocated) {
+        let handed = if user.ipcp {
+            self.lower.hand_over(&mut self.io, flow)
+        } else {
+            None
+        };
+        if let Err(e) = self
+            .uppers
+            .create(flow, user, allocated, handed, Instant::now())
+        {
+            // Without a token nobody can join: the answer says so, and the machine hears that the user is gone.
+            tracing::error!("can't open flow {flow}: {e}");
+            self.feed(Input::UpperGone(flow));
+        }
+    }
+
+    fn tell(&mut self, event: Event) {
+        let event = match event {
+            Event::Done(OWN_STATUS, result) => {
+                if let Ok(Answer::Status(status)) = result {
+                    self.hello = Some(self.complete(*status));
+                }
+                return;
+            }
+            Event::Done(OWN_SHUTDOWN | OWN_REFUSAL, _) => return,
+            Event::Done(id, result) => {
+                // A command of an irmd that is gone; if it was for a flow, nobody will join that.
+                let Some((id, flow)) = self.pending.remove(&id) else {
+                    return;
+                };
+                Event::Done(id, result.and_then(|answer| self.answer(flow, answer)))
+            }
+            Event::FlowRequest(request) if !self.attach.attached() => {
+                let away = Reason::new(
+                    Code::Busy,
+                    "the IRM of that host is being restarted; try again in a second",
+                );
+                let refusal = Respond {
+                    request: request.request,
+                    verdict: Err(away),
+                };
+                self.machine.handle(
+                    now(),
+                    Input::Control(OWN_REFUSAL, Command::Respond(refusal)),
+                );
+                return;
+            }
+            Event::FlowRequest(_) | Event::FlowDown(..) | Event::State(..) | Event::Notice(_) => {
+                event
+            }
+        };
+        if !self.attach.tell(event) {
+            self.io.counters.add("drop.control_unheard", 1);
+        }
+    }
+
+    /// An answer with the runtime's part in it.
+    fn answer(&self, flow: Option<FlowId>, answer: Answer) -> Result<Answer, Reason> {
+        Ok(match answer {
+            Answer::Allocated(mut allocated) => {
+                allocated.token = flow.and_then(|flow| self.uppers.token(flow));
+                if allocated.token.is_none() {
+                    return Err(Reason::new(
+                        Code::Failed,
+                        "the flow ended before it could be joined; allocate again",
+                    ));
+                }
+                Answer::Allocated(allocated)
+            }
+            Answer::Status(status) => Answer::Status(Box::new(self.complete(*status))),
+            Answer::Ok | Answer::Invitation(_) | Answer::Configured(_) => answer,
+        })
+    }
+
+    /// A status with what the runtime and the lower network know.
+    fn complete(&self, mut status: pb::IpcpStatus) -> pb::IpcpStatus {
+        for (name, n) in self.io.counters.iter() {
+            *status.counters.entry(name.to_owned()).or_default() += n;
+        }
+        self.lower.status(&mut status);
+        for flow in &mut status.flows {
+            if let Some(uid) = self.uppers.uid(FlowId(flow.id)) {
+                flow.uid = uid;
+            }
+        }
+        status
+    }
+
+    /// When something is to be done if nothing happens before.
+    fn deadline(&self) -> Option<Instant> {
+        [
+            self.machine.deadline(),
+            self.lower.deadline(),
+            self.uppers.deadline(),
+            self.ending,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// Whether the loop is over: the machine is done and users know, or there is no more time for that.
+    fn finished(&mut self) -> bool {
+        let now = Instant::now();
+        if self.exit {
+            let reason = Reason::new(
+                Code::Unreachable,
+                format!("the IPC process {} ended; allocate again", self.config.name),
+            );
+            self.uppers.close_all(&mut self.io, &reason, now);
+            let until = *self.ending.get_or_insert(now + SHUTDOWN);
+            return now >= until || !self.uppers.lingers();
+        }
+        self.ending.is_some_and(|until| now >= until)
+    }
+}
+
+fn now() -> Now {
+    let wall = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Now {
+        mono: Instant::now(),
+        wall: UnixTime(wall),
+    }
+}
+
+/// Commands, or events of tasks, in one turn.
+const CONTROL: usize = 64;
+/// Reads from one lower descriptor in one turn.
+const LOWER_READS: usize = 64;
+/// Records from one user in one turn.
+const UPPER_READS: usize = 4;
+/// Busy turns before the control stream's tasks get theirs.
+const TURNS: u32 = 4;
+/// Events of the lower network's tasks that wait.
+const EVENTS: usize = 256;
+/// How long shutting down may take. The stream's last words come on top.
+const SHUTDOWN: Duration = Duration::from_millis(4500);
+/// The version of the `Attach` stream.
+const VERSION: u32 = 1;
+/// Commands that the runtime gives by itself. Those of irmd are numbered from 1.
+const OWN_STATUS: CommandId = CommandId::MAX;
+const OWN_SHUTDOWN: CommandId = CommandId::MAX - 1;
+const OWN_REFUSAL: CommandId = CommandId::MAX - 2;

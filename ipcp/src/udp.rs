@@ -1,0 +1,385 @@
+//! A connected UDP socket that moves trains: segmentation offload out, coalescing in, with fall-backs.
+
+use std::io::{self, IoSliceMut};
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use proto::ipcp::{Offload, OffloadKind, OffloadMode};
+use proto::{Batch, Framing};
+use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use rustix::io::Errno;
+use rustix::net::sockopt;
+
+use crate::io::Counters;
+
+/// A UDP socket that is connected to its peer. It sets don't-fragment, 1 MB buffers and the offloads.
+#[derive(Debug)]
+pub struct UdpPort {
+    socket: UdpSocket,
+    peer: SocketAddr,
+    state: UdpSocketState,
+    offloads: Offloads,
+    gso_works: bool,
+    mtu: u32,
+    mtu_changed: bool,
+    refused: bool,
+    peer_keeps_alive: bool,
+    last_sent: Instant,
+    last_heard: Instant,
+}
+
+/// The switches of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Offloads {
+    /// Sending trains in one call.
+    pub gso: OffloadMode,
+    /// Receiving trains in one call; for a port, decided when it is made.
+    pub gro: OffloadMode,
+}
+
+impl Offloads {
+    /// Turns some switches.
+    pub fn apply(&mut self, switches: &[Offload]) {
+        for switch in switches {
+            match switch.kind {
+                OffloadKind::Gso => self.gso = switch.mode,
+                OffloadKind::Gro => self.gro = switch.mode,
+            }
+        }
+    }
+}
+
+/// What a receiving call gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// Packets; they are in the batch now.
+    Packets,
+    /// An empty datagram: the peer lives.
+    KeepAlive,
+    /// The largest packet that fits has changed to this.
+    Mtu(u32),
+    /// Nothing is left in the queue.
+    Nothing,
+    /// Nothing is left, and the peer's host says that nobody listens there any more.
+    Refused,
+}
+
+/// What became of a train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sent {
+    /// Sent, or dropped and counted.
+    Done,
+    /// The kernel's queue is full; the rest begins at this byte: send again from there when the socket is writable.
+    Full(usize),
+}
+
+impl UdpPort {
+    /// After this long without sending, an empty datagram is due.
+    pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
+    /// After this long without hearing from a peer that keeps alive, it is gone.
+    pub const SILENCE: Duration = Duration::from_secs(20);
+    /// What is asked for as the socket's buffers, in bytes.
+    pub const BUFFER: usize = 1 << 20;
+
+    /// Takes a connected socket.
+    pub fn new(socket: UdpSocket, offloads: Offloads, now: Instant) -> io::Result<Self> {
+        let peer = socket.peer_addr()?;
+        let state = UdpSocketState::new((&socket).into())?;
+        if offloads.gro == OffloadMode::Off {
+            nix::sys::socket::setsockopt(
+                &socket,
+                nix::sys::socket::sockopt::UdpGroSegment,
+                &false,
+            )?;
+        }
+        // Beyond the system's limit only for who may; otherwise as much as allowed.
+        if sockopt::set_socket_send_buffer_size_force(&socket, Self::BUFFER).is_err() {
+            let _ = sockopt::set_socket_send_buffer_size(&socket, Self::BUFFER);
+        }
+        if sockopt::set_socket_recv_buffer_size_force(&socket, Self::BUFFER).is_err() {
+            let _ = sockopt::set_socket_recv_buffer_size(&socket, Self::BUFFER);
+        }
+        let mut port = Self {
+            socket,
+            peer,
+            state,
+            offloads,
+            gso_works: true,
+            mtu: 0,
+            mtu_changed: false,
+            refused: false,
+            peer_keeps_alive: false,
+            last_sent: now,
+            last_heard: now,
+        };
+        port.mtu = port.path_mtu();
+        Ok(port)
+    }
+
+    /// The other end.
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
+    /// The largest packet in bytes, as the kernel knows the path.
+    pub fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    /// Turns the switches while running; receiving stays as it was.
+    pub fn set_offloads(&mut self, offloads: Offloads) {
+        self.offloads.gso = offloads.gso;
+        self.gso_works = true;
+    }
+
+    /// The switches, and whether segmentation is in use right now.
+    pub fn offloads(&self) -> (Offloads, bool) {
+        (self.offloads, self.segments() > 1)
+    }
+
+    /// The socket back, for instance to hand it over.
+    pub fn into_socket(self) -> UdpSocket {
+        self.socket
+    }
+
+    /// Receives once into `batch`, which is a train afterwards.
+    pub fn recv(&mut self, batch: &mut Batch, now: Instant) -> Received {
+        if std::mem::take(&mut self.mtu_changed) {
+            return Received::Mtu(self.mtu);
+        }
+        // A queue of errors is as short as that of the kernel: one pending error a socket.
+        for _ in 0..ERRORS {
+            let mut meta = [RecvMeta::default()];
+            let got = self.state.recv(
+                (&self.socket).into(),
+                &mut [IoSliceMut::new(batch.space())],
+                &mut meta,
+            );
+            match got {
+                Ok(_) if meta[0].len == 0 => {
+                    (self.last_heard, self.peer_keeps_alive) = (now, true);
+                    return Received::KeepAlive;
+                }
+                Ok(_) => {
+                    self.last_heard = now;
+                    batch.set_train(meta[0].len, meta[0].stride);
+                    return Received::Packets;
+                }
+                Err(e) => match Errno::from_io_error(&e) {
+                    Some(Errno::AGAIN) => {
+                        return if self.refused {
+                            Received::Refused
+                        } else {
+                            Received::Nothing
+                        };
+                    }
+                    // The error overtakes what was queued before it: read on.
+                    Some(Errno::CONNREFUSED) => self.refused = true,
+                    Some(Errno::MSGSIZE) if self.learn_mtu() => {
+                        self.mtu_changed = false;
+                        return Received::Mtu(self.mtu);
+                    }
+                    // Nothing about this peer: an interface that is down, a filter. Silence will tell if it lasts.
+                    _ => {}
+                },
+            }
+        }
+        Received::Nothing
+    }
+
+    /// Sends a batch from byte `from` on. Trains go in as few calls as the offload allows, records packet by packet.
+    pub fn send(
+        &mut self,
+        batch: &Batch,
+        from: usize,
+        counters: &mut Counters,
+        now: Instant,
+    ) -> Sent {
+        self.last_sent = now;
+        if batch.framing() == Framing::Record {
+            return self.send_record(batch, from, counters);
+        }
+        let (bytes, stride) = (batch.bytes(), batch.stride().max(1));
+        let mut at = from;
+        while at < bytes.len() {
+            let most = self.segments().min(Batch::TRAIN_BYTES / stride).max(1);
+            let end = bytes.len().min(at + most * stride);
+            let part = &bytes[at..end];
+            match self.try_send(part, (part.len() > stride).then_some(stride)) {
+                Ok(()) => at = end,
+                Err(Errno::AGAIN) => return Sent::Full(at),
+                Err(error) if part.len() > stride => {
+                    match self.send_singly(part, stride, error, counters) {
+                        Sent::Done => at = end,
+                        Sent::Full(within) => return Sent::Full(at + within),
+                    }
+                }
+                Err(error) => {
+                    self.drop_one(error, counters);
+                    at = end;
+                }
+            }
+        }
+        Sent::Done
+    }
+
+    /// Sends an empty datagram.
+    pub fn keep_alive(&mut self, now: Instant) {
+        self.last_sent = now;
+        // If it does not go out, the next one may; the error of an earlier one is seen when receiving.
+        if self
+            .socket
+            .send(&[])
+            .is_err_and(|e| e.kind() == io::ErrorKind::ConnectionRefused)
+        {
+            self.refused = true;
+        }
+    }
+
+    /// When [`UdpPort::timeout`] has something to do.
+    pub fn deadline(&self) -> Instant {
+        let keep_alive = self.last_sent + Self::KEEP_ALIVE;
+        if self.peer_keeps_alive {
+            keep_alive.min(self.last_heard + Self::SILENCE)
+        } else {
+            keep_alive
+        }
+    }
+
+    /// Sends the empty datagram that is due; `false` if the peer, which kept alive before, has been silent for too long.
+    pub fn timeout(&mut self, now: Instant) -> bool {
+        if self.peer_keeps_alive && now >= self.last_heard + Self::SILENCE {
+            return false;
+        }
+        if now >= self.last_sent + Self::KEEP_ALIVE {
+            self.keep_alive(now);
+        }
+        true
+    }
+
+    /// When something last came.
+    pub fn last_heard(&self) -> Instant {
+        self.last_heard
+    }
+
+    /// Whether sending found something that only [`UdpPort::recv`] reports: call it, though the socket isn't readable.
+    pub fn has_news(&self) -> bool {
+        self.refused || self.mtu_changed
+    }
+
+    /// A train whose call failed, packet by packet: what is too large is dropped alone.
+    fn send_singly(
+        &mut self,
+        part: &[u8],
+        stride: usize,
+        error: Errno,
+        counters: &mut Counters,
+    ) -> Sent {
+        // EMSGSIZE: one packet exceeds the path. EIO, EINVAL: the device or the kernel can't segment.
+        if error != Errno::MSGSIZE {
+            counters.add("udp.gso_failed", 1);
+            self.gso_works = false;
+        }
+        let mut at = 0;
+        for packet in part.chunks(stride) {
+            match self.try_send(packet, None) {
+                Ok(()) => {}
+                Err(Errno::AGAIN) => return Sent::Full(at),
+                Err(error) => self.drop_one(error, counters),
+            }
+            at += packet.len();
+        }
+        Sent::Done
+    }
+
+    fn send_record(&mut self, batch: &Batch, from: usize, counters: &mut Counters) -> Sent {
+        let mut at = 0;
+        for packet in batch.iter() {
+            if at >= from {
+                match self.try_send(packet, None) {
+                    Ok(()) => {}
+                    Err(Errno::AGAIN) => return Sent::Full(at),
+                    Err(error) => self.drop_one(error, counters),
+                }
+            }
+            at += 2 + packet.len();
+        }
+        Sent::Done
+    }
+
+    fn drop_one(&mut self, error: Errno, counters: &mut Counters) {
+        let reason = match error {
+            Errno::MSGSIZE => {
+                self.learn_mtu();
+                "drop.udp_too_big"
+            }
+            Errno::NOBUFS | Errno::NOMEM => "drop.udp_no_buffers",
+            Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN => "drop.udp_unreachable",
+            Errno::PERM | Errno::ACCESS => "drop.udp_forbidden",
+            Errno::CONNREFUSED => "drop.udp_refused",
+            _ => "drop.udp_send",
+        };
+        counters.add(reason, 1);
+    }
+
+    fn try_send(&mut self, contents: &[u8], segment_size: Option<usize>) -> Result<(), Errno> {
+        let transmit = Transmit {
+            destination: self.peer,
+            ecn: None,
+            contents,
+            segment_size,
+            src_ip: None,
+        };
+        for _ in 0..ERRORS {
+            let Err(e) = self.state.try_send((&self.socket).into(), &transmit) else {
+                return Ok(());
+            };
+            match Errno::from_io_error(&e).unwrap_or(Errno::IO) {
+                // Left over from a datagram before: this one was not sent yet.
+                Errno::CONNREFUSED => self.refused = true,
+                Errno::INTR => {}
+                other => return Err(other),
+            }
+        }
+        Err(Errno::CONNREFUSED)
+    }
+
+    /// How many packets may go in one call.
+    fn segments(&self) -> usize {
+        match self.offloads.gso {
+            OffloadMode::Off => 1,
+            OffloadMode::Auto if !self.gso_works => 1,
+            OffloadMode::Auto => self.state.max_gso_segments().min(Batch::TRAIN_PACKETS),
+            OffloadMode::On => Batch::TRAIN_PACKETS,
+        }
+    }
+
+    /// Asks the kernel for the path's MTU; whether it has changed.
+    fn learn_mtu(&mut self) -> bool {
+        let mtu = self.path_mtu();
+        let changed = mtu != self.mtu;
+        self.mtu = mtu;
+        self.mtu_changed |= changed;
+        changed
+    }
+
+    fn path_mtu(&self) -> u32 {
+        let (mtu, headers) = match self.peer {
+            SocketAddr::V4(_) => (sockopt::ip_mtu(&self.socket), 20 + 8),
+            SocketAddr::V6(_) => (sockopt::ipv6_mtu(&self.socket), 40 + 8),
+        };
+        // 1280 is what every path carries that IPv6 goes over.
+        let most = Batch::MAX_PACKET as u32;
+        mtu.unwrap_or(1280).saturating_sub(headers).min(most)
+    }
+}
+
+impl AsFd for UdpPort {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Pending errors that are passed over in one call.
+const ERRORS: usize = 4;

@@ -1,0 +1,473 @@
+//! The data ends of the flows that this process offers: tokens, joining, and records to and from users.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use libflow::port::{Door, Key as TokenKey, Received, RecordSocket, no_such_token};
+use proto::ipcp::{Allocated, User};
+use proto::record::{Item, Welcome};
+use proto::{Batch, Code, FlowId, Framing, Reason, Token};
+use rustc_hash::FxHashMap;
+
+use crate::config::random;
+use crate::io::{Interest, Io, Key, Ready, Side, Watch};
+
+/// All upper flows of the process.
+#[derive(Debug)]
+pub(crate) struct Uppers {
+    door: Door,
+    door_watch: Watch,
+    flows: FxHashMap<FlowId, Upper>,
+    joined: FxHashMap<Key, FlowId>,
+    joining: FxHashMap<Key, Joining>,
+    awaited: Vec<FlowId>,
+    paused: Vec<FlowId>,
+    timers: BTreeSet<(Instant, Timer)>,
+}
+
+/// What a user did.
+#[derive(Debug)]
+pub(crate) enum Did {
+    /// Wrote SDUs.
+    Wrote(FlowId, Batch),
+    /// Closed its end, died, broke the rules or never came.
+    Left(FlowId),
+}
+
+/// One flow.
+#[derive(Debug)]
+struct Upper {
+    user: User,
+    welcome: Welcome,
+    stage: Stage,
+    held: VecDeque<Batch>,
+    mtu_due: bool,
+    closing: Option<Reason>,
+}
+
+#[derive(Debug)]
+enum Stage {
+    Awaited {
+        token: TokenKey,
+        handed: Option<OwnedFd>,
+    },
+    Joined {
+        socket: RecordSocket,
+        watch: Watch,
+        paused: bool,
+    },
+}
+
+/// A process that connected and has not shown its token yet.
+#[derive(Debug)]
+struct Joining {
+    socket: RecordSocket,
+    watch: Watch,
+    uid: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// The user must have joined.
+    Join(FlowId),
+    /// The process must have shown its token.
+    Show(Key),
+    /// What is held for a closed flow has waited for long enough.
+    Linger(FlowId),
+}
+
+impl Uppers {
+    /// Listens at `path`; what an earlier process left there is replaced.
+    pub(crate) fn open(io: &mut Io, path: &Path) -> io::Result<Self> {
+        if let Some(dir) = path.parent() {
+            std::fs::create_dir_all(dir)?;
+        }
+        let door = Door::open(path, true)?;
+        let door_watch = io.watch_on(Side::Upper, &door, Interest::READ)?;
+        Ok(Self {
+            door,
+            door_watch,
+            flows: FxHashMap::default(),
+            joined: FxHashMap::default(),
+            joining: FxHashMap::default(),
+            awaited: Vec::new(),
+            paused: Vec::new(),
+            timers: BTreeSet::new(),
+        })
+    }
+
+    /// Lets `user` join the flow within 10 s.
+    pub(crate) fn create(
+        &mut self,
+        flow: FlowId,
+        user: User,
+        allocated: Allocated,
+        handed: Option<OwnedFd>,
+        now: Instant,
+    ) -> anyhow::Result<()> {
+        let token = TokenKey {
+            flow,
+            token: Token(random()?),
+            uid: user.uid,
+        };
+        let welcome = Welcome {
+            flow,
+            mtu: allocated.mtu,
+            qos: allocated.qos,
+            peer: allocated.peer,
+        };
+        let stage = Stage::Awaited { token, handed };
+        self.flows.insert(
+            flow,
+            Upper {
+                user,
+                welcome,
+                stage,
+                held: VecDeque::new(),
+                mtu_due: false,
+                closing: None,
+            },
+        );
+        self.awaited.push(flow);
+        self.timers.insert((now + JOIN, Timer::Join(flow)));
+        Ok(())
+    }
+
+    /// What the user of a flow that it has not joined yet must show.
+    pub(crate) fn token(&self, flow: FlowId) -> Option<Token> {
+        match &self.flows.get(&flow)?.stage {
+            Stage::Awaited { token, .. } => Some(token.token.clone()),
+            Stage::Joined { .. } => None,
+        }
+    }
+
+    /// Who uses a flow.
+    pub(crate) fn uid(&self, flow: FlowId) -> Option<u32> {
+        Some(self.flows.get(&flow)?.user.uid)
+    }
+
+    /// Gives SDUs to the user; a bounded number is held for one that has not joined or is slow, more are dropped.
+    pub(crate) fn deliver(&mut self, io: &mut Io, flow: FlowId, batch: Batch) {
+        let Some(upper) = self.flows.get_mut(&flow).filter(|u| u.closing.is_none()) else {
+            io.counters.add("drop.upper_gone", batch.count() as u64);
+            return;
+        };
+        let (most, full) = match &upper.stage {
+            Stage::Awaited { .. } => (HELD_BEFORE_JOIN, "drop.not_joined"),
+            Stage::Joined { socket, .. } => {
+                if upper.held.is_empty() && !upper.mtu_due {
+                    match socket.try_send(&batch) {
+                        Ok(()) => return,
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                        // The user is gone: the end of the file, which comes in by itself, says so.
+                        Err(_) => return io.counters.add("drop.upper_gone", batch.count() as u64),
+                    }
+                }
+                (HELD, "drop.upper_full")
+            }
+        };
+        if upper.held.len() < most {
+            upper.held.push_back(batch);
+            upper.rearm(io);
+        } else {
+            io.counters.add(full, batch.count() as u64);
+        }
+    }
+
+    /// Tells the user how large an SDU may be from now on.
+    pub(crate) fn set_mtu(&mut self, io: &mut Io, flow: FlowId, mtu: u32) {
+        if let Some(upper) = self.flows.get_mut(&flow) {
+            upper.welcome.mtu = mtu;
+            if matches!(upper.stage, Stage::Joined { .. }) {
+                upper.mtu_due = true;
+                self.flush(io, flow);
+            }
+        }
+    }
+
+    /// Closes a flow with a reason; a user that is slow or still on its way gets what is held for it, and the reason.
+    pub(crate) fn close(&mut self, io: &mut Io, flow: FlowId, reason: Reason, now: Instant) {
+        let Some(upper) = self.flows.get_mut(&flow).filter(|u| u.closing.is_none()) else {
+            return;
+        };
+        upper.closing = Some(reason);
+        if matches!(upper.stage, Stage::Joined { .. }) {
+            self.timers.insert((now + LINGER, Timer::Linger(flow)));
+            self.flush(io, flow);
+        }
+    }
+
+    /// Closes all flows with a reason.
+    pub(crate) fn close_all(&mut self, io: &mut Io, reason: &Reason, now: Instant) {
+        for flow in self.flows.keys().copied().collect::<Vec<_>>() {
+            self.close(io, flow, reason.clone(), now);
+        }
+    }
+
+    /// Whether flows that were closed still wait to tell their users.
+    pub(crate) fn lingers(&self) -> bool {
+        self.flows
+            .values()
+            .any(|u| matches!(u.stage, Stage::Joined { .. }) && u.closing.is_some())
+    }
+
+    /// One step on a descriptor that is ready; `None`: nothing is left to be read there.
+    pub(crate) fn step(&mut self, io: &mut Io, ready: Ready, now: Instant) -> Option<Did> {
+        if ready.key == self.door_watch.key() {
+            self.let_in(io, now);
+            return None;
+        }
+        if let Some(joining) = self.joining.remove(&ready.key) {
+            return self.admit(io, joining);
+        }
+        let flow = *self.joined.get(&ready.key)?;
+        if ready.write {
+            self.flush(io, flow);
+        }
+        if ready.read {
+            self.read(io, flow)
+        } else {
+            None
+        }
+    }
+
+    /// Leaves the user of this descriptor unread until [`Uppers::resume`].
+    pub(crate) fn pause(&mut self, io: &mut Io, key: Key) {
+        let Some(flow) = self.joined.get(&key) else {
+            return;
+        };
+        if let Some(upper) = self.flows.get_mut(flow)
+            && let Stage::Joined { paused, .. } = &mut upper.stage
+            && !std::mem::replace(paused, true)
+        {
+            self.paused.push(*flow);
+            upper.rearm(io);
+        }
+    }
+
+    /// Whether this descriptor belongs to a flow that stands, and not to one who joins.
+    pub(crate) fn is_joined(&self, key: Key) -> bool {
+        self.joined.contains_key(&key)
+    }
+
+    /// Reads all users again.
+    pub(crate) fn resume(&mut self, io: &mut Io) {
+        for flow in self.paused.drain(..) {
+            if let Some(upper) = self.flows.get_mut(&flow)
+                && let Stage::Joined { paused, .. } = &mut upper.stage
+            {
+                *paused = false;
+                upper.rearm(io);
+            }
+        }
+    }
+
+    /// When [`Uppers::expire`] has something to do.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Gives up on those whose time has come; called until `None`.
+    pub(crate) fn expire(&mut self, io: &mut Io, now: Instant) -> Option<Did> {
+        while let Some((_, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.pop_first();
+            match timer {
+                Timer::Show(key) => {
+                    if self.joining.remove(&key).is_some() {
+                        io.counters.add("join.no_token", 1);
+                        self.reopen(io);
+                    }
+                }
+                Timer::Join(flow) => {
+                    if self.awaited.contains(&flow) {
+                        io.counters.add("join.never_came", 1);
+                        let closed = self
+                            .remove(flow)
+                            .is_some_and(|upper| upper.closing.is_some());
+                        if !closed {
+                            return Some(Did::Left(flow));
+                        }
+                    }
+                }
+                Timer::Linger(flow) => {
+                    self.remove(flow);
+                }
+            }
+        }
+        None
+    }
+
+    fn let_in(&mut self, io: &mut Io, now: Instant) {
+        while self.joining.len() < JOINING {
+            let Ok((socket, uid)) = self.door.try_accept() else {
+                return;
+            };
+            if let Ok(watch) = io.watch_on(Side::Upper, &socket, Interest::READ) {
+                let key = watch.key();
+                self.joining.insert(key, Joining { socket, watch, uid });
+                self.timers.insert((now + SHOW, Timer::Show(key)));
+            }
+        }
+        // The others wait in the socket's queue until somebody has shown a token or run out of time.
+        let _ = io.set(&mut self.door_watch, &self.door, Interest::NONE);
+    }
+
+    fn reopen(&mut self, io: &mut Io) {
+        if let Err(e) = io.set(&mut self.door_watch, &self.door, Interest::READ) {
+            tracing::error!("can't wait for users to join: {e}");
+        }
+    }
+
+    fn admit(&mut self, io: &mut Io, joining: Joining) -> Option<Did> {
+        self.reopen(io);
+        let Joining { socket, watch, uid } = joining;
+        let Ok((Item::Join(token), _)) = socket.try_recv_first() else {
+            io.counters.add("join.bad_record", 1);
+            return None;
+        };
+        let fits = |flow: &FlowId| match &self.flows.get(flow)?.stage {
+            Stage::Awaited { token: key, .. } if key.fits(&token, uid) => Some(*flow),
+            Stage::Awaited { .. } | Stage::Joined { .. } => None,
+        };
+        let Some(flow) = self.awaited.iter().find_map(fits) else {
+            io.counters.add("join.denied", 1);
+            let _ = socket.try_send_item(&Item::Down(no_such_token()), None);
+            return None;
+        };
+        self.awaited.retain(|f| *f != flow);
+        let upper = self.flows.get_mut(&flow)?;
+        let handed = match &mut upper.stage {
+            Stage::Awaited { handed, .. } => handed.take(),
+            Stage::Joined { .. } => None,
+        };
+        let welcomed = socket.try_send_item(
+            &Item::Welcome(upper.welcome.clone()),
+            handed.as_ref().map(AsFd::as_fd),
+        );
+        self.joined.insert(watch.key(), flow);
+        upper.stage = Stage::Joined {
+            socket,
+            watch,
+            paused: false,
+        };
+        if welcomed.is_err() {
+            self.remove(flow);
+            return Some(Did::Left(flow));
+        }
+        self.flush(io, flow);
+        None
+    }
+
+    fn read(&mut self, io: &mut Io, flow: FlowId) -> Option<Did> {
+        let upper = self.flows.get(&flow)?;
+        let Stage::Joined { socket, .. } = &upper.stage else {
+            return None;
+        };
+        let mut batch = Batch::new(Framing::Record);
+        match socket.try_recv(&mut batch) {
+            Ok(Received::Data) if upper.closing.is_none() => return Some(Did::Wrote(flow, batch)),
+            Ok(Received::Data) => return None,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
+            Ok(Received::Bad(reason)) => {
+                io.counters.add("drop.bad_record", 1);
+                let _ = socket.try_send_item(&Item::Down(reason), None);
+            }
+            Ok(Received::Item(Item::Down(_)) | Received::End) | Err(_) => {}
+            Ok(Received::Item(_)) => {
+                io.counters.add("drop.bad_record", 1);
+                let reason = Reason::new(
+                    Code::PeerMisbehaved,
+                    "a user sends SDUs and Down, nothing else",
+                );
+                let _ = socket.try_send_item(&Item::Down(reason), None);
+            }
+        }
+        let closed = self
+            .remove(flow)
+            .is_some_and(|upper| upper.closing.is_some());
+        (!closed).then_some(Did::Left(flow))
+    }
+
+    /// Sends what is held, then what is to be said, as far as the user takes it.
+    fn flush(&mut self, io: &mut Io, flow: FlowId) {
+        let Some(upper) = self.flows.get_mut(&flow) else {
+            return;
+        };
+        let Stage::Joined { socket, .. } = &upper.stage else {
+            return;
+        };
+        while let Some(batch) = upper.held.front() {
+            match socket.try_send(batch) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return upper.rearm(io),
+                Ok(()) | Err(_) => upper.held.pop_front(),
+            };
+        }
+        if upper.mtu_due {
+            match socket.try_send_item(&Item::Mtu(upper.welcome.mtu), None) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return upper.rearm(io),
+                Ok(()) | Err(_) => upper.mtu_due = false,
+            }
+        }
+        if let Some(reason) = &upper.closing {
+            match socket.try_send_item(&Item::Down(reason.clone()), None) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return upper.rearm(io),
+                Ok(()) | Err(_) => {
+                    self.remove(flow);
+                    return;
+                }
+            }
+        }
+        upper.rearm(io);
+    }
+
+    fn remove(&mut self, flow: FlowId) -> Option<Upper> {
+        let upper = self.flows.remove(&flow)?;
+        match &upper.stage {
+            Stage::Awaited { .. } => self.awaited.retain(|f| *f != flow),
+            Stage::Joined { watch, .. } => {
+                self.joined.remove(&watch.key());
+            }
+        }
+        Some(upper)
+    }
+}
+
+impl Upper {
+    /// Waits for what matters now.
+    fn rearm(&mut self, io: &mut Io) {
+        let waits = !self.held.is_empty() || self.mtu_due || self.closing.is_some();
+        if let Stage::Joined {
+            socket,
+            watch,
+            paused,
+        } = &mut self.stage
+        {
+            let interest = Interest {
+                read: !*paused && self.closing.is_none(),
+                write: waits,
+            };
+            if let Err(e) = io.set(watch, socket, interest) {
+                tracing::error!(
+                    "can't wait on the socket of flow {}: {e}",
+                    self.welcome.flow
+                );
+            }
+        }
+    }
+}
+
+/// How long a user has to join its flow.
+const JOIN: Duration = Duration::from_secs(10);
+/// How long a process that connected has to show its token.
+const SHOW: Duration = Duration::from_secs(2);
+/// How long a closed flow waits for a slow user.
+const LINGER: Duration = Duration::from_secs(2);
+/// Processes that may be showing their tokens at once.
+const JOINING: usize = 64;
+/// Batches that are held for a user on its way.
+const HELD_BEFORE_JOIN: usize = 4;
+/// Batches that are held for a user whose socket is full.
+const HELD: usize = 8;
