@@ -18,6 +18,7 @@
 //!                        Lower flows (PDUs)
 //! ```
 
+pub mod channel;
 pub mod crypt;
 pub mod dir;
 mod ipcp;

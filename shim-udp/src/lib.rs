@@ -12,6 +12,8 @@
 //!   cp ◄─── SDUs, empty keep-alives ───► sp          no header
 //! ```
 
+mod resolve;
 mod shim;
+pub mod sockets;
 
 pub use shim::{Ask, Lost, Open, Reading, Shim, SocketKey, Tell, Unbound};

@@ -2,9 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
 
+use std::net::IpAddr;
 use std::time::Duration;
 
-use tests::{Host, Lab, Process, until};
+use tests::{Host, Lab, Link, Process, until};
 
 const FIVE: Duration = Duration::from_secs(5);
 
@@ -12,6 +13,13 @@ const FIVE: Duration = Duration::from_secs(5);
 struct Node {
     host: Host,
     _irmd: Process,
+}
+
+impl Node {
+    /// Runs `irm`, which must succeed, and gives what it printed, trimmed.
+    fn irm(&self, line: &str) -> String {
+        self.host.irm(line).unwrap().trim().to_owned()
+    }
 }
 
 fn node(lab: &Lab, name: &str) -> Node {
@@ -24,98 +32,65 @@ fn node(lab: &Lab, name: &str) -> Node {
 fn a_member_joins_through_one_that_is_not_the_issuer() {
     let lab = Lab::new().unwrap();
     let [b, a, d] = ["b", "a", "d"].map(|name| node(&lab, name));
-    let (ba, ad) = (
-        lab.veth(&b.host, &a.host).unwrap(),
-        lab.veth(&a.host, &d.host).unwrap(),
-    );
-    let irm = |node: &Node, line: String| node.host.irm(&line).unwrap();
-    irm(
-        &b,
-        format!(
-            "ipcp bootstrap udp --type shim-udp --layer net-ba --ip {}",
-            ba.ip(0)
-        ),
-    );
-    irm(
-        &a,
-        format!(
-            "ipcp bootstrap udp1 --type shim-udp --layer net-ba --ip {} --host ovl-b={}",
-            ba.ip(1),
-            ba.ip(0)
-        ),
-    );
-    irm(
-        &a,
-        format!(
-            "ipcp bootstrap udp2 --type shim-udp --layer net-ad --ip {}",
-            ad.ip(0)
-        ),
-    );
-    irm(
-        &d,
-        format!(
-            "ipcp bootstrap udp --type shim-udp --layer net-ad --ip {} --host ovl-a={}",
-            ad.ip(1),
-            ad.ip(0)
-        ),
-    );
-    irm(
-        &b,
-        "ipcp bootstrap ovl-b --type unicast --layer overlay".into(),
-    );
-    let invite = |member: &str| {
-        irm(&b, format!("layer invite overlay --member {member}"))
-            .trim()
-            .to_owned()
+    let (_ba, _ad) = shims(&lab, &b, &a, &d);
+    b.irm("ipcp bootstrap ovl-b --type unicast --layer overlay");
+    let invite = |member: &str| b.irm(&format!("layer invite overlay --member {member}"));
+    let enroll = |node: &Node, member: &str, url: &str| {
+        node.irm(&format!(
+            "ipcp enroll {member} --type unicast --invite {url}"
+        ))
     };
-    irm(
-        &a,
-        format!(
-            "ipcp enroll ovl-a --type unicast --invite {}",
-            invite("ovl-a")
-        ),
-    );
+    enroll(&a, "ovl-a", &invite("ovl-a"));
     let url = invite("ovl-d");
-    irm(
-        &d,
-        format!("ipcp enroll ovl-d --type unicast --invite {url}"),
-    );
+    enroll(&d, "ovl-d", &url);
 
     // A program on D reaches one on B.
     let _echo = b
         .host
         .spawn("irm", ["echo", "far", "--layer", "overlay"])
         .unwrap();
-    until(FIVE, || {
-        d.host
-            .irm("ping far --layer overlay -c 3 -i 0.01 --peer ovl-b")
-    })
-    .unwrap();
+    let ping = "ping far --layer overlay -c 3 -i 0.01 --peer";
+    until(FIVE, || d.host.irm(&format!("{ping} ovl-b"))).unwrap();
     // The wrong member is refused, and the invitation can't be used again.
-    assert_ne!(
-        d.host
-            .run(
-                "irm",
-                [
-                    "ping", "far", "--layer", "overlay", "-c", "1", "--peer", "ovl-a"
-                ]
-            )
-            .unwrap()
-            .code,
-        0
-    );
-    let again = a
-        .host
-        .run(
-            "irm",
-            [
-                "ipcp", "enroll", "ovl-x", "--type", "unicast", "--invite", &url,
-            ],
-        )
-        .unwrap();
+    let wrong = d.host.irm(&format!("{ping} ovl-a --timeout 1s"));
+    assert!(wrong.is_err(), "a flow to the wrong member: {wrong:?}");
+    let again = [
+        "ipcp", "enroll", "ovl-x", "--type", "unicast", "--invite", &url,
+    ];
+    let again = a.host.run("irm", again).unwrap();
     assert_eq!(again.code, 6, "{}", again.stderr);
     let members = d.host.irm_json("layer members overlay").unwrap();
     assert_eq!(members["members"].as_array().unwrap().len(), 3, "{members}");
+}
+
+/// B–A–D: A's shims know where B is, D's where A is.
+fn shims(lab: &Lab, b: &Node, a: &Node, d: &Node) -> (Link, Link) {
+    let (ba, ad) = (
+        lab.veth(&b.host, &a.host).unwrap(),
+        lab.veth(&a.host, &d.host).unwrap(),
+    );
+    let shim = |node: &Node, name: &str, layer: &str, ip: IpAddr, host: String| {
+        node.irm(&format!(
+            "ipcp bootstrap {name} --type shim-udp --layer {layer} --ip {ip} {host}"
+        ))
+    };
+    shim(b, "udp", "net-ba", ba.ip(0), String::new());
+    shim(
+        a,
+        "udp1",
+        "net-ba",
+        ba.ip(1),
+        format!("--host ovl-b={}", ba.ip(0)),
+    );
+    shim(a, "udp2", "net-ad", ad.ip(0), String::new());
+    shim(
+        d,
+        "udp",
+        "net-ad",
+        ad.ip(1),
+        format!("--host ovl-a={}", ad.ip(0)),
+    );
+    (ba, ad)
 }
 
 #[test]
@@ -123,40 +98,27 @@ fn a_layer_over_a_layer_over_udp_carries_flows() {
     let lab = Lab::new().unwrap();
     let [a, b] = ["a", "b"].map(|name| node(&lab, name));
     let link = lab.veth(&a.host, &b.host).unwrap();
-    let irm = |node: &Node, line: String| node.host.irm(&line).unwrap();
-    irm(
-        &b,
-        format!(
-            "ipcp bootstrap udp --type shim-udp --layer net --ip {}",
-            link.ip(1)
-        ),
-    );
-    irm(
-        &a,
-        format!(
-            "ipcp bootstrap udp --type shim-udp --layer net --ip {} --host low-b={}",
-            link.ip(0),
-            link.ip(1)
-        ),
-    );
-    irm(&b, "ipcp bootstrap low-b --type unicast --layer low".into());
-    let url = irm(&b, "layer invite low --member low-a".into());
-    irm(
-        &a,
-        format!("ipcp enroll low-a --type unicast --invite {}", url.trim()),
-    );
-    irm(
-        &b,
-        "ipcp bootstrap top-b --type unicast --layer top --over low".into(),
-    );
-    let url = irm(&b, "layer invite top --member top-a".into());
-    irm(
-        &a,
-        format!(
-            "ipcp enroll top-a --type unicast --over low --invite {}",
-            url.trim()
-        ),
-    );
+    b.irm(&format!(
+        "ipcp bootstrap udp --type shim-udp --layer net --ip {}",
+        link.ip(1)
+    ));
+    a.irm(&format!(
+        "ipcp bootstrap udp --type shim-udp --layer net --ip {} --host low-b={}",
+        link.ip(0),
+        link.ip(1)
+    ));
+    b.irm("ipcp bootstrap low-b --type unicast --layer low");
+    let url = b.irm("layer invite low --member low-a");
+    a.irm(&format!(
+        "ipcp enroll low-a --type unicast --invite {}",
+        url
+    ));
+    b.irm("ipcp bootstrap top-b --type unicast --layer top --over low");
+    let url = b.irm("layer invite top --member top-a");
+    a.irm(&format!(
+        "ipcp enroll top-a --type unicast --over low --invite {}",
+        url
+    ));
 
     let _echo = b
         .host

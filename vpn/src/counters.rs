@@ -35,6 +35,8 @@ pub enum Dropped {
     MalformedIn,
     /// A peer sent from an address that its certificate doesn't own.
     SpoofedSource,
+    /// A peer sent to an address that is not this host's.
+    ForeignDestination,
     /// This host sent from an address that its own certificate doesn't own; the peer would drop it.
     OwnSource,
     /// No member owns the destination.
@@ -99,10 +101,11 @@ impl Counters {
 }
 
 impl Dropped {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::MalformedOut,
         Self::MalformedIn,
         Self::SpoofedSource,
+        Self::ForeignDestination,
         Self::OwnSource,
         Self::NoOwner,
         Self::Multicast,
@@ -123,6 +126,7 @@ impl Dropped {
             Self::MalformedOut => "malformed_out",
             Self::MalformedIn => "malformed_in",
             Self::SpoofedSource => "spoofed_source",
+            Self::ForeignDestination => "foreign_destination",
             Self::OwnSource => "own_source",
             Self::NoOwner => "no_owner",
             Self::Multicast => "multicast",

@@ -7,10 +7,20 @@
 //! | [`prefix`] | whose an address is |
 //! | [`icmp`] | "too big" and "unreachable" for this host's own programs |
 //! | [`fragment`] | IPv4 packets cut to a flow's MTU |
+//! | [`session`] | the flows to one peer: when to dial, which to send on |
+//! | [`pump`] | the data path: one task that owns the device and every flow |
+//! | [`device`], [`flow`] | the two sides of the pump |
+//! | [`config`], [`netlink`] | what irmd says, and what the kernel is told |
 //! | [`counters`] | what moved and what was dropped, with the reason |
 
+pub mod config;
 pub mod counters;
+pub mod device;
+pub mod flow;
 pub mod fragment;
 pub mod icmp;
+pub mod netlink;
 pub mod packet;
 pub mod prefix;
+pub mod pump;
+pub mod session;

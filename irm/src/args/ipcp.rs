@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
+use proto::Label;
 use proto::ipcp::{Dns, Host, Offload};
-use proto::{Label, Name};
 
 use crate::duration::duration;
 
@@ -19,7 +19,7 @@ pub(crate) enum IpcpVerb {
     )]
     Create {
         /// Its name; of a unicast IPCP also its member name
-        name: Name,
+        name: Label,
         #[arg(long = "type", value_enum, value_name = "TYPE")]
         kind: Kind,
     },
@@ -47,7 +47,7 @@ pub(crate) enum IpcpVerb {
     #[command(after_help = "Example:\n  irm ipcp destroy w1")]
     Destroy {
         /// Which
-        name: Name,
+        name: Label,
     },
 }
 
@@ -73,7 +73,7 @@ impl Kind {
 #[derive(Debug, Args)]
 pub(crate) struct Bootstrap {
     /// Which IPCP; with --type it is created if there is none
-    pub(crate) name: Name,
+    pub(crate) name: Label,
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     pub(crate) kind: Option<Kind>,
     /// The layer
@@ -115,7 +115,7 @@ pub(crate) struct ShimOptions {
 #[command(group = ArgGroup::new("way").required(true).args(["invite", "dst"]))]
 pub(crate) struct Enroll {
     /// Which IPCP: the member name that was invited; with --type it is created if there is none
-    pub(crate) name: Name,
+    pub(crate) name: Label,
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     pub(crate) kind: Option<Kind>,
     /// The line that `irm layer invite` printed; '-' reads it from standard input
@@ -147,7 +147,7 @@ pub(crate) struct Enroll {
 #[derive(Debug, Args)]
 pub(crate) struct Adjacency {
     /// Which IPCP of this host
-    pub(crate) name: Name,
+    pub(crate) name: Label,
     /// The other member
     #[arg(long, value_name = "MEMBER")]
     pub(crate) dst: Label,
@@ -160,7 +160,7 @@ pub(crate) struct Adjacency {
 #[command(group = ArgGroup::new("change").required(true).multiple(true).args(["hosts", "offload", "over"]))]
 pub(crate) struct Set {
     /// Which IPCP
-    pub(crate) name: Name,
+    pub(crate) name: Label,
     /// shim-udp: add or change the host of a name
     #[arg(long = "host", value_name = "NAME=ADDR[:PORT]")]
     pub(crate) hosts: Vec<Host>,

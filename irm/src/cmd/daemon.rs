@@ -1,5 +1,7 @@
 //! `irm daemon`, `irm wait` and `irm events`.
 
+use std::time::{Duration, Instant};
+
 use proto::irm as pb;
 use proto::{Code, Reason};
 
@@ -49,7 +51,7 @@ pub(crate) async fn events(c: &Context) -> Result<(), Reason> {
 /// Asks irmd to restart and waits until another life of it answers.
 async fn restart(c: &Context) -> Result<(), Reason> {
     let mut admin = c.admin().await?;
-    let before = life(&mut admin).await?;
+    let before = Look::at(&mut admin).await?;
     match answer(QUICK, admin.rpc.restart_daemon(pb::Empty {})).await {
         Ok(_) => {}
         // It may be gone before its answer is out; whether it comes back decides.
@@ -61,8 +63,8 @@ async fn restart(c: &Context) -> Result<(), Reason> {
         loop {
             tokio::time::sleep(LOOK_AGAIN).await;
             if let Ok(mut admin) = Admin::connect(&c.run_dir).await
-                && let Ok(now) = life(&mut admin).await
-                && is_reborn(&before, &now)
+                && let Ok(now) = Look::at(&mut admin).await
+                && now.is_reborn_since(&before)
             {
                 return;
             }
@@ -79,16 +81,35 @@ async fn restart(c: &Context) -> Result<(), Reason> {
     c.out.done()
 }
 
-async fn life(admin: &mut Admin) -> Result<pb::DaemonInfo, Reason> {
-    Ok(answer(QUICK, admin.rpc.status(pb::StatusRequest {}))
-        .await?
-        .daemon
-        .unwrap_or_default())
+/// One look at irmd, which tells one life of it from the next: it may keep its process id, but not its age.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    pid: u32,
+    age: Duration,
+    asked: Instant,
+    told: Instant,
 }
 
-/// It may keep its process id, but not the time that it has been up.
-fn is_reborn(before: &pb::DaemonInfo, now: &pb::DaemonInfo) -> bool {
-    now.pid != before.pid || now.uptime_ms < before.uptime_ms
+impl Look {
+    async fn at(admin: &mut Admin) -> Result<Self, Reason> {
+        let asked = Instant::now();
+        let daemon = answer(QUICK, admin.rpc.status(pb::StatusRequest {}))
+            .await?
+            .daemon
+            .unwrap_or_default();
+        Ok(Self {
+            pid: daemon.pid,
+            age: Duration::from_millis(daemon.uptime_ms),
+            asked,
+            told: Instant::now(),
+        })
+    }
+
+    /// Whether `self` saw a later life than `before`: the age that the earlier one has at least by now is not reached.
+    fn is_reborn_since(&self, before: &Self) -> bool {
+        let passed = self.asked.saturating_duration_since(before.told);
+        self.pid != before.pid || self.age + ROUNDING < before.age + passed
+    }
 }
 
 fn wait_request(args: &Wait) -> Result<pb::WaitRequest, Reason> {
@@ -110,7 +131,9 @@ fn wait_request(args: &Wait) -> Result<pb::WaitRequest, Reason> {
     })
 }
 
-const LOOK_AGAIN: std::time::Duration = std::time::Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Ages are told in whole milliseconds.
+const ROUNDING: Duration = Duration::from_millis(1);
 
 #[cfg(test)]
 mod tests {
@@ -147,6 +170,30 @@ mod tests {
         let reason = asked("irm wait flow 3 --state enrolling").unwrap_err();
         assert_eq!(reason.code, Code::Usage);
         assert!(reason.text.contains("allocated, pending, down"), "{reason}");
+    }
+
+    #[test]
+    fn a_restarted_irmd_is_younger_than_it_would_be() {
+        let start = Instant::now();
+        let look = |pid, age_ms, at_ms| {
+            let at = start + Duration::from_millis(at_ms);
+            Look {
+                pid,
+                age: Duration::from_millis(age_ms),
+                asked: at,
+                told: at + Duration::from_millis(3),
+            }
+        };
+        let before = look(7, 50, 0);
+        assert!(!look(7, 250, 200).is_reborn_since(&before), "the same life");
+        assert!(
+            look(7, 190, 200).is_reborn_since(&before),
+            "restarted in place, and older than the first was"
+        );
+        assert!(
+            look(8, 250, 200).is_reborn_since(&before),
+            "another process"
+        );
     }
 
     #[test]

@@ -60,18 +60,41 @@ struct Open {
 
 impl Authority {
     /// Makes a layer's authority and the identity of its first member.
-    pub fn create(layer: &Label, first: &Label, prefixes: &[IpNet], now: UnixTime) -> Result<(Self, Identity), Reason> {
+    pub fn create(
+        layer: &Label,
+        first: &Label,
+        prefixes: &[IpNet],
+        now: UnixTime,
+    ) -> Result<(Self, Identity), Reason> {
         let root = Root::create(layer, now)?;
-        let mut authority =
-            Self { layer: layer.clone(), root, members: BTreeMap::new(), invitations: BTreeMap::new(), audit: VecDeque::new() };
+        let mut authority = Self {
+            layer: layer.clone(),
+            root,
+            members: BTreeMap::new(),
+            invitations: BTreeMap::new(),
+            audit: VecDeque::new(),
+        };
         let prefixes = authority.checked_prefixes(prefixes, now)?;
         let key = super::issue::member_key()?;
         let certificate = authority.root.issue(layer, first, &prefixes, &key, now)?;
-        let broken = |e: super::CertError| Reason::new(Code::Failed, format!("the new certificate can't be used: {e}"));
+        let broken = |e: super::CertError| {
+            Reason::new(
+                Code::Failed,
+                format!("the new certificate can't be used: {e}"),
+            )
+        };
         let roots = Roots::new(vec![authority.root.der().to_vec()]).map_err(broken)?;
         let cert = MemberCert::verify(&certificate, &[], &roots, layer, now).map_err(broken)?;
-        let identity = Identity::new(Zeroizing::new(key.serialize_der()), cert, Vec::new(), roots).map_err(broken)?;
-        authority.members.insert(first.clone(), Issued { prefixes, csr: None, certificate });
+        let identity = Identity::new(Zeroizing::new(key.serialize_der()), cert, Vec::new(), roots)
+            .map_err(broken)?;
+        authority.members.insert(
+            first.clone(),
+            Issued {
+                prefixes,
+                csr: None,
+                certificate,
+            },
+        );
         Ok((authority, identity))
     }
 
@@ -87,27 +110,47 @@ impl Authority {
 
     /// Issues an invitation and gives its line. `issuer` is the member that holds this authority, `members` are whom a
     /// joiner may dial.
-    pub fn invite(&mut self, invite: &Invite, issuer: &Label, members: &[Label], now: UnixTime) -> Result<String, Reason> {
+    pub fn invite(
+        &mut self,
+        invite: &Invite,
+        issuer: &Label,
+        members: &[Label],
+        now: UnixTime,
+    ) -> Result<String, Reason> {
         self.forget_old(now);
         let usage = |text: &str| Err(Reason::new(Code::Usage, text));
         if invite.uses == 0 || invite.expires_ms == 0 {
-            return usage("an invitation needs at least one use and some time to live; give --uses 1 --expires 10m");
+            return usage(
+                "an invitation needs at least one use and some time to live; give --uses 1 --expires 10m",
+            );
         }
         if invite.uses > 1 && (invite.member.is_some() || !invite.prefixes.is_empty()) {
-            return usage("a name or a prefix can be granted once; leave --uses at 1, or invite without --member and --prefix");
+            return usage(
+                "a name or a prefix can be granted once; leave --uses at 1, or invite without --member and --prefix",
+            );
         }
         if self.invitations.len() >= MAX_INVITATIONS {
-            return Err(Reason::new(Code::Busy, "1024 invitations are open; wait until some have expired"));
+            return Err(Reason::new(
+                Code::Busy,
+                "1024 invitations are open; wait until some have expired",
+            ));
         }
         if let Some(member) = &invite.member {
             self.check_name(member, None, now)?;
         }
         let prefixes = self.checked_prefixes(&invite.prefixes, now)?;
         let (id, seed) = (random::<16>()?, Zeroizing::new(random::<32>()?));
-        let broken = || Reason::new(Code::Failed, "the authority's key can't be used; restore its file from a backup");
+        let broken = || {
+            Reason::new(
+                Code::Failed,
+                "the authority's key can't be used; restore its file from a backup",
+            )
+        };
         let root = key_hash_of(self.root.der()).ok_or_else(broken)?;
         // Whole seconds, rounded up, so that the line and the ledger agree.
-        let expires = (now.0 + Duration::from_millis(invite.expires_ms) + Duration::from_nanos(999_999_999)).as_secs();
+        let expires =
+            (now.0 + Duration::from_millis(invite.expires_ms) + Duration::from_nanos(999_999_999))
+                .as_secs();
         let open = Open {
             seed_public: seed_public(&seed).ok_or_else(broken)?,
             expires,
@@ -133,44 +176,90 @@ impl Authority {
 
     /// Answers a request to join that came over the TLS session with this exporter. The same request is answered the same
     /// way again, since an answer may get lost.
-    pub fn redeem(&mut self, request: &wire::EnrolRequest, exporter: &[u8; 32], now: UnixTime) -> Result<wire::EnrolReply, Reason> {
+    pub fn redeem(
+        &mut self,
+        request: &wire::EnrolRequest,
+        exporter: &[u8; 32],
+        now: UnixTime,
+    ) -> Result<wire::EnrolReply, Reason> {
         let denied = |text: &str| Reason::new(Code::Denied, text);
-        let unknown = || Reason::new(Code::NotFound, "this authority knows no such invitation; ask for another (irm layer invite)");
-        let id: [u8; 16] = request.invitation.as_slice().try_into().map_err(|_| unknown())?;
+        let unknown = || {
+            Reason::new(
+                Code::NotFound,
+                "this authority knows no such invitation; ask for another (irm layer invite)",
+            )
+        };
+        let id: [u8; 16] = request
+            .invitation
+            .as_slice()
+            .try_into()
+            .map_err(|_| unknown())?;
         let open = self.invitations.get(&id).ok_or_else(unknown)?;
         UnparsedPublicKey::new(&ED25519, &open.seed_public)
             .verify(&signed_part(&request.csr, exporter), &request.seed_signature)
             .map_err(|_| denied("the request isn't signed with the invitation's seed over this session; join anew with the line"))?;
         let csr = Request::parse(&request.csr)?;
         if csr.layer != self.layer {
-            let text = format!("the request is for layer {}, this is {}; use an invitation to it", csr.layer, self.layer);
+            let text = format!(
+                "the request is for layer {}, this is {}; use an invitation to it",
+                csr.layer, self.layer
+            );
             return Err(Reason::new(Code::Conflict, text));
         }
         let hash = sha256(&[&request.csr]);
-        if let Some(issued) = self.members.get(&csr.member).filter(|issued| issued.csr == Some(hash)) {
+        if let Some(issued) = self
+            .members
+            .get(&csr.member)
+            .filter(|issued| issued.csr == Some(hash))
+        {
             return Ok(self.reply(issued.certificate.clone()));
         }
         if now.secs() >= open.expires {
-            return Err(denied("the invitation has expired; ask for another (irm layer invite)"));
+            return Err(denied(
+                "the invitation has expired; ask for another (irm layer invite)",
+            ));
         }
         if open.left == 0 {
-            return Err(denied(&format!("the invitation is used up ({} of {}); ask for another (irm layer invite)", open.uses, open.uses)));
+            return Err(denied(&format!(
+                "the invitation is used up ({} of {}); ask for another (irm layer invite)",
+                open.uses, open.uses
+            )));
         }
-        if let Some(granted) = open.member.as_ref().filter(|granted| **granted != csr.member) {
-            let text = format!("the invitation is for member {granted}, not for {}; use that name", csr.member);
+        if let Some(granted) = open
+            .member
+            .as_ref()
+            .filter(|granted| **granted != csr.member)
+        {
+            let text = format!(
+                "the invitation is for member {granted}, not for {}; use that name",
+                csr.member
+            );
             return Err(Reason::new(Code::Conflict, text));
         }
         self.check_name(&csr.member, Some(&id), now)?;
         let prefixes = open.prefixes.clone();
-        let certificate = self.root.issue(&self.layer, &csr.member, &prefixes, &csr.public_key, now)?;
+        let certificate =
+            self.root
+                .issue(&self.layer, &csr.member, &prefixes, &csr.public_key, now)?;
         if let Some(open) = self.invitations.get_mut(&id) {
             open.left -= 1;
         }
-        self.audit.push_back(Audit { at: now.secs(), invitation: id, member: csr.member.clone() });
+        self.audit.push_back(Audit {
+            at: now.secs(),
+            invitation: id,
+            member: csr.member.clone(),
+        });
         if self.audit.len() > MAX_AUDIT {
             self.audit.pop_front();
         }
-        self.members.insert(csr.member, Issued { prefixes, csr: Some(hash), certificate: certificate.clone() });
+        self.members.insert(
+            csr.member,
+            Issued {
+                prefixes,
+                csr: Some(hash),
+                certificate: certificate.clone(),
+            },
+        );
         Ok(self.reply(certificate))
     }
 
@@ -184,24 +273,58 @@ impl Authority {
             let member: Label = r.text()?;
             let prefixes = r.list(Reader::text)?;
             let csr = r.list(Reader::array)?.pop();
-            Ok((member, Issued { prefixes, csr, certificate: r.bytes()?.to_vec() }))
+            Ok((
+                member,
+                Issued {
+                    prefixes,
+                    csr,
+                    certificate: r.bytes()?.to_vec(),
+                },
+            ))
         })?;
         let invitations = r.list(|r| {
             let id = r.array()?;
             let (seed_public, expires, uses, left) = (r.array()?, r.u64()?, r.u64()?, r.u64()?);
             let member = r.list(Reader::text)?.pop();
-            Ok((id, Open { seed_public, expires, uses, left, member, prefixes: r.list(Reader::text)? }))
+            Ok((
+                id,
+                Open {
+                    seed_public,
+                    expires,
+                    uses,
+                    left,
+                    member,
+                    prefixes: r.list(Reader::text)?,
+                },
+            ))
         })?;
-        let audit = r.list(|r| Ok(Audit { at: r.u64()?, invitation: r.array()?, member: r.text()? }))?;
+        let audit = r.list(|r| {
+            Ok(Audit {
+                at: r.u64()?,
+                invitation: r.array()?,
+                member: r.text()?,
+            })
+        })?;
         r.end()?;
-        let (members, invitations) = (members.into_iter().collect(), invitations.into_iter().collect());
-        Ok(Self { layer, root, members, invitations, audit: audit.into() })
+        let (members, invitations) = (
+            members.into_iter().collect(),
+            invitations.into_iter().collect(),
+        );
+        Ok(Self {
+            layer,
+            root,
+            members,
+            invitations,
+            audit: audit.into(),
+        })
     }
 
     /// The bytes to keep in a file that only the owner may read.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut w = Writer::new(KIND, VERSION);
-        w.bytes(self.layer.as_str().as_bytes()).bytes(self.root.pkcs8()).bytes(self.root.der());
+        w.bytes(self.layer.as_str().as_bytes())
+            .bytes(self.root.pkcs8())
+            .bytes(self.root.der());
         let texts = |w: &mut Writer, texts: Vec<String>| {
             w.u64(texts.len() as u64);
             texts.iter().for_each(|text| {
@@ -221,13 +344,22 @@ impl Authority {
         }
         w.u64(self.invitations.len() as u64);
         for (id, open) in &self.invitations {
-            w.bytes(id).bytes(&open.seed_public).u64(open.expires).u64(open.uses).u64(open.left);
-            texts(&mut w, open.member.iter().map(ToString::to_string).collect());
+            w.bytes(id)
+                .bytes(&open.seed_public)
+                .u64(open.expires)
+                .u64(open.uses)
+                .u64(open.left);
+            texts(
+                &mut w,
+                open.member.iter().map(ToString::to_string).collect(),
+            );
             texts(&mut w, all(&open.prefixes));
         }
         w.u64(self.audit.len() as u64);
         for use_ in &self.audit {
-            w.u64(use_.at).bytes(&use_.invitation).bytes(use_.member.as_str().as_bytes());
+            w.u64(use_.at)
+                .bytes(&use_.invitation)
+                .bytes(use_.member.as_str().as_bytes());
         }
         w.finish()
     }
@@ -244,29 +376,57 @@ impl Authority {
 
     /// Invitations that can still be used.
     fn open(&self, now: UnixTime) -> impl Iterator<Item = (&[u8; 16], &Open)> {
-        self.invitations.iter().filter(move |(_, open)| open.left > 0 && now.secs() < open.expires)
+        self.invitations
+            .iter()
+            .filter(move |(_, open)| open.left > 0 && now.secs() < open.expires)
     }
 
     /// Refuses a name that a member or an open invitation other than `except` has, or whose address would collide.
-    fn check_name(&self, name: &Label, except: Option<&[u8; 16]>, now: UnixTime) -> Result<(), Reason> {
+    fn check_name(
+        &self,
+        name: &Label,
+        except: Option<&[u8; 16]>,
+        now: UnixTime,
+    ) -> Result<(), Reason> {
         let conflict = |text: String| Err(Reason::new(Code::Conflict, text));
         if self.members.contains_key(name) {
-            return conflict(format!("member {name} of {} exists already; choose another name", self.layer));
+            return conflict(format!(
+                "member {name} of {} exists already; choose another name",
+                self.layer
+            ));
         }
-        let mut invited = self.open(now).filter(|(id, _)| Some(*id) != except).filter_map(|(_, open)| open.member.as_ref());
+        let mut invited = self
+            .open(now)
+            .filter(|(id, _)| Some(*id) != except)
+            .filter_map(|(_, open)| open.member.as_ref());
         if invited.any(|invited| invited == name) {
-            return conflict(format!("an open invitation grants the name {name}; use that one, or wait until it expires"));
+            return conflict(format!(
+                "an open invitation grants the name {name}; use that one, or wait until it expires"
+            ));
         }
         let taken = self.address_taken(address(&self.layer, name), except, now);
         match taken {
-            Some(other) => conflict(format!("the address of {name} would collide with that of {other}; choose another name")),
+            Some(other) => conflict(format!(
+                "the address of {name} would collide with that of {other}; choose another name"
+            )),
             None => Ok(()),
         }
     }
 
-    fn address_taken(&self, wanted: Addr, except: Option<&[u8; 16]>, now: UnixTime) -> Option<&Label> {
-        let invited = self.open(now).filter(|(id, _)| Some(*id) != except).filter_map(|(_, open)| open.member.as_ref());
-        self.members.keys().chain(invited).find(|other| address(&self.layer, other) == wanted)
+    fn address_taken(
+        &self,
+        wanted: Addr,
+        except: Option<&[u8; 16]>,
+        now: UnixTime,
+    ) -> Option<&Label> {
+        let invited = self
+            .open(now)
+            .filter(|(id, _)| Some(*id) != except)
+            .filter_map(|(_, open)| open.member.as_ref());
+        self.members
+            .keys()
+            .chain(invited)
+            .find(|other| address(&self.layer, other) == wanted)
     }
 
     /// Prefixes in their canonical form; refuses what a member or an open invitation has already.
@@ -275,40 +435,74 @@ impl Authority {
         let conflict = |text: String| Err(Reason::new(Code::Conflict, text));
         for (i, prefix) in prefixes.iter().enumerate() {
             if let Some(other) = prefixes[..i].iter().find(|other| overlap(prefix, other)) {
-                return conflict(format!("the prefixes {other} and {prefix} overlap; give each address once"));
+                return conflict(format!(
+                    "the prefixes {other} and {prefix} overlap; give each address once"
+                ));
             }
-            let owner = self.members.iter().find_map(|(m, issued)| issued.prefixes.iter().find(|p| overlap(p, prefix)).map(|p| (m, p)));
+            let owner = self.members.iter().find_map(|(m, issued)| {
+                issued
+                    .prefixes
+                    .iter()
+                    .find(|p| overlap(p, prefix))
+                    .map(|p| (m, p))
+            });
             if let Some((member, taken)) = owner {
-                return conflict(format!("prefix {prefix} overlaps {taken}, which member {member} owns; choose another"));
+                return conflict(format!(
+                    "prefix {prefix} overlaps {taken}, which member {member} owns; choose another"
+                ));
             }
-            let open = self.open(now).find_map(|(_, open)| open.prefixes.iter().find(|p| overlap(p, prefix)).map(|p| (&open.member, p)));
+            let open = self.open(now).find_map(|(_, open)| {
+                open.prefixes
+                    .iter()
+                    .find(|p| overlap(p, prefix))
+                    .map(|p| (&open.member, p))
+            });
             if let Some((member, taken)) = open {
-                let whom = member.as_ref().map_or_else(|| "anybody".to_string(), ToString::to_string);
-                return conflict(format!("prefix {prefix} overlaps {taken}, which an open invitation for {whom} grants; choose another"));
+                let whom = member
+                    .as_ref()
+                    .map_or_else(|| "anybody".to_string(), ToString::to_string);
+                return conflict(format!(
+                    "prefix {prefix} overlaps {taken}, which an open invitation for {whom} grants; choose another"
+                ));
             }
         }
         let canonical = prefix::canonical(prefixes);
         if canonical.len() > MAX_PREFIXES {
-            return Err(Reason::new(Code::Usage, "a member can own at most 64 prefixes; grant larger ones"));
+            return Err(Reason::new(
+                Code::Usage,
+                "a member can own at most 64 prefixes; grant larger ones",
+            ));
         }
         Ok(canonical)
     }
 
     /// Drops invitations that expired so long ago that nobody asks why they don't work.
     fn forget_old(&mut self, now: UnixTime) {
-        self.invitations.retain(|_, open| now.secs() < open.expires + FORGET);
+        self.invitations
+            .retain(|_, open| now.secs() < open.expires + FORGET);
     }
 }
 
 impl fmt::Debug for Authority {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Authority({}, {} members, {} invitations)", self.layer, self.members.len(), self.invitations.len())
+        write!(
+            f,
+            "Authority({}, {} members, {} invitations)",
+            self.layer,
+            self.members.len(),
+            self.invitations.len()
+        )
     }
 }
 
 pub(super) fn random<const N: usize>() -> Result<[u8; N], Reason> {
     let mut out = [0; N];
-    let failed = |_| Reason::new(Code::Failed, "the system gives no random numbers; see why /dev/urandom fails");
+    let failed = |_| {
+        Reason::new(
+            Code::Failed,
+            "the system gives no random numbers; see why /dev/urandom fails",
+        )
+    };
     SystemRandom::new().fill(&mut out).map_err(failed)?;
     Ok(out)
 }

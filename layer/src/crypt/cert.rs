@@ -32,13 +32,17 @@ pub struct MemberCert {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertError {
     /// Its time is over.
-    #[error("the certificate expired at {not_after} (Unix time); enrol again, or set this host's clock right")]
+    #[error(
+        "the certificate expired at {not_after} (Unix time); enrol again, or set this host's clock right"
+    )]
     Expired {
         /// The last second in which it was valid.
         not_after: u64,
     },
     /// Its time hasn't begun.
-    #[error("the certificate is valid only from {not_before} (Unix time); set this host's clock right")]
+    #[error(
+        "the certificate is valid only from {not_before} (Unix time); set this host's clock right"
+    )]
     NotYetValid {
         /// The first second in which it is valid.
         not_before: u64,
@@ -72,25 +76,47 @@ pub struct Roots {
 impl MemberCert {
     /// Verifies a certificate: a chain through `intermediates` to one of `roots`, in time at `now`, usable as client and
     /// as server, of `layer`.
-    pub fn verify(der: &[u8], intermediates: &[Vec<u8>], roots: &Roots, layer: &Label, now: UnixTime) -> Result<Self, CertError> {
+    pub fn verify(
+        der: &[u8],
+        intermediates: &[Vec<u8>],
+        roots: &Roots,
+        layer: &Label,
+        now: UnixTime,
+    ) -> Result<Self, CertError> {
         let cert = Self::parse(der)?;
         let leaf = CertificateDer::from(der);
-        let leaf = EndEntityCert::try_from(&leaf).map_err(|_| CertError::Malformed("it is no X.509 certificate"))?;
-        let chain: Vec<_> = intermediates.iter().map(|der| CertificateDer::from(der.as_slice())).collect();
+        let leaf = EndEntityCert::try_from(&leaf)
+            .map_err(|_| CertError::Malformed("it is no X.509 certificate"))?;
+        let chain: Vec<_> = intermediates
+            .iter()
+            .map(|der| CertificateDer::from(der.as_slice()))
+            .collect();
         for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
             let time = pki::UnixTime::since_unix_epoch(Duration::from_secs(now.secs()));
-            leaf.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &roots.anchors, &chain, time, usage, None, None)
-                .map_err(from_webpki)?;
+            leaf.verify_for_usage(
+                webpki::ALL_VERIFICATION_ALGS,
+                &roots.anchors,
+                &chain,
+                time,
+                usage,
+                None,
+                None,
+            )
+            .map_err(from_webpki)?;
         }
         if cert.layer != *layer {
-            return Err(CertError::WrongLayer { found: cert.layer, expected: layer.clone() });
+            return Err(CertError::WrongLayer {
+                found: cert.layer,
+                expected: layer.clone(),
+            });
         }
         Ok(cert)
     }
 
     /// Reads a certificate without believing it.
     pub(super) fn parse(der: &[u8]) -> Result<Self, CertError> {
-        let (rest, cert) = X509Certificate::from_der(der).map_err(|_| CertError::Malformed("it is no X.509 certificate"))?;
+        let (rest, cert) = X509Certificate::from_der(der)
+            .map_err(|_| CertError::Malformed("it is no X.509 certificate"))?;
         if !rest.is_empty() {
             return Err(CertError::Malformed("bytes follow it"));
         }
@@ -99,10 +125,20 @@ impl MemberCert {
             Ok(key) if spki.algorithm.algorithm == OID_SIG_ED25519 => key,
             _ => return Err(CertError::Malformed("a member's key must be Ed25519")),
         };
-        let san = cert.subject_alternative_name().map_err(|_| CertError::Malformed("its subject names can't be read"))?;
+        let san = cert
+            .subject_alternative_name()
+            .map_err(|_| CertError::Malformed("its subject names can't be read"))?;
         let names = san.map_or(&[][..], |san| &san.value.general_names);
-        let uris = names.iter().filter_map(|name| if let GeneralName::URI(uri) = name { Some(*uri) } else { None });
-        let (layer, member) = member_of(uris).ok_or(CertError::Malformed("it needs one name strata://LAYER/MEMBER"))?;
+        let uris = names.iter().filter_map(|name| {
+            if let GeneralName::URI(uri) = name {
+                Some(*uri)
+            } else {
+                None
+            }
+        });
+        let (layer, member) = member_of(uris).ok_or(CertError::Malformed(
+            "it needs one name strata://LAYER/MEMBER",
+        ))?;
         let not_after = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
         Ok(Self {
             address: address(&layer, &member),
@@ -117,7 +153,9 @@ impl MemberCert {
 
     /// Checks an Ed25519 signature over `message`.
     pub fn check(&self, message: &[u8], signature: &[u8]) -> Result<(), CertError> {
-        UnparsedPublicKey::new(&ED25519, &self.public_key).verify(message, signature).map_err(|_| CertError::BadSignature)
+        UnparsedPublicKey::new(&ED25519, &self.public_key)
+            .verify(message, signature)
+            .map_err(|_| CertError::BadSignature)
     }
 
     /// The layer.
@@ -158,7 +196,11 @@ impl MemberCert {
 
 impl fmt::Debug for MemberCert {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "MemberCert({}/{}, {})", self.layer, self.member, self.address)
+        write!(
+            f,
+            "MemberCert({}/{}, {})",
+            self.layer, self.member, self.address
+        )
     }
 }
 
@@ -173,13 +215,20 @@ impl Roots {
         match anchors {
             Ok(anchors) if !anchors.is_empty() => Ok(Self { ders, anchors }),
             Ok(_) => Err(CertError::Malformed("there is no authority")),
-            Err(_) => Err(CertError::Malformed("the authority's certificate can't be read")),
+            Err(_) => Err(CertError::Malformed(
+                "the authority's certificate can't be read",
+            )),
         }
     }
 
     /// The certificate among `ders` whose key has this SHA-256 and has signed it: what an invitation points at.
-    pub(super) fn pinned<'a>(ders: impl IntoIterator<Item = &'a [u8]>, key_hash: &[u8; 32]) -> Result<Self, CertError> {
-        let found = ders.into_iter().find(|der| key_hash_of(der).is_some_and(|hash| hash == *key_hash));
+    pub(super) fn pinned<'a>(
+        ders: impl IntoIterator<Item = &'a [u8]>,
+        key_hash: &[u8; 32],
+    ) -> Result<Self, CertError> {
+        let found = ders
+            .into_iter()
+            .find(|der| key_hash_of(der).is_some_and(|hash| hash == *key_hash));
         Self::new(vec![found.ok_or(CertError::UnknownAuthority)?.to_vec()])
     }
 
@@ -203,7 +252,9 @@ pub(super) fn uri(layer: &Label, member: &Label) -> String {
 /// Layer and member of the only name of our scheme; names of other schemes don't matter.
 pub(super) fn member_of<'a>(uris: impl Iterator<Item = &'a str>) -> Option<(Label, Label)> {
     let mut ours = uris.filter_map(|uri| uri.strip_prefix(SCHEME));
-    let (only, None) = (ours.next()?, ours.next()) else { return None };
+    let (only, None) = (ours.next()?, ours.next()) else {
+        return None;
+    };
     let (layer, member) = only.split_once('/')?;
     Some((Label::new(layer).ok()?, Label::new(member).ok()?))
 }
@@ -213,12 +264,14 @@ pub(super) fn key_hash_of(der: &[u8]) -> Option<[u8; 32]> {
     let (rest, cert) = X509Certificate::from_der(der).ok()?;
     let spki = &cert.tbs_certificate.subject_pki;
     let key = UnparsedPublicKey::new(&ED25519, &spki.subject_public_key.data);
-    key.verify(cert.tbs_certificate.as_ref(), &cert.signature_value.data).ok()?;
+    key.verify(cert.tbs_certificate.as_ref(), &cert.signature_value.data)
+        .ok()?;
     rest.is_empty().then(|| sha256(&[spki.raw]))
 }
 
 fn prefixes(cert: &X509Certificate<'_>) -> Result<Vec<IpNet>, CertError> {
-    let oid = Oid::from(&prefix::OID).map_err(|_| CertError::Malformed("its prefixes can't be found"))?;
+    let oid =
+        Oid::from(&prefix::OID).map_err(|_| CertError::Malformed("its prefixes can't be found"))?;
     match cert.get_extension_unique(&oid) {
         Ok(Some(extension)) => prefix::decode(extension.value).map_err(CertError::Malformed),
         Ok(None) => Ok(Vec::new()),
@@ -226,15 +279,24 @@ fn prefixes(cert: &X509Certificate<'_>) -> Result<Vec<IpNet>, CertError> {
     }
 }
 
-#[expect(clippy::wildcard_enum_match_arm, reason = "webpki names fifty ways to be malformed; none of the rest is ours to tell")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "webpki names fifty ways to be malformed; none of the rest is ours to tell"
+)]
 fn from_webpki(error: webpki::Error) -> CertError {
     use webpki::Error as E;
     match error {
-        E::CertExpired { not_after, .. } => CertError::Expired { not_after: not_after.as_secs() },
-        E::CertNotValidYet { not_before, .. } => CertError::NotYetValid { not_before: not_before.as_secs() },
+        E::CertExpired { not_after, .. } => CertError::Expired {
+            not_after: not_after.as_secs(),
+        },
+        E::CertNotValidYet { not_before, .. } => CertError::NotYetValid {
+            not_before: not_before.as_secs(),
+        },
         E::UnknownIssuer | E::InvalidSignatureForPublicKey => CertError::UnknownAuthority,
         E::CaUsedAsEndEntity => CertError::Malformed("it is an authority's, not a member's"),
-        E::RequiredEkuNotFoundContext(_) => CertError::Malformed("it must be usable as client and as server"),
+        E::RequiredEkuNotFoundContext(_) => {
+            CertError::Malformed("it must be usable as client and as server")
+        }
         _ => CertError::Malformed("it breaks the rules of X.509"),
     }
 }

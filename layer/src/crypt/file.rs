@@ -71,45 +71,72 @@ impl Writer {
 
 impl<'a> Reader<'a> {
     pub(super) fn new(kind: &'static str, known: u16, bytes: &'a [u8]) -> Result<Self, Corrupt> {
-        let rest = bytes.strip_prefix(format!("strata {kind}\n").as_bytes()).ok_or(Corrupt::Foreign { kind })?;
+        let rest = bytes
+            .strip_prefix(format!("strata {kind}\n").as_bytes())
+            .ok_or(Corrupt::Foreign { kind })?;
         let (version, rest) = rest.split_first_chunk().ok_or(Corrupt::Foreign { kind })?;
         let version = u16::from_be_bytes(*version);
         // A newer file may be summed in another way, so its version is looked at first.
         if version > known {
-            return Err(Corrupt::Newer { kind, found: version, known });
+            return Err(Corrupt::Newer {
+                kind,
+                found: version,
+                known,
+            });
         }
-        let damaged = Corrupt::Damaged { kind, what: "its checksum doesn't match" };
-        let (rest, sum) = rest.split_last_chunk::<32>().ok_or_else(|| damaged.clone())?;
-        if version == 0 || digest::digest(&digest::SHA256, &bytes[..bytes.len() - 32]).as_ref() != sum {
+        let damaged = Corrupt::Damaged {
+            kind,
+            what: "its checksum doesn't match",
+        };
+        let (rest, sum) = rest
+            .split_last_chunk::<32>()
+            .ok_or_else(|| damaged.clone())?;
+        if version == 0
+            || digest::digest(&digest::SHA256, &bytes[..bytes.len() - 32]).as_ref() != sum
+        {
             return Err(damaged);
         }
         Ok(Self { kind, rest })
     }
 
     pub(super) fn u64(&mut self) -> Result<u64, Corrupt> {
-        let (number, rest) = self.rest.split_first_chunk().ok_or_else(|| self.damaged("a field is missing"))?;
+        let (number, rest) = self
+            .rest
+            .split_first_chunk()
+            .ok_or_else(|| self.damaged("a field is missing"))?;
         self.rest = rest;
         Ok(u64::from_be_bytes(*number))
     }
 
     pub(super) fn bytes(&mut self) -> Result<&'a [u8], Corrupt> {
-        let len = usize::try_from(self.u64()?).map_err(|_| self.damaged("a length is too large"))?;
-        let (bytes, rest) = self.rest.split_at_checked(len).ok_or_else(|| self.damaged("a field is cut"))?;
+        let len =
+            usize::try_from(self.u64()?).map_err(|_| self.damaged("a length is too large"))?;
+        let (bytes, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or_else(|| self.damaged("a field is cut"))?;
         self.rest = rest;
         Ok(bytes)
     }
 
     pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Corrupt> {
-        self.bytes()?.try_into().map_err(|_| self.damaged("a field has the wrong length"))
+        self.bytes()?
+            .try_into()
+            .map_err(|_| self.damaged("a field has the wrong length"))
     }
 
     pub(super) fn text<T: std::str::FromStr>(&mut self) -> Result<T, Corrupt> {
-        let text = std::str::from_utf8(self.bytes()?).map_err(|_| self.damaged("a text is not UTF-8"))?;
-        text.parse().map_err(|_| self.damaged("a text is no valid name or prefix"))
+        let text =
+            std::str::from_utf8(self.bytes()?).map_err(|_| self.damaged("a text is not UTF-8"))?;
+        text.parse()
+            .map_err(|_| self.damaged("a text is no valid name or prefix"))
     }
 
     /// A list: its length, then its items.
-    pub(super) fn list<T>(&mut self, mut item: impl FnMut(&mut Self) -> Result<T, Corrupt>) -> Result<Vec<T>, Corrupt> {
+    pub(super) fn list<T>(
+        &mut self,
+        mut item: impl FnMut(&mut Self) -> Result<T, Corrupt>,
+    ) -> Result<Vec<T>, Corrupt> {
         let count = self.u64()?;
         let mut out = Vec::new();
         for _ in 0..count {
@@ -119,11 +146,18 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn end(&self) -> Result<(), Corrupt> {
-        if self.rest.is_empty() { Ok(()) } else { Err(self.damaged("bytes are left over")) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(self.damaged("bytes are left over"))
+        }
     }
 
     pub(super) fn damaged(&self, what: &'static str) -> Corrupt {
-        Corrupt::Damaged { kind: self.kind, what }
+        Corrupt::Damaged {
+            kind: self.kind,
+            what,
+        }
     }
 }
 
@@ -150,7 +184,10 @@ mod tests {
     fn a_file_cut_or_altered_at_any_byte_is_refused() {
         let bytes = sample();
         for at in 0..bytes.len() {
-            assert!(Reader::new("sample", 3, &bytes[..at]).is_err(), "cut at {at}");
+            assert!(
+                Reader::new("sample", 3, &bytes[..at]).is_err(),
+                "cut at {at}"
+            );
             let mut bad = bytes.to_vec();
             bad[at] ^= 0x40;
             assert!(Reader::new("sample", 3, &bad).is_err(), "altered at {at}");
@@ -160,7 +197,17 @@ mod tests {
     #[test]
     fn a_newer_or_foreign_file_is_named() {
         let bytes = sample();
-        assert_eq!(Reader::new("sample", 2, &bytes).err(), Some(Corrupt::Newer { kind: "sample", found: 3, known: 2 }));
-        assert_eq!(Reader::new("other", 3, &bytes).err(), Some(Corrupt::Foreign { kind: "other" }));
+        assert_eq!(
+            Reader::new("sample", 2, &bytes).err(),
+            Some(Corrupt::Newer {
+                kind: "sample",
+                found: 3,
+                known: 2
+            })
+        );
+        assert_eq!(
+            Reader::new("other", 3, &bytes).err(),
+            Some(Corrupt::Foreign { kind: "other" })
+        );
     }
 }

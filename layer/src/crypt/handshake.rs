@@ -104,14 +104,24 @@ struct Retry {
 
 impl Handshake {
     /// Begins as the TLS client. `session` is its choice, `mtu` the largest PDU of the flow below, in bytes.
-    pub fn client(config: &TlsConfig, session: u32, mtu: usize, now: Instant) -> Result<Self, HandshakeError> {
+    pub fn client(
+        config: &TlsConfig,
+        session: u32,
+        mtu: usize,
+        now: Instant,
+    ) -> Result<Self, HandshakeError> {
         let mut handshake = Self::new(config, connect(config, true)?, session, mtu, now)?;
         handshake.pump();
         Ok(handshake)
     }
 
     /// Begins as the TLS server, for a client's first PDU of this session (see [`Handshake::session_of`]).
-    pub fn server(config: &TlsConfig, session: u32, mtu: usize, now: Instant) -> Result<Self, HandshakeError> {
+    pub fn server(
+        config: &TlsConfig,
+        session: u32,
+        mtu: usize,
+        now: Instant,
+    ) -> Result<Self, HandshakeError> {
         let mut handshake = Self::new(config, connect(config, false)?, session, mtu, now)?;
         // Grows to what the client's first PDU proves to pass.
         handshake.path_mtu = mtu.min(SAFE_MTU);
@@ -124,9 +134,17 @@ impl Handshake {
         Ok((header.session, header.level == Level::Initial))
     }
 
-    fn new(config: &TlsConfig, tls: Connection, session: u32, mtu: usize, now: Instant) -> Result<Self, HandshakeError> {
+    fn new(
+        config: &TlsConfig,
+        tls: Connection,
+        session: u32,
+        mtu: usize,
+        now: Instant,
+    ) -> Result<Self, HandshakeError> {
         if mtu < MIN_MTU {
-            return Err(HandshakeError::Unusable(format!("the flow below takes only {mtu} bytes, {MIN_MTU} are needed")));
+            return Err(HandshakeError::Unusable(format!(
+                "the flow below takes only {mtu} bytes, {MIN_MTU} are needed"
+            )));
         }
         let mtu = mtu.min(MAX_MTU);
         Ok(Self {
@@ -145,7 +163,11 @@ impl Handshake {
             heard: false,
             ack_due: false,
             started: now,
-            retry: Retry { at: None, wait: FIRST_WAIT, unanswered: 0 },
+            retry: Retry {
+                at: None,
+                wait: FIRST_WAIT,
+                unanswered: 0,
+            },
             attempts: 0,
             hint: None,
             state: State::Running,
@@ -216,7 +238,10 @@ impl Handshake {
             return None;
         }
         let hint = self.hint.map(|(_, at)| at + HINT_PATIENCE);
-        [self.retry.at, hint, Some(self.started + PATIENCE)].into_iter().flatten().min()
+        [self.retry.at, hint, Some(self.started + PATIENCE)]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// How it ended; given once (and on a client once more if the server refuses it later).
@@ -245,12 +270,20 @@ impl Handshake {
     }
 
     /// A PDU that anybody may have written.
-    fn initial(&mut self, now: Instant, len: usize, frames: &[Frame]) -> Result<(), HandshakeError> {
+    fn initial(
+        &mut self,
+        now: Instant,
+        len: usize,
+        frames: &[Frame],
+    ) -> Result<(), HandshakeError> {
         let mut news = false;
         for frame in frames {
             match frame {
                 // Not believed, and not needed: what follows it shows that a hello has arrived.
-                Frame::Ack { level: Level::Initial, contiguous } if *contiguous <= self.out[0].sent() => {}
+                Frame::Ack {
+                    level: Level::Initial,
+                    contiguous,
+                } if *contiguous <= self.out[0].sent() => {}
                 Frame::Ack { .. } => return Err(HandshakeError::Malformed),
                 Frame::Close(alert) if self.state == State::Running && !self.heard => {
                     self.hint.get_or_insert((*alert, now));
@@ -298,17 +331,27 @@ impl Handshake {
         let mut result = Ok(());
         if self.keys.is_some() {
             for mut pdu in std::mem::take(&mut self.early) {
-                result = Header::parse(&pdu).and_then(|header| self.sealed(now, header, &mut pdu)).and(result);
+                result = Header::parse(&pdu)
+                    .and_then(|header| self.sealed(now, header, &mut pdu))
+                    .and(result);
             }
         }
         result
     }
 
     /// A PDU that must authenticate with the handshake keys.
-    fn sealed(&mut self, now: Instant, header: Header, pdu: &mut [u8]) -> Result<(), HandshakeError> {
+    fn sealed(
+        &mut self,
+        now: Instant,
+        header: Header,
+        pdu: &mut [u8],
+    ) -> Result<(), HandshakeError> {
         let keys = self.keys.as_ref().ok_or(HandshakeError::TooEarly)?;
         let (head, body) = pdu.split_at_mut(Header::LEN);
-        let opened = keys.remote.packet.decrypt_in_place(u64::from(header.number), head, body);
+        let opened = keys
+            .remote
+            .packet
+            .decrypt_in_place(u64::from(header.number), head, body);
         let frames = Frame::parse_all(opened.map_err(|_| HandshakeError::Forged)?)?;
         let sent = self.out[1].sent();
         if frames.iter().any(|f| matches!(f, Frame::Ack { level: Level::Handshake, contiguous } if *contiguous > sent)) {
@@ -323,8 +366,14 @@ impl Handshake {
         }
         for frame in frames {
             match frame {
-                Frame::Ack { level: Level::Initial, .. } => {}
-                Frame::Ack { level: Level::Handshake, contiguous } => {
+                Frame::Ack {
+                    level: Level::Initial,
+                    ..
+                } => {}
+                Frame::Ack {
+                    level: Level::Handshake,
+                    contiguous,
+                } => {
                     if self.out[1].ack(contiguous) {
                         self.progress(now);
                     }
@@ -354,7 +403,11 @@ impl Handshake {
         self.ack_due = true;
         if let Err(error) = self.tls.read_hs(self.into[1].take()) {
             let alert = self.tls.alert().map_or(HANDSHAKE_FAILURE, u8::from);
-            let code = if matches!(error, rustls::Error::InvalidCertificate(_)) { Code::Denied } else { Code::PeerMisbehaved };
+            let code = if matches!(error, rustls::Error::InvalidCertificate(_)) {
+                Code::Denied
+            } else {
+                Code::PeerMisbehaved
+            };
             let text = format!("the other side can't be believed: {}", describe(&error));
             self.fail(Reason::new(code, text), Some(alert));
             return Ok(());
@@ -380,11 +433,23 @@ impl Handshake {
 
     fn secrets(&self) -> Result<Secrets, Reason> {
         if self.tls.quic_transport_parameters() != Some(PARAMETERS) {
-            return Err(Reason::new(Code::PeerMisbehaved, "the other side speaks another version of the layer's protocol; update the older"));
+            return Err(Reason::new(
+                Code::PeerMisbehaved,
+                "the other side speaks another version of the layer's protocol; update the older",
+            ));
         }
-        let broken = |what: &str| Reason::new(Code::Failed, format!("the handshake yields no {what}"));
-        let export = |label: &[u8]| self.tls.export_keying_material([0; 32], label, None).map_err(|_| broken("keys"));
-        let aead = match self.tls.negotiated_cipher_suite().map(|suite| suite.suite()) {
+        let broken =
+            |what: &str| Reason::new(Code::Failed, format!("the handshake yields no {what}"));
+        let export = |label: &[u8]| {
+            self.tls
+                .export_keying_material([0; 32], label, None)
+                .map_err(|_| broken("keys"))
+        };
+        let aead = match self
+            .tls
+            .negotiated_cipher_suite()
+            .map(|suite| suite.suite())
+        {
             Some(CipherSuite::TLS13_AES_256_GCM_SHA384) => Aead::Aes256Gcm,
             Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => Aead::ChaCha20Poly1305,
             _ => return Err(broken("suite that is known")),
@@ -392,11 +457,21 @@ impl Handshake {
         let peer = match self.tls.peer_certificates() {
             Some(chain) if !chain.is_empty() => {
                 let verified = self.config.trust.verify(chain, self.config.clock.now());
-                Some(verified.map_err(|e| Reason::new(Code::Denied, format!("the other side can't be believed: {e}")))?)
+                Some(verified.map_err(|e| {
+                    Reason::new(
+                        Code::Denied,
+                        format!("the other side can't be believed: {e}"),
+                    )
+                })?)
             }
             _ => None,
         };
-        Ok(Secrets { master: Zeroizing::new(export(MASTER_LABEL)?), exporter: export(ENROL_LABEL)?, aead, peer })
+        Ok(Secrets {
+            master: Zeroizing::new(export(MASTER_LABEL)?),
+            exporter: export(ENROL_LABEL)?,
+            aead,
+            peer,
+        })
     }
 
     /// Moves what TLS has to say into the streams of the levels.
@@ -425,7 +500,13 @@ impl Handshake {
         self.attempts += 1;
         if self.attempts > MAX_ATTEMPTS {
             if self.client {
-                self.fail(Reason::new(Code::PeerMisbehaved, format!("the other side's answers make no sense: {error}")), None);
+                self.fail(
+                    Reason::new(
+                        Code::PeerMisbehaved,
+                        format!("the other side's answers make no sense: {error}"),
+                    ),
+                    None,
+                );
             }
             return Err(error);
         }
@@ -488,7 +569,11 @@ impl Handshake {
         self.close.2 -= 1;
         let mut frames = Vec::new();
         Frame::Close(self.close.0).encode(&mut frames);
-        let level = if self.keys.is_some() { Level::Handshake } else { Level::Initial };
+        let level = if self.keys.is_some() {
+            Level::Handshake
+        } else {
+            Level::Initial
+        };
         self.pdu(level, frames)
     }
 
@@ -499,7 +584,11 @@ impl Handshake {
         let mut frames = Vec::with_capacity(self.path_mtu);
         let contiguous = self.into[0].contiguous();
         if contiguous > 0 {
-            Frame::Ack { level: Level::Initial, contiguous }.encode(&mut frames);
+            Frame::Ack {
+                level: Level::Initial,
+                contiguous,
+            }
+            .encode(&mut frames);
         }
         let room = self.path_mtu - Header::LEN - frames.len() - Frame::CRYPTO_HEADER;
         let (offset, bytes) = self.out[0].take(room)?;
@@ -519,7 +608,11 @@ impl Handshake {
         let mut frames = Vec::with_capacity(self.path_mtu);
         let contiguous = self.into[1].contiguous();
         if contiguous > 0 {
-            Frame::Ack { level: Level::Handshake, contiguous }.encode(&mut frames);
+            Frame::Ack {
+                level: Level::Handshake,
+                contiguous,
+            }
+            .encode(&mut frames);
         }
         let room = self.path_mtu - Header::LEN - frames.len() - Frame::CRYPTO_HEADER - TAG;
         if let Some((offset, bytes)) = self.out[1].take(room) {
@@ -532,10 +625,21 @@ impl Handshake {
     fn pdu(&mut self, level: Level, mut frames: Vec<u8>) -> Option<Vec<u8>> {
         let number = self.number;
         self.number = number.checked_add(1)?;
-        let header = Header { level, session: self.session, number }.encode();
+        let header = Header {
+            level,
+            session: self.session,
+            number,
+        }
+        .encode();
         let mut pdu = header.to_vec();
         if level == Level::Handshake {
-            let tag = self.keys.as_ref()?.local.packet.encrypt_in_place(u64::from(number), &header, &mut frames).ok()?;
+            let tag = self
+                .keys
+                .as_ref()?
+                .local
+                .packet
+                .encrypt_in_place(u64::from(number), &header, &mut frames)
+                .ok()?;
             frames.extend(tag.as_ref());
         }
         pdu.append(&mut frames);
@@ -546,7 +650,11 @@ impl Handshake {
 impl fmt::Debug for Handshake {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let side = if self.client { "client" } else { "server" };
-        write!(f, "Handshake({side}, session {:08x}, {:?})", self.session, self.state)
+        write!(
+            f,
+            "Handshake({side}, session {:08x}, {:?})",
+            self.session, self.state
+        )
     }
 }
 
@@ -554,24 +662,41 @@ fn connect(config: &TlsConfig, client: bool) -> Result<Connection, HandshakeErro
     let unusable = |e: rustls::Error| HandshakeError::Unusable(e.to_string());
     let parameters = PARAMETERS.to_vec();
     if client {
-        let name = ServerName::try_from("strata").map_err(|e| HandshakeError::Unusable(e.to_string()))?;
-        let tls = ClientConnection::new(Arc::clone(&config.client), Version::V1, name, parameters).map_err(unusable)?;
+        let name =
+            ServerName::try_from("strata").map_err(|e| HandshakeError::Unusable(e.to_string()))?;
+        let tls = ClientConnection::new(Arc::clone(&config.client), Version::V1, name, parameters)
+            .map_err(unusable)?;
         return Ok(tls.into());
     }
-    let server = config.server.as_ref().ok_or_else(|| HandshakeError::Unusable("a joiner can't be dialled".into()))?;
-    let tls = ServerConnection::new(Arc::clone(server), Version::V1, parameters).map_err(unusable)?;
+    let server = config
+        .server
+        .as_ref()
+        .ok_or_else(|| HandshakeError::Unusable("a joiner can't be dialled".into()))?;
+    let tls =
+        ServerConnection::new(Arc::clone(server), Version::V1, parameters).map_err(unusable)?;
     Ok(tls.into())
 }
 
 /// What the other side's alert means for a person.
 fn refused(alert: u8) -> Reason {
     let why = match AlertDescription::from(alert) {
-        AlertDescription::CertificateExpired => "our certificate is expired or not yet valid there; see both clocks, or enrol again",
-        AlertDescription::UnknownCA => "it doesn't know the authority that issued our certificate; enrol in its layer",
-        AlertDescription::CertificateUnknown | AlertDescription::BadCertificate | AlertDescription::UnsupportedCertificate => {
+        AlertDescription::CertificateExpired => {
+            "our certificate is expired or not yet valid there; see both clocks, or enrol again"
+        }
+        AlertDescription::UnknownCA => {
+            "it doesn't know the authority that issued our certificate; enrol in its layer"
+        }
+        AlertDescription::CertificateUnknown
+        | AlertDescription::BadCertificate
+        | AlertDescription::UnsupportedCertificate => {
             "our certificate is no member's of its layer; enrol in its layer"
         }
-        other => return Reason::new(Code::Refused, format!("the other side refused the handshake: TLS alert {other:?}")),
+        other => {
+            return Reason::new(
+                Code::Refused,
+                format!("the other side refused the handshake: TLS alert {other:?}"),
+            );
+        }
     };
     Reason::new(Code::Refused, format!("the other side refused us: {why}"))
 }

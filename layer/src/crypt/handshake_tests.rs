@@ -20,7 +20,13 @@ fn clock(seconds: u64) -> Clock {
 }
 
 fn first(layer: &str) -> (Authority, Identity) {
-    Authority::create(&label(layer), &label("a"), &["10.1.0.0/16".parse().unwrap()], at(NOW)).unwrap()
+    Authority::create(
+        &label(layer),
+        &label("a"),
+        &["10.1.0.0/16".parse().unwrap()],
+        at(NOW),
+    )
+    .unwrap()
 }
 
 fn exchange(a: &mut Handshake, b: &mut Handshake, now: Instant) {
@@ -42,7 +48,13 @@ fn two_members_share_keys() {
     let mut client = Handshake::client(&config, 7, 1400, now).unwrap();
     let mut server = Handshake::server(&config, 7, 1400, now).unwrap();
     exchange(&mut client, &mut server, now);
-    let (Some(Outcome::Done(c)), Some(Outcome::Done(s))) = (client.outcome(), server.outcome()) else { panic!("{client:?} {server:?}") };
-    assert_eq!((&*c.master, c.exporter, c.aead), (&*s.master, s.exporter, s.aead));
+    let (Some(Outcome::Done(c)), Some(Outcome::Done(s))) = (client.outcome(), server.outcome())
+    else {
+        panic!("{client:?} {server:?}")
+    };
+    assert_eq!(
+        (&*c.master, c.exporter, c.aead),
+        (&*s.master, s.exporter, s.aead)
+    );
     assert!(client.confirmed() && server.confirmed());
 }

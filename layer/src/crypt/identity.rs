@@ -23,29 +23,59 @@ pub struct Identity {
 
 impl Identity {
     /// Puts together what belongs together; refuses a key that isn't the certificate's.
-    pub(super) fn new(pkcs8: Zeroizing<Vec<u8>>, cert: MemberCert, intermediates: Vec<Vec<u8>>, roots: Roots) -> Result<Self, CertError> {
-        let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8).map_err(|_| CertError::Malformed("its key can't be read"))?;
+    pub(super) fn new(
+        pkcs8: Zeroizing<Vec<u8>>,
+        cert: MemberCert,
+        intermediates: Vec<Vec<u8>>,
+        roots: Roots,
+    ) -> Result<Self, CertError> {
+        let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8)
+            .map_err(|_| CertError::Malformed("its key can't be read"))?;
         if key.public_key().as_ref() != cert.public_key() {
             return Err(CertError::Malformed("its key is another one"));
         }
         // The root goes along, so that a joiner can compare it with its invitation.
         let leaf = cert.der().to_vec();
-        let chain = std::iter::once(leaf).chain(intermediates).chain(roots.ders().iter().cloned()).collect();
-        Ok(Self { pkcs8, key, cert, chain, roots })
+        let chain = std::iter::once(leaf)
+            .chain(intermediates)
+            .chain(roots.ders().iter().cloned())
+            .collect();
+        Ok(Self {
+            pkcs8,
+            key,
+            cert,
+            chain,
+            roots,
+        })
     }
 
     /// Takes a certificate of a site's own authority: `ca`, `cert` (with any intermediates behind it) and `key` as PEM or
     /// DER; the key is Ed25519 in PKCS#8.
-    pub fn from_pki(layer: &Label, member: &Label, ca: &[u8], cert: &[u8], key: &[u8], now: UnixTime) -> Result<Self, Reason> {
+    pub fn from_pki(
+        layer: &Label,
+        member: &Label,
+        ca: &[u8],
+        cert: &[u8],
+        key: &[u8],
+        now: UnixTime,
+    ) -> Result<Self, Reason> {
         let roots = certificates(ca, "--ca")?;
         let mut chain = certificates(cert, "--cert")?;
         let key = private_key(key)?;
-        let usage = |e: CertError| Reason::new(Code::Usage, format!("can't use this certificate as member {member}: {e}"));
+        let usage = |e: CertError| {
+            Reason::new(
+                Code::Usage,
+                format!("can't use this certificate as member {member}: {e}"),
+            )
+        };
         let roots = Roots::new(roots).map_err(usage)?;
         let leaf = chain.remove(0);
         let cert = MemberCert::verify(&leaf, &chain, &roots, layer, now).map_err(usage)?;
         if cert.member() != member {
-            let text = format!("the certificate is for member {}, not for {member}; use that name", cert.member());
+            let text = format!(
+                "the certificate is for member {}, not for {member}; use that name",
+                cert.member()
+            );
             return Err(Reason::new(Code::Conflict, text));
         }
         Self::new(key, cert, chain, roots).map_err(usage)
@@ -55,12 +85,14 @@ impl Identity {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Corrupt> {
         let mut r = Reader::new(KIND, VERSION, bytes)?;
         let key = Zeroizing::new(r.bytes()?.to_vec());
-        let cert = MemberCert::parse(r.bytes()?).map_err(|_| r.damaged("its certificate can't be read"))?;
+        let cert = MemberCert::parse(r.bytes()?)
+            .map_err(|_| r.damaged("its certificate can't be read"))?;
         let intermediates = r.list(|r| r.bytes().map(<[u8]>::to_vec))?;
         let roots = r.list(|r| r.bytes().map(<[u8]>::to_vec))?;
         r.end()?;
         let roots = Roots::new(roots).map_err(|_| r.damaged("its authority can't be read"))?;
-        Self::new(key, cert, intermediates, roots).map_err(|_| r.damaged("its key and its certificate don't match"))
+        Self::new(key, cert, intermediates, roots)
+            .map_err(|_| r.damaged("its key and its certificate don't match"))
     }
 
     /// The bytes to keep in a file that only the owner may read.
@@ -130,10 +162,15 @@ fn certificates(bytes: &[u8], what: &str) -> Result<Vec<Vec<u8>>, Reason> {
     if !is_pem(bytes) {
         return Ok(vec![bytes.to_vec()]);
     }
-    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).map(|c| c.map(|c| c.to_vec())).collect();
+    let all: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes)
+        .map(|c| c.map(|c| c.to_vec()))
+        .collect();
     match all {
         Ok(all) if !all.is_empty() => Ok(all),
-        _ => Err(Reason::new(Code::Usage, format!("{what} holds no certificate; give one as PEM or DER"))),
+        _ => Err(Reason::new(
+            Code::Usage,
+            format!("{what} holds no certificate; give one as PEM or DER"),
+        )),
     }
 }
 
@@ -143,7 +180,12 @@ fn private_key(bytes: &[u8]) -> Result<Zeroizing<Vec<u8>>, Reason> {
     }
     PrivatePkcs8KeyDer::from_pem_slice(bytes)
         .map(|key| Zeroizing::new(key.secret_pkcs8_der().to_vec()))
-        .map_err(|_| Reason::new(Code::Usage, "--key holds no key; give an Ed25519 key in PKCS#8 as PEM or DER"))
+        .map_err(|_| {
+            Reason::new(
+                Code::Usage,
+                "--key holds no key; give an Ed25519 key in PKCS#8 as PEM or DER",
+            )
+        })
 }
 
 fn is_pem(bytes: &[u8]) -> bool {

@@ -60,12 +60,17 @@ impl Invitation {
             usage("this is no invitation: it must begin with strata:// and end with a checksum; copy the whole line")
         })?;
         if sum != checksum(text) {
-            return Err(usage("the invitation is mangled: its checksum doesn't match; copy the whole line again"));
+            return Err(usage(
+                "the invitation is mangled: its checksum doesn't match; copy the whole line again",
+            ));
         }
         let parsed = Self::fields(text)?;
         if now >= parsed.expires {
             let ago = now.secs() - parsed.expires.secs();
-            let text = format!("the invitation expired {ago} s ago; ask {} for another (irm layer invite)", parsed.issuer);
+            let text = format!(
+                "the invitation expired {ago} s ago; ask {} for another (irm layer invite)",
+                parsed.issuer
+            );
             return Err(Reason::new(Code::Denied, text));
         }
         Ok(parsed)
@@ -77,9 +82,12 @@ impl Invitation {
         let (layer, fields) = rest.split_once("/enrol?v=").ok_or_else(bad)?;
         let mut fields = fields.split(',');
         if fields.next() != Some("1") {
-            return Err(usage("the invitation is of a newer version; update this program"));
+            return Err(usage(
+                "the invitation is of a newer version; update this program",
+            ));
         }
-        let (mut id, mut seed, mut root, mut issuer, mut expires, mut member) = (None, None, None, None, None, None);
+        let (mut id, mut seed, mut root, mut issuer, mut expires, mut member) =
+            (None, None, None, None, None, None);
         let (mut vias, mut hints) = (Vec::new(), Vec::new());
         for field in fields {
             let (key, value) = field.split_once('=').ok_or_else(bad)?;
@@ -111,9 +119,18 @@ impl Invitation {
 
     /// The line. Whoever has it can join.
     pub(super) fn url(&self) -> Zeroizing<String> {
-        let (id, seed, root) = (hex(&self.id), Zeroizing::new(hex(&*self.seed)), hex(&self.root));
+        let (id, seed, root) = (
+            hex(&self.id),
+            Zeroizing::new(hex(&*self.seed)),
+            hex(&self.root),
+        );
         let mut text = Zeroizing::new(String::with_capacity(1024));
-        let head = format!("strata://{}/enrol?v=1,id={id},by={},exp={},root={root}", self.layer, self.issuer, self.expires.secs());
+        let head = format!(
+            "strata://{}/enrol?v=1,id={id},by={},exp={},root={root}",
+            self.layer,
+            self.issuer,
+            self.expires.secs()
+        );
         text.push_str(&head);
         if let Some(member) = &self.member {
             text.push_str(&format!(",member={member}"));
@@ -136,17 +153,30 @@ impl Invitation {
     /// Begins to join as `name`; refuses another name than the one that was granted.
     pub fn start(&self, name: &Label) -> Result<Joiner, Reason> {
         if let Some(granted) = self.member.as_ref().filter(|granted| *granted != name) {
-            let text = format!("the invitation is for member {granted}, not for {name}; use that name or ask for another");
+            let text = format!(
+                "the invitation is for member {granted}, not for {name}; use that name or ask for another"
+            );
             return Err(Reason::new(Code::Conflict, text));
         }
-        let failed = |what: &str| Reason::new(Code::Failed, format!("can't make a key to join with: {what}"));
-        let seed = Ed25519KeyPair::from_seed_unchecked(&*self.seed).map_err(|_| failed("the seed is refused"))?;
-        let key = rcgen::KeyPair::generate_for(&PKCS_ED25519).map_err(|e| failed(&e.to_string()))?;
+        let failed = |what: &str| {
+            Reason::new(
+                Code::Failed,
+                format!("can't make a key to join with: {what}"),
+            )
+        };
+        let seed = Ed25519KeyPair::from_seed_unchecked(&*self.seed)
+            .map_err(|_| failed("the seed is refused"))?;
+        let key =
+            rcgen::KeyPair::generate_for(&PKCS_ED25519).map_err(|e| failed(&e.to_string()))?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
-        let san = uri(&self.layer, name).try_into().map_err(|_| failed("the name is refused"))?;
+        let san = uri(&self.layer, name)
+            .try_into()
+            .map_err(|_| failed("the name is refused"))?;
         params.subject_alt_names = vec![SanType::URI(san)];
-        let csr = params.serialize_request(&key).map_err(|e| failed(&e.to_string()))?;
+        let csr = params
+            .serialize_request(&key)
+            .map_err(|e| failed(&e.to_string()))?;
         Ok(Joiner {
             layer: self.layer.clone(),
             member: name.clone(),
@@ -154,7 +184,10 @@ impl Invitation {
             invitation: self.id,
             root: self.root,
             seed,
-            public_key: key.public_key_raw().try_into().map_err(|_| failed("it has a strange length"))?,
+            public_key: key
+                .public_key_raw()
+                .try_into()
+                .map_err(|_| failed("it has a strange length"))?,
             pkcs8: Zeroizing::new(key.serialize_der()),
             csr: csr.der().to_vec(),
         })
@@ -163,7 +196,11 @@ impl Invitation {
 
 impl fmt::Debug for Invitation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Invitation({}, by {}, for {:?})", self.layer, self.issuer, self.member)
+        write!(
+            f,
+            "Invitation({}, by {}, for {:?})",
+            self.layer, self.issuer, self.member
+        )
     }
 }
 
@@ -189,7 +226,11 @@ impl Joiner {
         wire::EnrolRequest {
             invitation: self.invitation.to_vec(),
             csr: self.csr.clone(),
-            seed_signature: self.seed.sign(&signed_part(&self.csr, exporter)).as_ref().to_vec(),
+            seed_signature: self
+                .seed
+                .sign(&signed_part(&self.csr, exporter))
+                .as_ref()
+                .to_vec(),
             issuer: self.issuer.to_string(),
         }
     }
@@ -197,13 +238,29 @@ impl Joiner {
     /// Takes the answer; refuses one that isn't for this key, this name and this root.
     pub fn finish(self, reply: &wire::EnrolReply, now: UnixTime) -> Result<Identity, Reason> {
         if reply.code != 0 {
-            return Err(Reason::new(Code::from_wire(reply.code), format!("{} refused: {}", self.issuer, reply.text)));
+            return Err(Reason::new(
+                Code::from_wire(reply.code),
+                format!("{} refused: {}", self.issuer, reply.text),
+            ));
         }
-        let blame = |e: super::CertError| Reason::new(Code::PeerMisbehaved, format!("the certificate that {} sent can't be used: {e}", self.issuer));
-        let roots = Roots::pinned(reply.chain.iter().map(Vec::as_slice), &self.root).map_err(blame)?;
-        let cert = MemberCert::verify(&reply.certificate, &reply.chain, &roots, &self.layer, now).map_err(blame)?;
+        let blame = |e: super::CertError| {
+            Reason::new(
+                Code::PeerMisbehaved,
+                format!(
+                    "the certificate that {} sent can't be used: {e}",
+                    self.issuer
+                ),
+            )
+        };
+        let roots =
+            Roots::pinned(reply.chain.iter().map(Vec::as_slice), &self.root).map_err(blame)?;
+        let cert = MemberCert::verify(&reply.certificate, &reply.chain, &roots, &self.layer, now)
+            .map_err(blame)?;
         if *cert.member() != self.member || *cert.public_key() != self.public_key {
-            return Err(Reason::new(Code::PeerMisbehaved, format!("{} sent a certificate for somebody else", self.issuer)));
+            return Err(Reason::new(
+                Code::PeerMisbehaved,
+                format!("{} sent a certificate for somebody else", self.issuer),
+            ));
         }
         Identity::new(self.pkcs8, cert, Vec::new(), roots).map_err(blame)
     }
@@ -222,7 +279,12 @@ pub(super) fn signed_part(csr: &[u8], exporter: &[u8; 32]) -> Vec<u8> {
 
 /// The public key of a seed.
 pub(super) fn seed_public(seed: &[u8; 32]) -> Option<[u8; 32]> {
-    Ed25519KeyPair::from_seed_unchecked(seed).ok()?.public_key().as_ref().try_into().ok()
+    Ed25519KeyPair::from_seed_unchecked(seed)
+        .ok()?
+        .public_key()
+        .as_ref()
+        .try_into()
+        .ok()
 }
 
 fn usage(text: &str) -> Reason {
@@ -257,7 +319,10 @@ fn unhex<const N: usize>(text: &str) -> Option<[u8; N]> {
 
 fn hint(text: &str) -> Option<Host> {
     let (name, at) = text.split_once('=')?;
-    Some(Host { name: Name::from_bytes(&unescape(name)?).ok()?, at: at.parse().ok()? })
+    Some(Host {
+        name: Name::from_bytes(&unescape(name)?).ok()?,
+        at: at.parse().ok()?,
+    })
 }
 
 fn escape(name: &str) -> String {
@@ -306,8 +371,14 @@ mod tests {
             member: Some(Label::new("ovl-d").unwrap()),
             vias: vec![Label::new("ovl-a").unwrap(), Label::new("ovl-b").unwrap()],
             hints: vec![
-                Host { name: Name::new("ovl-a").unwrap(), at: "10.0.0.1:3359".parse().unwrap() },
-                Host { name: Name::new("héllo, wörld=+&/").unwrap(), at: "[fd00::1]:3359".parse().unwrap() },
+                Host {
+                    name: Name::new("ovl-a").unwrap(),
+                    at: "10.0.0.1:3359".parse().unwrap(),
+                },
+                Host {
+                    name: Name::new("héllo, wörld=+&/").unwrap(),
+                    at: "[fd00::1]:3359".parse().unwrap(),
+                },
             ],
             expires: at(1_000_000),
             id: [0xab; 16],
@@ -319,34 +390,67 @@ mod tests {
     #[test]
     fn the_line_is_printable_and_says_everything() {
         let (invitation, url) = (sample(), sample().url());
-        assert!(url.bytes().all(|b| b.is_ascii_graphic() && !b"&;|<>()$`\\\"'*[]{}!#".contains(&b) || b"[]".contains(&b)), "{}", *url);
+        assert!(
+            url.bytes().all(
+                |b| b.is_ascii_graphic() && !b"&;|<>()$`\\\"'*[]{}!#".contains(&b)
+                    || b"[]".contains(&b)
+            ),
+            "{}",
+            *url
+        );
         let back = Invitation::parse(&format!("  {}\n", *url), at(5)).unwrap();
-        assert_eq!((back.layer, back.issuer, back.member), (invitation.layer, invitation.issuer, invitation.member));
-        assert_eq!((back.vias, back.hints, back.expires), (invitation.vias, invitation.hints, invitation.expires));
-        assert_eq!((back.id, *back.seed, back.root), (invitation.id, *invitation.seed, invitation.root));
+        assert_eq!(
+            (back.layer, back.issuer, back.member),
+            (invitation.layer, invitation.issuer, invitation.member)
+        );
+        assert_eq!(
+            (back.vias, back.hints, back.expires),
+            (invitation.vias, invitation.hints, invitation.expires)
+        );
+        assert_eq!(
+            (back.id, *back.seed, back.root),
+            (invitation.id, *invitation.seed, invitation.root)
+        );
     }
 
     #[test]
     fn a_mangled_line_is_named_as_such_at_each_byte() {
         let url = sample().url().to_string();
         for len in 0..url.len() {
-            assert!(Invitation::parse(&url[..len], at(5)).is_err(), "cut at {len}");
+            assert!(
+                Invitation::parse(&url[..len], at(5)).is_err(),
+                "cut at {len}"
+            );
         }
         for i in 0..url.len() {
             let mut bad = url.clone().into_bytes();
             bad[i] ^= 1;
             let bad = String::from_utf8(bad).unwrap();
             let reason = Invitation::parse(&bad, at(5)).unwrap_err();
-            assert!(reason.text.contains("copy the whole line"), "byte {i}: {reason}");
+            assert!(
+                reason.text.contains("copy the whole line"),
+                "byte {i}: {reason}"
+            );
         }
     }
 
     #[test]
     fn an_expired_or_newer_line_is_named_as_such() {
         let late = Invitation::parse(&sample().url(), at(1_000_060)).unwrap_err();
-        assert_eq!((late.code, late.text.contains("expired 60 s ago")), (Code::Denied, true), "{late}");
-        let text = sample().url().replace("v=1", "v=2").rsplit_once(",sum=").unwrap().0.to_string();
-        let newer = Invitation::parse(&format!("{text},sum={}", checksum(&text)), at(5)).unwrap_err();
+        assert_eq!(
+            (late.code, late.text.contains("expired 60 s ago")),
+            (Code::Denied, true),
+            "{late}"
+        );
+        let text = sample()
+            .url()
+            .replace("v=1", "v=2")
+            .rsplit_once(",sum=")
+            .unwrap()
+            .0
+            .to_string();
+        let newer =
+            Invitation::parse(&format!("{text},sum={}", checksum(&text)), at(5)).unwrap_err();
         assert!(newer.text.contains("newer version"), "{newer}");
     }
 
@@ -359,7 +463,11 @@ mod tests {
 
     #[test]
     fn the_seed_never_shows_in_debug_output() {
-        let shown = format!("{:?} {:?}", sample(), sample().start(&Label::new("ovl-d").unwrap()).unwrap());
+        let shown = format!(
+            "{:?} {:?}",
+            sample(),
+            sample().start(&Label::new("ovl-d").unwrap()).unwrap()
+        );
         assert!(!shown.contains("cd") && !shown.contains("205"), "{shown}");
     }
 

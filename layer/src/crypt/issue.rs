@@ -5,8 +5,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proto::{Code, Label, Reason};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose, PKCS_ED25519, PublicKeyData, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    PKCS_ED25519, PublicKeyData, SanType, SerialNumber,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
 use time::OffsetDateTime;
@@ -39,17 +40,27 @@ impl Root {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let der = params.self_signed(&key).map_err(failed)?.der().to_vec();
         let pkcs8 = Zeroizing::new(key.serialize_der());
-        Ok(Self { issuer: Issuer::new(params, key), pkcs8, der })
+        Ok(Self {
+            issuer: Issuer::new(params, key),
+            pkcs8,
+            der,
+        })
     }
 
     /// None if key and certificate can't be read or don't belong together.
     pub(super) fn load(pkcs8: &[u8], der: &[u8]) -> Option<Self> {
-        let key = KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8), &PKCS_ED25519).ok()?;
+        let key =
+            KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8), &PKCS_ED25519)
+                .ok()?;
         if key_hash_of(der)? != super::sha256(&[&key.subject_public_key_info()]) {
             return None;
         }
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(der), key).ok()?;
-        Some(Self { issuer, pkcs8: Zeroizing::new(pkcs8.to_vec()), der: der.to_vec() })
+        Some(Self {
+            issuer,
+            pkcs8: Zeroizing::new(pkcs8.to_vec()),
+            der: der.to_vec(),
+        })
     }
 
     pub(super) fn pkcs8(&self) -> &[u8] {
@@ -61,33 +72,73 @@ impl Root {
     }
 
     /// A member's certificate, DER.
-    pub(super) fn issue(&self, layer: &Label, member: &Label, prefixes: &[IpNet], key: &impl PublicKeyData, now: UnixTime) -> Result<Vec<u8>, Reason> {
+    pub(super) fn issue(
+        &self,
+        layer: &Label,
+        member: &Label,
+        prefixes: &[IpNet],
+        key: &impl PublicKeyData,
+        now: UnixTime,
+    ) -> Result<Vec<u8>, Reason> {
         let mut params = params(member.as_str(), now, MEMBER_LIFE)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        params.subject_alt_names = vec![SanType::URI(uri(layer, member).try_into().map_err(failed)?)];
+        params.extended_key_usages = vec![
+            ExtendedKeyUsagePurpose::ServerAuth,
+            ExtendedKeyUsagePurpose::ClientAuth,
+        ];
+        params.subject_alt_names =
+            vec![SanType::URI(uri(layer, member).try_into().map_err(failed)?)];
         params.use_authority_key_identifier_extension = true;
         if !prefixes.is_empty() {
-            params.custom_extensions = vec![CustomExtension::from_oid_content(&prefix::OID, prefix::encode(prefixes))];
+            params.custom_extensions = vec![CustomExtension::from_oid_content(
+                &prefix::OID,
+                prefix::encode(prefixes),
+            )];
         }
-        Ok(params.signed_by(key, &self.issuer).map_err(failed)?.der().to_vec())
+        Ok(params
+            .signed_by(key, &self.issuer)
+            .map_err(failed)?
+            .der()
+            .to_vec())
     }
 }
 
 impl Request {
     pub(super) fn parse(der: &[u8]) -> Result<Self, Reason> {
-        let bad = |what: &str| Reason::new(Code::PeerMisbehaved, format!("the certificate request is malformed: {what}"));
-        let csr = CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der)).map_err(|e| bad(&e.to_string()))?;
-        if csr.public_key.algorithm() != &PKCS_ED25519 || PublicKeyData::der_bytes(&csr.public_key).len() != 32 {
+        let bad = |what: &str| {
+            Reason::new(
+                Code::PeerMisbehaved,
+                format!("the certificate request is malformed: {what}"),
+            )
+        };
+        let csr =
+            CertificateSigningRequestParams::from_der(&CertificateSigningRequestDer::from(der))
+                .map_err(|e| bad(&e.to_string()))?;
+        if csr.public_key.algorithm() != &PKCS_ED25519
+            || PublicKeyData::der_bytes(&csr.public_key).len() != 32
+        {
             return Err(bad("its key must be Ed25519"));
         }
-        let uris = csr.params.subject_alt_names.iter().filter_map(|name| match name {
-            SanType::URI(uri) => Some(uri.as_str()),
-            SanType::Rfc822Name(_) | SanType::DnsName(_) | SanType::IpAddress(_) | SanType::OtherName(_) | _ => None,
-        });
-        let (layer, member) = member_of(uris).ok_or_else(|| bad("it needs one name strata://LAYER/MEMBER"))?;
-        Ok(Self { layer, member, public_key: csr.public_key })
+        let uris = csr
+            .params
+            .subject_alt_names
+            .iter()
+            .filter_map(|name| match name {
+                SanType::URI(uri) => Some(uri.as_str()),
+                SanType::Rfc822Name(_)
+                | SanType::DnsName(_)
+                | SanType::IpAddress(_)
+                | SanType::OtherName(_)
+                | _ => None,
+            });
+        let (layer, member) =
+            member_of(uris).ok_or_else(|| bad("it needs one name strata://LAYER/MEMBER"))?;
+        Ok(Self {
+            layer,
+            member,
+            public_key: csr.public_key,
+        })
     }
 }
 
@@ -99,7 +150,9 @@ pub(super) fn member_key() -> Result<KeyPair, Reason> {
 fn params(common_name: &str, now: UnixTime, life: Duration) -> Result<CertificateParams, Reason> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, common_name);
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
     params.not_before = date(now.0.saturating_sub(SKEW))?;
     params.not_after = date(now.0 + life)?;
     // Neither zero nor a set top bit in front: every serial number has the same length, so that sizes don't depend on chance.
@@ -111,7 +164,8 @@ fn params(common_name: &str, now: UnixTime, life: Duration) -> Result<Certificat
 
 fn date(at: Duration) -> Result<OffsetDateTime, Reason> {
     let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
-    OffsetDateTime::from_unix_timestamp(seconds).map_err(|_| Reason::new(Code::Failed, "this host's clock is far off; set it right"))
+    OffsetDateTime::from_unix_timestamp(seconds)
+        .map_err(|_| Reason::new(Code::Failed, "this host's clock is far off; set it right"))
 }
 
 fn failed(error: impl std::fmt::Display) -> Reason {

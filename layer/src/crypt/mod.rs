@@ -16,12 +16,12 @@
 //! Keys and ids come from ring's own source of chance: no decision, order or size in a layer may follow from them.
 
 mod authority;
-mod issue;
 mod cert;
 mod file;
 mod handshake;
 mod identity;
 mod invitation;
+mod issue;
 mod prefix;
 mod seal;
 mod secrets;
@@ -34,7 +34,9 @@ pub use file::Corrupt;
 pub use handshake::{Handshake, HandshakeError, Outcome};
 pub use identity::Identity;
 pub use invitation::{Invitation, Joiner};
-pub use seal::{Aead, FlowKey, MAX_BLOCKS, OpenError, OpenKey, REKEY_BLOCKS, SealError, SealKey, TAG};
+pub use seal::{
+    Aead, FlowKey, MAX_BLOCKS, OpenError, OpenKey, REKEY_BLOCKS, SealError, SealKey, TAG,
+};
 pub use secrets::Secrets;
 pub use tls::{Clock, TlsConfig};
 pub use window::ReplayWindow;
@@ -44,7 +46,8 @@ use ring::digest;
 
 /// The address of a member: the first 8 bytes of SHA-256(layer ‖ 0 ‖ member).
 pub fn address(layer: &Label, member: &Label) -> Addr {
-    let [a, b, c, d, e, f, g, h, ..] = sha256(&[layer.as_str().as_bytes(), &[0], member.as_str().as_bytes()]);
+    let [a, b, c, d, e, f, g, h, ..] =
+        sha256(&[layer.as_str().as_bytes(), &[0], member.as_str().as_bytes()]);
     Addr(u64::from_be_bytes([a, b, c, d, e, f, g, h]))
 }
 

@@ -21,7 +21,11 @@ pub(super) fn canonical(prefixes: &[IpNet]) -> Vec<IpNet> {
 pub(super) fn encode(prefixes: &[IpNet]) -> Vec<u8> {
     let mut families = Vec::new();
     for (afi, v4) in [(1, true), (2, false)] {
-        let items: Vec<u8> = prefixes.iter().filter(|p| p.addr().is_ipv4() == v4).flat_map(bit_string).collect();
+        let items: Vec<u8> = prefixes
+            .iter()
+            .filter(|p| p.addr().is_ipv4() == v4)
+            .flat_map(bit_string)
+            .collect();
         if !items.is_empty() {
             let mut family = vec![OCTET_STRING, 2, 0, afi];
             family.extend(tlv(SEQUENCE, &items));
@@ -53,7 +57,10 @@ pub(super) fn decode(der: &[u8]) -> Result<Vec<IpNet>, &'static str> {
         let first = out.len();
         while !items.0.is_empty() {
             let prefix = prefix(afi, items.expect(BIT_STRING)?)?;
-            if out[first..].last().is_some_and(|last| last.broadcast() >= prefix.network()) {
+            if out[first..]
+                .last()
+                .is_some_and(|last| last.broadcast() >= prefix.network())
+            {
                 return Err("prefixes that overlap or are out of order");
             }
             if out.len() == MAX_PREFIXES {
@@ -85,10 +92,18 @@ fn prefix(afi: u8, content: &[u8]) -> Result<IpNet, &'static str> {
     let mut address = [0; 16];
     address[..bytes.len()].copy_from_slice(bytes);
     let [a, b, c, d, ..] = address;
-    let address = if afi == 1 { IpAddr::V4(Ipv4Addr::new(a, b, c, d)) } else { IpAddr::V6(Ipv6Addr::from(address)) };
+    let address = if afi == 1 {
+        IpAddr::V4(Ipv4Addr::new(a, b, c, d))
+    } else {
+        IpAddr::V6(Ipv6Addr::from(address))
+    };
     // At most 128 bits, by the check above.
     let prefix = IpNet::new(address, (bytes.len() * 8) as u8 - unused).map_err(|_| bad)?;
-    if prefix.network() == address { Ok(prefix) } else { Err("a prefix with bits behind its end") }
+    if prefix.network() == address {
+        Ok(prefix)
+    } else {
+        Err("a prefix with bits behind its end")
+    }
 }
 
 fn tlv(tag: u8, content: &[u8]) -> Vec<u8> {
@@ -129,7 +144,11 @@ impl<'a> Reader<'a> {
     }
 
     fn end(&self) -> Result<(), &'static str> {
-        if self.0.is_empty() { Ok(()) } else { Err("bytes behind the end") }
+        if self.0.is_empty() {
+            Ok(())
+        } else {
+            Err("bytes behind the end")
+        }
     }
 }
 
@@ -145,8 +164,10 @@ mod tests {
     use proptest::prelude::*;
 
     fn prefixes() -> impl Strategy<Value = Vec<IpNet>> {
-        let v4 = (any::<u32>(), 0u8..=32).prop_map(|(a, l)| IpNet::new(Ipv4Addr::from(a).into(), l).unwrap());
-        let v6 = (any::<u128>(), 0u8..=128).prop_map(|(a, l)| IpNet::new(Ipv6Addr::from(a).into(), l).unwrap());
+        let v4 = (any::<u32>(), 0u8..=32)
+            .prop_map(|(a, l)| IpNet::new(Ipv4Addr::from(a).into(), l).unwrap());
+        let v6 = (any::<u128>(), 0u8..=128)
+            .prop_map(|(a, l)| IpNet::new(Ipv6Addr::from(a).into(), l).unwrap());
         prop::collection::vec(prop_oneof![v4, v6], 0..80).prop_map(|all| canonical(&all))
     }
 
@@ -179,15 +200,27 @@ mod tests {
     #[test]
     fn a_value_written_by_hand_is_read() {
         // As in RFC 3779 section 2.2.3.8: 10.5.0.4/32 and a /23.
-        let v4 = [0x30, 0x15, 0x30, 0x13, 0x04, 2, 0, 1, 0x30, 13, 3, 5, 0, 10, 5, 0, 4, 3, 4, 1, 10, 5, 2];
-        assert_eq!(decode(&v4).unwrap(), ["10.5.0.4/32".parse().unwrap(), "10.5.2.0/23".parse().unwrap()]);
+        let v4 = [
+            0x30, 0x15, 0x30, 0x13, 0x04, 2, 0, 1, 0x30, 13, 3, 5, 0, 10, 5, 0, 4, 3, 4, 1, 10, 5,
+            2,
+        ];
+        assert_eq!(
+            decode(&v4).unwrap(),
+            [
+                "10.5.0.4/32".parse().unwrap(),
+                "10.5.2.0/23".parse().unwrap()
+            ]
+        );
     }
 
     #[test]
     fn what_is_refused_is_named() {
         assert_eq!(decode(&[0x30, 0, 0]), Err("bytes behind the end"));
         let range = [0x30, 0x0a, 0x30, 8, 4, 2, 0, 1, 0x30, 2, 0x30, 0];
-        assert_eq!(decode(&range), Err("an element of another type, such as a range"));
+        assert_eq!(
+            decode(&range),
+            Err("an element of another type, such as a range")
+        );
         let host_bits = [0x30, 0x0c, 0x30, 10, 4, 2, 0, 1, 0x30, 4, 3, 2, 4, 0x0f];
         assert_eq!(decode(&host_bits), Err("a prefix with bits behind its end"));
     }

@@ -4,7 +4,9 @@
 
 use std::fmt;
 
-use ring::aead::{AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey};
+use ring::aead::{
+    AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey,
+};
 use zeroize::Zeroizing;
 
 use super::ReplayWindow;
@@ -84,12 +86,20 @@ impl FlowKey {
 
     /// The sender's end.
     pub fn into_seal(self) -> SealKey {
-        SealKey { cipher: Cipher::new(&self), counter: 0, blocks: 0 }
+        SealKey {
+            cipher: Cipher::new(&self),
+            counter: 0,
+            blocks: 0,
+        }
     }
 
     /// The receiver's end.
     pub fn into_open(self) -> OpenKey {
-        OpenKey { cipher: Cipher::new(&self), window: ReplayWindow::new(), blocks: 0 }
+        OpenKey {
+            cipher: Cipher::new(&self),
+            window: ReplayWindow::new(),
+            blocks: 0,
+        }
     }
 }
 
@@ -113,13 +123,18 @@ impl SealKey {
 
     /// Seals with additional data that doesn't lie before the body; it must hold [`SealKey::counter`].
     pub fn seal_with(&mut self, aad: &[u8], body_and_tag: &mut [u8]) -> Result<(), SealError> {
-        let (body, tag) = body_and_tag.split_last_chunk_mut::<TAG>().ok_or(SealError::Short)?;
+        let (body, tag) = body_and_tag
+            .split_last_chunk_mut::<TAG>()
+            .ok_or(SealError::Short)?;
         let blocks = self.blocks + blocks(body.len());
         if blocks > MAX_BLOCKS {
             return Err(SealError::Exhausted);
         }
         let nonce = self.cipher.nonce(self.counter);
-        let sealed = self.cipher.key.seal_in_place_separate_tag(nonce, Aad::from(aad), body);
+        let sealed = self
+            .cipher
+            .key
+            .seal_in_place_separate_tag(nonce, Aad::from(aad), body);
         // ring refuses only bodies of many gigabytes.
         tag.copy_from_slice(sealed.map_err(|_| SealError::Short)?.as_ref());
         self.counter += 1;
@@ -131,14 +146,25 @@ impl SealKey {
 impl OpenKey {
     /// Opens `body_and_tag` where it lies, with all of `header` as additional data and the counter from its last
     /// 8 bytes, and gives the body. After an error the bytes are spoilt and must be dropped.
-    pub fn open<'a>(&mut self, header: &[u8], body_and_tag: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
+    pub fn open<'a>(
+        &mut self,
+        header: &[u8],
+        body_and_tag: &'a mut [u8],
+    ) -> Result<&'a mut [u8], OpenError> {
         let counter = u64::from_be_bytes(*header.last_chunk().ok_or(OpenError::Short)?);
         self.open_with(header, counter, body_and_tag)
     }
 
     /// Opens with additional data that doesn't lie before the body.
-    pub fn open_with<'a>(&mut self, aad: &[u8], counter: u64, body_and_tag: &'a mut [u8]) -> Result<&'a mut [u8], OpenError> {
-        let (body, tag) = body_and_tag.split_last_chunk_mut::<TAG>().ok_or(OpenError::Short)?;
+    pub fn open_with<'a>(
+        &mut self,
+        aad: &[u8],
+        counter: u64,
+        body_and_tag: &'a mut [u8],
+    ) -> Result<&'a mut [u8], OpenError> {
+        let (body, tag) = body_and_tag
+            .split_last_chunk_mut::<TAG>()
+            .ok_or(OpenError::Short)?;
         // Cheap, and saves the work of opening; it counts only once the counter is proven.
         self.window.check(counter)?;
         let blocks = self.blocks + blocks(body.len());
@@ -165,10 +191,14 @@ struct Cipher {
 impl Cipher {
     fn new(key: &FlowKey) -> Self {
         let (secret, iv) = key.material.split_at(32);
-        let unbound = UnboundKey::new(key.aead.algorithm(), secret).expect("both ciphers have keys of 32 bytes");
+        let unbound = UnboundKey::new(key.aead.algorithm(), secret)
+            .expect("both ciphers have keys of 32 bytes");
         let mut fixed = [0; 12];
         fixed.copy_from_slice(iv);
-        Self { key: LessSafeKey::new(unbound), iv: fixed }
+        Self {
+            key: LessSafeKey::new(unbound),
+            iv: fixed,
+        }
     }
 
     /// The IV xor the counter, as in RFC 8446 section 5.3.
@@ -243,7 +273,10 @@ mod tests {
             let (mut seal, mut open) = (key(aead).into_seal(), key(aead).into_open());
             for body in [&b""[..], b"x", &[7; 1400]] {
                 let pdu = sealed(&mut seal, body);
-                assert!(body.len() < 8 || !pdu.windows(8).any(|w| w == &body[..8]), "plaintext shows");
+                assert!(
+                    body.len() < 8 || !pdu.windows(8).any(|w| w == &body[..8]),
+                    "plaintext shows"
+                );
                 assert_eq!(opened(&mut open, &pdu).as_deref(), Ok(body));
                 assert_eq!(opened(&mut open, &pdu), Err(OpenError::Replayed));
             }
@@ -258,7 +291,15 @@ mod tests {
             let pdu = sealed(&mut seal, b"forty-two bytes of very plain text, indeed");
             for len in 0..pdu.len() {
                 let error = opened(&mut open, &pdu[..len]).unwrap_err();
-                assert_eq!(error, if len < 16 + TAG { OpenError::Short } else { OpenError::Forged }, "cut at {len}");
+                assert_eq!(
+                    error,
+                    if len < 16 + TAG {
+                        OpenError::Short
+                    } else {
+                        OpenError::Forged
+                    },
+                    "cut at {len}"
+                );
             }
             for bit in 0..pdu.len() * 8 {
                 let mut bad = pdu.clone();
@@ -271,8 +312,13 @@ mod tests {
 
     #[test]
     fn reordering_is_taken_inside_the_window_and_refused_beyond_it() {
-        let (mut seal, mut open) = (key(Aead::Aes256Gcm).into_seal(), key(Aead::Aes256Gcm).into_open());
-        let pdus: Vec<_> = (0..ReplayWindow::SIZE + 2).map(|_| sealed(&mut seal, b"late")).collect();
+        let (mut seal, mut open) = (
+            key(Aead::Aes256Gcm).into_seal(),
+            key(Aead::Aes256Gcm).into_open(),
+        );
+        let pdus: Vec<_> = (0..ReplayWindow::SIZE + 2)
+            .map(|_| sealed(&mut seal, b"late"))
+            .collect();
         assert!(opened(&mut open, &pdus[pdus.len() - 1]).is_ok());
         assert_eq!(opened(&mut open, &pdus[0]), Err(OpenError::TooOld));
         assert_eq!(opened(&mut open, &pdus[1]), Err(OpenError::TooOld));
@@ -282,7 +328,10 @@ mod tests {
 
     #[test]
     fn a_key_of_another_cipher_or_a_used_up_one_opens_nothing() {
-        let (mut seal, mut other) = (key(Aead::Aes256Gcm).into_seal(), key(Aead::ChaCha20Poly1305).into_open());
+        let (mut seal, mut other) = (
+            key(Aead::Aes256Gcm).into_seal(),
+            key(Aead::ChaCha20Poly1305).into_open(),
+        );
         let pdu = sealed(&mut seal, b"data");
         assert_eq!(opened(&mut other, &pdu), Err(OpenError::Forged));
 
@@ -291,24 +340,49 @@ mod tests {
         assert_eq!(opened(&mut open, &pdu), Err(OpenError::Exhausted));
         seal.blocks = MAX_BLOCKS - 1;
         let mut rest = [0; 20];
-        assert_eq!(seal.seal(&mut [0; 16], &mut rest), Err(SealError::Exhausted));
+        assert_eq!(
+            seal.seal(&mut [0; 16], &mut rest),
+            Err(SealError::Exhausted)
+        );
         assert_eq!(rest, [0; 20], "a refused body must stay as it was");
-        assert_eq!(key(Aead::Aes256Gcm).into_seal().seal(&mut [0; 16], &mut [0; 15]), Err(SealError::Short));
-        assert_eq!(key(Aead::Aes256Gcm).into_seal().seal(&mut [0; 7], &mut [0; 20]), Err(SealError::Short));
+        assert_eq!(
+            key(Aead::Aes256Gcm)
+                .into_seal()
+                .seal(&mut [0; 16], &mut [0; 15]),
+            Err(SealError::Short)
+        );
+        assert_eq!(
+            key(Aead::Aes256Gcm)
+                .into_seal()
+                .seal(&mut [0; 7], &mut [0; 20]),
+            Err(SealError::Short)
+        );
     }
 
     #[test]
     fn the_additional_data_may_lie_elsewhere() {
-        let (mut seal, mut open) = (key(Aead::Aes256Gcm).into_seal(), key(Aead::Aes256Gcm).into_open());
+        let (mut seal, mut open) = (
+            key(Aead::Aes256Gcm).into_seal(),
+            key(Aead::Aes256Gcm).into_open(),
+        );
         let mut body = *b"routed..................";
         let counter = seal.counter();
         seal.seal_with(b"cube dst src", &mut body).unwrap();
-        assert_eq!(open.open_with(b"cube dst xrc", counter, &mut body.clone()), Err(OpenError::Forged));
-        assert_eq!(open.open_with(b"cube dst src", counter, &mut body).unwrap(), b"routed..");
+        assert_eq!(
+            open.open_with(b"cube dst xrc", counter, &mut body.clone()),
+            Err(OpenError::Forged)
+        );
+        assert_eq!(
+            open.open_with(b"cube dst src", counter, &mut body).unwrap(),
+            b"routed.."
+        );
     }
 
     #[test]
     fn keys_never_show_in_debug_output() {
-        assert_eq!(format!("{:?} {:?}", key(BOTH[0]), key(BOTH[0]).into_seal()), "FlowKey(..) SealKey(..)");
+        assert_eq!(
+            format!("{:?} {:?}", key(BOTH[0]), key(BOTH[0]).into_seal()),
+            "FlowKey(..) SealKey(..)"
+        );
     }
 }

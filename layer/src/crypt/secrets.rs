@@ -35,11 +35,21 @@ impl Secrets {
     /// The keys of the link that the handshake ran over.
     pub fn hop_keys(&self, is_client: bool) -> (SealKey, OpenKey) {
         let (client, server) = (self.derive(&[b"hop", &[0]]), self.derive(&[b"hop", &[1]]));
-        if is_client { (client.into_seal(), server.into_open()) } else { (server.into_seal(), client.into_open()) }
+        if is_client {
+            (client.into_seal(), server.into_open())
+        } else {
+            (server.into_seal(), client.into_open())
+        }
     }
 
     /// The key of one direction of a flow, from the end at `src` to the end at `dst`.
-    pub fn flow_keys(&self, src: Addr, dst: Addr, src_endpoint: EndpointId, dst_endpoint: EndpointId) -> FlowKey {
+    pub fn flow_keys(
+        &self,
+        src: Addr,
+        dst: Addr,
+        src_endpoint: EndpointId,
+        dst_endpoint: EndpointId,
+    ) -> FlowKey {
         let parts = [src.0, dst.0, src_endpoint.0, dst_endpoint.0].map(u64::to_be_bytes);
         self.derive(&[b"flow", parts.as_flattened()])
     }
@@ -48,14 +58,22 @@ impl Secrets {
     fn derive(&self, info: &[&[u8]]) -> FlowKey {
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, b"strata v1").extract(&*self.master);
         let mut material = Zeroizing::new([0; FlowKey::LEN]);
-        prk.expand(info, Material).and_then(|okm| okm.fill(&mut *material)).expect("44 bytes are far below HKDF's limit");
-        FlowKey { aead: self.aead, material }
+        prk.expand(info, Material)
+            .and_then(|okm| okm.fill(&mut *material))
+            .expect("44 bytes are far below HKDF's limit");
+        FlowKey {
+            aead: self.aead,
+            material,
+        }
     }
 }
 
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Secrets").field("aead", &self.aead).field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("Secrets")
+            .field("aead", &self.aead)
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 
@@ -72,7 +90,12 @@ mod tests {
     use super::*;
 
     fn secrets() -> Secrets {
-        Secrets { master: Zeroizing::new([5; 32]), exporter: [6; 32], aead: Aead::Aes256Gcm, peer: None }
+        Secrets {
+            master: Zeroizing::new([5; 32]),
+            exporter: [6; 32],
+            aead: Aead::Aes256Gcm,
+            peer: None,
+        }
     }
 
     #[test]
@@ -87,10 +110,19 @@ mod tests {
 
     #[test]
     fn each_direction_of_each_flow_has_its_own_key() {
-        let key = |s, d, se, de| *secrets().flow_keys(Addr(s), Addr(d), EndpointId(se), EndpointId(de)).material;
+        let key = |s, d, se, de| {
+            *secrets()
+                .flow_keys(Addr(s), Addr(d), EndpointId(se), EndpointId(de))
+                .material
+        };
         let one = key(1, 2, 3, 4);
         assert_eq!(one, key(1, 2, 3, 4));
-        for other in [key(2, 1, 4, 3), key(1, 2, 3, 5), key(1, 2, 4, 3), key(2, 1, 3, 4)] {
+        for other in [
+            key(2, 1, 4, 3),
+            key(1, 2, 3, 5),
+            key(1, 2, 4, 3),
+            key(2, 1, 3, 4),
+        ] {
             assert_ne!(one, other);
         }
     }

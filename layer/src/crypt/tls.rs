@@ -15,8 +15,8 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::time_provider::TimeProvider;
 use rustls::version::TLS13;
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError, ServerConfig, SignatureScheme,
-    SupportedCipherSuite,
+    CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, OtherError,
+    ServerConfig, SignatureScheme, SupportedCipherSuite,
 };
 use rustls_pki_types::{self as pki, CertificateDer, ServerName};
 
@@ -62,7 +62,10 @@ impl Clock {
     /// Sets the time; every configuration that was made with this clock sees it.
     pub fn set(&self, now: UnixTime) {
         // Milliseconds fit for half a billion years.
-        self.0.store(u64::try_from(now.0.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.0.store(
+            u64::try_from(now.0.as_millis()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     /// The time that was set last.
@@ -80,11 +83,23 @@ impl TimeProvider for Clock {
 impl TlsConfig {
     /// For a member: it shows its certificate on both sides, and takes a client without one (a joiner).
     pub fn member(identity: &Identity, clock: &Clock) -> Result<Self, Reason> {
-        let trust = Trust::new(identity.layer().clone(), Anchor::Roots(identity.roots().clone()));
-        let chain = || identity.chain().iter().map(|der| CertificateDer::from(der.clone())).collect();
-        let builder = ServerConfig::builder_with_details(Arc::clone(&trust.provider), Arc::new(clock.clone()))
-            .with_protocol_versions(&[&TLS13])
-            .map_err(unusable)?;
+        let trust = Trust::new(
+            identity.layer().clone(),
+            Anchor::Roots(identity.roots().clone()),
+        );
+        let chain = || {
+            identity
+                .chain()
+                .iter()
+                .map(|der| CertificateDer::from(der.clone()))
+                .collect()
+        };
+        let builder = ServerConfig::builder_with_details(
+            Arc::clone(&trust.provider),
+            Arc::new(clock.clone()),
+        )
+        .with_protocol_versions(&[&TLS13])
+        .map_err(unusable)?;
         let mut server = builder
             .with_client_cert_verifier(Arc::<Trust>::clone(&trust))
             .with_single_cert(chain(), identity.private_key())
@@ -92,15 +107,27 @@ impl TlsConfig {
         server.send_tls13_tickets = 0;
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.max_early_data_size = 0;
-        let client = client_builder(&trust, clock)?.with_client_auth_cert(chain(), identity.private_key()).map_err(unusable)?;
-        Ok(Self { client: Arc::new(hardened(client)), server: Some(Arc::new(server)), trust, clock: clock.clone() })
+        let client = client_builder(&trust, clock)?
+            .with_client_auth_cert(chain(), identity.private_key())
+            .map_err(unusable)?;
+        Ok(Self {
+            client: Arc::new(hardened(client)),
+            server: Some(Arc::new(server)),
+            trust,
+            clock: clock.clone(),
+        })
     }
 
     /// For a joiner: a client without certificate that knows the root by its hash.
     pub(super) fn joiner(layer: Label, root: [u8; 32], clock: &Clock) -> Result<Self, Reason> {
         let trust = Trust::new(layer, Anchor::Pinned(root));
         let client = client_builder(&trust, clock)?.with_no_client_auth();
-        Ok(Self { client: Arc::new(hardened(client)), server: None, trust, clock: clock.clone() })
+        Ok(Self {
+            client: Arc::new(hardened(client)),
+            server: None,
+            trust,
+            clock: clock.clone(),
+        })
     }
 }
 
@@ -113,11 +140,13 @@ impl fmt::Debug for TlsConfig {
 type Builder = rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>;
 
 fn client_builder(trust: &Arc<Trust>, clock: &Clock) -> Result<Builder, Reason> {
-    Ok(ClientConfig::builder_with_details(Arc::clone(&trust.provider), Arc::new(clock.clone()))
-        .with_protocol_versions(&[&TLS13])
-        .map_err(unusable)?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::<Trust>::clone(trust)))
+    Ok(
+        ClientConfig::builder_with_details(Arc::clone(&trust.provider), Arc::new(clock.clone()))
+            .with_protocol_versions(&[&TLS13])
+            .map_err(unusable)?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::<Trust>::clone(trust)),
+    )
 }
 
 fn hardened(mut client: ClientConfig) -> ClientConfig {
@@ -129,12 +158,18 @@ fn hardened(mut client: ClientConfig) -> ClientConfig {
 }
 
 fn unusable(error: rustls::Error) -> Reason {
-    Reason::new(Code::Failed, format!("the identity can't be used for TLS: {error}; enrol again"))
+    Reason::new(
+        Code::Failed,
+        format!("the identity can't be used for TLS: {error}; enrol again"),
+    )
 }
 
 /// The suites in our order. Two only: each has an AEAD that [`super::Aead`] knows.
 fn suites() -> Vec<SupportedCipherSuite> {
-    let mut suites = vec![cipher_suite::TLS13_AES_256_GCM_SHA384, cipher_suite::TLS13_CHACHA20_POLY1305_SHA256];
+    let mut suites = vec![
+        cipher_suite::TLS13_AES_256_GCM_SHA384,
+        cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
     if !aes_is_fast() {
         suites.reverse();
     }
@@ -143,7 +178,8 @@ fn suites() -> Vec<SupportedCipherSuite> {
 
 fn aes_is_fast() -> bool {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-    return std::arch::is_x86_feature_detected!("aes") && std::arch::is_x86_feature_detected!("pclmulqdq");
+    return std::arch::is_x86_feature_detected!("aes")
+        && std::arch::is_x86_feature_detected!("pclmulqdq");
     #[cfg(target_arch = "aarch64")]
     return std::arch::is_aarch64_feature_detected!("aes");
     #[cfg(not(any(target_arch = "x86", target_arch = "x86_64", target_arch = "aarch64")))]
@@ -156,16 +192,32 @@ const GROUPS: &[&dyn SupportedKxGroup] = &[kx_group::X25519];
 
 impl Trust {
     fn new(layer: Label, anchor: Anchor) -> Arc<Self> {
-        let provider = CryptoProvider { cipher_suites: suites(), kx_groups: GROUPS.to_vec(), ..default_provider() };
-        Arc::new(Self { layer, anchor, provider: Arc::new(provider) })
+        let provider = CryptoProvider {
+            cipher_suites: suites(),
+            kx_groups: GROUPS.to_vec(),
+            ..default_provider()
+        };
+        Arc::new(Self {
+            layer,
+            anchor,
+            provider: Arc::new(provider),
+        })
     }
 
     /// Verifies a chain as the peer sent it, its own certificate first.
-    pub(super) fn verify(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<MemberCert, CertError> {
-        let (leaf, rest) = chain.split_first().ok_or(CertError::Malformed("there is none"))?;
+    pub(super) fn verify(
+        &self,
+        chain: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<MemberCert, CertError> {
+        let (leaf, rest) = chain
+            .split_first()
+            .ok_or(CertError::Malformed("there is none"))?;
         let intermediates: Vec<_> = rest.iter().map(|der| der.to_vec()).collect();
         match &self.anchor {
-            Anchor::Roots(roots) => MemberCert::verify(leaf, &intermediates, roots, &self.layer, now),
+            Anchor::Roots(roots) => {
+                MemberCert::verify(leaf, &intermediates, roots, &self.layer, now)
+            }
             Anchor::Pinned(hash) => {
                 let roots = Roots::pinned(rest.iter().map(|der| &**der), hash)?;
                 MemberCert::verify(leaf, &intermediates, &roots, &self.layer, now)
@@ -173,14 +225,31 @@ impl Trust {
         }
     }
 
-    fn believe(&self, leaf: &CertificateDer<'_>, rest: &[CertificateDer<'_>], now: pki::UnixTime) -> Result<(), rustls::Error> {
+    fn believe(
+        &self,
+        leaf: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: pki::UnixTime,
+    ) -> Result<(), rustls::Error> {
         let chain: Vec<_> = std::iter::once(leaf).chain(rest).cloned().collect();
         let now = UnixTime(Duration::from_secs(now.as_secs()));
-        self.verify(&chain, now).map(|_| ()).map_err(|e| to_rustls(e, now))
+        self.verify(&chain, now)
+            .map(|_| ())
+            .map_err(|e| to_rustls(e, now))
     }
 
-    fn signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+    fn signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 }
 
@@ -189,22 +258,41 @@ fn to_rustls(error: CertError, now: UnixTime) -> rustls::Error {
     let seconds = |s| pki::UnixTime::since_unix_epoch(Duration::from_secs(s));
     let time = seconds(now.secs());
     rustls::Error::InvalidCertificate(match error {
-        CertError::Expired { not_after } => CertificateError::ExpiredContext { time, not_after: seconds(not_after) },
-        CertError::NotYetValid { not_before } => CertificateError::NotValidYetContext { time, not_before: seconds(not_before) },
+        CertError::Expired { not_after } => CertificateError::ExpiredContext {
+            time,
+            not_after: seconds(not_after),
+        },
+        CertError::NotYetValid { not_before } => CertificateError::NotValidYetContext {
+            time,
+            not_before: seconds(not_before),
+        },
         CertError::UnknownAuthority => CertificateError::UnknownIssuer,
         CertError::BadSignature => CertificateError::BadSignature,
-        CertError::WrongLayer { .. } | CertError::Malformed(_) => CertificateError::Other(OtherError(Arc::new(error))),
+        CertError::WrongLayer { .. } | CertError::Malformed(_) => {
+            CertificateError::Other(OtherError(Arc::new(error)))
+        }
     })
 }
 
 /// Undoes [`to_rustls`]: the reason that a person gets to read.
-#[expect(clippy::wildcard_enum_match_arm, reason = "rustls' own errors speak for themselves")]
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "rustls' own errors speak for themselves"
+)]
 pub(super) fn describe(error: &rustls::Error) -> String {
     use CertificateError as E;
-    let rustls::Error::InvalidCertificate(error) = error else { return error.to_string() };
+    let rustls::Error::InvalidCertificate(error) = error else {
+        return error.to_string();
+    };
     match error {
-        E::ExpiredContext { not_after, .. } => CertError::Expired { not_after: not_after.as_secs() }.to_string(),
-        E::NotValidYetContext { not_before, .. } => CertError::NotYetValid { not_before: not_before.as_secs() }.to_string(),
+        E::ExpiredContext { not_after, .. } => CertError::Expired {
+            not_after: not_after.as_secs(),
+        }
+        .to_string(),
+        E::NotValidYetContext { not_before, .. } => CertError::NotYetValid {
+            not_before: not_before.as_secs(),
+        }
+        .to_string(),
         E::UnknownIssuer => CertError::UnknownAuthority.to_string(),
         E::Other(other) => other.0.to_string(),
         other => other.to_string(),
@@ -220,14 +308,25 @@ impl ServerCertVerifier for Trust {
         _ocsp: &[u8],
         now: pki::UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        self.believe(end_entity, intermediates, now).map(|()| ServerCertVerified::assertion())
+        self.believe(end_entity, intermediates, now)
+            .map(|()| ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Err(NO_TLS12)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         self.signature(message, cert, dss)
     }
 
@@ -245,15 +344,31 @@ impl ClientCertVerifier for Trust {
         &[]
     }
 
-    fn verify_client_cert(&self, end_entity: &CertificateDer<'_>, intermediates: &[CertificateDer<'_>], now: pki::UnixTime) -> Result<ClientCertVerified, rustls::Error> {
-        self.believe(end_entity, intermediates, now).map(|()| ClientCertVerified::assertion())
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: pki::UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        self.believe(end_entity, intermediates, now)
+            .map(|()| ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(&self, _: &[u8], _: &CertificateDer<'_>, _: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         Err(NO_TLS12)
     }
 
-    fn verify_tls13_signature(&self, message: &[u8], cert: &CertificateDer<'_>, dss: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
         self.signature(message, cert, dss)
     }
 
@@ -262,4 +377,5 @@ impl ClientCertVerifier for Trust {
     }
 }
 
-const NO_TLS12: rustls::Error = rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled);
+const NO_TLS12: rustls::Error =
+    rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled);

@@ -18,7 +18,10 @@ impl ReplayWindow {
 
     /// A window that has seen nothing.
     pub fn new() -> Self {
-        Self { next: 0, words: [0; WORDS] }
+        Self {
+            next: 0,
+            words: [0; WORDS],
+        }
     }
 
     /// Whether a packet with this counter may be taken. Marks nothing: before a packet is authenticated, its counter is
@@ -32,13 +35,19 @@ impl ReplayWindow {
             return Err(OpenError::TooOld);
         }
         let (word, bit) = place(counter);
-        if self.words[word] & bit != 0 { Err(OpenError::Replayed) } else { Ok(()) }
+        if self.words[word] & bit != 0 {
+            Err(OpenError::Replayed)
+        } else {
+            Ok(())
+        }
     }
 
     /// Marks a counter whose packet was authenticated; refuses what [`ReplayWindow::check`] refuses.
     pub fn mark(&mut self, counter: u64) -> Result<(), OpenError> {
         // The last number has no successor; no key lives to see it.
-        let Some(after) = counter.checked_add(1) else { return Err(OpenError::Exhausted) };
+        let Some(after) = counter.checked_add(1) else {
+            return Err(OpenError::Exhausted);
+        };
         self.check(counter)?;
         if after > self.next {
             self.advance(after);
@@ -67,7 +76,10 @@ impl Default for ReplayWindow {
 
 fn place(counter: u64) -> (usize, u64) {
     // Only the remainder matters, so that cutting to usize before it would be wrong on 32 bits.
-    (((counter / 64) % WORDS as u64) as usize, 1 << (counter % 64))
+    (
+        ((counter / 64) % WORDS as u64) as usize,
+        1 << (counter % 64),
+    )
 }
 
 /// One word more than the window, so that the word that is being filled never holds bits that still count.
@@ -123,7 +135,11 @@ mod tests {
         ];
         let mut window = ReplayWindow::new();
         for (number, counter, verdict) in table {
-            assert_eq!(window.mark(counter), verdict, "case {number}: counter {counter}");
+            assert_eq!(
+                window.mark(counter),
+                verdict,
+                "case {number}: counter {counter}"
+            );
         }
     }
 

@@ -1,20 +1,56 @@
 //! The unicast machine: one member of a layer whose lower network is flows of other layers.
 //!
 //! This file owns the rooms and routes inputs to them; it must not hold logic of its own.
+//!
+//! | file | room |
+//! |---|---|
+//! | `member` | identity, names, files: who this is |
+//! | `links`, `link` | N-1 flows: dialling, hellos, which of two stays; one of them |
+//! | `session`, `peer` | handshakes over a link or routed; what two members share |
+//! | `messages` | control messages over the channels of links and of pairs |
+//! | `enrol` | joiner, dialled member, relay and issuer |
+//! | `flood`, `routing` | signed records between neighbours; what follows from them |
+//! | `fa`, `flow` | flow allocator; its tables |
+//! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
+//! | `status`, `stats` | what is told of all this |
 
+mod dt;
+mod enrol;
+mod fa;
+mod flood;
+mod flow;
+mod link;
+mod links;
+mod member;
+mod messages;
+mod out;
 mod pdu;
+mod peer;
+mod routing;
+mod session;
 mod stats;
+mod status;
+#[cfg(test)]
+mod tests;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
-use proto::ipcp::{Command, CommandId, Event};
-use proto::{Code, FlowId, Label, Reason};
+use proto::ipcp::{Answer, Command, CommandId};
+use proto::{Addr, Batch, EndpointId, FlowId, Label, Reason};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use zeroize::Zeroizing;
 
+use crate::crypt::Clock;
 use crate::{FlowAsk, FlowTell, Input, Ipcp, Now, Output};
+use enrol::{Join, Relays};
+use flow::Flows;
+use link::Link;
+use links::Dialling;
+use member::Member;
+use out::Class;
+use peer::Peer;
 use stats::Stats;
 
 /// One member of a unicast layer, as a pure machine.
@@ -22,7 +58,32 @@ pub struct Unicast {
     name: Label,
     rng: ChaCha20Rng,
     files: BTreeMap<String, Zeroizing<Vec<u8>>>,
+    clock: Clock,
+    /// When this machine got its first input; hellos count from it.
+    epoch: Option<Instant>,
+    me: Option<Member>,
+    join: Option<Join>,
+    relays: Relays,
+    links: BTreeMap<FlowId, Link>,
+    /// The link that reaches each neighbour best.
+    adjacent: BTreeMap<Addr, FlowId>,
+    dialling: Dialling,
+    peers: BTreeMap<Addr, Peer>,
+    flows: Flows,
+    /// Members with whom a fresh session is wanted.
+    wants_session: BTreeSet<Addr>,
+    /// Events, questions and files, in order.
     out: VecDeque<Output<FlowId, FlowAsk>>,
+    /// Full records for users, and the flows that have one begun.
+    uppers: VecDeque<(FlowId, Batch)>,
+    upper_ready: BTreeSet<EndpointId>,
+    /// Control has something to do beyond this packet.
+    pump: bool,
+    wake: Option<Instant>,
+    exit_at: Option<Instant>,
+    state: proto::ipcp::State,
+    warnings: BTreeMap<String, String>,
+    forwarded: u64,
     stats: Stats,
 }
 
@@ -30,12 +91,127 @@ impl Unicast {
     /// A machine that is no member of a layer yet. `name` becomes its member name; all its choices by chance come from
     /// `seed`; `files` is what [`Output::Save`] kept when it ran before.
     pub fn new(name: Label, seed: [u8; 32], files: BTreeMap<String, Zeroizing<Vec<u8>>>) -> Self {
-        Self { name, rng: ChaCha20Rng::from_seed(seed), files, out: VecDeque::new(), stats: Stats::default() }
+        Self {
+            name,
+            rng: ChaCha20Rng::from_seed(seed),
+            files,
+            clock: Clock::new(),
+            epoch: None,
+            me: None,
+            join: None,
+            relays: Relays::default(),
+            links: BTreeMap::new(),
+            adjacent: BTreeMap::new(),
+            dialling: Dialling::default(),
+            peers: BTreeMap::new(),
+            flows: Flows::default(),
+            wants_session: BTreeSet::new(),
+            out: VecDeque::new(),
+            uppers: VecDeque::new(),
+            upper_ready: BTreeSet::new(),
+            pump: false,
+            wake: None,
+            exit_at: None,
+            state: proto::ipcp::State::Waiting,
+            warnings: BTreeMap::new(),
+            forwarded: 0,
+            stats: Stats::default(),
+        }
     }
 
-    fn command(&mut self, _now: Now, id: CommandId, _command: Command) {
-        let text = format!("{} is no member of a layer yet; bootstrap or enroll it first", self.name);
-        self.out.push_back(Output::Control(Event::Done(id, Err(Reason::new(Code::Failed, text)))));
+    fn command(&mut self, now: Now, id: CommandId, command: Command) {
+        match command {
+            Command::Bootstrap(ask) => self.bootstrap(now, id, ask),
+            Command::Enroll(ask) => self.enroll(now, id, ask),
+            Command::Set(settings) => self.set(now, id, settings),
+            Command::Register(name) => self.register(now, id, name, true),
+            Command::Unregister(name) => self.register(now, id, name, false),
+            Command::Allocate(ask) => self.allocate(now, id, ask),
+            Command::Respond(respond) => self.respond(now, id, respond),
+            Command::Dealloc(flow, reason) => self.dealloc(now, id, flow, reason),
+            Command::Connect(member) => self.connect(now, id, member),
+            Command::Disconnect(member) => self.disconnect(now, id, &member),
+            Command::Invite(ask) => self.invite(now, id, &ask),
+            Command::Status => {
+                let status = self.status(now);
+                self.done(id, Ok(Answer::Status(Box::new(status))));
+            }
+            Command::Shutdown => self.shutdown(now, id),
+        }
+    }
+
+    fn set(&mut self, now: Now, id: CommandId, settings: proto::ipcp::Settings) {
+        if let Some(me) = self.me.as_mut().filter(|_| !settings.over.is_empty()) {
+            me.over = settings.over;
+            self.rewant(now);
+        }
+        self.done(id, Ok(Answer::Ok));
+    }
+
+    /// Ends all in good order; what was said of it is given a moment to arrive.
+    fn shutdown(&mut self, now: Now, id: CommandId) {
+        self.close_all_flows(now);
+        self.done(id, Ok(Answer::Ok));
+        self.exit_at.get_or_insert(now.mono + FAREWELL);
+        self.pump = true;
+    }
+
+    /// Everything that control has to do now; afterwards the deadline holds.
+    fn pump(&mut self, now: Now) {
+        self.pump = false;
+        for address in std::mem::take(&mut self.wants_session) {
+            self.associate(now, address);
+        }
+        let links: Vec<FlowId> = self.links.keys().copied().collect();
+        for lower in links {
+            self.pump_link_handshakes(now, lower);
+            self.pump_link_channel(now, lower);
+        }
+        let peers: Vec<Addr> = self.peers.keys().copied().collect();
+        for address in peers {
+            self.pump_peer_handshakes(now, address);
+            self.pump_peer_channel(now, address);
+        }
+        let quiet = self.peers.values().all(|p| p.channel.is_idle());
+        if self.exit_at.is_some_and(|at| at <= now.mono || quiet) {
+            self.exit_at = None;
+            self.part_with(now, None);
+            self.out.push_back(Output::Exit);
+        }
+        self.wake = self.next_wake(now);
+    }
+
+    fn tick(&mut self, now: Now) {
+        self.tick_links(now);
+        self.tick_enrol(now);
+        self.tick_routing(now);
+        self.tick_flows(now);
+        self.tick_peers(now);
+        self.pump = true;
+    }
+
+    fn next_wake(&self, now: Now) -> Option<Instant> {
+        let links = self.links.values().flat_map(|l| {
+            let channel = l.can_seal().then(|| l.channel.deadline()).flatten();
+            l.handshakes.iter().map(session::Running::deadline).chain([l.deadline(), l.rekey_at(now.mono), channel]).flatten()
+        });
+        let peers = self.peers.iter().flat_map(|(address, p)| {
+            p.handshakes.iter().map(session::Running::deadline).chain([self.peer_deadline(now, *address)]).flatten()
+        });
+        let rooms = [
+            self.dialling.deadline(),
+            self.join.as_ref().map(Join::deadline),
+            self.relays.deadline(),
+            self.flows.deadline(),
+            self.unreachable_at(),
+            self.me.as_ref().and_then(|me| me.routing.deadline()),
+            self.exit_at,
+        ];
+        links.chain(peers).chain(rooms.into_iter().flatten()).min()
+    }
+
+    fn done(&mut self, id: CommandId, answer: Result<Answer, Reason>) {
+        self.out.push_back(Output::Control(proto::ipcp::Event::Done(id, answer)));
     }
 }
 
@@ -45,19 +221,58 @@ impl Ipcp for Unicast {
     type Tell = FlowTell;
 
     fn handle(&mut self, now: Now, input: Input<FlowId, FlowTell>) {
+        self.epoch.get_or_insert(now.mono);
+        self.clock.set(now.wall);
         match input {
-            Input::Control(id, command) => self.command(now, id, command),
-            Input::Lower(..) => self.stats.count("drop.unknown_lower"),
-            Input::Upper(..) => self.stats.count("drop.unknown_flow"),
-            Input::UpperGone(_) | Input::Tell(_) | Input::Timeout => {}
+            Input::Upper(flow, batch) => self.upper(now, flow, batch),
+            Input::Lower(lower, batch) => self.lower(now, lower, batch),
+            Input::Control(id, command) => {
+                self.command(now, id, command);
+                self.pump = true;
+            }
+            Input::UpperGone(flow) => self.upper_gone(now, flow),
+            Input::Tell(tell) => {
+                self.tell(now, tell);
+                self.pump = true;
+            }
+            Input::Timeout => {}
+        }
+        // A busy data path must not keep the timers waiting.
+        if self.wake.is_some_and(|at| at <= now.mono) {
+            self.tick(now);
+        }
+        let mut rounds = 0;
+        while (self.pump || !self.wants_session.is_empty()) && rounds < MAX_ROUNDS {
+            self.pump(now);
+            rounds += 1;
         }
     }
 
     fn poll(&mut self) -> Option<Output<FlowId, FlowAsk>> {
-        self.out.pop_front()
+        if let Some(output) = self.out.pop_front() {
+            return Some(output);
+        }
+        let next = |links: &mut BTreeMap<FlowId, Link>, class| {
+            links.iter_mut().find_map(|(lower, link)| Some(Output::Lower(*lower, link.tx.pop(class)?)))
+        };
+        next(&mut self.links, Class::Control)
+            .or_else(|| self.uppers.pop_front().map(|(flow, batch)| Output::Upper(flow, batch)))
+            .or_else(|| {
+                let flow = std::iter::from_fn(|| self.upper_ready.pop_first()).find_map(|e| {
+                    let flow = self.flows.get_mut(e)?;
+                    Some((flow.id, flow.rx.take()?))
+                })?;
+                Some(Output::Upper(flow.0, flow.1))
+            })
+            .or_else(|| next(&mut self.links, Class::Data))
     }
 
     fn deadline(&self) -> Option<Instant> {
-        None
+        self.wake
     }
 }
+
+/// How long the last words may take to be acknowledged.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// Rounds of control after one input: each does what the one before gave rise to.
+const MAX_ROUNDS: usize = 8;

@@ -30,7 +30,9 @@ pub(super) enum Frame {
 
 impl Level {
     fn parse(byte: u8) -> Option<Self> {
-        [Self::Initial, Self::Handshake].into_iter().find(|level| *level as u8 == byte)
+        [Self::Initial, Self::Handshake]
+            .into_iter()
+            .find(|level| *level as u8 == byte)
     }
 }
 
@@ -46,11 +48,14 @@ impl Header {
     }
 
     pub(super) fn parse(pdu: &[u8]) -> Result<Self, HandshakeError> {
-        let (&[kind, level, a, b, c, d, e, f, g, h], _) = pdu.split_first_chunk().ok_or(HandshakeError::Malformed)?;
+        let (&[kind, level, a, b, c, d, e, f, g, h], _) =
+            pdu.split_first_chunk().ok_or(HandshakeError::Malformed)?;
         match Level::parse(level) {
-            Some(level) if kind == KIND => {
-                Ok(Self { level, session: u32::from_be_bytes([a, b, c, d]), number: u32::from_be_bytes([e, f, g, h]) })
-            }
+            Some(level) if kind == KIND => Ok(Self {
+                level,
+                session: u32::from_be_bytes([a, b, c, d]),
+                number: u32::from_be_bytes([e, f, g, h]),
+            }),
             _ => Err(HandshakeError::Malformed),
         }
     }
@@ -88,12 +93,18 @@ impl Frame {
                 1 => {
                     let offset = u32::from_be_bytes(r.array()?) as usize;
                     let len = usize::from(u16::from_be_bytes(r.array()?));
-                    out.push(Self::Crypto { offset, bytes: r.take(len)?.to_vec() });
+                    out.push(Self::Crypto {
+                        offset,
+                        bytes: r.take(len)?.to_vec(),
+                    });
                 }
                 2 => {
                     let [level] = r.array()?;
                     let level = Level::parse(level).ok_or(HandshakeError::Malformed)?;
-                    out.push(Self::Ack { level, contiguous: u32::from_be_bytes(r.array()?) as usize });
+                    out.push(Self::Ack {
+                        level,
+                        contiguous: u32::from_be_bytes(r.array()?) as usize,
+                    });
                 }
                 3 => {
                     let [alert] = r.array()?;
@@ -110,13 +121,18 @@ struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
     fn take(&mut self, len: usize) -> Result<&'a [u8], HandshakeError> {
-        let (head, rest) = self.0.split_at_checked(len).ok_or(HandshakeError::Malformed)?;
+        let (head, rest) = self
+            .0
+            .split_at_checked(len)
+            .ok_or(HandshakeError::Malformed)?;
         self.0 = rest;
         Ok(head)
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], HandshakeError> {
-        self.take(N)?.try_into().map_err(|_| HandshakeError::Malformed)
+        self.take(N)?
+            .try_into()
+            .map_err(|_| HandshakeError::Malformed)
     }
 }
 
@@ -134,8 +150,16 @@ mod tests {
 
     fn frame() -> impl Strategy<Value = Frame> {
         prop_oneof![
-            (any::<u32>(), prop::collection::vec(any::<u8>(), 0..50)).prop_map(|(o, bytes)| Frame::Crypto { offset: o as usize, bytes }),
-            (level(), any::<u32>()).prop_map(|(level, c)| Frame::Ack { level, contiguous: c as usize }),
+            (any::<u32>(), prop::collection::vec(any::<u8>(), 0..50)).prop_map(|(o, bytes)| {
+                Frame::Crypto {
+                    offset: o as usize,
+                    bytes,
+                }
+            }),
+            (level(), any::<u32>()).prop_map(|(level, c)| Frame::Ack {
+                level,
+                contiguous: c as usize
+            }),
             any::<u8>().prop_map(Frame::Close),
         ]
     }

@@ -89,7 +89,11 @@ impl Incoming {
         if end > Self::MAX {
             return Inserted::TooMuch;
         }
-        let overlaps = self.ranges.iter().map(|(a, b)| (offset.max(*a), end.min(*b))).filter(|(a, b)| a < b);
+        let overlaps = self
+            .ranges
+            .iter()
+            .map(|(a, b)| (offset.max(*a), end.min(*b)))
+            .filter(|(a, b)| a < b);
         let (mut known, mut conflict) = (0, false);
         for (a, b) in overlaps {
             conflict |= self.data[a..b] != bytes[a - offset..b - offset];
@@ -101,8 +105,13 @@ impl Incoming {
         if known == bytes.len() {
             return Inserted::Known;
         }
-        let (touching, mut apart): (Vec<_>, Vec<_>) = self.ranges.iter().partition(|(a, b)| *a <= end && offset <= *b);
-        let merged = touching.iter().fold((offset, end), |(a, b), (c, d)| (a.min(*c), b.max(*d)));
+        let (touching, mut apart): (Vec<_>, Vec<_>) = self
+            .ranges
+            .iter()
+            .partition(|(a, b)| *a <= end && offset <= *b);
+        let merged = touching
+            .iter()
+            .fold((offset, end), |(a, b), (c, d)| (a.min(*c), b.max(*d)));
         apart.push(merged);
         apart.sort_unstable();
         if apart.len() > Self::MAX_RANGES {
@@ -116,7 +125,10 @@ impl Incoming {
 
     /// How many bytes are there without a gap.
     pub(super) fn contiguous(&self) -> usize {
-        self.ranges.first().filter(|(start, _)| *start == 0).map_or(0, |(_, end)| *end)
+        self.ranges
+            .first()
+            .filter(|(start, _)| *start == 0)
+            .map_or(0, |(_, end)| *end)
     }
 
     /// The bytes that follow those taken before, as far as there is no gap.

@@ -1,0 +1,176 @@
+//! Reliable, ordered messages over frames that may be lost, doubled or reordered, inside a sealed session.
+//!
+//! A message travels as its length (u32) and its bytes in a stream of bytes; each direction is a stream of its own, with a
+//! random id that its sender chose. Frames, big-endian:
+//!
+//! | frame | layout |
+//! |---|---|
+//! | data | `1 u8, stream u32, offset u64, ack_stream u32, ack u64`, at least one byte of the stream |
+//! | ack | `2 u8, ack_stream u32, ack u64` |
+//! | reset | `3 u8, stream u32` |
+//!
+//! `ack` says that all bytes of `ack_stream` before it have arrived; a sender that has heard nothing yet acknowledges
+//! byte 0 of stream 0. Until the first acknowledgement of a stream, only its first frame is sent, so that a frame at
+//! another offset shows that its receiver once knew the stream:
+//! - data of an unknown stream at offset 0 replaces the other side's stream;
+//! - data of an unknown stream at another offset is answered with a reset: this side has begun anew since;
+//! - a reset of our stream makes us go on with `stream + 1`, and what was queued is dropped.
+//!
+//! [`Channel::reset_seen`] tells the owner of both, so that it says again what still matters.
+
+mod frame;
+mod receiver;
+mod sender;
+
+use std::fmt;
+use std::time::Instant;
+
+pub use frame::BadFrame;
+use frame::Frame;
+use receiver::{Received, Receiver};
+use sender::Sender;
+
+/// One end of a control channel.
+pub struct Channel {
+    sender: Sender,
+    receiver: Receiver,
+    /// A stream that the other side shall give up.
+    reset: Option<u32>,
+    reset_seen: bool,
+}
+
+/// Why a message was not queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// The queue has no room for it now.
+    #[error("the control channel's queue of 4 MiB is full; try again later")]
+    Queue,
+    /// It never fits.
+    #[error("a control message of {0} bytes is too long; at most 1 MiB")]
+    Message(usize),
+}
+
+impl Channel {
+    /// The most bytes of one message.
+    pub const MAX_MESSAGE: usize = 1 << 20;
+
+    /// A channel that has heard nothing. `stream` is random; `frame_size` is the largest frame in bytes.
+    pub fn new(stream: u32, frame_size: usize) -> Self {
+        Self {
+            sender: Sender::new(stream, frame_size),
+            receiver: Receiver::default(),
+            reset: None,
+            reset_seen: false,
+        }
+    }
+
+    /// Frames made from now on have at most this many bytes; those on their way are sent again as they were.
+    pub fn set_frame_size(&mut self, frame_size: usize) {
+        self.sender.set_frame_size(frame_size);
+    }
+
+    /// Queues a message.
+    pub fn send(&mut self, message: &[u8]) -> Result<(), Full> {
+        if message.len() > Self::MAX_MESSAGE {
+            return Err(Full::Message(message.len()));
+        }
+        self.sender.queue(message)
+    }
+
+    /// Takes a frame that the session has opened. An error is to be counted; the channel is as it was, or [dead](Channel::dead).
+    pub fn handle(&mut self, now: Instant, frame: &[u8]) -> Result<(), BadFrame> {
+        match Frame::parse(frame)? {
+            Frame::Data {
+                stream,
+                offset,
+                ack_stream,
+                ack,
+                bytes,
+            } => {
+                self.sender.check(ack_stream, ack)?;
+                match self.receiver.data(stream, offset, bytes)? {
+                    Received::Taken => {}
+                    Received::Replaced => self.reset_seen = true,
+                    Received::Unknown => self.reset = Some(stream),
+                }
+                self.sender.ack(now, ack_stream, ack, false);
+            }
+            Frame::Ack { ack_stream, ack } => {
+                self.sender.check(ack_stream, ack)?;
+                self.sender.ack(now, ack_stream, ack, true);
+            }
+            Frame::Reset { stream } => {
+                if self.sender.reset(stream) {
+                    self.reset_seen = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next frame to send.
+    pub fn poll(&mut self, now: Instant) -> Option<Vec<u8>> {
+        self.sender.expire(now);
+        if self.dead() {
+            return None;
+        }
+        if let Some(stream) = self.reset.take() {
+            return Some(Frame::Reset { stream }.encode());
+        }
+        let (ack_stream, ack) = self.receiver.position();
+        // What arrived out of order is told at once and in a frame of its own: the third such frame starts a retransmission.
+        if self.receiver.gap_ack() {
+            return Some(Frame::Ack { ack_stream, ack }.encode());
+        }
+        if let Some((stream, offset, bytes)) = self.sender.next(now) {
+            self.receiver.acked();
+            return Some(
+                Frame::Data {
+                    stream,
+                    offset,
+                    ack_stream,
+                    ack,
+                    bytes: &bytes,
+                }
+                .encode(),
+            );
+        }
+        self.receiver
+            .acked()
+            .then(|| Frame::Ack { ack_stream, ack }.encode())
+    }
+
+    /// The next message that has arrived whole.
+    pub fn recv(&mut self) -> Option<Vec<u8>> {
+        self.receiver.next_message()
+    }
+
+    /// When to poll again if nothing comes.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.sender.deadline()
+    }
+
+    /// Whether nothing was acknowledged for 15 s although something waited to be, or the other side sends nonsense: drop it.
+    pub fn dead(&self) -> bool {
+        self.sender.dead() || self.receiver.broken()
+    }
+
+    /// Whether, since the last call, either side has begun a new stream, and messages may be lost.
+    pub fn reset_seen(&mut self) -> bool {
+        std::mem::take(&mut self.reset_seen)
+    }
+
+    /// Whether everything sent has been acknowledged and nothing is left to be acknowledged.
+    pub fn is_idle(&self) -> bool {
+        self.sender.is_idle() && self.reset.is_none() && !self.receiver.owes_ack()
+    }
+}
+
+impl fmt::Debug for Channel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Channel({:?}, {:?})", self.sender, self.receiver)
+    }
+}
+
+#[cfg(test)]
+mod tests;

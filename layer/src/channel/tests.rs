@@ -1,0 +1,293 @@
+use super::*;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
+
+/// Two channels, a link that harms what it carries, and a clock that jumps to the next thing that happens.
+struct Link {
+    ends: [Channel; 2],
+    got: [Vec<Vec<u8>>; 2],
+    resets: [u32; 2],
+    rng: ChaCha20Rng,
+    loss: u32,
+    now: Instant,
+    /// What is on its way: when, a tie-breaker, to whom, what.
+    air: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
+    sent: u64,
+}
+
+impl Link {
+    fn new(seed: u64, loss: u32) -> Self {
+        Self {
+            ends: [Channel::new(11, 200), Channel::new(22, 200)],
+            got: [Vec::new(), Vec::new()],
+            resets: [0, 0],
+            rng: ChaCha20Rng::seed_from_u64(seed),
+            loss,
+            now: Instant::now(),
+            air: BTreeMap::new(),
+            sent: 0,
+        }
+    }
+
+    fn percent(&mut self, chance: u32) -> bool {
+        self.rng.next_u32() % 100 < chance
+    }
+
+    fn flush(&mut self) {
+        for end in 0..2 {
+            while let Some(frame) = self.ends[end].poll(self.now) {
+                let copies = if self.percent(self.loss) {
+                    0
+                } else {
+                    1 + u32::from(self.loss > 0 && self.percent(10))
+                };
+                for _ in 0..copies {
+                    // Up to 40 ms of difference: frames overtake each other.
+                    let spread = if self.loss > 0 {
+                        u64::from(self.rng.next_u32() % 40)
+                    } else {
+                        0
+                    };
+                    self.sent += 1;
+                    self.air.insert(
+                        (self.now + Duration::from_millis(5 + spread), self.sent),
+                        (1 - end, frame.clone()),
+                    );
+                }
+            }
+            while let Some(message) = self.ends[end].recv() {
+                self.got[end].push(message);
+            }
+            self.resets[end] += u32::from(self.ends[end].reset_seen());
+        }
+    }
+
+    /// Goes on until nothing happens any more or `limit` has passed; gives what passed.
+    fn run(&mut self, limit: Duration) -> Duration {
+        let begin = self.now;
+        loop {
+            self.flush();
+            let timers = self.ends.iter().filter_map(Channel::deadline);
+            let Some(next) = timers.chain(self.air.keys().map(|(at, _)| *at)).min() else {
+                break;
+            };
+            if next > begin + limit {
+                break;
+            }
+            self.now = next.max(self.now);
+            if self
+                .air
+                .first_key_value()
+                .is_some_and(|((at, _), _)| *at <= self.now)
+                && let Some((_, (to, frame))) = self.air.pop_first()
+            {
+                let _ = self.ends[to].handle(self.now, &frame);
+            }
+        }
+        self.now - begin
+    }
+}
+
+fn messages(count: usize, salt: usize) -> Vec<Vec<u8>> {
+    (0..count)
+        .map(|i| vec![(i + salt) as u8; (i * 37 + salt) % 900])
+        .collect()
+}
+
+#[test]
+fn messages_arrive_whole_and_in_order_through_a_bad_link() {
+    for seed in 0..20 {
+        let mut link = Link::new(seed, 30);
+        let sent = [messages(120, 1), messages(90, 5)];
+        for (end, all) in sent.iter().enumerate() {
+            all.iter().for_each(|m| link.ends[end].send(m).unwrap());
+        }
+        link.run(Duration::from_secs(600));
+        assert_eq!(link.got[1], sent[0], "seed {seed}");
+        assert_eq!(link.got[0], sent[1], "seed {seed}");
+        assert_eq!(link.resets, [0, 0], "seed {seed}");
+        assert!(
+            link.ends.iter().all(|end| end.is_idle() && !end.dead()),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_large_message_passes_quickly_on_a_good_link() {
+    let mut link = Link::new(1, 0);
+    let big = vec![7; Channel::MAX_MESSAGE];
+    link.ends[0].send(&big).unwrap();
+    let took = link.run(Duration::from_secs(60));
+    assert_eq!(link.got[1], [big]);
+    // 6000 frames of 175 bytes in windows of up to 256, 10 ms each.
+    assert!(took < Duration::from_millis(600), "{took:?}");
+}
+
+#[test]
+fn nothing_is_sent_when_idle() {
+    let mut link = Link::new(3, 0);
+    link.run(Duration::from_secs(60));
+    assert_eq!(link.sent, 0);
+    link.ends[0].send(b"one").unwrap();
+    link.run(Duration::from_secs(60));
+    let after_one = link.sent;
+    assert_eq!(after_one, 2, "one frame and one acknowledgement");
+    link.now += Duration::from_secs(3600);
+    link.run(Duration::from_secs(60));
+    assert_eq!(
+        (link.sent, link.ends[0].deadline(), link.ends[1].deadline()),
+        (after_one, None, None)
+    );
+}
+
+#[test]
+fn a_single_lost_frame_is_sent_again_before_the_time_out() {
+    let mut link = Link::new(4, 0);
+    // Establishes the streams and measures the RTT.
+    link.ends[0].send(b"hello").unwrap();
+    link.run(Duration::from_secs(1));
+    (0..10).for_each(|i| link.ends[0].send(&[i; 171]).unwrap());
+    let _lost = link.ends[0].poll(link.now).unwrap();
+    let took = link.run(Duration::from_secs(5));
+    assert_eq!(link.got[1].len(), 11);
+    // There, the acknowledgements back, there again, and back: two round trips of 10 ms.
+    assert_eq!(took, Duration::from_millis(20));
+}
+
+#[test]
+fn a_side_that_begins_anew_is_noticed_by_both_and_the_channel_goes_on() {
+    for seed in 0..20 {
+        let mut link = Link::new(seed, 30);
+        messages(20, 3)
+            .iter()
+            .for_each(|m| link.ends[0].send(m).unwrap());
+        messages(20, 3)
+            .iter()
+            .for_each(|m| link.ends[1].send(m).unwrap());
+        link.run(Duration::from_secs(600));
+        link.ends[1] = Channel::new(4000, 200);
+        link.got = [Vec::new(), Vec::new()];
+        // The survivor speaks first, in the middle of its stream: it has to be told, and says it again.
+        link.ends[0].send(b"lost").unwrap();
+        link.run(Duration::from_secs(600));
+        assert_eq!((link.resets[0], link.got[1].len()), (1, 0), "seed {seed}");
+        link.ends[0].send(b"again").unwrap();
+        link.ends[1].send(b"here I am").unwrap();
+        link.run(Duration::from_secs(600));
+        assert_eq!(
+            (&link.got[1], &link.got[0]),
+            (&vec![b"again".to_vec()], &vec![b"here I am".to_vec()]),
+            "seed {seed}"
+        );
+        assert_eq!(
+            link.resets[0], 2,
+            "seed {seed}: the other side's new stream is seen too"
+        );
+    }
+}
+
+#[test]
+fn a_late_frame_of_a_replaced_stream_changes_nothing() {
+    let now = Instant::now();
+    let (mut old, mut new, mut end) = (
+        Channel::new(1, 200),
+        Channel::new(9, 200),
+        Channel::new(5, 200),
+    );
+    old.send(b"old").unwrap();
+    new.send(b"new").unwrap();
+    let (late, fresh) = (old.poll(now).unwrap(), new.poll(now).unwrap());
+    end.handle(now, &late).unwrap();
+    end.handle(now, &fresh).unwrap();
+    assert!(end.reset_seen() && !end.reset_seen());
+    assert_eq!(end.handle(now, &late), Err(BadFrame::OldStream));
+    assert!(!end.reset_seen());
+    assert_eq!(
+        (end.recv().unwrap(), end.recv().unwrap(), end.recv()),
+        (b"old".to_vec(), b"new".to_vec(), None)
+    );
+}
+
+#[test]
+fn a_silent_other_side_is_noticed_after_15_seconds() {
+    let mut link = Link::new(5, 100);
+    link.ends[0].send(b"anybody there?").unwrap();
+    let took = link.run(Duration::from_secs(100));
+    assert_eq!(took, Duration::from_secs(15));
+    assert!(link.ends[0].dead() && !link.ends[1].dead());
+    assert_eq!(link.ends[0].poll(link.now), None);
+}
+
+#[test]
+fn the_queue_is_bounded_and_a_message_too() {
+    let mut channel = Channel::new(1, 1200);
+    assert_eq!(
+        channel.send(&vec![0; Channel::MAX_MESSAGE + 1]),
+        Err(Full::Message(Channel::MAX_MESSAGE + 1))
+    );
+    let taken = (0..10)
+        .take_while(|_| channel.send(&vec![0; Channel::MAX_MESSAGE]).is_ok())
+        .count();
+    assert_eq!(taken, 3);
+    assert_eq!(
+        channel.send(&vec![0; Channel::MAX_MESSAGE]),
+        Err(Full::Queue)
+    );
+    assert!(channel.send(b"small").is_ok());
+}
+
+#[test]
+fn nonsense_is_refused_and_bounded() {
+    let now = Instant::now();
+    let data = |stream, offset, bytes: &[u8]| {
+        Frame::Data {
+            stream,
+            offset,
+            ack_stream: 0,
+            ack: 0,
+            bytes,
+        }
+        .encode()
+    };
+    let mut end = Channel::new(5, 200);
+    assert_eq!(end.handle(now, &[]), Err(BadFrame::Malformed));
+    assert_eq!(
+        end.handle(
+            now,
+            &Frame::Ack {
+                ack_stream: 5,
+                ack: 1
+            }
+            .encode()
+        ),
+        Err(BadFrame::AckTooFar)
+    );
+    assert_eq!(
+        end.handle(now, &Frame::Reset { stream: 6 }.encode()),
+        Ok(())
+    );
+    assert!(!end.reset_seen(), "the reset of another stream");
+    end.handle(now, &data(1, 0, &[0, 0, 0, 9])).unwrap();
+    assert_eq!(
+        end.handle(now, &data(1, u64::MAX, b"x")),
+        Err(BadFrame::Malformed)
+    );
+    assert_eq!(
+        end.handle(now, &data(1, 2 << 20, b"x")),
+        Err(BadFrame::TooMuch)
+    );
+    let kept = (1..10_000)
+        .take_while(|i| end.handle(now, &data(1, 4 + i * 2, b"x")).is_ok())
+        .count();
+    assert_eq!(kept, 4096);
+    assert!(!end.dead());
+    assert_eq!(
+        end.handle(now, &data(2, 0, &[1, 0, 0, 0])),
+        Err(BadFrame::TooLong)
+    );
+    assert!(end.dead());
+}

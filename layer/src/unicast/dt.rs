@@ -1,0 +1,288 @@
+//! Data transfer: every packet's way through the machine. SDUs become PDUs, PDUs become SDUs or go on to the next member.
+
+use proto::{Addr, Batch, EndpointId, FlowId, Framing};
+
+use super::flow::Flow;
+use super::link::{Link, Phase};
+use super::out::Class;
+use super::pdu::{self, Direct, Inner, Kind, Routed, SEQUENCE_LEN, TAG_LEN, TTL};
+use super::peer::{Ends, Sessions};
+use super::session::drop_reason;
+use super::Unicast;
+use crate::Now;
+
+/// The first step of the way to a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Path {
+    pub(super) lower: FlowId,
+    /// The neighbour at the end of this link is the member itself: a PDU needs no seal of its own.
+    pub(super) direct: bool,
+}
+
+// ---- towards the network
+impl Unicast {
+    /// The way to a member, if there is one.
+    pub(super) fn path(&self, dst: Addr) -> Option<Path> {
+        let me = self.me.as_ref()?;
+        let via = me.routing.next_hop(dst);
+        // A neighbour that is not yet in the forwarding table is reached all the same.
+        via.filter(|via| self.adjacent.contains_key(via))
+            .or_else(|| self.adjacent.contains_key(&dst).then_some(dst))
+            .and_then(|via| Some(Path { lower: *self.adjacent.get(&via)?, direct: via == dst }))
+    }
+
+    /// Takes what the user of a flow wrote.
+    pub(super) fn upper(&mut self, now: Now, id: FlowId, batch: Batch) {
+        let Some(flow) = self.flows.endpoint(id).and_then(|e| self.flows.get(e)) else {
+            return self.stats.count("drop.unknown_flow");
+        };
+        let (endpoint, peer) = (flow.local, flow.peer);
+        let Some(path) = self.path(peer) else {
+            return self.stats.add("drop.no_route", batch.count() as u64);
+        };
+        if path.direct { self.upper_direct(endpoint, path.lower, &batch) } else { self.upper_routed(now, endpoint, path.lower, batch) }
+    }
+
+    fn upper_direct(&mut self, endpoint: EndpointId, lower: FlowId, batch: &Batch) {
+        let (Some(flow), Some(link)) = (self.flows.get_mut(endpoint), self.links.get_mut(&lower)) else { return };
+        let header = Direct { flags: 0, cube: flow.cube(), endpoint: flow.remote };
+        for sdu in batch.iter() {
+            let sent = flow.fits(sdu).and_then(|()| {
+                let sequence = flow.next_sequence();
+                link.send(Class::Data, Direct::LEN + flow.prefix() + sdu.len(), |body| {
+                    header.write(body);
+                    write_payload(sequence, sdu, &mut body[Direct::LEN..]);
+                    Ok(())
+                })
+            });
+            match sent {
+                Ok(()) => flow.tx_bytes += sdu.len() as u64,
+                Err(reason) => self.stats.count(reason),
+            }
+        }
+    }
+
+    fn upper_routed(&mut self, now: Now, endpoint: EndpointId, lower: FlowId, batch: Batch) {
+        let (Some(me), Some(flow), Some(link)) = (&self.me, self.flows.get_mut(endpoint), self.links.get_mut(&lower)) else { return };
+        let address = flow.peer;
+        let sessions = self.peers.get(&address).map(|p| &p.sessions);
+        if sessions.is_none_or(|s| s.wants_fresh(now.mono)) || flow.ends.worn() {
+            self.wants_session.insert(address);
+        }
+        let Some(sessions) = sessions.filter(|s| s.usable(now.mono)) else {
+            if !flow.hold(batch) {
+                self.stats.count("drop.no_session");
+            }
+            return;
+        };
+        let way = Way { src: me.address, dst: address, cube: flow.cube(), endpoint: flow.remote };
+        for sdu in batch.iter() {
+            let len = flow.prefix() + sdu.len();
+            let sent = flow.fits(sdu).and_then(|()| {
+                let sequence = flow.next_sequence();
+                send_routed(now, link, Class::Data, &mut flow.ends, sessions, way, len, |to| write_payload(sequence, sdu, to))
+            });
+            match sent {
+                Ok(()) => flow.tx_bytes += sdu.len() as u64,
+                Err(reason) => self.stats.count(reason),
+            }
+        }
+    }
+
+    /// Sends a frame of the peer channel. Says whether there was a way to send it.
+    pub(super) fn send_peer_frame(&mut self, now: Now, address: Addr, frame: &[u8]) -> bool {
+        let Some(path) = self.path(address) else { return false };
+        let (Some(me), Some(link), Some(peer)) = (&self.me, self.links.get_mut(&path.lower), self.peers.get_mut(&address)) else {
+            return false;
+        };
+        let sent = if path.direct {
+            link.send(Class::Control, Direct::LEN + frame.len(), |body| {
+                Direct { flags: 0, cube: 0, endpoint: EndpointId(0) }.write(body);
+                body[Direct::LEN..].copy_from_slice(frame);
+                Ok(())
+            })
+        } else {
+            let way = Way { src: me.address, dst: address, cube: 0, endpoint: EndpointId(0) };
+            let copy = |to: &mut [u8]| to.copy_from_slice(frame);
+            send_routed(now, link, Class::Control, &mut peer.ends, &peer.sessions, way, frame.len(), copy)
+        };
+        if let Err(reason) = sent {
+            self.stats.count(reason);
+        }
+        sent.is_ok()
+    }
+}
+
+/// From whom to whom a routed PDU goes.
+#[derive(Clone, Copy)]
+struct Way {
+    src: Addr,
+    dst: Addr,
+    cube: u8,
+    endpoint: EndpointId,
+}
+
+/// Seals a payload of `len` bytes end to end, then for the link, where it lies.
+#[expect(clippy::too_many_arguments, reason = "the rooms are borrowed one by one, since their owner can't be")]
+fn send_routed(
+    now: Now,
+    link: &mut Link,
+    class: Class,
+    ends: &mut Ends,
+    sessions: &Sessions,
+    way: Way,
+    len: usize,
+    fill: impl FnOnce(&mut [u8]),
+) -> Result<(), &'static str> {
+    let (session, key) = ends.sealer(now.mono, sessions).ok_or("drop.no_session")?;
+    link.send(class, Routed::LEN + len + TAG_LEN, |body| {
+        let (head, payload) = body.split_at_mut(Routed::LEN);
+        let Way { src, dst, cube, endpoint } = way;
+        let header = Routed { flags: 0, cube, ttl: TTL, dst, src, endpoint, session, counter: key.counter() };
+        header.write(head);
+        fill(&mut payload[..len]);
+        key.seal_with(&header.aad(), payload).map_err(|_| "drop.key_exhausted")
+    })
+}
+
+/// Writes the payload of a flow's PDU; `sequence` is there unless the flow is raw.
+pub(super) fn write_payload(sequence: Option<u32>, sdu: &[u8], to: &mut [u8]) {
+    let sdu_at = match sequence {
+        Some(sequence) => {
+            pdu::write_sequence(to, sequence);
+            SEQUENCE_LEN
+        }
+        None => 0,
+    };
+    to[sdu_at..].copy_from_slice(sdu);
+}
+
+// ---- from the network
+impl Unicast {
+    /// Takes what came on a lower flow.
+    pub(super) fn lower(&mut self, now: Now, lower: FlowId, mut batch: Batch) {
+        let Some(link) = self.links.get_mut(&lower) else {
+            return self.stats.add("drop.unknown_lower", batch.count() as u64);
+        };
+        link.rx_bytes += batch.iter().map(|pdu| pdu.len() as u64).sum::<u64>();
+        for bytes in batch.iter_mut() {
+            match Kind::of(bytes) {
+                Some(Kind::Sealed) => self.sealed(now, lower, bytes),
+                Some(Kind::Handshake) => self.link_handshake(now, lower, bytes),
+                None => self.stats.count("drop.unknown_kind"),
+            }
+        }
+    }
+
+    fn sealed(&mut self, now: Now, lower: FlowId, bytes: &mut [u8]) {
+        let Some(link) = self.links.get_mut(&lower) else { return };
+        let opened = match link.open(bytes) {
+            Ok(opened) => opened,
+            Err(reason) => return self.stats.count(reason),
+        };
+        link.heard(now.mono);
+        if opened.first {
+            self.pump = true;
+            self.link_confirmed(now, lower, opened.session);
+        }
+        let phase = self.links.get(&lower).map(|link| link.phase);
+        let Some(inner) = Inner::parse(opened.body) else { return self.stats.count("drop.malformed") };
+        match (phase, inner) {
+            (Some(Phase::Up(peer) | Phase::Retired(peer, _)), inner) if opened.member => self.inside(now, lower, peer, inner),
+            (Some(Phase::Joining), Inner::LinkChannel(frame)) if !opened.member => self.link_frame(now, lower, frame),
+            // Whoever has shown no certificate is heard on enrolment only.
+            _ => self.stats.count("drop.not_a_member"),
+        }
+    }
+
+    fn inside(&mut self, now: Now, lower: FlowId, peer: Addr, inner: Inner<'_>) {
+        match inner {
+            Inner::Direct(Direct { endpoint: EndpointId(0), .. }, frame) => self.peer_frame(now, peer, frame),
+            Inner::Direct(header, payload) => self.deliver(header.endpoint, peer, payload),
+            Inner::Routed(header, body) if self.me.as_ref().is_some_and(|me| me.address == header.dst) => {
+                self.arrived(now, header, &mut body[Routed::LEN..]);
+            }
+            Inner::Routed(header, body) => self.forward(header, body),
+            Inner::LinkChannel(frame) => self.link_frame(now, lower, frame),
+            Inner::Hello(hello) => self.hello(now, lower, &hello),
+            Inner::RoutedHandshake(header, bytes) => self.routed_handshake(now, header, bytes),
+        }
+    }
+
+    /// Takes a PDU that was sealed end to end for this member.
+    fn arrived(&mut self, now: Now, header: Routed, sealed: &mut [u8]) {
+        let Some(peer) = self.peers.get_mut(&header.src) else { return self.stats.count("drop.no_session") };
+        let ends = match header.endpoint {
+            EndpointId(0) => &mut peer.ends,
+            endpoint => match self.flows.get_mut(endpoint) {
+                Some(flow) if flow.peer == header.src => &mut flow.ends,
+                Some(_) => return self.stats.count("drop.foreign_flow"),
+                None => return self.stats.count("drop.unknown_endpoint"),
+            },
+        };
+        let Some(key) = ends.opener(now.mono, header.session, &peer.sessions) else {
+            return self.stats.count("drop.no_session");
+        };
+        let payload = match key.open_with(&header.aad(), header.counter, sealed) {
+            Ok(payload) => payload,
+            Err(error) => return self.stats.count(drop_reason(error)),
+        };
+        if peer.sessions.confirm(header.session) {
+            self.pump = true;
+        }
+        match header.endpoint {
+            EndpointId(0) => self.peer_frame(now, header.src, payload),
+            endpoint => self.deliver(endpoint, header.src, payload),
+        }
+    }
+
+    /// Hands an SDU to the user of its flow.
+    fn deliver(&mut self, endpoint: EndpointId, from: Addr, payload: &[u8]) {
+        let Some(flow) = self.flows.get_mut(endpoint) else { return self.stats.count("drop.unknown_endpoint") };
+        if flow.peer != from {
+            return self.stats.count("drop.foreign_flow");
+        }
+        let sdu = match flow.accept(payload) {
+            Ok(sdu) => sdu,
+            Err(reason) => return self.stats.count(reason),
+        };
+        if let Some(full) = append(flow, sdu) {
+            self.uppers.push_back((flow.id, full));
+        }
+        self.upper_ready.insert(endpoint);
+    }
+
+    /// Sends a PDU of others on, as it is but for its TTL.
+    fn forward(&mut self, header: Routed, body: &mut [u8]) {
+        if header.ttl <= 1 {
+            return self.stats.count("drop.ttl");
+        }
+        let Some(path) = self.path(header.dst) else { return self.stats.count("drop.no_route") };
+        let Some(link) = self.links.get_mut(&path.lower) else { return self.stats.count("drop.no_route") };
+        Routed::set_ttl(body, header.ttl - 1);
+        // Control between members is small and rare, and must not wait behind the data of others.
+        let class = if header.endpoint == EndpointId(0) { Class::Control } else { Class::Data };
+        let sent = link.send(class, body.len(), |to| {
+            to.copy_from_slice(body);
+            Ok(())
+        });
+        match sent {
+            Ok(()) => self.forwarded += 1,
+            Err(reason) => self.stats.count(reason),
+        }
+    }
+}
+
+/// Puts an SDU into the open record of a flow; gives the record before it if that is full.
+fn append(flow: &mut Flow, sdu: &[u8]) -> Option<Batch> {
+    let full = match &flow.rx {
+        Some(open) if !open.fits(sdu.len()) => flow.rx.take(),
+        _ => None,
+    };
+    let open = flow.rx.get_or_insert_with(|| Batch::new(Framing::Record));
+    if let Some(room) = open.push(sdu.len()) {
+        room.copy_from_slice(sdu);
+        flow.rx_bytes += sdu.len() as u64;
+    }
+    full
+}

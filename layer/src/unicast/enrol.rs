@@ -1,0 +1,376 @@
+//! Enrolment: the joiner, the member that was dialled, the relay to the issuer, and the issuer.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use proto::ipcp::{Answer, CommandId, Configured, Enroll, State};
+use proto::wire::{self, message::Body};
+use proto::{Addr, Code, FlowId, Label, Reason};
+
+use super::Unicast;
+use super::link::Phase;
+use crate::Now;
+use crate::crypt::{Identity, Invitation, Joiner, TlsConfig};
+
+/// A member that is about to be one.
+pub(super) struct Join {
+    command: CommandId,
+    deadline: Instant,
+    pub(super) over: Vec<Label>,
+    layer: Label,
+    vias: Vec<Label>,
+    entry: Way,
+    /// Links to members who have shown their certificates and can be asked, with their names.
+    ready: Vec<(FlowId, Label)>,
+    /// Who was asked and when; without a link: a pause before the next.
+    asked: Option<(Option<FlowId>, Instant)>,
+    last: Option<Reason>,
+}
+
+/// How it gets in.
+enum Way {
+    /// The issuer must be asked.
+    Invited { invitation: Box<Invitation>, joiner: Box<Joiner>, tls: TlsConfig },
+    /// It has a certificate; an adjacency is all that is missing. The identity is kept on disk only then.
+    Certified { unsaved: bool },
+}
+
+/// Requests of joiners on their way to the issuer.
+#[derive(Default)]
+pub(super) struct Relays {
+    list: BTreeMap<u64, Relay>,
+    last: u64,
+}
+
+struct Relay {
+    lower: FlowId,
+    issuer: Addr,
+    until: Instant,
+}
+
+impl Join {
+    pub(super) fn layer(&self) -> &Label {
+        &self.layer
+    }
+
+    pub(super) fn vias(&self) -> &[Label] {
+        &self.vias
+    }
+
+    /// What a handshake of a joiner uses; `None` for one that has a certificate.
+    pub(super) fn tls(&self) -> Option<&TlsConfig> {
+        match &self.entry {
+            Way::Invited { tls, .. } => Some(tls),
+            Way::Certified { .. } => None,
+        }
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.asked.map_or(self.deadline, |(_, at)| self.deadline.min(at + ANSWER))
+    }
+}
+
+impl Relays {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.list.values().map(|r| r.until).min()
+    }
+}
+
+// ---- the joiner
+impl Unicast {
+    pub(super) fn join_invited(&mut self, now: Now, command: CommandId, url: &str, ask: &Enroll) -> Result<Option<Configured>, Reason> {
+        let invitation = Invitation::parse(url, now.wall)?;
+        if let Some(me) = &self.me {
+            if *me.layer() == invitation.layer {
+                return Ok(Some(me.configured()));
+            }
+            let text = format!("{} is a member of {} already; destroy it first", self.name, me.layer());
+            return Err(Reason::new(Code::Conflict, text));
+        }
+        let layer = invitation.layer.clone();
+        let vias: Vec<Label> = invitation.vias.iter().filter(|v| **v != self.name).cloned().collect();
+        let entry = match self.known_identity(&invitation.layer)? {
+            Some(identity) => {
+                self.become_member(now, identity, None, ask.over.clone())?;
+                Way::Certified { unsaved: false }
+            }
+            None => {
+                let joiner = Box::new(invitation.start(&self.name)?);
+                let tls = joiner.tls(&self.clock)?;
+                Way::Invited { invitation: Box::new(invitation), joiner, tls }
+            }
+        };
+        self.begin_join(now, command, ask, layer, vias, entry)
+    }
+
+    pub(super) fn join_certified(
+        &mut self,
+        now: Now,
+        command: CommandId,
+        identity: Identity,
+        dst: Label,
+        ask: &Enroll,
+    ) -> Result<Option<Configured>, Reason> {
+        let layer = identity.layer().clone();
+        let known = self.known_identity(&layer)?.is_some();
+        if let Some(me) = &self.me {
+            if *me.layer() == layer {
+                return Ok(Some(me.configured()));
+            }
+            let text = format!("{} is a member of {} already; destroy it first", self.name, me.layer());
+            return Err(Reason::new(Code::Conflict, text));
+        }
+        if self.join.is_none() {
+            self.become_member(now, identity, None, ask.over.clone())?;
+        }
+        self.begin_join(now, command, ask, layer, vec![dst], Way::Certified { unsaved: !known })
+    }
+
+    fn begin_join(
+        &mut self,
+        now: Now,
+        command: CommandId,
+        ask: &Enroll,
+        layer: Label,
+        vias: Vec<Label>,
+        entry: Way,
+    ) -> Result<Option<Configured>, Reason> {
+        if self.join.is_some() {
+            return Err(Reason::new(Code::Busy, format!("{} is enrolling already; wait for its end", self.name)));
+        }
+        if ask.over.is_empty() {
+            let text = format!("{} has no lower layer to enroll over; bootstrap a shim first, or name one with --over", self.name);
+            return Err(Reason::new(Code::Usage, text));
+        }
+        let deadline = now.mono + Duration::from_millis(ask.timeout_ms).min(MAX_JOIN);
+        let over = ask.over.clone();
+        self.state(State::Enrolling, &format!("joining {layer}"));
+        self.join = Some(Join { command, deadline, over, layer, vias, entry, ready: Vec::new(), asked: None, last: None });
+        self.rewant(now);
+        Ok(None)
+    }
+
+    /// A member that was dialled has shown its certificate.
+    pub(super) fn join_link_keys(&mut self, now: Now, lower: FlowId, via: Label) {
+        if let Some(join) = &mut self.join {
+            join.ready.push((lower, via));
+        }
+        self.join_ask(now);
+    }
+
+    /// Asks the next member that can be asked.
+    fn join_ask(&mut self, now: Now) {
+        let Some(Join { entry: Way::Invited { joiner, .. }, asked: asked @ None, ready, .. }) = &mut self.join else { return };
+        let Some((lower, _)) = ready.first() else { return };
+        let lower = *lower;
+        ready.rotate_left(1);
+        let Some(link) = self.links.get(&lower) else { return };
+        *asked = Some((Some(lower), now.mono));
+        let request = joiner.request(&link.exporter);
+        self.tell_link(lower, Body::EnrolRequest(request));
+    }
+
+    pub(super) fn enrol_reply(&mut self, now: Now, lower: FlowId, reply: &wire::EnrolReply) {
+        let Some(join) = self.join.as_mut().filter(|j| j.asked.is_some_and(|(l, _)| l == Some(lower))) else {
+            return self.stats.count("drop.unexpected_message");
+        };
+        join.asked = None;
+        let code = Code::from_wire(reply.code);
+        if reply.code != 0 && matches!(code, Code::Unreachable | Code::TimedOut | Code::Busy) {
+            join.last = Some(Reason::new(code, reply.text.clone()));
+            // This one can't reach the issuer now; another may, or this one later.
+            join.asked = Some((None, now.mono));
+            return;
+        }
+        let Way::Invited { invitation, joiner, .. } = &mut join.entry else { return };
+        let fresh = match invitation.start(&self.name) {
+            Ok(fresh) => fresh,
+            Err(reason) => return self.join_failed(now, reason),
+        };
+        let via = join.ready.iter().find(|(l, _)| *l == lower).map(|(_, via)| via.clone());
+        let issuer = invitation.issuer.clone();
+        let over = join.over.clone();
+        match std::mem::replace(&mut **joiner, fresh).finish(reply, now.wall) {
+            Ok(identity) => self.join_certificate(now, lower, identity, over, issuer, via),
+            Err(reason) if reply.code != 0 => self.join_failed(now, reason),
+            Err(reason) => {
+                // The member in between lied: the next one may be better.
+                join.last = Some(reason.clone());
+                self.stats.count("enrol.lied_to");
+                self.link_failed(now, lower, reason);
+            }
+        }
+    }
+
+    /// The issuer has said yes: from now on this is a member, and shows its certificate on the link that it has.
+    fn join_certificate(&mut self, now: Now, lower: FlowId, identity: Identity, over: Vec<Label>, issuer: Label, via: Option<Label>) {
+        self.save("identity", identity.to_bytes());
+        if let Err(reason) = self.become_member(now, identity, None, over) {
+            return self.join_failed(now, reason);
+        }
+        if let Some(join) = &mut self.join {
+            join.entry = Way::Certified { unsaved: false };
+        }
+        if let Some(me) = &mut self.me {
+            me.issuer = Some(issuer);
+            me.kept.extend(via);
+        }
+        self.save_neighbours();
+        self.rewant(now);
+        self.greet(now, lower);
+    }
+
+    /// An adjacency is up: if it is the first of a member that was joining, that is in now.
+    pub(super) fn joined(&mut self, now: Now, peer: Addr) {
+        if self.me.is_none() {
+            return;
+        }
+        let member = Label::new(self.member_name(peer)).ok();
+        if let Some(join) = self.join.take() {
+            let Some(me) = &mut self.me else { return };
+            // The way in is kept, whoever else was tried.
+            me.kept.extend(member.filter(|m| join.vias.contains(m)));
+            if let Way::Certified { unsaved: true } = join.entry {
+                let bytes = me.identity.to_bytes();
+                self.save("identity", bytes);
+            }
+            self.save_neighbours();
+            self.rewant(now);
+            if let Some(configured) = self.me.as_ref().map(super::member::Member::configured) {
+                self.done(join.command, Ok(Answer::Configured(configured)));
+            }
+        }
+        self.state(State::Up, "");
+    }
+
+    fn join_failed(&mut self, now: Now, reason: Reason) {
+        let Some(join) = self.join.take() else { return };
+        if !matches!(join.entry, Way::Certified { unsaved: false }) {
+            self.me = None;
+        }
+        let lowers: Vec<FlowId> = self.links.keys().copied().collect();
+        for lower in lowers {
+            self.link_failed(now, lower, reason.clone());
+        }
+        self.rewant(now);
+        self.state(State::Down, &reason.text);
+        self.done(join.command, Err(reason));
+    }
+
+    pub(super) fn join_link_gone(&mut self, lower: FlowId) {
+        if let Some(join) = &mut self.join {
+            join.ready.retain(|(l, _)| *l != lower);
+            join.asked = join.asked.filter(|(l, _)| *l != Some(lower));
+        }
+    }
+
+    pub(super) fn tick_enrol(&mut self, now: Now) {
+        self.relays.list.retain(|_, relay| relay.until > now.mono);
+        let Some(join) = &mut self.join else { return };
+        if join.deadline <= now.mono {
+            let last = join.last.clone().or_else(|| self.dialling.why_any());
+            let why = last.map_or_else(|| "no member answered".to_owned(), |r| r.text);
+            let vias: Vec<&str> = join.vias.iter().map(Label::as_str).collect();
+            let text = format!("could not join {} through {}: {why}", join.layer, vias.join(", "));
+            return self.join_failed(now, Reason::new(Code::TimedOut, text));
+        }
+        if join.asked.is_some_and(|(_, at)| now.mono >= at + ANSWER) {
+            join.asked = None;
+        }
+        self.join_ask(now);
+    }
+}
+
+// ---- the member that was dialled, the relay and the issuer
+impl Unicast {
+    /// Somebody without certificate asks to be let in.
+    pub(super) fn enrol_request(&mut self, now: Now, lower: FlowId, request: wire::EnrolRequest) {
+        let Some(exporter) = self.links.get(&lower).map(|l| l.exporter) else { return };
+        let Some(me) = &self.me else { return };
+        if me.authority.is_some() {
+            let reply = self.redeem(now, &request, &exporter);
+            return self.tell_link(lower, Body::EnrolReply(reply));
+        }
+        let issuer = Label::new(request.issuer.clone()).ok().map(|issuer| me.address_of(&issuer));
+        let label = me.label().clone();
+        let refuse = |code: Code, text: String| wire::EnrolReply { code: code as u32, text, ..wire::EnrolReply::default() };
+        let reply = match issuer {
+            None => refuse(Code::Usage, "the request names no issuer; ask for another invitation".to_owned()),
+            Some(issuer) if issuer == me.address => {
+                refuse(Code::Denied, format!("{label} no longer issues certificates; ask for another invitation"))
+            }
+            Some(issuer) if self.path(issuer).is_none() => {
+                refuse(Code::Unreachable, format!("{label} can't reach the issuer {}; try again when it is up", request.issuer))
+            }
+            Some(issuer) => match self.relay(now, lower, issuer, request, &exporter) {
+                true => return,
+                false => refuse(Code::Busy, format!("{label} relays too many requests; try again")),
+            },
+        };
+        self.tell_link(lower, Body::EnrolReply(reply));
+    }
+
+    fn relay(&mut self, now: Now, lower: FlowId, issuer: Addr, request: wire::EnrolRequest, exporter: &[u8; 32]) -> bool {
+        // A joiner that asks again replaces what it asked before.
+        self.relays.list.retain(|_, r| r.lower != lower);
+        if self.relays.list.len() >= MAX_RELAYS {
+            return false;
+        }
+        self.relays.last += 1;
+        let id = self.relays.last;
+        self.relays.list.insert(id, Relay { lower, issuer, until: now.mono + RELAY });
+        self.stats.count("enrol.relayed");
+        let relay = wire::EnrolRelay { id, request: Some(request), exporter: exporter.to_vec() };
+        self.tell_peer(now, issuer, Body::EnrolRelay(relay))
+    }
+
+    /// Another member hands on the request of a joiner that dialled it.
+    pub(super) fn enrol_relay(&mut self, now: Now, from: Addr, relay: wire::EnrolRelay) {
+        let exporter = <[u8; 32]>::try_from(relay.exporter.as_slice());
+        let (Some(request), Ok(exporter)) = (relay.request, exporter) else {
+            return self.stats.count("drop.malformed_message");
+        };
+        let reply = self.redeem(now, &request, &exporter);
+        self.tell_peer(now, from, Body::EnrolRelayReply(wire::EnrolRelayReply { id: relay.id, reply: Some(reply) }));
+    }
+
+    pub(super) fn enrol_relay_reply(&mut self, from: Addr, answer: wire::EnrolRelayReply) {
+        let known = self.relays.list.get(&answer.id).is_some_and(|r| r.issuer == from);
+        let (true, Some(reply)) = (known, answer.reply) else { return self.stats.count("drop.unexpected_message") };
+        let Some(relay) = self.relays.list.remove(&answer.id) else { return };
+        if self.links.get(&relay.lower).is_some_and(|l| l.phase == Phase::Joining) {
+            self.tell_link(relay.lower, Body::EnrolReply(reply));
+        }
+    }
+
+    /// The issuer's word.
+    fn redeem(&mut self, now: Now, request: &wire::EnrolRequest, exporter: &[u8; 32]) -> wire::EnrolReply {
+        let refuse = |reason: Reason| wire::EnrolReply { code: reason.code as u32, text: reason.text, ..wire::EnrolReply::default() };
+        let Some(authority) = self.me.as_mut().and_then(|me| me.authority.as_mut()) else {
+            self.stats.count("enrol.refused");
+            return refuse(Reason::new(Code::Denied, format!("{} issues no certificates; ask for another invitation", self.name)));
+        };
+        match authority.redeem(request, exporter, now.wall) {
+            Ok(reply) => {
+                // Kept before the answer goes: a use counts once, come what may.
+                let bytes = authority.to_bytes();
+                self.save("authority", bytes);
+                self.stats.count("enrol.issued");
+                reply
+            }
+            Err(reason) => {
+                self.stats.count("enrol.refused");
+                refuse(reason)
+            }
+        }
+    }
+}
+
+/// How long one member is given to answer a request, before the next is asked.
+const ANSWER: Duration = Duration::from_secs(3);
+/// How long the issuer is given to answer a relayed request.
+const RELAY: Duration = Duration::from_secs(30);
+/// Requests on their way to the issuer at once.
+const MAX_RELAYS: usize = 64;
+/// The longest that a join may take.
+const MAX_JOIN: Duration = Duration::from_secs(600);

@@ -1,0 +1,519 @@
+//! The flow allocator: requests, answers and ends of flows, spoken over the peer channel.
+
+use std::time::Duration;
+
+use proto::ipcp::{Allocate, Allocated, Answer, CommandId, Event, FlowRequest, Respond, User};
+use proto::record::Peer as PeerOf;
+use proto::wire::{self, message::Body};
+use proto::{Addr, Code, EndpointId, FlowId, Name, QosSpec, Reason};
+use rand_core::RngCore;
+
+use super::Unicast;
+use super::flow::{Flow, Incoming, Outgoing, Terms, sdu_mtu};
+use crate::{Now, Output};
+
+// ---- what irmd asks
+impl Unicast {
+    pub(super) fn allocate(&mut self, now: Now, command: CommandId, ask: Allocate) {
+        if let Err(reason) = self.may_allocate(&ask) {
+            return self.done(command, Err(reason));
+        }
+        let deadline = now.mono + Duration::from_millis(ask.timeout_ms).min(MAX_WAIT);
+        let endpoint = self.new_endpoint();
+        let outgoing = Outgoing {
+            command,
+            ask,
+            deadline,
+            resolve_until: deadline.min(now.mono + RESOLVE),
+            asked: None,
+            tried: Vec::new(),
+            last: None,
+        };
+        self.flows.outgoing.insert(endpoint, outgoing);
+        self.ask_next(now, endpoint);
+    }
+
+    fn may_allocate(&self, ask: &Allocate) -> Result<(), Reason> {
+        let Some(me) = &self.me else { return Err(self.not_a_member()) };
+        grant(&ask.qos)?;
+        let fail = |code, text: String| Err(Reason::new(code, text));
+        if self.flows.has_id(ask.flow) {
+            return fail(Code::Conflict, format!("flow {} exists already; use another id", ask.flow));
+        }
+        if self.flows.outgoing.len() >= MAX_OUTGOING || self.flows.len() >= MAX_FLOWS {
+            return fail(Code::Busy, format!("{} has as many flows as it can carry; try later", me.label()));
+        }
+        Ok(())
+    }
+
+    /// Asks the nearest member that has the name and was not asked yet.
+    fn ask_next(&mut self, now: Now, endpoint: EndpointId) {
+        let Some(outgoing) = self.flows.outgoing.get(&endpoint).filter(|o| o.asked.is_none()) else { return };
+        let Some(me) = &self.me else { return };
+        let found = me.routing.resolve(&me.hash(&outgoing.ask.name));
+        let pinned = outgoing.ask.peer.as_ref().map(|member| me.address_of(member));
+        let next = found.iter().copied().find(|a| {
+            *a != me.address && !outgoing.tried.contains(a) && pinned.is_none_or(|pinned| pinned == *a)
+        });
+        let Some(peer) = next else {
+            if now.mono >= outgoing.resolve_until {
+                let reason = self.not_found(outgoing, &found);
+                self.allocation_failed(endpoint, reason);
+            }
+            return;
+        };
+        let request = wire::FlowRequest {
+            source_endpoint: endpoint.0,
+            name: outgoing.ask.name.to_string(),
+            source_name: outgoing.ask.source.as_ref().map(Name::to_string).unwrap_or_default(),
+            qos: Some(outgoing.ask.qos.into()),
+            timeout_ms: u64::try_from(outgoing.deadline.saturating_duration_since(now.mono).as_millis()).unwrap_or(u64::MAX),
+        };
+        if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
+            outgoing.asked = Some(peer);
+            outgoing.tried.push(peer);
+        }
+        if !self.tell_peer(now, peer, Body::FlowRequest(request)) {
+            let reason = Reason::new(Code::Busy, "too much waits to be said to the member that has the name; try later");
+            self.allocation_failed(endpoint, reason);
+        }
+    }
+
+    /// Why nobody is left to be asked.
+    fn not_found(&self, outgoing: &Outgoing, found: &[Addr]) -> Reason {
+        if let Some(last) = &outgoing.last {
+            return last.clone();
+        }
+        let name = &outgoing.ask.name;
+        let Some(me) = &self.me else { return self.not_a_member() };
+        let layer = me.layer();
+        match (&outgoing.ask.peer, found) {
+            (_, [only]) if *only == me.address => Reason::new(
+                Code::NotFound,
+                format!("{name} is registered in {layer} at this very member only; leave the layer out for a local flow"),
+            ),
+            (Some(pin), [_, ..]) => Reason::new(
+                Code::Denied,
+                format!("{name} is registered in {layer}, but not at member {pin}, the only one allowed; check --peer"),
+            ),
+            _ => Reason::new(
+                Code::NotFound,
+                format!("{name} is not registered in {layer} at any member that can be reached; register it, or look at `irm layer members {layer}`"),
+            ),
+        }
+    }
+
+    pub(super) fn respond(&mut self, now: Now, command: CommandId, respond: Respond) {
+        let Some(incoming) = self.flows.incoming.remove(&respond.request) else {
+            let text = format!("flow request {} is gone: it was answered, or its caller waits no longer", respond.request);
+            return self.done(command, Err(Reason::new(Code::NotFound, text)));
+        };
+        match respond.verdict {
+            Ok((id, _)) if self.flows.has_id(id) => {
+                let reason = Reason::new(Code::Conflict, format!("flow {id} exists already; use another id"));
+                self.refuse(now, incoming.peer, incoming.remote, &reason);
+                self.done(command, Err(reason));
+            }
+            Ok((id, user)) => {
+                let local = self.new_endpoint();
+                let reply = wire::FlowReply {
+                    source_endpoint: incoming.remote.0,
+                    endpoint: local.0,
+                    qos: Some(incoming.qos.into()),
+                    ..wire::FlowReply::default()
+                };
+                if !self.tell_peer(now, incoming.peer, Body::FlowReply(reply)) {
+                    let text = "too much waits to be said to the member that asked; the flow was not accepted";
+                    return self.done(command, Err(Reason::new(Code::Busy, text)));
+                }
+                let terms = Terms {
+                    id,
+                    local,
+                    remote: incoming.remote,
+                    peer: incoming.peer,
+                    qos: incoming.qos,
+                    name: incoming.name,
+                    peer_name: incoming.source,
+                    incoming: true,
+                    uid: user.uid,
+                    mtu: 0,
+                };
+                self.open_flow(command, user, terms);
+            }
+            Err(reason) => {
+                self.refuse(now, incoming.peer, incoming.remote, &reason);
+                self.done(command, Ok(Answer::Ok));
+            }
+        }
+    }
+
+    /// Ends a flow because irmd says so.
+    pub(super) fn dealloc(&mut self, now: Now, command: CommandId, id: FlowId, reason: Reason) {
+        let outgoing = self.flows.outgoing.iter().find(|(_, o)| o.ask.flow == id).map(|(e, _)| *e);
+        if let Some(endpoint) = outgoing {
+            self.allocation_failed(endpoint, reason);
+        } else if let Some(endpoint) = self.flows.endpoint(id) {
+            self.say_dealloc(now, endpoint, &reason);
+            self.close_flow(endpoint, reason);
+        }
+        // A flow that is gone already is what was asked for.
+        self.done(command, Ok(Answer::Ok));
+    }
+
+    /// The user of a flow closed it or died.
+    pub(super) fn upper_gone(&mut self, now: Now, id: FlowId) {
+        let Some(endpoint) = self.flows.endpoint(id) else { return };
+        let reason = Reason::new(Code::Closed, "the other side closed the flow");
+        self.say_dealloc(now, endpoint, &reason);
+        self.flows.remove(endpoint);
+        let reason = Reason::new(Code::Closed, "closed by its user");
+        self.out.push_back(Output::Control(Event::FlowDown(id, reason)));
+    }
+}
+
+// ---- what other members say
+impl Unicast {
+    pub(super) fn flow_request(&mut self, now: Now, from: Addr, request: wire::FlowRequest) {
+        let remote = EndpointId(request.source_endpoint);
+        // Asked again, maybe since the answer was lost with a session.
+        let known = self.flows.iter().find(|f| f.peer == from && f.remote == remote && f.incoming);
+        if let Some(flow) = known {
+            let reply = wire::FlowReply {
+                source_endpoint: remote.0,
+                endpoint: flow.local.0,
+                qos: Some(flow.qos.into()),
+                ..wire::FlowReply::default()
+            };
+            self.tell_peer(now, from, Body::FlowReply(reply));
+            return;
+        }
+        if self.flows.incoming.values().any(|i| i.peer == from && i.remote == remote) {
+            return;
+        }
+        match self.check_request(now, from, request) {
+            Ok((request, incoming)) => {
+                self.flows.incoming.insert(request.request, incoming);
+                self.out.push_back(Output::Control(Event::FlowRequest(request)));
+            }
+            Err(reason) => self.refuse(now, from, remote, &reason),
+        }
+    }
+
+    fn check_request(&mut self, now: Now, from: Addr, request: wire::FlowRequest) -> Result<(FlowRequest, Incoming), Reason> {
+        let Some(me) = &self.me else { return Err(self.not_a_member()) };
+        let name = Name::new(request.name)?;
+        let source = if request.source_name.is_empty() { None } else { Some(Name::new(request.source_name)?) };
+        let qos: QosSpec = request.qos.unwrap_or_default().try_into()?;
+        if !me.has_name(&name) {
+            let text = format!("{name} is no longer registered at {}; try again", me.label());
+            return Err(Reason::new(Code::NotFound, text));
+        }
+        grant(&qos)?;
+        let of_peer = self.flows.incoming.values().filter(|i| i.peer == from).count();
+        if of_peer >= MAX_INCOMING_PEER || self.flows.incoming.len() >= MAX_INCOMING || self.flows.len() >= MAX_FLOWS {
+            return Err(Reason::new(Code::Busy, format!("{} has too many flow requests to answer; try later", me.label())));
+        }
+        let mtu = sdu_mtu(self.path_mtu(from), &qos);
+        let peer = self.peer_of(from, source.clone());
+        self.flows.requests += 1;
+        let timeout = Duration::from_millis(request.timeout_ms).min(MAX_WAIT);
+        let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
+        let event = FlowRequest { request: self.flows.requests, name: name.clone(), peer, qos, mtu, timeout_ms };
+        let remote = EndpointId(request.source_endpoint);
+        Ok((event, Incoming { peer: from, remote, name, source, qos, deadline: now.mono + timeout }))
+    }
+
+    pub(super) fn flow_reply(&mut self, now: Now, from: Addr, reply: wire::FlowReply) {
+        let endpoint = EndpointId(reply.source_endpoint);
+        let asked = self.flows.outgoing.get(&endpoint).is_some_and(|o| o.asked == Some(from));
+        if !asked {
+            // Nobody waits any longer: the other side must not keep an end of nothing.
+            let stands = self.flows.get(endpoint).is_some_and(|f| f.peer == from && f.remote.0 == reply.endpoint);
+            if reply.code == 0 && !stands {
+                let dealloc = wire::FlowDealloc {
+                    endpoint: reply.endpoint,
+                    code: Code::TimedOut as u32,
+                    text: "the caller waits no longer".to_owned(),
+                };
+                self.tell_peer(now, from, Body::FlowDealloc(dealloc));
+            }
+            return;
+        }
+        if reply.code != 0 {
+            let reason = Reason::new(Code::from_wire(reply.code), reply.text);
+            return self.was_refused(now, endpoint, reason);
+        }
+        let Some(outgoing) = self.flows.outgoing.remove(&endpoint) else { return };
+        let terms = Terms {
+            id: outgoing.ask.flow,
+            local: endpoint,
+            remote: EndpointId(reply.endpoint),
+            peer: from,
+            qos: outgoing.ask.qos,
+            name: outgoing.ask.name.clone(),
+            peer_name: Some(outgoing.ask.name),
+            incoming: false,
+            uid: outgoing.ask.user.uid,
+            mtu: 0,
+        };
+        self.open_flow(outgoing.command, outgoing.ask.user, terms);
+    }
+
+    /// A member said no: another that has the name may still say yes if it was only out of date.
+    fn was_refused(&mut self, now: Now, endpoint: EndpointId, reason: Reason) {
+        if !matches!(reason.code, Code::NotFound | Code::Unreachable) {
+            return self.allocation_failed(endpoint, reason);
+        }
+        if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
+            outgoing.asked = None;
+            outgoing.last = Some(reason);
+        }
+        self.ask_next(now, endpoint);
+    }
+
+    pub(super) fn flow_dealloc(&mut self, now: Now, from: Addr, dealloc: wire::FlowDealloc) {
+        let endpoint = EndpointId(dealloc.endpoint);
+        if self.flows.get(endpoint).is_some_and(|f| f.peer == from) {
+            let reason = Reason::new(Code::from_wire(dealloc.code), dealloc.text);
+            self.flow_down(endpoint, reason);
+        }
+        self.tell_peer(now, from, Body::FlowDeallocAck(wire::FlowDeallocAck { endpoint: endpoint.0 }));
+    }
+
+    pub(super) fn flow_dealloc_ack(&mut self, from: Addr, ack: &wire::FlowDeallocAck) {
+        self.flows.closing.remove(&(from, EndpointId(ack.endpoint)));
+    }
+}
+
+// ---- what happens by itself
+impl Unicast {
+    /// The directory or the routes have changed: names may have turned up, members gone.
+    pub(super) fn flows_rerouted(&mut self, now: Now) {
+        let waiting: Vec<_> = self.flows.outgoing.iter().filter(|(_, o)| o.asked.is_none()).map(|(e, _)| *e).collect();
+        for endpoint in waiting {
+            self.ask_next(now, endpoint);
+        }
+        for endpoint in self.flows.all() {
+            let Some(peer) = self.flows.get(endpoint).map(|f| f.peer) else { continue };
+            let (reachable, path_mtu) = (self.path(peer).is_some(), self.path_mtu(peer));
+            let Some(flow) = self.flows.get_mut(endpoint) else { continue };
+            if !reachable {
+                flow.unreachable_since.get_or_insert(now.mono);
+                continue;
+            }
+            flow.unreachable_since = None;
+            let mtu = sdu_mtu(path_mtu, &flow.qos);
+            if mtu != flow.mtu {
+                flow.mtu = mtu;
+                self.out.push_back(Output::UpperMtu(flow.id, mtu));
+            }
+        }
+    }
+
+    /// PDUs can be sealed to a member: what waited for that goes now.
+    pub(super) fn session_ready(&mut self, now: Now, peer: Addr) {
+        self.pump = true;
+        for endpoint in self.flows.with(peer) {
+            let Some(flow) = self.flows.get_mut(endpoint) else { continue };
+            let (id, held) = (flow.id, flow.held());
+            for batch in held {
+                self.upper(now, id, batch);
+            }
+        }
+    }
+
+    /// No session with a member could be made.
+    pub(super) fn peer_failed(&mut self, now: Now, peer: Addr, reason: &Reason) {
+        if !self.peers.get(&peer).is_some_and(|p| p.sessions.usable(now.mono)) {
+            self.peer_silent(now, peer, reason);
+        }
+    }
+
+    /// A member acknowledges nothing: what it was asked is asked of another.
+    pub(super) fn peer_silent(&mut self, now: Now, peer: Addr, reason: &Reason) {
+        let asked: Vec<_> = self.flows.outgoing.iter().filter(|(_, o)| o.asked == Some(peer)).map(|(e, _)| *e).collect();
+        let text = format!("member {} can't be asked: {reason}", self.member_name(peer));
+        for endpoint in asked {
+            self.was_refused(now, endpoint, Reason::new(Code::Unreachable, text.clone()));
+        }
+    }
+
+    /// A member has forgotten all that was agreed with it.
+    pub(super) fn peer_restarted(&mut self, now: Now, peer: Addr) {
+        let member = self.member_name(peer);
+        for endpoint in self.flows.with(peer) {
+            let text = format!("member {member} has restarted; allocate the flow again");
+            self.flow_down(endpoint, Reason::new(Code::Unreachable, text));
+        }
+        self.flows.incoming.retain(|_, i| i.peer != peer);
+        self.flows.closing.retain(|(p, _), _| *p != peer);
+        // What it was asked went with what it has forgotten.
+        let asked: Vec<_> = self.flows.outgoing.iter().filter(|(_, o)| o.asked == Some(peer)).map(|(e, _)| *e).collect();
+        for endpoint in asked {
+            if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
+                outgoing.asked = None;
+                outgoing.tried.retain(|a| *a != peer);
+                outgoing.resolve_until = outgoing.deadline.min(now.mono + RESOLVE);
+            }
+            self.ask_next(now, endpoint);
+        }
+    }
+
+    /// Ends what has waited for too long.
+    pub(super) fn tick_flows(&mut self, now: Now) {
+        let due: Vec<_> = self.flows.outgoing.iter().filter(|(_, o)| o.deadline <= now.mono).map(|(e, o)| (*e, o.asked)).collect();
+        for (endpoint, asked) in due {
+            let text = match asked {
+                Some(peer) => format!("member {} did not answer the flow request in time; is the program that serves the name alive?", self.member_name(peer)),
+                None => "the name did not turn up in time; register it first".to_owned(),
+            };
+            self.allocation_failed(endpoint, Reason::new(Code::TimedOut, text));
+        }
+        let waiting: Vec<_> =
+            self.flows.outgoing.iter().filter(|(_, o)| o.asked.is_none() && o.resolve_until <= now.mono).map(|(e, _)| *e).collect();
+        for endpoint in waiting {
+            self.ask_next(now, endpoint);
+        }
+        self.flows.incoming.retain(|_, i| i.deadline > now.mono);
+        self.flows.closing.retain(|_, until| *until > now.mono);
+        for endpoint in self.flows.all() {
+            let Some(flow) = self.flows.get(endpoint) else { continue };
+            if flow.unreachable_since.is_some_and(|since| now.mono.saturating_duration_since(since) >= UNREACHABLE) {
+                let text = format!("member {} was unreachable for {} s", self.member_name(flow.peer), UNREACHABLE.as_secs());
+                self.flow_down(endpoint, Reason::new(Code::Unreachable, text));
+            }
+        }
+    }
+
+    /// When a flow will have been unreachable for too long.
+    pub(super) fn unreachable_at(&self) -> Option<std::time::Instant> {
+        self.flows.iter().filter_map(|f| f.unreachable_since).min().map(|since| since + UNREACHABLE)
+    }
+
+    /// Ends all flows in good order.
+    pub(super) fn close_all_flows(&mut self, now: Now) {
+        for endpoint in self.flows.all() {
+            let reason = Reason::new(Code::Closed, "the IPC process at the other end was shut down");
+            self.say_dealloc(now, endpoint, &reason);
+            self.close_flow(endpoint, Reason::new(Code::Closed, "the IPC process of this flow was shut down"));
+        }
+        let pending: Vec<_> = self.flows.outgoing.keys().copied().collect();
+        for endpoint in pending {
+            self.allocation_failed(endpoint, Reason::new(Code::Failed, "the IPC process was shut down"));
+        }
+    }
+}
+
+// ---- helpers
+impl Unicast {
+    fn open_flow(&mut self, command: CommandId, user: User, terms: Terms) {
+        let mtu = sdu_mtu(self.path_mtu(terms.peer), &terms.qos);
+        let peer = self.peer_of(terms.peer, terms.peer_name.clone());
+        let flow = Flow::new(Terms { mtu, ..terms });
+        let allocated = Allocated { mtu, qos: flow.qos, peer, token: None };
+        self.out.push_back(Output::UpperOpen(flow.id, user, allocated.clone()));
+        self.done(command, Ok(Answer::Allocated(allocated)));
+        self.flows.insert(flow);
+    }
+
+    /// Takes a flow away from its user, and tells irmd.
+    fn flow_down(&mut self, endpoint: EndpointId, reason: Reason) {
+        if let Some(id) = self.close_flow(endpoint, reason.clone()) {
+            self.out.push_back(Output::Control(Event::FlowDown(id, reason)));
+        }
+    }
+
+    /// Takes a flow away from its user, after all that has arrived for it.
+    fn close_flow(&mut self, endpoint: EndpointId, reason: Reason) -> Option<FlowId> {
+        let flow = self.flows.remove(endpoint)?;
+        let id = flow.id;
+        let mut last: Vec<_> = Vec::new();
+        self.uppers.retain_mut(|(of, batch)| {
+            let other = *of != id;
+            if !other {
+                last.push(std::mem::replace(batch, proto::Batch::new(proto::Framing::Record)));
+            }
+            other
+        });
+        last.extend(flow.rx);
+        self.out.extend(last.into_iter().map(|batch| Output::Upper(id, batch)));
+        self.out.push_back(Output::UpperClose(id, reason));
+        Some(id)
+    }
+
+    fn say_dealloc(&mut self, now: Now, endpoint: EndpointId, reason: &Reason) {
+        let Some(flow) = self.flows.get(endpoint) else { return };
+        let (peer, remote) = (flow.peer, flow.remote);
+        let dealloc = wire::FlowDealloc { endpoint: remote.0, code: reason.code as u32, text: reason.text.clone() };
+        if self.tell_peer(now, peer, Body::FlowDealloc(dealloc)) {
+            self.flows.closing.insert((peer, remote), now.mono + CLOSING);
+        }
+    }
+
+    fn refuse(&mut self, now: Now, peer: Addr, remote: EndpointId, reason: &Reason) {
+        let (code, text) = (reason.code as u32, reason.text.clone());
+        let reply = wire::FlowReply { source_endpoint: remote.0, code, text, ..wire::FlowReply::default() };
+        self.tell_peer(now, peer, Body::FlowReply(reply));
+    }
+
+    fn allocation_failed(&mut self, endpoint: EndpointId, reason: Reason) {
+        if let Some(outgoing) = self.flows.outgoing.remove(&endpoint) {
+            self.done(outgoing.command, Err(reason));
+        }
+    }
+
+    fn peer_of(&self, peer: Addr, name: Option<Name>) -> PeerOf {
+        let layer = self.me.as_ref().map(|me| me.layer().clone());
+        let member = self.peers.get(&peer).and_then(|p| p.cert.as_ref()).map(|cert| cert.member().clone());
+        PeerOf { name, layer, member }
+    }
+
+    fn new_endpoint(&mut self) -> EndpointId {
+        loop {
+            let endpoint = EndpointId(self.rng.next_u64());
+            if endpoint.0 != 0 && !self.flows.has_endpoint(endpoint) {
+                return endpoint;
+            }
+        }
+    }
+}
+
+/// Grants a QoS exactly as it was asked for, or says what to ask instead.
+fn grant(qos: &QosSpec) -> Result<(), Reason> {
+    let text = match qos {
+        &QosSpec::RAW | &QosSpec::BEST => return Ok(()),
+        QosSpec { reliable: true, .. } => "this layer has no retransmission yet; ask for best (ordered, may lose) and repeat what matters",
+        QosSpec { max_delay_ms: 1.., .. } => "this layer keeps no deadlines yet; ask for best or raw",
+        QosSpec { priority: 1.., .. } => "this layer has no priorities yet; ask for best or raw",
+        _ => "this layer has no time-out per flow yet; ask for best or raw",
+    };
+    Err(Reason::new(Code::QosNotGranted, format!("qos {qos} is not granted: {text}")))
+}
+
+/// How long a name may take to turn up in the directory.
+const RESOLVE: Duration = Duration::from_secs(1);
+/// The longest that an allocation waits, whatever was asked.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+/// How long the end of a flow may remain unacknowledged before it is forgotten here.
+const CLOSING: Duration = Duration::from_secs(10);
+/// How long the other end of a flow may be unreachable.
+const UNREACHABLE: Duration = Duration::from_secs(30);
+const MAX_FLOWS: usize = 65_536;
+const MAX_OUTGOING: usize = 4096;
+const MAX_INCOMING: usize = 4096;
+const MAX_INCOMING_PEER: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn raw_and_best_are_granted_and_everything_else_is_refused_with_advice() {
+        assert_eq!((grant(&QosSpec::RAW), grant(&QosSpec::BEST)), (Ok(()), Ok(())));
+        for qos in [QosSpec::DATA, QosSpec::VIDEO, QosSpec::VOICE, QosSpec { priority: 1, ..QosSpec::RAW }, QosSpec { timeout_ms: 5, ..QosSpec::BEST }] {
+            let reason = grant(&qos).unwrap_err();
+            assert_eq!(reason.code, Code::QosNotGranted);
+            assert!(reason.text.contains("ask for best"), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The flows of this member, and those that are being allocated: tables only, the procedures are in `fa`.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use proto::ipcp::{Allocate, CommandId, RequestId};
+use proto::{Addr, Batch, EndpointId, FlowId, Name, QosSpec, Reason};
+use rustc_hash::FxHashMap;
+
+use super::pdu::{self, ROUTED_OVERHEAD, SEQUENCE_LEN};
+use super::peer::Ends;
+
+/// A flow that stands.
+pub(super) struct Flow {
+    pub(super) id: FlowId,
+    pub(super) local: EndpointId,
+    pub(super) remote: EndpointId,
+    pub(super) peer: Addr,
+    pub(super) qos: QosSpec,
+    /// The name that it was allocated to.
+    pub(super) name: Name,
+    /// How the other program calls itself, or is called.
+    pub(super) peer_name: Option<Name>,
+    pub(super) incoming: bool,
+    pub(super) uid: u32,
+    pub(super) mtu: u32,
+    pub(super) ends: Ends,
+    /// The record that arriving SDUs are put into.
+    pub(super) rx: Option<Batch>,
+    pub(super) rx_bytes: u64,
+    pub(super) tx_bytes: u64,
+    pub(super) unreachable_since: Option<Instant>,
+    /// What was written while a session was being made.
+    waiting: VecDeque<Batch>,
+    tx_sequence: u32,
+    rx_expected: Option<u32>,
+}
+
+/// Both ends of a flow, and what was agreed.
+pub(super) struct Terms {
+    pub(super) id: FlowId,
+    pub(super) local: EndpointId,
+    pub(super) remote: EndpointId,
+    pub(super) peer: Addr,
+    pub(super) qos: QosSpec,
+    pub(super) name: Name,
+    pub(super) peer_name: Option<Name>,
+    pub(super) incoming: bool,
+    pub(super) uid: u32,
+    pub(super) mtu: u32,
+}
+
+/// A flow that irmd wants.
+pub(super) struct Outgoing {
+    pub(super) command: CommandId,
+    pub(super) ask: Allocate,
+    pub(super) deadline: Instant,
+    /// Until when the name may still turn up in the directory.
+    pub(super) resolve_until: Instant,
+    /// Who was asked and has not answered yet.
+    pub(super) asked: Option<Addr>,
+    pub(super) tried: Vec<Addr>,
+    pub(super) last: Option<Reason>,
+}
+
+/// A flow that another member wants, and irmd has not answered yet.
+pub(super) struct Incoming {
+    pub(super) peer: Addr,
+    pub(super) remote: EndpointId,
+    pub(super) name: Name,
+    pub(super) source: Option<Name>,
+    pub(super) qos: QosSpec,
+    pub(super) deadline: Instant,
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Flows {
+    table: FxHashMap<EndpointId, Flow>,
+    ids: BTreeMap<FlowId, EndpointId>,
+    pub(super) outgoing: BTreeMap<EndpointId, Outgoing>,
+    pub(super) incoming: BTreeMap<RequestId, Incoming>,
+    /// Ends of other members that were told of the end of their flow and have not said so yet.
+    pub(super) closing: BTreeMap<(Addr, EndpointId), Instant>,
+    pub(super) requests: RequestId,
+}
+
+impl Flow {
+    pub(super) fn new(terms: Terms) -> Self {
+        let Terms { id, local, remote, peer, qos, name, peer_name, incoming, uid, mtu } = terms;
+        Self {
+            id,
+            local,
+            remote,
+            peer,
+            qos,
+            name,
+            peer_name,
+            incoming,
+            uid,
+            mtu,
+            ends: Ends::new(local, remote),
+            rx: None,
+            rx_bytes: 0,
+            tx_bytes: 0,
+            unreachable_since: None,
+            waiting: VecDeque::new(),
+            tx_sequence: 0,
+            rx_expected: None,
+        }
+    }
+
+    /// The number of the QoS cube that serves it.
+    pub(super) fn cube(&self) -> u8 {
+        u8::from(self.qos.ordered)
+    }
+
+    /// The bytes between header and SDU.
+    pub(super) fn prefix(&self) -> usize {
+        prefix(&self.qos)
+    }
+
+    /// Whether the SDU may be sent.
+    pub(super) fn fits(&self, sdu: &[u8]) -> Result<(), &'static str> {
+        if sdu.len() <= self.mtu as usize { Ok(()) } else { Err("drop.too_big") }
+    }
+
+    /// The number of the next SDU; a raw flow has none.
+    pub(super) fn next_sequence(&mut self) -> Option<u32> {
+        let sequence = self.qos.ordered.then_some(self.tx_sequence);
+        self.tx_sequence = self.tx_sequence.wrapping_add(1);
+        sequence
+    }
+
+    /// The SDU of a payload that arrived; an ordered flow takes none that is older than the last it took.
+    pub(super) fn accept<'a>(&mut self, payload: &'a [u8]) -> Result<&'a [u8], &'static str> {
+        let sdu = if self.qos.ordered {
+            let (sequence, sdu) = pdu::read_sequence(payload).ok_or("drop.malformed")?;
+            // Half of the numbers are ahead, half behind, as with TCP (RFC 9293, 3.4).
+            if self.rx_expected.is_some_and(|expected| sequence.wrapping_sub(expected) >= 1 << 31) {
+                return Err("drop.late");
+            }
+            self.rx_expected = Some(sequence.wrapping_add(1));
+            sdu
+        } else {
+            payload
+        };
+        if sdu.is_empty() || sdu.len() > Batch::MAX_PACKET { Err("drop.malformed") } else { Ok(sdu) }
+    }
+
+    /// Keeps a few records until they can be sealed. Says whether there was room.
+    pub(super) fn hold(&mut self, batch: Batch) -> bool {
+        let room = self.waiting.len() < MAX_WAITING;
+        if room {
+            self.waiting.push_back(batch);
+        }
+        room
+    }
+
+    /// What was kept.
+    pub(super) fn held(&mut self) -> VecDeque<Batch> {
+        std::mem::take(&mut self.waiting)
+    }
+}
+
+impl Flows {
+    pub(super) fn endpoint(&self, id: FlowId) -> Option<EndpointId> {
+        self.ids.get(&id).copied()
+    }
+
+    pub(super) fn get(&self, endpoint: EndpointId) -> Option<&Flow> {
+        self.table.get(&endpoint)
+    }
+
+    pub(super) fn get_mut(&mut self, endpoint: EndpointId) -> Option<&mut Flow> {
+        self.table.get_mut(&endpoint)
+    }
+
+    /// In the order of their ids.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Flow> {
+        self.ids.values().filter_map(|e| self.table.get(e))
+    }
+
+    /// The flows with one member.
+    pub(super) fn with(&self, peer: Addr) -> Vec<EndpointId> {
+        self.iter().filter(|f| f.peer == peer).map(|f| f.local).collect()
+    }
+
+    pub(super) fn all(&self) -> Vec<EndpointId> {
+        self.ids.values().copied().collect()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(super) fn insert(&mut self, flow: Flow) {
+        self.ids.insert(flow.id, flow.local);
+        self.table.insert(flow.local, flow);
+    }
+
+    pub(super) fn remove(&mut self, endpoint: EndpointId) -> Option<Flow> {
+        let flow = self.table.remove(&endpoint)?;
+        self.ids.remove(&flow.id);
+        Some(flow)
+    }
+
+    /// Whether irmd's number of a flow, or an endpoint, is taken.
+    pub(super) fn has_id(&self, id: FlowId) -> bool {
+        self.ids.contains_key(&id) || self.outgoing.values().any(|o| o.ask.flow == id)
+    }
+
+    pub(super) fn has_endpoint(&self, endpoint: EndpointId) -> bool {
+        self.table.contains_key(&endpoint) || self.outgoing.contains_key(&endpoint)
+    }
+
+    /// When something here has waited long enough.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let outgoing = self.outgoing.values().map(|o| if o.asked.is_none() { o.resolve_until.min(o.deadline) } else { o.deadline });
+        outgoing.chain(self.incoming.values().map(|i| i.deadline)).chain(self.closing.values().copied()).min()
+    }
+}
+
+/// The bytes between header and SDU for that QoS.
+pub(super) fn prefix(qos: &QosSpec) -> usize {
+    if qos.ordered { SEQUENCE_LEN } else { 0 }
+}
+
+/// The largest SDU of a flow over a path of that MTU: it fits also where the PDU must go routed.
+pub(super) fn sdu_mtu(path_mtu: u32, qos: &QosSpec) -> u32 {
+    path_mtu.saturating_sub((ROUTED_OVERHEAD + prefix(qos)) as u32)
+}
+
+/// Records that a flow keeps while a session is being made, of at most 64 KiB each.
+const MAX_WAITING: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flow(qos: QosSpec) -> Flow {
+        let name = Name::new("server").unwrap();
+        let (local, remote) = (EndpointId(1), EndpointId(2));
+        Flow::new(Terms { id: FlowId(1), local, remote, peer: Addr(3), qos, name, peer_name: None, incoming: false, uid: 0, mtu: 10 })
+    }
+
+    fn payload(sequence: u32) -> Vec<u8> {
+        let mut bytes = vec![0; SEQUENCE_LEN + 1];
+        pdu::write_sequence(&mut bytes, sequence);
+        bytes
+    }
+
+    #[test]
+    fn an_ordered_flow_never_goes_back() {
+        let mut flow = flow(QosSpec::BEST);
+        let taken: Vec<_> = [5, 6, 9, 7, 9, 10].into_iter().filter(|s| flow.accept(&payload(*s)).is_ok()).collect();
+        assert_eq!(taken, [5, 6, 9, 10]);
+    }
+
+    #[test]
+    fn the_order_survives_the_end_of_the_numbers() {
+        let mut flow = flow(QosSpec::BEST);
+        let taken: Vec<_> =
+            [u32::MAX - 1, 0, u32::MAX, 1].into_iter().filter(|s| flow.accept(&payload(*s)).is_ok()).collect();
+        assert_eq!(taken, [u32::MAX - 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_raw_flow_has_no_numbers_and_takes_no_empty_sdu() {
+        let mut flow = flow(QosSpec::RAW);
+        assert_eq!((flow.next_sequence(), flow.prefix()), (None, 0));
+        assert_eq!(flow.accept(&[]), Err("drop.malformed"));
+        assert_eq!(flow.accept(b"x"), Ok(&b"x"[..]));
+    }
+
+    #[test]
+    fn what_waits_for_a_session_is_bounded() {
+        let mut flow = flow(QosSpec::RAW);
+        let kept = (0..100).filter(|_| flow.hold(Batch::of(b"x").unwrap())).count();
+        assert_eq!((kept, flow.held().len(), flow.held().len()), (MAX_WAITING, MAX_WAITING, 0));
+    }
+}

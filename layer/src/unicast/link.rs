@@ -1,0 +1,401 @@
+//! One N-1 flow: its keys, its signs of life and what waits to be sent on it. It must not know of flows or routes.
+
+use std::time::{Duration, Instant};
+
+use proto::{Addr, FlowId, Framing, Label};
+
+use super::out::{Class, TxQueue};
+use super::pdu::{self, HOP_OVERHEAD, Hello, SEALED_LEN};
+use super::session::Running;
+use crate::channel::Channel;
+use crate::crypt::{OpenKey, REKEY_BLOCKS, SealKey, Secrets};
+
+/// One N-1 flow.
+pub(super) struct Link {
+    pub(super) lower: FlowId,
+    pub(super) over: Label,
+    /// Whom this side dialled; `None`: the other side did.
+    pub(super) dialled: Option<Label>,
+    pub(super) phase: Phase,
+    pub(super) since: Instant,
+    pub(super) handshakes: Vec<Running>,
+    pub(super) channel: Channel,
+    pub(super) tx: TxQueue,
+    pub(super) rx_bytes: u64,
+    pub(super) tx_bytes: u64,
+    pub(super) cost: Cost,
+    /// A digest is owed to the other side, because a message to it did not fit.
+    pub(super) owes_digest: bool,
+    pub(super) next_digest: Instant,
+    /// The TLS exporter of a session without certificate: what an enrolment request is bound to.
+    pub(super) exporter: [u8; 32],
+    mtu: u32,
+    their_mtu: u32,
+    hops: Vec<Hop>,
+    life: Life,
+}
+
+/// How far a link is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No handshake has ended yet.
+    Greeting,
+    /// The other side showed no certificate, or this one has none: enrolment only.
+    Joining,
+    /// An adjacency.
+    Up(Addr),
+    /// Another link to the same member took over: nothing more is sent on it, what is under way is still taken.
+    Retired(Addr, Instant),
+}
+
+/// The keys of one session on this link.
+struct Hop {
+    session: u32,
+    seal: SealKey,
+    open: OpenKey,
+    born: Instant,
+    client: bool,
+    confirmed: bool,
+    /// `None`: one side of it has no certificate.
+    peer: Option<Addr>,
+}
+
+/// What was opened, and with which keys.
+pub(super) struct Opened<'a> {
+    pub(super) body: &'a mut [u8],
+    pub(super) session: u32,
+    /// Both sides are known by their certificates.
+    pub(super) member: bool,
+    /// It is the first sign that the other side has the keys.
+    pub(super) first: bool,
+}
+
+/// Hellos: when, and what the last ones said.
+struct Life {
+    next: Instant,
+    heard: Instant,
+    sequence: u32,
+    their_time: u64,
+    their_time_at: Instant,
+    /// The least of the newest round trips, so that a queue under load is not taken for distance.
+    rtts: [u32; RTTS],
+    probe: Probe,
+}
+
+/// Whether packets of the whole MTU get through.
+enum Probe {
+    /// The time of the first padded hello, and how many went.
+    Sent { first: u64, count: u8 },
+    Answered,
+}
+
+/// The cost of a link, changed only when the round trip is far from what it was made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cost {
+    pub(super) value: u32,
+    from_us: u32,
+}
+
+impl Link {
+    pub(super) fn new(up: Stands, dialled: Option<Label>, stream: u32, now: Instant) -> Self {
+        let mtu = up.mtu.min(MAX_MTU);
+        let life = Life {
+            next: now,
+            heard: now,
+            sequence: 0,
+            their_time: 0,
+            their_time_at: now,
+            rtts: [u32::MAX; RTTS],
+            probe: Probe::Sent { first: 0, count: 0 },
+        };
+        Self {
+            lower: up.lower,
+            over: up.over,
+            dialled,
+            phase: Phase::Greeting,
+            since: now,
+            handshakes: Vec::new(),
+            channel: Channel::new(stream, frame_size(mtu)),
+            tx: TxQueue::new(up.framing),
+            rx_bytes: 0,
+            tx_bytes: 0,
+            cost: Cost { value: BASE_COST, from_us: 0 },
+            owes_digest: false,
+            next_digest: now,
+            exporter: [0; 32],
+            mtu,
+            their_mtu: u32::MAX,
+            hops: Vec::new(),
+            life,
+        }
+    }
+
+    /// Begins the channel anew, as the other side does: what was said before the certificates were shown is over.
+    pub(super) fn begin_channel(&mut self, stream: u32) {
+        self.channel = Channel::new(stream, frame_size(self.mtu));
+    }
+
+    /// The member at the other end, once it is known by its certificate.
+    pub(super) fn peer(&self) -> Option<Addr> {
+        match self.phase {
+            Phase::Greeting | Phase::Joining => None,
+            Phase::Up(peer) | Phase::Retired(peer, _) => Some(peer),
+        }
+    }
+
+    /// The member to which this is an adjacency.
+    pub(super) fn up(&self) -> Option<Addr> {
+        match self.phase {
+            Phase::Up(peer) => Some(peer),
+            Phase::Greeting | Phase::Joining | Phase::Retired(..) => None,
+        }
+    }
+
+    /// The largest PDU that gets through both ways, in bytes.
+    pub(super) fn mtu(&self) -> u32 {
+        self.mtu.min(self.their_mtu)
+    }
+
+    /// The largest PDU that gets through this way.
+    pub(super) fn own_mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    /// The lower network has another MTU. Says whether that of the link changed.
+    pub(super) fn set_mtu(&mut self, mtu: u32) -> bool {
+        let before = self.mtu();
+        self.mtu = mtu.min(MAX_MTU);
+        before != self.mtu()
+    }
+
+    /// The other side's MTU. Says whether that of the link changed.
+    pub(super) fn set_their_mtu(&mut self, mtu: u32) -> bool {
+        let before = self.mtu();
+        self.their_mtu = mtu.max(MIN_MTU);
+        before != self.mtu()
+    }
+
+    /// Takes the keys of a session into use: for opening at once, for sealing when both sides have them.
+    pub(super) fn add_session(&mut self, now: Instant, session: u32, client: bool, peer: Option<Addr>, secrets: &Secrets) {
+        let (seal, open) = secrets.hop_keys(client);
+        // A server has the client's last word, so the client has the keys.
+        let confirmed = !client;
+        if self.hops.len() >= MAX_HOPS {
+            self.hops.remove(0);
+        }
+        self.hops.push(Hop { session, seal, open, born: now, client, confirmed, peer });
+        self.life.heard = now;
+        self.life.next = now;
+    }
+
+    /// The other side has the keys of this session too; gives the member that it is.
+    pub(super) fn confirm(&mut self, session: u32) -> Option<Addr> {
+        let hop = self.hops.iter_mut().find(|h| h.session == session)?;
+        hop.confirmed = true;
+        hop.peer
+    }
+
+    /// Whether anything can be sealed.
+    pub(super) fn can_seal(&self) -> bool {
+        self.hops.iter().any(|h| h.confirmed)
+    }
+
+    /// Forgets the sessions without certificate, once there is one with.
+    pub(super) fn drop_certless(&mut self) {
+        self.hops.retain(|h| h.peer.is_some());
+    }
+
+    /// Forgets keys that may no longer be used.
+    pub(super) fn expire_keys(&mut self, now: Instant) {
+        self.hops.retain(|h| now.saturating_duration_since(h.born) < KEY_LIFE);
+    }
+
+    /// Whether it is on this side to begin a fresh handshake.
+    pub(super) fn wants_rekey(&self, now: Instant) -> bool {
+        let running = self.handshakes.iter().any(|r| !r.done);
+        self.hops.last().is_some_and(|h| {
+            h.client && !running && (now.saturating_duration_since(h.born) >= KEY_USE || h.seal.blocks() >= REKEY_BLOCKS)
+        })
+    }
+
+    /// When [`Link::wants_rekey`] will turn true by time alone.
+    pub(super) fn rekey_at(&self, now: Instant) -> Option<Instant> {
+        self.hops.last().filter(|h| h.client).map(|h| h.born + KEY_USE).filter(|at| *at > now)
+    }
+
+    /// Seals a PDU of `len` bytes, written by `fill` where it will lie; the error is the reason of the drop.
+    pub(super) fn send(
+        &mut self,
+        class: Class,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
+    ) -> Result<(), &'static str> {
+        let hop = self.hops.iter_mut().rev().find(|h| h.confirmed).ok_or("drop.no_key")?;
+        let whole = len + HOP_OVERHEAD;
+        if whole > self.mtu as usize {
+            return Err("drop.too_big");
+        }
+        let pdu = self.tx.slot(class, whole).ok_or("drop.queue_full")?;
+        let (header, body) = pdu.split_at_mut(SEALED_LEN);
+        pdu::write_sealed(header, hop.session);
+        let sealed = fill(&mut body[..len]).and_then(|()| hop.seal.seal(header, body).map_err(|_| "drop.key_exhausted"));
+        match sealed {
+            Ok(()) => self.tx_bytes += whole as u64,
+            Err(_) => self.tx.undo(class),
+        }
+        sealed
+    }
+
+    /// Opens a sealed PDU where it lies.
+    pub(super) fn open<'a>(&mut self, pdu: &'a mut [u8]) -> Result<Opened<'a>, &'static str> {
+        let session = pdu::sealed_session(pdu).ok_or("drop.malformed")?;
+        let hop = self.hops.iter_mut().find(|h| h.session == session).ok_or("drop.unknown_session")?;
+        let (header, body) = pdu.split_at_mut(SEALED_LEN);
+        let body = hop.open.open(header, body).map_err(super::session::drop_reason)?;
+        let first = !std::mem::replace(&mut hop.confirmed, true);
+        Ok(Opened { body, session, member: hop.peer.is_some(), first })
+    }
+
+    /// Something authentic came.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.life.heard = now;
+    }
+
+    /// Whether an adjacency has been silent for too long.
+    pub(super) fn is_dead(&self, now: Instant) -> bool {
+        self.peer().is_some() && now.saturating_duration_since(self.life.heard) >= DEAD
+    }
+
+    /// When the link needs a look: a hello is due, or it will have been silent for too long.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        match self.phase {
+            Phase::Greeting => Some(self.since + GREETING),
+            Phase::Joining => Some(self.since + JOINING),
+            Phase::Up(_) => Some(self.life.next.min(self.life.heard + DEAD)),
+            Phase::Retired(_, until) => Some(until),
+        }
+    }
+
+    /// The hello that is due, and the bytes that it shall have; `None` if none is.
+    pub(super) fn hello_due(&mut self, now: Instant, micros: u64) -> Option<(Hello, usize)> {
+        if self.up().is_none() || now < self.life.next || !self.can_seal() {
+            return None;
+        }
+        self.life.next = now + HELLO;
+        self.life.sequence = self.life.sequence.wrapping_add(1);
+        let held = now.saturating_duration_since(self.life.their_time_at).as_micros();
+        let hello = Hello {
+            sequence: self.life.sequence,
+            time: micros,
+            echo: self.life.their_time,
+            held: u32::try_from(held).unwrap_or(u32::MAX),
+        };
+        Some((hello, self.probe(micros)))
+    }
+
+    /// The bytes of the next hello: as many as the MTU lets through until one of that size was answered.
+    fn probe(&mut self, micros: u64) -> usize {
+        let whole = (self.mtu as usize - HOP_OVERHEAD).min(MAX_PROBE);
+        match &mut self.life.probe {
+            Probe::Answered => Hello::LEN,
+            Probe::Sent { count, .. } if *count >= PROBES => Hello::LEN,
+            Probe::Sent { first, count } => {
+                if *count == 0 {
+                    *first = micros;
+                }
+                *count += 1;
+                // The last of them is small: it tells a link that is slow from one that loses large packets.
+                if *count < PROBES { whole } else { Hello::LEN }
+            }
+        }
+    }
+
+    /// Takes the other side's hello. Says whether the MTU changed.
+    pub(super) fn hello(&mut self, now: Instant, micros: u64, hello: &Hello) -> bool {
+        self.life.their_time = hello.time;
+        self.life.their_time_at = now;
+        if hello.echo == 0 {
+            return false;
+        }
+        let rtt = micros.saturating_sub(hello.echo).saturating_sub(u64::from(hello.held));
+        let at = hello.sequence as usize % RTTS;
+        self.life.rtts[at] = u32::try_from(rtt).unwrap_or(u32::MAX).max(1);
+        let before = self.mtu();
+        if let Probe::Sent { first, count } = self.life.probe
+            && count > 0
+            && hello.echo >= first
+        {
+            if count < PROBES {
+                self.life.probe = Probe::Answered;
+            } else if self.mtu > SAFE_MTU {
+                // Only a small one was answered: large packets get lost on the way.
+                self.mtu = SAFE_MTU;
+                self.life.probe = Probe::Answered;
+            }
+        }
+        before != self.mtu()
+    }
+
+    /// The round trip in microseconds, the least of the newest; 0: not measured yet.
+    pub(super) fn rtt_us(&self) -> u32 {
+        self.life.rtts.iter().copied().min().filter(|rtt| *rtt != u32::MAX).unwrap_or(0)
+    }
+
+    /// Makes the cost from the round trip. Says whether it changed.
+    pub(super) fn update_cost(&mut self) -> bool {
+        let rtt = self.rtt_us();
+        if rtt == 0 {
+            return false;
+        }
+        let from = self.cost.from_us;
+        let far = rtt.abs_diff(from) > MIN_RTT_CHANGE_US && (rtt > from.saturating_mul(2) || rtt < from / 2);
+        if !far {
+            return false;
+        }
+        let value = BASE_COST + (rtt / 1000).min(MAX_RTT_COST);
+        let changed = value != self.cost.value;
+        self.cost = Cost { value, from_us: rtt };
+        changed
+    }
+}
+
+/// What the lower network says of a flow that stands.
+pub(super) struct Stands {
+    pub(super) lower: FlowId,
+    pub(super) over: Label,
+    pub(super) mtu: u32,
+    pub(super) framing: Framing,
+}
+
+/// The bytes of a frame of the link channel.
+fn frame_size(mtu: u32) -> usize {
+    (mtu.min(SAFE_MTU) as usize).saturating_sub(HOP_OVERHEAD + 1)
+}
+
+/// The interval of hellos.
+pub(super) const HELLO: Duration = Duration::from_millis(500);
+/// Silence after which an adjacency is dead.
+pub(super) const DEAD: Duration = Duration::from_millis(1750);
+/// How long the first handshake may take.
+pub(super) const GREETING: Duration = Duration::from_secs(12);
+/// How long a link without certificate may last.
+pub(super) const JOINING: Duration = Duration::from_secs(30);
+/// How long what is under way on a link that was replaced is still taken.
+pub(super) const RETIRING: Duration = Duration::from_secs(1);
+/// The use after which keys are renewed.
+pub(super) const KEY_USE: Duration = Duration::from_secs(120);
+/// The age at which keys are refused.
+pub(super) const KEY_LIFE: Duration = Duration::from_secs(180);
+/// What gets through anywhere.
+pub(super) const SAFE_MTU: u32 = 1200;
+const MIN_MTU: u32 = 576;
+/// The largest packet that fits a batch in either framing.
+const MAX_MTU: u32 = proto::Batch::MAX_PACKET as u32;
+const MAX_HOPS: usize = 3;
+const RTTS: usize = 16;
+/// Padded hellos beyond this size prove nothing more.
+const MAX_PROBE: usize = 9000;
+const PROBES: u8 = 4;
+const BASE_COST: u32 = 10;
+const MAX_RTT_COST: u32 = 10_000;
+const MIN_RTT_CHANGE_US: u32 = 2_000;

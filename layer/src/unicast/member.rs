@@ -1,0 +1,281 @@
+//! Who this process is: its identity, the layer's authority if it holds it, and what it keeps on disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::ipcp::{Answer, Bootstrap, CommandId, Configured, Enroll, Entry, Invite, State};
+use proto::{Addr, Code, Label, Name, Reason};
+use zeroize::Zeroizing;
+
+use super::Unicast;
+use super::routing::Routing;
+use crate::crypt::{Authority, Identity, TlsConfig, address, name_hash};
+use crate::{Now, Output};
+
+/// A member of a layer.
+pub(super) struct Member {
+    pub(super) identity: Identity,
+    pub(super) tls: TlsConfig,
+    pub(super) authority: Option<Authority>,
+    pub(super) address: Addr,
+    /// The lower layers.
+    pub(super) over: Vec<Label>,
+    /// Neighbours to which an adjacency is kept.
+    pub(super) kept: BTreeSet<Label>,
+    /// Who issues invitations, as far as is known.
+    pub(super) issuer: Option<Label>,
+    pub(super) routing: Routing,
+    names: BTreeMap<[u8; 32], Name>,
+}
+
+impl Member {
+    pub(super) fn layer(&self) -> &Label {
+        self.identity.layer()
+    }
+
+    pub(super) fn label(&self) -> &Label {
+        self.identity.member()
+    }
+
+    pub(super) fn address_of(&self, member: &Label) -> Addr {
+        address(self.layer(), member)
+    }
+
+    pub(super) fn hash(&self, name: &Name) -> [u8; 32] {
+        name_hash(self.layer(), name)
+    }
+
+    pub(super) fn has_name(&self, name: &Name) -> bool {
+        self.names.contains_key(&self.hash(name))
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.names.values()
+    }
+
+    pub(super) fn configured(&self) -> Configured {
+        Configured {
+            layer: self.layer().clone(),
+            member: Some(self.label().clone()),
+            prefixes: self.identity.cert().prefixes().to_vec(),
+            address: self.address.0,
+        }
+    }
+}
+
+// ---- becoming a member
+impl Unicast {
+    pub(super) fn bootstrap(&mut self, now: Now, command: CommandId, ask: Bootstrap) {
+        let answer = self.bootstrapped(now, ask);
+        self.done(command, answer.map(Answer::Configured));
+    }
+
+    fn bootstrapped(&mut self, now: Now, ask: Bootstrap) -> Result<Configured, Reason> {
+        let conflict = |text: String| Err(Reason::new(Code::Conflict, text));
+        if let Some(join) = &self.join {
+            return conflict(format!("{} is joining {}; destroy it first", self.name, join.layer()));
+        }
+        if let Some(me) = &self.me {
+            if *me.layer() != ask.layer {
+                return conflict(format!("{} is a member of {} already; destroy it first", self.name, me.layer()));
+            }
+            let other = ask.prefixes.iter().any(|p| !me.identity.cert().prefixes().contains(&p.trunc()));
+            if me.over != ask.over || other {
+                return conflict(format!("{} serves {} with other lower layers or prefixes; destroy it first", self.name, ask.layer));
+            }
+            return Ok(me.configured());
+        }
+        let (authority, identity) = match self.known_identity(&ask.layer)? {
+            Some(identity) => match self.known_authority(&ask.layer)? {
+                Some(authority) => (authority, identity),
+                None => return conflict(format!("{} has joined {} before and is not its first member; enroll it", self.name, ask.layer)),
+            },
+            None => {
+                let (authority, identity) = Authority::create(&ask.layer, &self.name, &ask.prefixes, now.wall)?;
+                self.save("authority", authority.to_bytes());
+                self.save("identity", identity.to_bytes());
+                (authority, identity)
+            }
+        };
+        self.become_member(now, identity, Some(authority), ask.over)?;
+        self.state(State::Up, "");
+        Ok(self.configured())
+    }
+
+    pub(super) fn enroll(&mut self, now: Now, command: CommandId, ask: Enroll) {
+        let begun = match &ask.entry {
+            Entry::Rejoin => self.rejoin(now, &ask).map(Some),
+            Entry::Invitation(url) => self.join_invited(now, command, url, &ask),
+            Entry::Certificate { layer, dst, ca, cert, key } => match Identity::from_pki(layer, &self.name, ca, cert, key, now.wall) {
+                Ok(identity) => self.join_certified(now, command, identity, dst.clone(), &ask),
+                Err(reason) => Err(reason),
+            },
+        };
+        match begun {
+            // The answer comes when the member is in, or its time is over.
+            Ok(None) => {}
+            Ok(Some(configured)) => self.done(command, Ok(Answer::Configured(configured))),
+            Err(reason) => self.done(command, Err(reason)),
+        }
+    }
+
+    fn rejoin(&mut self, now: Now, ask: &Enroll) -> Result<Configured, Reason> {
+        if self.me.is_none() {
+            let Some(identity) = self.identity_file()? else {
+                let text = format!("{} has no certificate from before; enroll it with an invitation", self.name);
+                return Err(Reason::new(Code::NotFound, text));
+            };
+            let layer = identity.layer().clone();
+            let authority = self.known_authority(&layer)?;
+            self.become_member(now, identity, authority, ask.over.clone())?;
+            let alone = self.me.as_ref().is_none_or(|me| me.kept.is_empty() || me.authority.is_some());
+            if alone { self.state(State::Up, "") } else { self.state(State::Enrolling, "dialling its neighbours") }
+        }
+        Ok(self.configured())
+    }
+
+    /// Takes an identity into use.
+    pub(super) fn become_member(
+        &mut self,
+        now: Now,
+        identity: Identity,
+        authority: Option<Authority>,
+        over: Vec<Label>,
+    ) -> Result<(), Reason> {
+        let tls = TlsConfig::member(&identity, &self.clock)?;
+        let incarnation = self.next_incarnation();
+        let (kept, issuer) = self.known_neighbours();
+        let address = identity.address();
+        let routing = Routing::new(&identity, incarnation, now.mono);
+        let issuer = if authority.is_some() { Some(identity.member().clone()) } else { issuer };
+        self.me = Some(Member { identity, tls, authority, address, over, kept, issuer, routing, names: BTreeMap::new() });
+        self.rewant(now);
+        self.links_changed(now);
+        Ok(())
+    }
+
+    fn configured(&self) -> Configured {
+        let none = || Configured { layer: self.name.clone(), member: None, prefixes: Vec::new(), address: 0 };
+        self.me.as_ref().map_or_else(none, Member::configured)
+    }
+
+    pub(super) fn not_a_member(&self) -> Reason {
+        Reason::new(Code::Failed, format!("{} is no member of a layer yet; bootstrap or enroll it first", self.name))
+    }
+}
+
+// ---- names and invitations
+impl Unicast {
+    pub(super) fn register(&mut self, now: Now, command: CommandId, name: Name, wanted: bool) {
+        let Some(me) = &mut self.me else {
+            let reason = self.not_a_member();
+            return self.done(command, Err(reason));
+        };
+        let hash = me.hash(&name);
+        if wanted && me.names.len() >= MAX_NAMES && !me.names.contains_key(&hash) {
+            let text = format!("{MAX_NAMES} names are registered at {} already; unregister one first", me.label());
+            return self.done(command, Err(Reason::new(Code::Busy, text)));
+        }
+        let changed = if wanted { me.names.insert(hash, name).is_none() } else { me.names.remove(&hash).is_some() };
+        if changed {
+            let hashes = me.names.keys().copied().collect();
+            self.publish_names(now, hashes);
+        }
+        self.done(command, Ok(Answer::Ok));
+    }
+
+    pub(super) fn invite(&mut self, now: Now, command: CommandId, ask: &Invite) {
+        let answer = self.invited(now, ask);
+        self.done(command, answer.map(Answer::Invitation));
+    }
+
+    fn invited(&mut self, now: Now, ask: &Invite) -> Result<String, Reason> {
+        let neighbours: Vec<Addr> = self.adjacent.keys().copied().collect();
+        let neighbours = neighbours.into_iter().filter_map(|a| Label::new(self.member_name(a)).ok());
+        let neighbours: Vec<Label> = neighbours.take(MAX_VIAS).collect();
+        let Some(me) = &mut self.me else { return Err(self.not_a_member()) };
+        let label = me.identity.member().clone();
+        let members: Vec<Label> = std::iter::once(label.clone()).chain(neighbours).collect();
+        let Some(authority) = &mut me.authority else {
+            let who = me.issuer.as_ref().map_or_else(|| "the site's own PKI".to_owned(), |i| format!("member {i}"));
+            let text = format!("{label} can't invite to {}: {who} issues its certificates; ask there", me.identity.layer());
+            return Err(Reason::new(Code::Denied, text));
+        };
+        let url = authority.invite(ask, &label, &members, now.wall)?;
+        let bytes = authority.to_bytes();
+        self.save("authority", bytes);
+        Ok(url)
+    }
+}
+
+// ---- files
+impl Unicast {
+    /// Keeps a file; empty bytes remove it.
+    pub(super) fn save(&mut self, file: &'static str, bytes: Zeroizing<Vec<u8>>) {
+        self.files.insert(file.to_owned(), bytes.clone());
+        self.out.push_back(Output::Save(file, bytes));
+    }
+
+    pub(super) fn identity_file(&self) -> Result<Option<Identity>, Reason> {
+        let Some(bytes) = self.file("identity") else { return Ok(None) };
+        let identity = Identity::from_bytes(bytes).map_err(|e| damaged("identity", &e))?;
+        if *identity.member() != self.name {
+            let text = format!("the identity on disk is that of {}, not of {}; destroy the IPCP first", identity.member(), self.name);
+            return Err(Reason::new(Code::Conflict, text));
+        }
+        Ok(Some(identity))
+    }
+
+    /// The identity from before, which must be of that layer.
+    pub(super) fn known_identity(&self, layer: &Label) -> Result<Option<Identity>, Reason> {
+        let identity = self.identity_file()?;
+        match identity {
+            Some(identity) if identity.layer() != layer => {
+                let text = format!("{} is a member of {} already; destroy it first", self.name, identity.layer());
+                Err(Reason::new(Code::Conflict, text))
+            }
+            identity => Ok(identity),
+        }
+    }
+
+    fn known_authority(&self, layer: &Label) -> Result<Option<Authority>, Reason> {
+        let Some(bytes) = self.file("authority") else { return Ok(None) };
+        let authority = Authority::from_bytes(bytes).map_err(|e| damaged("authority", &e))?;
+        Ok(Some(authority).filter(|a| a.layer() == layer))
+    }
+
+    /// The neighbours that are kept, and the issuer: one a line, behind a word.
+    fn known_neighbours(&self) -> (BTreeSet<Label>, Option<Label>) {
+        let text = self.file("neighbours").map(String::from_utf8_lossy).unwrap_or_default();
+        let of = |word: &str| text.lines().filter_map(|l| Label::new(l.strip_prefix(word)?).ok()).collect::<BTreeSet<_>>();
+        (of("keep "), of("issuer ").into_iter().next())
+    }
+
+    pub(super) fn save_neighbours(&mut self) {
+        let Some(me) = &self.me else { return };
+        let kept = me.kept.iter().map(|m| format!("keep {m}\n"));
+        let issuer = me.issuer.iter().map(|m| format!("issuer {m}\n"));
+        let text: String = kept.chain(issuer).collect();
+        self.save("neighbours", Zeroizing::new(text.into_bytes()));
+    }
+
+    /// Counts up at each start, so that records from before are never mistaken for newer ones.
+    fn next_incarnation(&mut self) -> u64 {
+        let before = self.file("incarnation").and_then(|b| std::str::from_utf8(b).ok()).and_then(|t| t.trim().parse::<u64>().ok());
+        let incarnation = before.unwrap_or(0).saturating_add(1);
+        self.save("incarnation", Zeroizing::new(format!("{incarnation}\n").into_bytes()));
+        incarnation
+    }
+
+    fn file(&self, name: &str) -> Option<&[u8]> {
+        self.files.get(name).map(|b| b.as_slice()).filter(|b| !b.is_empty())
+    }
+}
+
+fn damaged(file: &str, why: &dyn std::fmt::Display) -> Reason {
+    Reason::new(Code::Failed, format!("the file {file} of this IPCP can't be read: {why}; restore it, or destroy the IPCP and enroll anew"))
+}
+
+/// Names that may be registered at one member: their hashes fit one signed record.
+const MAX_NAMES: usize = 1024;
+/// Neighbours that an invitation names besides this member.
+const MAX_VIAS: usize = 3;

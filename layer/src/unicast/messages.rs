@@ -1,0 +1,175 @@
+//! The messages between members: over the channel of a link, and over the channel between two members.
+
+use proto::wire::{self, message::Body};
+use proto::{Addr, FlowId};
+use prost::Message;
+use rand_core::RngCore;
+
+use super::Unicast;
+use super::link::Phase;
+use super::out::Class;
+use super::pdu;
+use crate::Now;
+use crate::channel::Channel;
+
+// ---- over a link
+impl Unicast {
+    /// Says something to the other end of a link.
+    pub(super) fn tell_link(&mut self, lower: FlowId, body: Body) {
+        let Some(link) = self.links.get_mut(&lower) else { return };
+        let message = wire::Message { body: Some(body) }.encode_to_vec();
+        if link.channel.send(&message).is_err() {
+            // What a neighbour misses of the records it asks for by its next digest, or we by ours.
+            link.owes_digest = true;
+            self.stats.count("drop.channel_full");
+        }
+        self.pump = true;
+    }
+
+    /// Takes a frame of the channel of a link.
+    pub(super) fn link_frame(&mut self, now: Now, lower: FlowId, frame: &[u8]) {
+        self.pump = true;
+        let Some(link) = self.links.get_mut(&lower) else { return };
+        if link.channel.handle(now.mono, frame).is_err() {
+            self.stats.count("drop.bad_frame");
+        }
+        while let Some(message) = self.links.get_mut(&lower).and_then(|l| l.channel.recv()) {
+            match wire::Message::decode(message.as_slice()) {
+                Ok(wire::Message { body: Some(body) }) => self.link_message(now, lower, body),
+                Ok(_) | Err(_) => self.stats.count("drop.malformed_message"),
+            }
+        }
+    }
+
+    fn link_message(&mut self, now: Now, lower: FlowId, body: Body) {
+        let Some(link) = self.links.get(&lower) else { return };
+        match (link.phase, body) {
+            (Phase::Joining, Body::EnrolRequest(request)) if link.dialled.is_none() => self.enrol_request(now, lower, request),
+            (Phase::Joining, Body::EnrolReply(reply)) if link.dialled.is_some() => self.enrol_reply(now, lower, &reply),
+            (Phase::Up(_) | Phase::Retired(..), Body::Digest(digest)) => self.take_digest(now, lower, &digest),
+            (Phase::Up(_) | Phase::Retired(..), Body::Records(records)) => self.take_records(now, lower, records),
+            (Phase::Up(_), Body::LinkInfo(info)) => self.link_info(now, lower, &info),
+            _ => self.stats.count("drop.unexpected_message"),
+        }
+    }
+
+    /// Sends the frames of a link's channel that are due.
+    pub(super) fn pump_link_channel(&mut self, now: Now, lower: FlowId) {
+        let Some(link) = self.links.get_mut(&lower) else { return };
+        if !link.can_seal() {
+            return;
+        }
+        while let Some(frame) = link.channel.poll(now.mono) {
+            let sent = link.send(Class::Control, 1 + frame.len(), |body| {
+                pdu::write_link_channel(body);
+                body[1..].copy_from_slice(&frame);
+                Ok(())
+            });
+            if let Err(reason) = sent {
+                self.stats.count(reason);
+                break;
+            }
+        }
+        if link.channel.dead() && link.peer().is_some() {
+            // Hellos get through and frames don't: begin anew, the digest that follows makes up for what was lost.
+            let stream = self.rng.next_u32();
+            link.begin_channel(stream);
+            link.owes_digest = true;
+            self.stats.count("channel.dead");
+        }
+    }
+}
+
+// ---- between two members
+impl Unicast {
+    /// Says something to a member, now or as soon as there are keys. Says whether there was room to keep it.
+    pub(super) fn tell_peer(&mut self, now: Now, address: Addr, body: Body) -> bool {
+        self.pump = true;
+        let Some(peer) = self.peer(now, address) else { return false };
+        let message = wire::Message { body: Some(body) }.encode_to_vec();
+        let kept = peer.channel.send(&message).is_ok();
+        if !kept {
+            self.stats.count("drop.channel_full");
+        }
+        kept
+    }
+
+    /// Takes a frame of the channel with a member.
+    pub(super) fn peer_frame(&mut self, now: Now, from: Addr, frame: &[u8]) {
+        self.pump = true;
+        let Some(peer) = self.peer(now, from) else { return };
+        let bad = peer.channel.handle(now.mono, frame).is_err();
+        let reset = peer.channel.reset_seen();
+        if bad {
+            self.stats.count("drop.bad_frame");
+        }
+        if reset {
+            self.stats.count("channel.reset");
+            self.peer_restarted(now, from);
+        }
+        while let Some(message) = self.peers.get_mut(&from).and_then(|p| p.channel.recv()) {
+            match wire::Message::decode(message.as_slice()) {
+                Ok(wire::Message { body: Some(body) }) => self.peer_message(now, from, body),
+                Ok(_) | Err(_) => self.stats.count("drop.malformed_message"),
+            }
+        }
+    }
+
+    fn peer_message(&mut self, now: Now, from: Addr, body: Body) {
+        match body {
+            Body::FlowRequest(request) => self.flow_request(now, from, request),
+            Body::FlowReply(reply) => self.flow_reply(now, from, reply),
+            Body::FlowDealloc(dealloc) => self.flow_dealloc(now, from, dealloc),
+            Body::FlowDeallocAck(ack) => self.flow_dealloc_ack(from, &ack),
+            Body::EnrolRelay(relay) => self.enrol_relay(now, from, relay),
+            Body::EnrolRelayReply(reply) => self.enrol_relay_reply(from, reply),
+            Body::EnrolRequest(_) | Body::EnrolReply(_) | Body::Digest(_) | Body::Records(_) | Body::LinkInfo(_) => {
+                self.stats.count("drop.unexpected_message");
+            }
+        }
+    }
+
+    /// Sends the frames of the channel with a member that are due, once there are keys and a way.
+    pub(super) fn pump_peer_channel(&mut self, now: Now, address: Addr) {
+        let Some(path) = self.path(address) else { return };
+        let Some(peer) = self.peers.get(&address) else { return };
+        if !path.direct && !peer.channel.is_idle() && peer.sessions.wants_fresh(now.mono) {
+            self.associate(now, address);
+        }
+        if !self.can_tell(now, address, path.direct) {
+            return;
+        }
+        while let Some(frame) = self.peers.get_mut(&address).and_then(|p| p.channel.poll(now.mono)) {
+            if !self.send_peer_frame(now, address, &frame) {
+                break;
+            }
+        }
+        if self.peers.get(&address).is_some_and(|p| p.channel.dead()) {
+            self.channel_dead(now, address);
+        }
+    }
+
+    fn can_tell(&self, now: Now, address: Addr, direct: bool) -> bool {
+        direct || self.peers.get(&address).is_some_and(|p| p.sessions.usable(now.mono))
+    }
+
+    fn channel_dead(&mut self, now: Now, address: Addr) {
+        self.stats.count("channel.dead");
+        let stream = self.rng.next_u32();
+        if let Some(peer) = self.peers.get_mut(&address) {
+            peer.channel = Channel::new(stream, super::peer::PEER_FRAME);
+        }
+        let reason = proto::Reason::new(proto::Code::TimedOut, "it acknowledged nothing any more");
+        self.peer_silent(now, address, &reason);
+    }
+
+    /// When the channel with a member wants to be looked at; a channel that can't send waits for what lets it.
+    pub(super) fn peer_deadline(&self, now: Now, address: Addr) -> Option<std::time::Instant> {
+        let peer = self.peers.get(&address)?;
+        let path = self.path(address)?;
+        let idle = peer.channel.is_idle();
+        let retry = (!path.direct && !idle && peer.sessions.wants_fresh(now.mono)).then_some(peer.retry_at).filter(|at| *at > now.mono);
+        let frames = self.can_tell(now, address, path.direct).then(|| peer.channel.deadline()).flatten();
+        [retry, frames].into_iter().flatten().min()
+    }
+}

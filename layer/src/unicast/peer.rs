@@ -1,0 +1,148 @@
+//! What one member shares with another: their sessions, and the channel between them.
+
+use std::time::{Duration, Instant};
+
+use proto::{Addr, EndpointId};
+
+use super::link::{KEY_LIFE, KEY_USE};
+use super::session::Running;
+use crate::channel::Channel;
+use crate::crypt::{MemberCert, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
+
+/// Another member with whom keys were or are being agreed.
+pub(super) struct Peer {
+    /// Known once a handshake has ended.
+    pub(super) cert: Option<MemberCert>,
+    pub(super) sessions: Sessions,
+    pub(super) channel: Channel,
+    /// The routed keys of the peer channel.
+    pub(super) ends: Ends,
+    /// Handshakes that run through other members.
+    pub(super) handshakes: Vec<Running>,
+    /// Not before this may another handshake begin.
+    pub(super) retry_at: Instant,
+    pub(super) used: Instant,
+}
+
+/// The sessions of a pair of members, the newest last.
+pub(super) struct Sessions {
+    me: Addr,
+    peer: Addr,
+    list: Vec<Session>,
+}
+
+struct Session {
+    id: u32,
+    secrets: Secrets,
+    client: bool,
+    confirmed: bool,
+    born: Instant,
+}
+
+/// The keys of one routed flow, or of the peer channel: made from a session when it is first used.
+pub(super) struct Ends {
+    local: EndpointId,
+    remote: EndpointId,
+    /// By session, and made once for each: a key made twice would use its counters twice.
+    seal: Vec<(u32, SealKey)>,
+    open: Vec<(u32, OpenKey)>,
+}
+
+impl Peer {
+    pub(super) fn new(me: Addr, peer: Addr, stream: u32, now: Instant) -> Self {
+        Self {
+            cert: None,
+            sessions: Sessions { me, peer, list: Vec::new() },
+            channel: Channel::new(stream, PEER_FRAME),
+            ends: Ends::new(EndpointId(0), EndpointId(0)),
+            handshakes: Vec::new(),
+            retry_at: now,
+            used: now,
+        }
+    }
+}
+
+impl Sessions {
+    pub(super) fn add(&mut self, now: Instant, id: u32, client: bool, secrets: Secrets) {
+        // Two of one number can't be told apart; the second is of use to its link only.
+        if self.list.iter().any(|s| s.id == id) {
+            return;
+        }
+        if self.list.len() >= MAX_SESSIONS {
+            self.list.remove(0);
+        }
+        self.list.push(Session { id, secrets, client, confirmed: !client, born: now });
+    }
+
+    /// The other side has the keys too. Says whether that is news.
+    pub(super) fn confirm(&mut self, id: u32) -> bool {
+        let session = self.list.iter_mut().find(|s| s.id == id && !s.confirmed);
+        session.map(|s| s.confirmed = true).is_some()
+    }
+
+    /// Forgets what may no longer be used. Says whether anything is left.
+    pub(super) fn expire(&mut self, now: Instant) -> bool {
+        self.list.retain(|s| s.age(now) < KEY_LIFE);
+        !self.list.is_empty()
+    }
+
+    /// Whether a PDU can be sealed to the peer.
+    pub(super) fn usable(&self, now: Instant) -> bool {
+        self.newest(now).is_some()
+    }
+
+    /// Whether whoever needs the peer should begin a fresh handshake.
+    pub(super) fn wants_fresh(&self, now: Instant) -> bool {
+        self.newest(now).is_none_or(|s| s.age(now) >= KEY_USE)
+    }
+
+    fn newest(&self, now: Instant) -> Option<&Session> {
+        self.list.iter().rev().find(|s| s.confirmed && s.age(now) < KEY_LIFE)
+    }
+}
+
+impl Session {
+    fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.born)
+    }
+}
+
+impl Ends {
+    pub(super) fn new(local: EndpointId, remote: EndpointId) -> Self {
+        Self { local, remote, seal: Vec::new(), open: Vec::new() }
+    }
+
+    /// The session to seal with and its key; `None`: a handshake is needed first.
+    pub(super) fn sealer(&mut self, now: Instant, sessions: &Sessions) -> Option<(u32, &mut SealKey)> {
+        let session = sessions.newest(now)?;
+        if !self.seal.iter().any(|(id, _)| *id == session.id) {
+            self.seal.retain(|(id, _)| sessions.list.iter().any(|s| s.id == *id));
+            let key = session.secrets.flow_keys(sessions.me, sessions.peer, self.local, self.remote).into_seal();
+            self.seal.push((session.id, key));
+        }
+        self.seal.iter_mut().find(|(id, _)| *id == session.id).map(|(id, key)| (*id, key))
+    }
+
+    /// The key to open a PDU of that session with.
+    pub(super) fn opener(&mut self, now: Instant, id: u32, sessions: &Sessions) -> Option<&mut OpenKey> {
+        let session = sessions.list.iter().find(|s| s.id == id && s.age(now) < KEY_LIFE)?;
+        if !self.open.iter().any(|(known, _)| *known == id) {
+            self.open.retain(|(known, _)| sessions.list.iter().any(|s| s.id == *known));
+            let key = session.secrets.flow_keys(sessions.peer, sessions.me, self.remote, self.local).into_open();
+            self.open.push((id, key));
+        }
+        self.open.iter_mut().find(|(known, _)| *known == id).map(|(_, key)| key)
+    }
+
+    /// Whether the key that seals has done so much that fresh ones are due.
+    pub(super) fn worn(&self) -> bool {
+        self.seal.last().is_some_and(|(_, key)| key.blocks() >= REKEY_BLOCKS)
+    }
+}
+
+/// How long a peer that nothing uses is remembered.
+pub(super) const IDLE: Duration = Duration::from_secs(600);
+/// Kept per pair: each of a few links adds one, and two live while one takes over.
+const MAX_SESSIONS: usize = 6;
+/// The bytes of a frame of the peer channel: it must pass any link of the layer, routed.
+pub(super) const PEER_FRAME: usize = 960;

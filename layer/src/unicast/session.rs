@@ -1,0 +1,389 @@
+//! Handshakes: over a link, or through other members. What they leave goes to the link and to the pair's sessions.
+
+use std::time::{Duration, Instant};
+
+use proto::{Addr, Code, FlowId, Reason};
+use rand_core::RngCore;
+
+use super::Unicast;
+use super::link::{Phase, SAFE_MTU};
+use super::out::Class;
+use super::pdu::{self, HOP_OVERHEAD, RoutedHandshake, TTL};
+use super::peer::{IDLE, Peer};
+use crate::Now;
+use crate::crypt::{Handshake, OpenError, Outcome, Secrets};
+
+/// A handshake that runs, or has ended not long ago: it still answers what the other side repeats.
+pub(super) struct Running {
+    handshake: Handshake,
+    pub(super) done: bool,
+    confirmed: bool,
+    /// Its outcome was that of a joiner, who has no certificate yet.
+    joiner: bool,
+    drop_at: Option<Instant>,
+}
+
+/// What a look at a running handshake brought.
+enum Step {
+    Keys(Box<Secrets>),
+    Confirmed,
+    Failed(Reason),
+}
+
+impl Running {
+    fn new(handshake: Handshake, joiner: bool) -> Self {
+        Self { handshake, done: false, confirmed: false, joiner, drop_at: None }
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.handshake.deadline().or(self.drop_at)
+    }
+
+    fn step(&mut self) -> Option<Step> {
+        match self.handshake.outcome() {
+            Some(Outcome::Done(secrets)) => {
+                self.done = true;
+                Some(Step::Keys(secrets))
+            }
+            Some(Outcome::Failed(reason)) => {
+                self.done = true;
+                Some(Step::Failed(reason))
+            }
+            None if self.done && !self.confirmed && self.handshake.confirmed() => {
+                self.confirmed = true;
+                Some(Step::Confirmed)
+            }
+            None => None,
+        }
+    }
+
+    /// Whether it may be forgotten.
+    fn is_over(&mut self, now: Instant) -> bool {
+        if self.done && self.drop_at.is_none() && self.handshake.finished() {
+            self.drop_at = Some(now + LINGER);
+        }
+        self.drop_at.is_some_and(|at| at <= now)
+    }
+}
+
+/// Why an opened PDU is dropped, as a counter.
+pub(super) fn drop_reason(error: OpenError) -> &'static str {
+    match error {
+        OpenError::Forged => "drop.forged",
+        OpenError::Replayed => "drop.replayed",
+        OpenError::TooOld => "drop.too_old",
+        OpenError::Short => "drop.malformed",
+        OpenError::Exhausted => "drop.key_exhausted",
+    }
+}
+
+// ---- over a link
+impl Unicast {
+    /// Begins a handshake over a link that this side dialled.
+    pub(super) fn greet(&mut self, now: Now, lower: FlowId) {
+        let session = self.rng.next_u32();
+        let (tls, joiner) = match (&self.me, &self.join) {
+            (Some(me), _) => (&me.tls, false),
+            (None, Some(join)) => match join.tls() {
+                Some(tls) => (tls, true),
+                None => return,
+            },
+            (None, None) => return,
+        };
+        let Some(link) = self.links.get_mut(&lower) else { return };
+        match Handshake::client(tls, session, link.own_mtu().min(SAFE_MTU) as usize, now.mono) {
+            Ok(handshake) => link.handshakes.push(Running::new(handshake, joiner)),
+            Err(error) => {
+                let reason = Reason::new(Code::Failed, format!("no handshake with a neighbour could begin: {error}"));
+                self.link_failed(now, lower, reason);
+            }
+        }
+    }
+
+    /// Takes a handshake PDU that came over a link.
+    pub(super) fn link_handshake(&mut self, now: Now, lower: FlowId, bytes: &mut [u8]) {
+        self.pump = true;
+        let Some((session, initial)) = pdu::handshake_session(bytes) else { return self.stats.count("drop.malformed") };
+        let Some(link) = self.links.get_mut(&lower) else { return };
+        let known = link.handshakes.iter_mut().find(|r| r.handshake.session() == session);
+        let bad = if let Some(running) = known {
+            running.handshake.handle(now.mono, bytes).is_err()
+        } else {
+            let Some(me) = &self.me else { return self.stats.count("drop.not_a_member") };
+            let busy = link.handshakes.iter().filter(|r| !r.done).count() >= MAX_RUNNING;
+            if !initial || busy || link.dialled.is_some() {
+                return self.stats.count("drop.unknown_handshake");
+            }
+            let mtu = link.own_mtu().min(SAFE_MTU) as usize;
+            match Handshake::server(&me.tls, session, mtu, now.mono) {
+                Ok(mut handshake) => {
+                    let bad = handshake.handle(now.mono, bytes).is_err();
+                    // A first PDU that makes no sense leaves nothing behind.
+                    if !bad {
+                        link.handshakes.push(Running::new(handshake, false));
+                    }
+                    bad
+                }
+                Err(_) => true,
+            }
+        };
+        if bad {
+            self.stats.count("drop.bad_handshake");
+        }
+    }
+
+    /// Sends what the handshakes of a link have to send, and takes what they have become.
+    pub(super) fn pump_link_handshakes(&mut self, now: Now, lower: FlowId) {
+        let mut steps = Vec::new();
+        let Some(link) = self.links.get_mut(&lower) else { return };
+        for running in &mut link.handshakes {
+            while let Some(bytes) = running.handshake.poll(now.mono) {
+                match link.tx.slot(Class::Control, bytes.len()) {
+                    Some(slot) => slot.copy_from_slice(&bytes),
+                    None => self.stats.count("drop.queue_full"),
+                }
+            }
+            while let Some(step) = running.step() {
+                steps.push((running.handshake.session(), running.handshake.is_client(), running.joiner, step));
+            }
+        }
+        link.handshakes.retain_mut(|r| !r.is_over(now.mono));
+        for (session, client, joiner, step) in steps {
+            match step {
+                Step::Keys(secrets) => self.link_keys(now, lower, session, client, joiner, secrets),
+                Step::Confirmed => self.link_confirmed(now, lower, session),
+                Step::Failed(reason) => self.link_handshake_failed(now, lower, reason),
+            }
+        }
+    }
+
+    fn link_handshake_failed(&mut self, now: Now, lower: FlowId, reason: Reason) {
+        self.stats.count("handshake.failed");
+        let first = self.links.get(&lower).is_some_and(|l| l.up().is_none());
+        // An adjacency lives on with the keys that it has, and tries again.
+        if first {
+            self.link_failed(now, lower, reason);
+        }
+    }
+
+    fn link_keys(&mut self, now: Now, lower: FlowId, session: u32, client: bool, joiner: bool, secrets: Box<Secrets>) {
+        self.stats.count("handshake.done");
+        let Some(link) = self.links.get_mut(&lower) else { return };
+        let cert = match (secrets.peer(), joiner) {
+            (Some(cert), false) => cert.clone(),
+            (via, _) => {
+                let via = via.map(|cert| cert.member().clone());
+                link.exporter = *secrets.exporter();
+                link.phase = Phase::Joining;
+                link.since = now.mono;
+                link.add_session(now.mono, session, client, None, &secrets);
+                if let Some(via) = via {
+                    self.join_link_keys(now, lower, via);
+                }
+                return;
+            }
+        };
+        let address = cert.address();
+        if let Err(reason) = self.expected(lower, &cert) {
+            return self.link_failed(now, lower, reason);
+        }
+        let Some(link) = self.links.get_mut(&lower) else { return };
+        link.add_session(now.mono, session, client, Some(address), &secrets);
+        let Some(peer) = self.peer(now, address) else { return };
+        peer.cert = Some(cert);
+        peer.sessions.add(now.mono, session, client, *secrets);
+        if !client {
+            self.link_confirmed(now, lower, session);
+        }
+    }
+
+    /// Whether the certificate is of a member who may be at the other end of this link.
+    fn expected(&self, lower: FlowId, cert: &crate::crypt::MemberCert) -> Result<(), Reason> {
+        let (Some(link), Some(me)) = (self.links.get(&lower), &self.me) else { return Ok(()) };
+        let text = match (&link.dialled, link.peer()) {
+            _ if cert.address() == me.address => format!("{} answered itself; check the hosts of {}", cert.member(), link.over),
+            (Some(dialled), _) if dialled != cert.member() => {
+                format!("{} answered where {dialled} was dialled; check the hosts of {}", cert.member(), link.over)
+            }
+            (_, Some(peer)) if peer != cert.address() => format!("another member, {}, showed its certificate on a link", cert.member()),
+            _ => return Ok(()),
+        };
+        Err(Reason::new(Code::PeerMisbehaved, text))
+    }
+
+    /// Both sides have the keys.
+    pub(super) fn link_confirmed(&mut self, now: Now, lower: FlowId, session: u32) {
+        let Some(link) = self.links.get_mut(&lower) else { return };
+        let Some(address) = link.confirm(session) else { return };
+        let greeting = link.peer().is_none();
+        if let Some(peer) = self.peers.get_mut(&address) {
+            peer.sessions.confirm(session);
+        }
+        if greeting {
+            self.adjacency_up(now, lower, address);
+        }
+        self.session_ready(now, address);
+    }
+}
+
+// ---- through other members
+impl Unicast {
+    /// What is kept of a member; `None` if too many are kept.
+    pub(super) fn peer(&mut self, now: Now, address: Addr) -> Option<&mut Peer> {
+        let me = self.me.as_ref()?.address;
+        if !self.peers.contains_key(&address) {
+            if self.peers.len() >= MAX_PEERS {
+                self.stats.count("drop.too_many_peers");
+                return None;
+            }
+            let stream = self.rng.next_u32();
+            self.peers.insert(address, Peer::new(me, address, stream, now.mono));
+        }
+        let peer = self.peers.get_mut(&address)?;
+        peer.used = now.mono;
+        Some(peer)
+    }
+
+    /// Forgets keys that may no longer be used, and members with whom nothing was shared for long.
+    pub(super) fn tick_peers(&mut self, now: Now) {
+        let busy: std::collections::BTreeSet<Addr> =
+            self.flows.iter().map(|f| f.peer).chain(self.links.values().filter_map(super::link::Link::peer)).collect();
+        self.peers.retain(|address, peer| {
+            peer.sessions.expire(now.mono);
+            busy.contains(address) || now.mono.saturating_duration_since(peer.used) < IDLE
+        });
+    }
+
+    /// Makes sure that PDUs can be sealed to a member, now or soon.
+    pub(super) fn associate(&mut self, now: Now, address: Addr) {
+        let session = self.rng.next_u32();
+        let Some(peer) = self.peer(now, address) else { return };
+        let running = peer.handshakes.iter().any(|r| !r.done && r.handshake.is_client());
+        if !peer.sessions.wants_fresh(now.mono) || running || now.mono < peer.retry_at {
+            return;
+        }
+        peer.retry_at = now.mono + RETRY;
+        let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&address)) else { return };
+        match Handshake::client(&me.tls, session, ROUTED_MTU, now.mono) {
+            Ok(handshake) => peer.handshakes.push(Running::new(handshake, false)),
+            Err(_) => self.stats.count("handshake.failed"),
+        }
+        self.pump = true;
+    }
+
+    /// Takes a handshake PDU that came through other members, or sends it on.
+    pub(super) fn routed_handshake(&mut self, now: Now, header: RoutedHandshake, bytes: &mut [u8]) {
+        let Some(me) = self.me.as_ref().map(|me| me.address) else { return };
+        if header.dst != me {
+            return self.forward_handshake(header, bytes);
+        }
+        self.pump = true;
+        let Some((session, initial)) = pdu::handshake_session(bytes) else { return self.stats.count("drop.malformed") };
+        if header.src == me {
+            return self.stats.count("drop.foreign_handshake");
+        }
+        let known = self.peers.get(&header.src).is_some_and(|p| p.handshakes.iter().any(|r| r.handshake.session() == session));
+        let running = self.peers.values().flat_map(|p| &p.handshakes).filter(|r| !r.done).count();
+        if !known && (!initial || running >= MAX_ROUTED) {
+            return self.stats.count("drop.unknown_handshake");
+        }
+        if self.peer(now, header.src).is_none() {
+            return;
+        }
+        let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&header.src)) else { return };
+        if !known {
+            let servers = peer.handshakes.iter().filter(|r| !r.done && !r.handshake.is_client()).count();
+            match Handshake::server(&me.tls, session, ROUTED_MTU, now.mono) {
+                Ok(handshake) if servers < MAX_RUNNING => peer.handshakes.push(Running::new(handshake, false)),
+                Ok(_) | Err(_) => return self.stats.count("drop.unknown_handshake"),
+            }
+        }
+        let running = peer.handshakes.iter_mut().find(|r| r.handshake.session() == session);
+        if running.is_some_and(|r| r.handshake.handle(now.mono, bytes).is_err()) {
+            self.stats.count("drop.bad_handshake");
+            if !known {
+                peer.handshakes.pop();
+            }
+        }
+    }
+
+    fn forward_handshake(&mut self, header: RoutedHandshake, bytes: &[u8]) {
+        if header.ttl <= 1 {
+            return self.stats.count("drop.ttl");
+        }
+        self.send_handshake(RoutedHandshake { ttl: header.ttl - 1, ..header }, bytes);
+    }
+
+    fn send_handshake(&mut self, header: RoutedHandshake, bytes: &[u8]) {
+        let Some(link) = self.path(header.dst).and_then(|path| self.links.get_mut(&path.lower)) else {
+            return self.stats.count("drop.no_route");
+        };
+        let sent = link.send(Class::Control, RoutedHandshake::LEN + bytes.len(), |body| {
+            header.write(body);
+            body[RoutedHandshake::LEN..].copy_from_slice(bytes);
+            Ok(())
+        });
+        if let Err(reason) = sent {
+            self.stats.count(reason);
+        }
+    }
+
+    /// Sends what the routed handshakes with a member have to send, and takes what they have become.
+    pub(super) fn pump_peer_handshakes(&mut self, now: Now, address: Addr) {
+        let Some(me) = self.me.as_ref().map(|me| me.address) else { return };
+        let (mut steps, mut out) = (Vec::new(), Vec::new());
+        let Some(peer) = self.peers.get_mut(&address) else { return };
+        for running in &mut peer.handshakes {
+            out.extend(std::iter::from_fn(|| running.handshake.poll(now.mono)));
+            while let Some(step) = running.step() {
+                steps.push((running.handshake.session(), running.handshake.is_client(), step));
+            }
+        }
+        peer.handshakes.retain_mut(|r| !r.is_over(now.mono));
+        for bytes in out {
+            self.send_handshake(RoutedHandshake { ttl: TTL, dst: address, src: me }, &bytes);
+        }
+        for (session, client, step) in steps {
+            match step {
+                Step::Keys(secrets) => self.peer_keys(now, address, session, client, secrets),
+                Step::Confirmed => {
+                    if let Some(peer) = self.peers.get_mut(&address) {
+                        peer.sessions.confirm(session);
+                    }
+                    self.session_ready(now, address);
+                }
+                Step::Failed(reason) => {
+                    self.stats.count("handshake.failed");
+                    self.peer_failed(now, address, &reason);
+                }
+            }
+        }
+    }
+
+    fn peer_keys(&mut self, now: Now, address: Addr, session: u32, client: bool, secrets: Box<Secrets>) {
+        // Whoever sits on the way may answer in another's stead, but only with a certificate of its own.
+        let Some(cert) = secrets.peer().filter(|cert| cert.address() == address).cloned() else {
+            return self.stats.count("drop.foreign_handshake");
+        };
+        self.stats.count("handshake.done");
+        let Some(peer) = self.peers.get_mut(&address) else { return };
+        peer.cert = Some(cert);
+        peer.sessions.add(now.mono, session, client, *secrets);
+        if !client {
+            self.session_ready(now, address);
+        }
+    }
+}
+
+/// The bytes of a routed handshake PDU.
+const ROUTED_MTU: usize = SAFE_MTU as usize - HOP_OVERHEAD - RoutedHandshake::LEN - 100;
+/// How long a handshake that has ended answers repetitions.
+const LINGER: Duration = Duration::from_secs(10);
+/// The pause between two handshakes that this side begins with one member.
+const RETRY: Duration = Duration::from_secs(1);
+/// Handshakes at once over one link, or with one member.
+const MAX_RUNNING: usize = 2;
+/// Routed handshakes at once.
+const MAX_ROUTED: usize = 256;
+/// Members with whom something is shared.
+const MAX_PEERS: usize = 4096;

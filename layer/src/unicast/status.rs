@@ -1,0 +1,136 @@
+//! What this machine tells of itself.
+
+use std::time::Duration;
+
+use proto::ipcp::{Event, Notice, State};
+use proto::{irm, record};
+
+use super::Unicast;
+use super::link::{Link, Phase};
+use crate::{Now, Output};
+
+impl Unicast {
+    /// The answer to `status`.
+    pub(super) fn status(&self, now: Now) -> irm::IpcpStatus {
+        let me = self.me.as_ref();
+        let mut counters: std::collections::HashMap<String, u64> = self.stats.iter().map(|(what, n)| (what.to_owned(), n)).collect();
+        counters.insert("forwarded".to_owned(), self.forwarded);
+        irm::IpcpStatus {
+            state: self.state.word().to_owned(),
+            layer: me.map(|me| me.layer().to_string()).unwrap_or_default(),
+            address: me.map_or(0, |me| me.address.0),
+            members: self.status_members(),
+            routes: self.status_routes(),
+            flows: self.status_flows(),
+            counters,
+            links: self.links.values().map(|l| self.status_link(l)).collect(),
+            warnings: self.status_warnings(now),
+            member: me.map(|me| me.label().to_string()).unwrap_or_default(),
+            cert_expires: me.map_or(0, |me| me.identity.cert().not_after().secs()),
+            names: me.map(|me| me.names().map(ToString::to_string).collect()).unwrap_or_default(),
+            settings: self.status_settings().collect(),
+            prefixes: me.map(|me| me.identity.cert().prefixes().iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            directory: self.status_directory(),
+        }
+    }
+
+    fn status_settings(&self) -> impl Iterator<Item = (String, String)> {
+        let me = self.me.as_ref();
+        let join = |labels: Vec<String>| labels.join(",");
+        let over = me.map(|me| join(me.over.iter().map(ToString::to_string).collect()));
+        let kept = me.map(|me| join(me.kept.iter().map(ToString::to_string).collect()));
+        let issuer = me.and_then(|me| me.issuer.as_ref()).map(ToString::to_string);
+        [("over", over), ("neighbours", kept), ("issuer", issuer)].into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?)))
+    }
+
+    fn status_link(&self, link: &Link) -> irm::Link {
+        let state = match link.phase {
+            Phase::Greeting => "handshake",
+            Phase::Joining => "enrolling",
+            Phase::Up(_) => "up",
+            Phase::Retired(..) => "retired",
+        };
+        let dialled = link.dialled.as_ref().map(ToString::to_string).unwrap_or_default();
+        irm::Link {
+            member: link.peer().map_or(dialled, |peer| self.member_name(peer)),
+            lower_layer: link.over.to_string(),
+            state: state.to_owned(),
+            rtt_us: u64::from(link.rtt_us()),
+            mtu: link.mtu(),
+            cost: link.cost.value,
+            rx_bytes: link.rx_bytes,
+            tx_bytes: link.tx_bytes,
+        }
+    }
+
+    fn status_flows(&self) -> Vec<irm::FlowInfo> {
+        let layer = self.me.as_ref().map(|me| me.layer().clone());
+        let stands = self.flows.iter().map(|f| {
+            let member = proto::Label::new(self.member_name(f.peer)).ok();
+            let path = self.path(f.peer);
+            let rtt = path.filter(|p| p.direct).and_then(|p| self.links.get(&p.lower)).map_or(0, Link::rtt_us);
+            irm::FlowInfo {
+                id: f.id.0,
+                name: f.name.to_string(),
+                layer: layer.as_ref().map(ToString::to_string).unwrap_or_default(),
+                state: "allocated".to_owned(),
+                qos: Some(f.qos.into()),
+                peer: Some(record::Peer { name: f.peer_name.clone(), layer: layer.clone(), member }.into()),
+                encrypted: true,
+                rx_bytes: f.rx_bytes,
+                tx_bytes: f.tx_bytes,
+                rtt_us: u64::from(rtt),
+                uid: f.uid,
+                mtu: f.mtu,
+                incoming: f.incoming,
+            }
+        });
+        let pending = self.flows.outgoing.values().map(|o| irm::FlowInfo {
+            id: o.ask.flow.0,
+            name: o.ask.name.to_string(),
+            layer: layer.as_ref().map(ToString::to_string).unwrap_or_default(),
+            state: "pending".to_owned(),
+            qos: Some(o.ask.qos.into()),
+            uid: o.ask.user.uid,
+            ..irm::FlowInfo::default()
+        });
+        stands.chain(pending).collect()
+    }
+
+    fn status_warnings(&self, now: Now) -> Vec<String> {
+        let expiring = self.me.as_ref().and_then(|me| {
+            let left = me.identity.cert().not_after().0.saturating_sub(now.wall.0);
+            (left < WARN_EXPIRY).then(|| match left.as_secs() / 86_400 {
+                0 if left.is_zero() => format!("the certificate of {} has expired; enroll it anew", me.label()),
+                days => format!("the certificate of {} expires in {days} days; enroll it anew before", me.label()),
+            })
+        });
+        self.warnings.values().cloned().chain(expiring).collect()
+    }
+
+    /// Tells a person. A warning stays until another word of its kind on the same subject.
+    pub(super) fn notice(&mut self, kind: &str, text: String, member: &str, warning: bool) {
+        let subject = format!("{}/{member}", kind.split('.').next().unwrap_or(kind));
+        match warning {
+            true => self.warnings.insert(subject, text.clone()),
+            false => self.warnings.remove(&subject),
+        };
+        while self.warnings.len() > MAX_WARNINGS {
+            self.warnings.pop_first();
+        }
+        let fields = vec![("member".to_owned(), member.to_owned())];
+        self.out.push_back(Output::Control(Event::Notice(Notice { kind: kind.to_owned(), text, fields, warning })));
+    }
+
+    /// Enters another state, and says so.
+    pub(super) fn state(&mut self, state: State, detail: &str) {
+        if self.state != state {
+            self.state = state;
+            self.out.push_back(Output::Control(Event::State(state, detail.to_owned())));
+        }
+    }
+}
+
+/// The life of a certificate that is left when people are warned.
+const WARN_EXPIRY: Duration = Duration::from_secs(30 * 86_400);
+const MAX_WARNINGS: usize = 64;

@@ -1,0 +1,292 @@
+//! A few machines on one virtual clock, over a lower network that connects whoever dials whom by name.
+
+mod enrolment;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::time::{Duration, Instant};
+
+use proto::ipcp::{Answer, Bootstrap, Command, CommandId, Enroll, Entry, Event, Invite};
+use proto::{Batch, Code, FlowId, Framing, Label, Reason};
+use zeroize::Zeroizing;
+
+use super::Unicast;
+use crate::{FlowAsk, FlowTell, Input, Ipcp, Now, Output, UnixTime, Via};
+
+type Files = BTreeMap<String, Zeroizing<Vec<u8>>>;
+type In = Input<FlowId, FlowTell>;
+
+/// Machines by name, the links between them, and all that they have said.
+pub(super) struct Net {
+    nodes: BTreeMap<&'static str, Node>,
+    start: Instant,
+    elapsed: Duration,
+    /// Inputs that are due, by time, then in the order of their making.
+    queue: BinaryHeap<Reverse<(Duration, u64)>>,
+    inputs: BTreeMap<u64, (&'static str, In)>,
+    serial: u64,
+    /// The other end of each lower flow.
+    wires: BTreeMap<(&'static str, FlowId), (&'static str, FlowId)>,
+    cut: BTreeSet<(&'static str, &'static str)>,
+    /// May change or drop (empty) each PDU on its way.
+    pub(super) tamper: Option<Tamper>,
+}
+
+type Tamper = Box<dyn FnMut(&'static str, &'static str, &mut Vec<u8>)>;
+
+pub(super) struct Node {
+    pub(super) machine: Unicast,
+    pub(super) files: Files,
+    pub(super) answers: BTreeMap<CommandId, Result<Answer, Reason>>,
+    pub(super) events: Vec<Event>,
+    pub(super) received: BTreeMap<FlowId, Vec<Vec<u8>>>,
+    pub(super) open: BTreeSet<FlowId>,
+    pub(super) closed: BTreeMap<FlowId, Reason>,
+    pub(super) mtus: BTreeMap<FlowId, u32>,
+    pub(super) exited: bool,
+    commands: CommandId,
+}
+
+impl Net {
+    pub(super) fn new(names: &[&'static str]) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "somewhere the virtual clock must begin")]
+        let start = Instant::now();
+        let mut net = Self {
+            nodes: BTreeMap::new(),
+            start,
+            elapsed: Duration::ZERO,
+            queue: BinaryHeap::new(),
+            inputs: BTreeMap::new(),
+            serial: 1,
+            wires: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            tamper: None,
+        };
+        for name in names {
+            net.boot(name, Files::new());
+        }
+        net
+    }
+
+    /// Starts a machine; one of that name that ran before is gone, and its links with it.
+    pub(super) fn boot(&mut self, name: &'static str, files: Files) {
+        self.serial += 1;
+        let mut seed = [0; 32];
+        seed[..8].copy_from_slice(&self.serial.to_be_bytes());
+        let machine = Unicast::new(label(name), seed, files.clone());
+        let gone: Vec<_> = self.wires.keys().filter(|(n, _)| *n == name).copied().collect();
+        for end in gone {
+            self.hangup(end.0, end.1);
+        }
+        let node = Node {
+            machine,
+            files,
+            answers: BTreeMap::new(),
+            events: Vec::new(),
+            received: BTreeMap::new(),
+            open: BTreeSet::new(),
+            closed: BTreeMap::new(),
+            mtus: BTreeMap::new(),
+            exited: false,
+            commands: 0,
+        };
+        self.nodes.insert(name, node);
+    }
+
+    pub(super) fn now(&self) -> Now {
+        Now { mono: self.start + self.elapsed, wall: UnixTime(Duration::from_secs(1_800_000_000) + self.elapsed) }
+    }
+
+    pub(super) fn node(&mut self, name: &'static str) -> &mut Node {
+        self.nodes.get_mut(name).unwrap()
+    }
+
+    /// Severs two machines: what is sent between them is lost without a sound, and dials fail.
+    pub(super) fn cut(&mut self, a: &'static str, b: &'static str) {
+        self.cut.extend([(a, b), (b, a)]);
+    }
+
+    pub(super) fn mend(&mut self, a: &'static str, b: &'static str) {
+        self.cut.remove(&(a, b));
+        self.cut.remove(&(b, a));
+    }
+
+    pub(super) fn command(&mut self, name: &'static str, command: Command) -> CommandId {
+        let node = self.node(name);
+        node.commands += 1;
+        let id = node.commands;
+        self.input(name, Input::Control(id, command));
+        id
+    }
+
+    /// Commands, and waits for the answer.
+    pub(super) fn ask(&mut self, name: &'static str, command: Command) -> Result<Answer, Reason> {
+        let id = self.command(name, command);
+        for _ in 0..4000 {
+            if let Some(answer) = self.node(name).answers.remove(&id) {
+                return answer;
+            }
+            self.run(Duration::from_millis(10));
+        }
+        panic!("{name} never answered");
+    }
+
+    /// Lets a machine have an input now.
+    pub(super) fn input(&mut self, name: &'static str, input: In) {
+        let now = self.now();
+        let Some(node) = self.nodes.get_mut(name).filter(|n| !n.exited) else { return };
+        node.machine.handle(now, input);
+        while let Some(output) = self.node(name).machine.poll() {
+            self.output(name, output);
+        }
+    }
+
+    /// Lets time pass.
+    pub(super) fn run(&mut self, time: Duration) {
+        let end = self.elapsed + time;
+        loop {
+            let timers = self.nodes.iter().filter(|(_, n)| !n.exited).filter_map(|(name, n)| Some((n.machine.deadline()?, *name)));
+            let timer = timers.min().map(|(at, name)| (at.saturating_duration_since(self.start).max(self.elapsed), name));
+            let packet = self.queue.peek().map(|Reverse((at, _))| *at);
+            match (timer, packet) {
+                (Some((at, name)), packet) if at <= end && packet.is_none_or(|p| at < p) => {
+                    self.elapsed = at;
+                    self.input(name, Input::Timeout);
+                    let next = self.node(name).machine.deadline();
+                    assert!(next.is_none_or(|next| next > self.start + at), "{name} asks for a time-out that has come already");
+                }
+                (_, Some(at)) if at <= end => {
+                    self.elapsed = at;
+                    let Some(Reverse((_, serial))) = self.queue.pop() else { unreachable!() };
+                    let (name, input) = self.inputs.remove(&serial).unwrap();
+                    self.input(name, input);
+                }
+                _ => break,
+            }
+        }
+        self.elapsed = end;
+    }
+
+    pub(super) fn seconds(&mut self, seconds: u64) {
+        self.run(Duration::from_secs(seconds));
+    }
+
+    fn later(&mut self, name: &'static str, input: In) {
+        self.serial += 1;
+        self.queue.push(Reverse((self.elapsed + LATENCY, self.serial)));
+        self.inputs.insert(self.serial, (name, input));
+    }
+
+    fn output(&mut self, name: &'static str, output: Output<FlowId, FlowAsk>) {
+        let node = self.nodes.get_mut(name).unwrap();
+        match output {
+            Output::Control(Event::Done(id, answer)) => drop(node.answers.insert(id, answer)),
+            Output::Control(event) => node.events.push(event),
+            Output::Upper(flow, batch) => {
+                assert!(node.open.contains(&flow), "{name}: an SDU for flow {flow}, which is not open");
+                node.received.entry(flow).or_default().extend(batch.iter().map(<[u8]>::to_vec));
+            }
+            Output::UpperMtu(flow, mtu) => drop(node.mtus.insert(flow, mtu)),
+            Output::UpperOpen(flow, _, allocated) => {
+                assert!(node.open.insert(flow));
+                node.mtus.insert(flow, allocated.mtu);
+            }
+            Output::UpperClose(flow, reason) => {
+                assert!(node.open.remove(&flow));
+                node.closed.insert(flow, reason);
+            }
+            Output::Lower(lower, batch) => self.carry(name, lower, &batch),
+            Output::Ask(FlowAsk::Dial { dial, dst, over }) => self.dial(name, dial, dst.as_str(), over),
+            Output::Ask(FlowAsk::Hangup(lower)) => self.hangup(name, lower),
+            Output::Save(file, bytes) => drop(node.files.insert(file.to_owned(), bytes)),
+            Output::Exit => node.exited = true,
+        }
+    }
+
+    fn carry(&mut self, name: &'static str, lower: FlowId, batch: &Batch) {
+        let Some((to, at)) = self.wires.get(&(name, lower)).copied() else { return };
+        if self.cut.contains(&(name, to)) {
+            return;
+        }
+        for pdu in batch.iter() {
+            assert!(pdu.len() <= MTU as usize, "{name} sent {} bytes", pdu.len());
+            let mut pdu = pdu.to_vec();
+            if let Some(tamper) = &mut self.tamper {
+                tamper(name, to, &mut pdu);
+            }
+            if !pdu.is_empty() {
+                self.later(to, Input::Lower(at, train(&pdu)));
+            }
+        }
+    }
+
+    fn dial(&mut self, name: &'static str, dial: u64, dst: &str, over: Label) {
+        let to = self.nodes.iter().find(|(n, node)| **n == dst && !node.exited).map(|(n, _)| *n);
+        let Some(to) = to.filter(|to| !self.cut.contains(&(name, *to))) else {
+            let reason = Reason::new(Code::Unreachable, format!("{dst} is not there"));
+            return self.later(name, Input::Tell(FlowTell::DialFailed(dial, reason)));
+        };
+        self.serial += 2;
+        let (here, there) = (FlowId(self.serial), FlowId(self.serial - 1));
+        self.wires.insert((name, here), (to, there));
+        self.wires.insert((to, there), (name, here));
+        let up = |lower, via, over| FlowTell::Up { lower, over, mtu: MTU, framing: Framing::Train, via };
+        self.later(to, Input::Tell(up(there, Via::Accepted(Some(label(name).to_name())), over.clone())));
+        self.later(name, Input::Tell(up(here, Via::Dialled(dial), over)));
+    }
+
+    fn hangup(&mut self, name: &'static str, lower: FlowId) {
+        let Some((to, at)) = self.wires.remove(&(name, lower)) else { return };
+        self.wires.remove(&(to, at));
+        if !self.cut.contains(&(name, to)) {
+            self.later(to, Input::Tell(FlowTell::Down(at, Reason::new(Code::Closed, "hung up"))));
+        }
+    }
+}
+
+/// A layer `ovl` that `first` begins, over the one lower layer there is.
+pub(super) fn bootstrap(net: &mut Net, first: &'static str) {
+    let ask = Bootstrap { layer: label("ovl"), over: vec![label("net")], prefixes: Vec::new(), shim_udp: None };
+    let answer = net.ask(first, Command::Bootstrap(ask));
+    assert!(matches!(answer, Ok(Answer::Configured(_))), "{answer:?}");
+}
+
+/// An invitation of the issuer for one member.
+pub(super) fn invite(net: &mut Net, issuer: &'static str, member: &'static str) -> Result<String, Reason> {
+    let ask = Invite { member: Some(label(member)), prefixes: Vec::new(), expires_ms: 600_000, uses: 1, hints: Vec::new() };
+    match net.ask(issuer, Command::Invite(ask))? {
+        Answer::Invitation(url) => Ok(url),
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn enroll(net: &mut Net, member: &'static str, url: String) -> Result<Answer, Reason> {
+    net.ask(member, Command::Enroll(Enroll { entry: Entry::Invitation(url), over: vec![label("net")], timeout_ms: 10_000 }))
+}
+
+/// Lets a member join by an invitation of the issuer.
+pub(super) fn join(net: &mut Net, issuer: &'static str, member: &'static str) {
+    let url = invite(net, issuer, member).unwrap();
+    let answer = enroll(net, member, url);
+    assert!(matches!(answer, Ok(Answer::Configured(_))), "{answer:?}");
+}
+
+pub(super) fn status(net: &mut Net, name: &'static str) -> proto::irm::IpcpStatus {
+    match net.ask(name, Command::Status) {
+        Ok(Answer::Status(status)) => *status,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(super) fn label(text: &str) -> Label {
+    Label::new(text).unwrap()
+}
+
+pub(super) fn train(pdu: &[u8]) -> Batch {
+    let mut batch = Batch::new(Framing::Train);
+    batch.push(pdu.len()).unwrap().copy_from_slice(pdu);
+    batch
+}
+
+pub(super) const LATENCY: Duration = Duration::from_millis(2);
+pub(super) const MTU: u32 = 1472;

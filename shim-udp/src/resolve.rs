@@ -1,0 +1,104 @@
+//! Host names to addresses, by the DNS, when the machine's own table has none.
+//!
+//! This module must not be asked for anything but host names: what leaves the host here is seen by others.
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use hickory_resolver::Resolver as Hickory;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
+use proto::Name;
+use proto::ipcp::Dns;
+use tokio::task::JoinSet;
+
+use crate::{SocketKey, Tell};
+
+/// Look-ups that are under way.
+#[derive(Debug, Default)]
+pub(crate) struct Resolver {
+    running: JoinSet<Tell>,
+    wanted: BTreeSet<SocketKey>,
+}
+
+impl Resolver {
+    /// Starts a look-up; its answer comes by [`Resolver::answered`].
+    pub(crate) fn look_up(&mut self, key: SocketKey, name: Name, dns: Dns) {
+        self.wanted.insert(key);
+        let crowded = self.running.len() >= AT_ONCE;
+        self.running.spawn(async move {
+            if crowded {
+                return Tell::NotResolved(
+                    key,
+                    format!("{AT_ONCE} look-ups are under way; try again"),
+                );
+            }
+            match tokio::time::timeout(WITHIN, addresses(name.as_str(), dns)).await {
+                Ok(Ok(ips)) if !ips.is_empty() => Tell::Resolved(key, ips),
+                Ok(Ok(_)) => Tell::NotResolved(key, "the name server knows none".to_owned()),
+                Ok(Err(text)) => Tell::NotResolved(key, text),
+                Err(_) => Tell::NotResolved(
+                    key,
+                    format!(
+                        "the name server {dns} didn't answer within {} s",
+                        WITHIN.as_secs()
+                    ),
+                ),
+            }
+        });
+    }
+
+    /// The answer is no longer wanted.
+    pub(crate) fn forget(&mut self, key: SocketKey) {
+        self.wanted.remove(&key);
+    }
+
+    /// The next answer that is still wanted; waits for ever if nothing is under way.
+    pub(crate) async fn answered(&mut self) -> Tell {
+        loop {
+            match self.running.join_next().await {
+                Some(Ok(tell @ (Tell::Resolved(key, _) | Tell::NotResolved(key, _))))
+                    if self.wanted.remove(&key) =>
+                {
+                    return tell;
+                }
+                Some(_) => {}
+                None => return std::future::pending().await,
+            }
+        }
+    }
+}
+
+async fn addresses(host: &str, dns: Dns) -> Result<Vec<IpAddr>, String> {
+    match dns {
+        Dns::System => {
+            let found = tokio::net::lookup_host((host, 0))
+                .await
+                .map_err(|e| e.to_string())?;
+            Ok(found.map(|at| at.ip()).collect())
+        }
+        Dns::Server(at) => {
+            let config = ResolverConfig::from_name_servers(vec![server(at)]);
+            let builder = Hickory::builder_with_config(config, TokioRuntimeProvider::default());
+            let resolver = builder.build().map_err(|e| e.to_string())?;
+            // With a dot at its end the name is whole: no search list is tried.
+            let whole = format!("{}.", host.trim_end_matches('.'));
+            let found = resolver.lookup_ip(whole).await.map_err(|e| e.to_string())?;
+            Ok(found.iter().collect())
+        }
+    }
+}
+
+fn server(at: SocketAddr) -> NameServerConfig {
+    let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
+        connection.port = at.port();
+        connection
+    });
+    NameServerConfig::new(at.ip(), true, connections.to_vec())
+}
+
+/// The longest that a look-up takes.
+const WITHIN: Duration = Duration::from_secs(5);
+/// Look-ups at once.
+const AT_ONCE: usize = 256;

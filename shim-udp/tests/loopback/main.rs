@@ -1,0 +1,13 @@
+//! The machine on real sockets, on loopback, against peers that know nothing but the seed.
+
+// The whole of it is a test: what fails may panic, and it does its own IO.
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    clippy::disallowed_types,
+    clippy::disallowed_methods
+)]
+
+mod flows;
+mod host;
+mod requests;

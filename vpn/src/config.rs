@@ -1,0 +1,330 @@
+//! What irmd tells a VPN to be, parsed once: addresses, members, routes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use proto::irm::VpnConfig;
+use proto::{Code, Label, Reason};
+
+/// A configuration that makes sense.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Config {
+    /// The layer that carries the VPN.
+    pub layer: Label,
+    /// This host's member name.
+    pub me: Label,
+    /// The addresses of the device.
+    pub addresses: Vec<IpNet>,
+    /// What this host may send from: the prefixes of its certificate.
+    pub own: Vec<IpNet>,
+    /// The other members.
+    pub members: BTreeMap<Label, Member>,
+    /// The administrator's routes; one to this host itself lets it send from there, as a router does.
+    pub routes: Vec<Route>,
+}
+
+/// Another member.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Member {
+    /// The prefixes of its certificate.
+    pub prefixes: Vec<IpNet>,
+    /// Whether it is a neighbour in the layer.
+    pub neighbour: bool,
+}
+
+/// A network behind a member that no certificate speaks of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The network.
+    pub prefix: IpNet,
+    /// The member.
+    pub member: Label,
+}
+
+impl Config {
+    /// Whether the device has an address of this one's family.
+    pub fn speaks(&self, address: IpAddr) -> bool {
+        self.address_like(address).is_some()
+    }
+
+    /// The device's first address of the family of `address`.
+    pub fn address_like(&self, address: IpAddr) -> Option<IpAddr> {
+        self.addresses
+            .iter()
+            .map(IpNet::addr)
+            .find(|own| own.is_ipv4() == address.is_ipv4())
+    }
+
+    /// The networks that the kernel is to send to the device.
+    pub fn kernel_routes(&self) -> BTreeSet<IpNet> {
+        let certified = self.members.values().flat_map(|m| &m.prefixes);
+        let by_hand = self
+            .routes
+            .iter()
+            .filter(|r| r.member != self.me)
+            .map(|r| &r.prefix);
+        let all = certified.chain(by_hand).map(IpNet::trunc);
+        all.filter(|net| self.speaks(net.addr()) && !self.own.iter().any(|own| own.trunc() == *net))
+            .collect()
+    }
+}
+
+impl TryFrom<VpnConfig> for Config {
+    type Error = Reason;
+
+    fn try_from(wire: VpnConfig) -> Result<Self, Reason> {
+        if wire.tap {
+            return Err(Reason::new(
+                Code::Failed,
+                "this version has no TAP devices; leave --tap out",
+            ));
+        }
+        let (layer, me) = (Label::new(wire.layer)?, Label::new(wire.member)?);
+        let own = prefixes("own_prefixes", &wire.own_prefixes)?;
+        let neighbours: BTreeSet<String> = wire
+            .members
+            .iter()
+            .filter(|m| m.name == me.as_str())
+            .flat_map(|m| m.neighbours.iter().cloned())
+            .collect();
+        let mut members = BTreeMap::new();
+        for m in wire.members {
+            let member = Member {
+                prefixes: prefixes("prefixes of a member", &m.prefixes)?,
+                neighbour: neighbours.contains(&m.name),
+            };
+            let name = Label::new(m.name)?;
+            if name != me {
+                members.insert(name, member);
+            }
+        }
+        let routes = wire
+            .routes
+            .iter()
+            .map(|text| route(text))
+            .collect::<Result<Vec<_>, _>>()?;
+        let addresses = addresses(&wire.address, &own)?;
+        Ok(Self {
+            layer,
+            me,
+            addresses,
+            own,
+            members,
+            routes,
+        })
+    }
+}
+
+/// The address that was asked for, or the first usable one of each prefix.
+fn addresses(asked: &str, own: &[IpNet]) -> Result<Vec<IpNet>, Reason> {
+    let listed = || {
+        own.iter()
+            .map(IpNet::to_string)
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    if asked.is_empty() {
+        return match own {
+            [] => Err(Reason::new(
+                Code::Denied,
+                "this member's certificate grants no prefix, so it has no address; invite it with --prefix",
+            )),
+            _ => Ok(own.iter().map(first_address).collect()),
+        };
+    }
+    let address: IpNet = match asked.parse::<IpNet>() {
+        Ok(net) => net,
+        Err(_) => asked.parse::<IpAddr>().map(IpNet::from).map_err(|_| {
+            Reason::new(
+                Code::Usage,
+                format!("{asked:?} is no address; use ADDR/LEN as in 10.7.0.1/24"),
+            )
+        })?,
+    };
+    if !own.iter().any(|net| net.contains(&address.addr())) {
+        let why = format!(
+            "the address {} lies in none of this member's prefixes ({})",
+            address.addr(),
+            listed()
+        );
+        return Err(Reason::new(Code::Denied, why));
+    }
+    Ok(vec![address])
+}
+
+/// As it stands, where a prefix names a host; else the first host of the network. The device gets it alone: a route to the
+/// rest of the own prefix would send to the device what can't leave it.
+fn first_address(prefix: &IpNet) -> IpNet {
+    let named = prefix.addr() != prefix.network();
+    let alone = match prefix {
+        _ if named => prefix.addr(),
+        IpNet::V4(net) => net.hosts().next().unwrap_or_else(|| net.network()).into(),
+        IpNet::V6(net) if net.prefix_len() < 127 => {
+            (u128::from(net.network()) + 1).to_be_bytes().into()
+        }
+        IpNet::V6(net) => net.network().into(),
+    };
+    match alone {
+        IpAddr::V4(a) => Ipv4Net::from(a).into(),
+        IpAddr::V6(a) => Ipv6Net::from(a).into(),
+    }
+}
+
+fn route(text: &str) -> Result<Route, Reason> {
+    let bad = |why: &str| {
+        Reason::new(
+            Code::Usage,
+            format!("the route {text:?}: {why}; use CIDR=MEMBER as in 192.168.7.0/24=b"),
+        )
+    };
+    let (prefix, member) = text
+        .split_once('=')
+        .ok_or_else(|| bad("it names no member"))?;
+    let prefix: IpNet = prefix.parse().map_err(|_| bad("it names no network"))?;
+    let member = Label::new(member).map_err(|e| bad(&e.to_string()))?;
+    if prefix.prefix_len() == 0 {
+        return Err(bad(
+            "a default route would swallow the packets that carry the VPN itself; name the networks",
+        ));
+    }
+    Ok(Route {
+        prefix: prefix.trunc(),
+        member,
+    })
+}
+
+fn prefixes(field: &str, texts: &[String]) -> Result<Vec<IpNet>, Reason> {
+    let parse = |text: &String| {
+        text.parse().map_err(|_| {
+            Reason::new(
+                Code::Usage,
+                format!("malformed message: {field}: {text:?} is no prefix"),
+            )
+        })
+    };
+    texts.iter().map(parse).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::irm;
+
+    fn wire() -> VpnConfig {
+        let member = |name: &str, prefix: &str, neighbours: &[&str]| irm::Member {
+            name: name.into(),
+            prefixes: vec![prefix.into()],
+            neighbours: neighbours.iter().map(|n| (*n).to_owned()).collect(),
+            ..Default::default()
+        };
+        VpnConfig {
+            layer: "ovl".into(),
+            member: "a".into(),
+            own_prefixes: vec!["10.7.0.1/32".into(), "fd07::/64".into()],
+            members: vec![
+                member("a", "10.7.0.1/32", &["b"]),
+                member("b", "10.7.0.2/32", &["a", "c"]),
+                member("c", "10.7.3.0/24", &["b"]),
+            ],
+            routes: vec!["192.168.7.0/24=c".into(), "172.16.0.0/12=a".into()],
+            ..Default::default()
+        }
+    }
+
+    fn nets(texts: &[&str]) -> Vec<IpNet> {
+        texts.iter().map(|t| t.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn addresses_are_the_first_of_each_own_prefix() {
+        let config = Config::try_from(wire()).unwrap();
+        assert_eq!(config.addresses, nets(&["10.7.0.1/32", "fd07::1/128"]));
+        assert_eq!(
+            first_address(&"10.9.0.0/24".parse().unwrap()).to_string(),
+            "10.9.0.1/32"
+        );
+        assert_eq!(
+            first_address(&"10.9.0.5/24".parse().unwrap()).to_string(),
+            "10.9.0.5/32"
+        );
+        assert_eq!(
+            first_address(&"10.9.0.4/31".parse().unwrap()).to_string(),
+            "10.9.0.4/32"
+        );
+        assert_eq!(
+            first_address(&"fd00::4/128".parse().unwrap()).to_string(),
+            "fd00::4/128"
+        );
+    }
+
+    #[test]
+    fn an_address_must_lie_in_an_own_prefix() {
+        let ask = |address: &str| {
+            Config::try_from(VpnConfig {
+                address: address.into(),
+                ..wire()
+            })
+        };
+        assert_eq!(
+            ask("10.7.0.1/24").unwrap().addresses,
+            nets(&["10.7.0.1/24"])
+        );
+        assert_eq!(ask("fd07::9").unwrap().addresses, nets(&["fd07::9/128"]));
+        assert_eq!(ask("10.7.0.2/24").unwrap_err().code, Code::Denied);
+        assert_eq!(ask("10.7.0.x").unwrap_err().code, Code::Usage);
+        let none = VpnConfig {
+            own_prefixes: vec![],
+            ..wire()
+        };
+        assert!(
+            Config::try_from(none)
+                .unwrap_err()
+                .text
+                .contains("--prefix")
+        );
+    }
+
+    #[test]
+    fn the_kernel_routes_what_others_own_in_families_that_the_device_speaks() {
+        let mut config = Config::try_from(wire()).unwrap();
+        let routes: Vec<_> = config
+            .kernel_routes()
+            .iter()
+            .map(IpNet::to_string)
+            .collect();
+        assert_eq!(routes, ["10.7.0.2/32", "10.7.3.0/24", "192.168.7.0/24"]);
+        assert!(
+            config.members[&Label::new("b").unwrap()].neighbour
+                && !config.members[&Label::new("c").unwrap()].neighbour
+        );
+        config.addresses = nets(&["fd07::1/128"]);
+        assert!(config.kernel_routes().is_empty());
+    }
+
+    #[test]
+    fn routes_that_make_no_sense_are_refused_with_the_reason() {
+        for (text, why) in [
+            ("10.0.0.0/8", "no member"),
+            ("x=b", "no network"),
+            ("10.0.0.0/8=B", "a-z"),
+            ("0.0.0.0/0=b", "default route"),
+        ] {
+            let refused = Config::try_from(VpnConfig {
+                routes: vec![text.into()],
+                ..wire()
+            })
+            .unwrap_err();
+            assert!(
+                refused.code == Code::Usage && refused.text.contains(why),
+                "{refused:?}"
+            );
+        }
+        let tap = Config::try_from(VpnConfig {
+            tap: true,
+            ..wire()
+        })
+        .unwrap_err();
+        assert!(tap.text.contains("--tap"));
+    }
+}

@@ -1,0 +1,307 @@
+//! What the kernel has to know of the device: addresses, MTU, queue length, routes (rtnetlink). Everything hangs on the
+//! device, so it goes away with it; routes and addresses are also taken back when a configuration no longer has them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use proto::{Code, Reason};
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::route::RouteMessage;
+use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
+use rustix::io::Errno;
+use tokio::task::JoinHandle;
+
+use crate::config::Config;
+use crate::device::DeviceName;
+
+/// A way to talk to the kernel about network devices.
+#[derive(Debug)]
+pub struct Netlink {
+    handle: Handle,
+    task: JoinHandle<()>,
+}
+
+/// One device and what was set up for it.
+#[derive(Debug)]
+pub struct Device {
+    netlink: Netlink,
+    name: DeviceName,
+    index: u32,
+    addresses: BTreeSet<IpNet>,
+    /// With the source address that each prefers.
+    routes: BTreeMap<IpNet, IpAddr>,
+    warnings: Vec<String>,
+}
+
+impl Netlink {
+    /// Opens the socket.
+    pub fn open() -> Result<Self, Reason> {
+        let (connection, handle, _) = rtnetlink::new_connection()
+            .map_err(|e| Reason::new(Code::Failed, format!("can't open a netlink socket: {e}")))?;
+        Ok(Self {
+            handle,
+            task: tokio::spawn(connection),
+        })
+    }
+
+    /// The index of the device with this name, if there is one.
+    pub async fn index(&self, name: &DeviceName) -> Result<Option<u32>, Reason> {
+        let mut links = self
+            .handle
+            .link()
+            .get()
+            .match_name(name.as_str().to_owned())
+            .execute();
+        match within(links.try_next()).await {
+            Ok(link) => Ok(link.map(|l| l.header.index)),
+            Err(Refused::Errno(Errno::NODEV)) => Ok(None),
+            Err(e) => Err(e.reason(&format!("look for the device {}", name.as_str()))),
+        }
+    }
+
+    /// Waits until no device has this name: one of a process that was just killed may need a moment to go away.
+    pub async fn free(&self, name: &DeviceName, patience: Duration) -> Result<(), Reason> {
+        let deadline = tokio::time::Instant::now() + patience;
+        while self.index(name).await?.is_some() {
+            if tokio::time::Instant::now() >= deadline {
+                let why = format!(
+                    "the device {0} exists and isn't ours; choose another with --dev, or remove it (ip link del {0})",
+                    name.as_str()
+                );
+                return Err(Reason::new(Code::Conflict, why));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Netlink {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Device {
+    /// The number of packets that may wait in the device: few, since what waits longer only adds delay.
+    pub const QUEUE: u32 = 20;
+
+    /// Takes charge of a device that was just made, and brings it up.
+    pub async fn up(netlink: Netlink, name: DeviceName, mtu: u32) -> Result<Self, Reason> {
+        let index = netlink.index(&name).await?.ok_or_else(|| {
+            Reason::new(
+                Code::Failed,
+                format!(
+                    "the device {} is gone; was it removed by hand?",
+                    name.as_str()
+                ),
+            )
+        })?;
+        let device = Self {
+            netlink,
+            name,
+            index,
+            addresses: BTreeSet::new(),
+            routes: BTreeMap::new(),
+            warnings: Vec::new(),
+        };
+        let link = LinkUnspec::new_with_index(index)
+            .mtu(mtu)
+            .txqueuelen(Self::QUEUE)
+            .up()
+            .build();
+        within(device.netlink.handle.link().change(link).execute())
+            .await
+            .map_err(|e| e.reason(&device.what("bring up")))?;
+        Ok(device)
+    }
+
+    /// The MTU as the kernel has it.
+    pub async fn mtu(&self) -> Result<u32, Reason> {
+        let mut links = self
+            .netlink
+            .handle
+            .link()
+            .get()
+            .match_index(self.index)
+            .execute();
+        let link = within(links.try_next())
+            .await
+            .map_err(|e| e.reason(&self.what("look at")))?;
+        let mtu = link.into_iter().flat_map(|l| l.attributes).find_map(|a| {
+            if let LinkAttribute::Mtu(mtu) = a {
+                Some(mtu)
+            } else {
+                None
+            }
+        });
+        mtu.ok_or_else(|| Reason::new(Code::Failed, self.what("tell the MTU of")))
+    }
+
+    /// Sets the MTU.
+    pub async fn set_mtu(&self, mtu: u32) -> Result<(), Reason> {
+        let link = LinkUnspec::new_with_index(self.index).mtu(mtu).build();
+        within(self.netlink.handle.link().change(link).execute())
+            .await
+            .map_err(|e| e.reason(&self.what("set the MTU of")))
+    }
+
+    /// Makes addresses and routes what the configuration says. An address that can't be had is an error; a route that can't
+    /// is a warning, since the others serve on.
+    pub async fn apply(&mut self, config: &Config) -> Result<(), Reason> {
+        let wanted: BTreeSet<IpNet> = config.addresses.iter().copied().collect();
+        for gone in self
+            .addresses
+            .difference(&wanted)
+            .copied()
+            .collect::<Vec<_>>()
+        {
+            // The kernel may have taken it back itself; then there is nothing to do.
+            let _ = self.change_address(gone, false).await;
+            self.addresses.remove(&gone);
+            // With an address go the routes that prefer it.
+            self.routes.retain(|_, source| *source != gone.addr());
+        }
+        for new in wanted {
+            if !self.addresses.contains(&new) {
+                match self.change_address(new, true).await {
+                    Ok(()) | Err(Refused::Errno(Errno::EXIST)) => self.addresses.insert(new),
+                    Err(e) => {
+                        return Err(e.reason(&self.what(&format!("give the address {new} to"))));
+                    }
+                };
+            }
+        }
+        self.apply_routes(config).await;
+        Ok(())
+    }
+
+    /// What could not be done, in words for a person; empty when all is well.
+    pub fn warnings(&self) -> &[String] {
+        &self.warnings
+    }
+
+    async fn apply_routes(&mut self, config: &Config) {
+        self.warnings.clear();
+        let source = |net: IpNet| Some((net, config.address_like(net.addr())?));
+        let wanted: BTreeMap<IpNet, IpAddr> = config
+            .kernel_routes()
+            .into_iter()
+            .filter_map(source)
+            .collect();
+        let gone = self
+            .routes
+            .iter()
+            .filter(|(net, source)| wanted.get(net) != Some(source))
+            .map(|(net, source)| (*net, *source));
+        for (net, source) in gone.collect::<Vec<_>>() {
+            // Gone already when somebody removed it by hand.
+            if let Some(message) = self.route(net, source) {
+                let _ = within(self.netlink.handle.route().del(message).execute()).await;
+            }
+            self.routes.remove(&net);
+        }
+        for (net, source) in wanted {
+            if self.routes.contains_key(&net) {
+                continue;
+            }
+            let Some(message) = self.route(net, source) else {
+                continue;
+            };
+            match within(self.netlink.handle.route().add(message).execute()).await {
+                Ok(()) => {
+                    self.routes.insert(net, source);
+                }
+                // The network of an own address is such a route, made by the kernel.
+                Err(Refused::Errno(Errno::EXIST))
+                    if self.addresses.iter().any(|own| own.trunc() == net) => {}
+                Err(Refused::Errno(Errno::EXIST)) => {
+                    self.warnings.push(format!("the host has another route to {net}; it stays, so {net} doesn't go through the VPN"));
+                }
+                Err(e) => self.warnings.push(
+                    e.reason(&self.what(&format!("set the route {net} to")))
+                        .text,
+                ),
+            }
+        }
+    }
+
+    async fn change_address(&self, net: IpNet, add: bool) -> Result<(), Refused> {
+        let addresses = self.netlink.handle.address();
+        if add {
+            return within(
+                addresses
+                    .add(self.index, net.addr(), net.prefix_len())
+                    .execute(),
+            )
+            .await;
+        }
+        let message = match net.addr() {
+            IpAddr::V4(a) => AddressMessageBuilder::<Ipv4Addr>::new()
+                .index(self.index)
+                .address(a, net.prefix_len())
+                .build(),
+            IpAddr::V6(a) => AddressMessageBuilder::<Ipv6Addr>::new()
+                .index(self.index)
+                .address(a, net.prefix_len())
+                .build(),
+        };
+        within(addresses.del(message).execute()).await
+    }
+
+    /// `None` only if `source` is of the other family, which [`Config::address_like`] excludes.
+    fn route(&self, net: IpNet, source: IpAddr) -> Option<RouteMessage> {
+        let to = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(net.network(), net.prefix_len())
+            .ok()?;
+        Some(
+            to.pref_source(source)
+                .ok()?
+                .output_interface(self.index)
+                .build(),
+        )
+    }
+
+    fn what(&self, verb: &str) -> String {
+        format!("{verb} the device {}", self.name.as_str())
+    }
+}
+
+enum Refused {
+    Errno(Errno),
+    Other(String),
+}
+
+impl Refused {
+    fn reason(self, what: &str) -> Reason {
+        match self {
+            Self::Errno(Errno::PERM | Errno::ACCESS) => Reason::new(
+                Code::Denied,
+                format!("can't {what}: not permitted; start irmd as root or with CAP_NET_ADMIN"),
+            ),
+            Self::Errno(e) => Reason::new(Code::Failed, format!("can't {what}: {e}")),
+            Self::Other(e) => Reason::new(Code::Failed, format!("can't {what}: {e}")),
+        }
+    }
+}
+
+async fn within<T>(asked: impl Future<Output = Result<T, rtnetlink::Error>>) -> Result<T, Refused> {
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(done)) => Ok(done),
+        Ok(Err(rtnetlink::Error::NetlinkError(e))) => {
+            Err(Refused::Errno(Errno::from_raw_os_error(-e.raw_code())))
+        }
+        Ok(Err(e)) => Err(Refused::Other(e.to_string())),
+        Err(_) => Err(Refused::Other(format!(
+            "the kernel gave no answer in {} s",
+            PATIENCE.as_secs()
+        ))),
+    }
+}
+
+/// The kernel answers at once, if at all.
+const PATIENCE: Duration = Duration::from_secs(5);

@@ -1,0 +1,503 @@
+//! The data path: one task that owns the device and every flow. No lock, no channel, no task switch between a packet's
+//! read and its write; one wake-up moves what is ready, up to a bound, and then gives the other direction its turn.
+
+mod inbound;
+mod outbound;
+mod peer;
+mod status;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use proto::{Batch, Framing, Label, Reason};
+use rustix::event::{Timespec, epoll};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use self::outbound::{Drained, PATIENCE};
+use self::peer::Peer;
+use crate::config::Config;
+use crate::counters::{Counters, Dropped};
+use crate::device::{self, TunPort};
+use crate::flow::FlowPort;
+use crate::icmp::{Problem, RateLimit};
+use crate::prefix::{Owner, Owners, PeerId};
+use crate::session::Side;
+
+pub use self::peer::Moved;
+pub use self::status::PeerStatus;
+
+/// Moves packets between a device and the flows to the other members.
+pub struct Pump<T: TunPort, F> {
+    tun: AsyncFd<T>,
+    core: Core<F>,
+    /// The pump's own epoll: a flow costs no task and no look at the others. The runtime waits on it as one descriptor.
+    ready: AsyncFd<OwnedFd>,
+}
+
+/// What the owner of a pump has to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Happening {
+    /// Allocate a flow to this peer; answer with [`Pump::dialled`] or [`Pump::dial_failed`].
+    Dial(PeerId),
+    /// The smallest MTU of the flows may have changed.
+    Mtu,
+    /// A flow came up or went down.
+    State,
+    /// A flow is down, with the reason.
+    Down(PeerId, Reason),
+}
+
+struct Core<F> {
+    epoll: OwnedFd,
+    me: Option<Label>,
+    peers: Vec<Peer<F>>,
+    numbers: BTreeMap<Label, PeerId>,
+    owners: Owners,
+    own_v4: Option<IpAddr>,
+    own_v6: Option<IpAddr>,
+    counters: Counters,
+    limit: RateLimit,
+    answers: Vec<Vec<u8>>,
+    happened: Vec<Happening>,
+    /// Who the last packet went to: a guess at who gets the next.
+    current: Option<PeerId>,
+    /// Peers with a record to be sent in this turn.
+    dirty: Vec<PeerId>,
+    /// Peers whose flow is full.
+    full: Vec<PeerId>,
+    /// When a session wants to be called.
+    next: Option<Instant>,
+    inbound: Batch,
+    read_max: usize,
+}
+
+impl<T: TunPort, F: FlowPort> Pump<T, F> {
+    /// A pump without peers. Must be called in a tokio runtime with IO.
+    pub fn new(tun: T) -> io::Result<Self> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let ready = libflow::watch(epoll.try_clone()?, Interest::READABLE)?;
+        let core = Core {
+            epoll,
+            me: None,
+            peers: Vec::new(),
+            numbers: BTreeMap::new(),
+            owners: Owners::default(),
+            own_v4: None,
+            own_v6: None,
+            counters: Counters::default(),
+            limit: RateLimit::new(Instant::now()),
+            answers: Vec::new(),
+            happened: Vec::new(),
+            current: None,
+            dirty: Vec::new(),
+            full: Vec::new(),
+            next: None,
+            inbound: Batch::new(Framing::Record),
+            read_max: SMALLEST_READ,
+        };
+        Ok(Self {
+            tun: device::watch(tun)?,
+            core,
+            ready,
+        })
+    }
+
+    /// Waits until something can be moved and moves it. Safe to cancel: nothing is moved while it waits. An error says
+    /// that the device is gone.
+    pub async fn turn(&mut self) -> io::Result<Vec<Happening>> {
+        let now = Instant::now();
+        let (paused, deadline) = (self.core.paused(now), self.core.deadline());
+        tokio::select! {
+            guard = self.tun.readable_mut(), if !paused => {
+                let mut guard = guard?;
+                let drained = self.core.outbound(guard.get_inner_mut(), Instant::now())?;
+                if drained == Drained::Yes {
+                    guard.clear_ready();
+                }
+            }
+            guard = self.ready.readable() => {
+                let mut guard = guard?;
+                if self.core.events(self.tun.get_mut(), Instant::now())? == Drained::Yes {
+                    guard.clear_ready();
+                }
+            }
+            () = until(deadline), if deadline.is_some() => {}
+        }
+        self.core.tick(Instant::now());
+        self.core.settle(self.tun.get_mut());
+        Ok(self.take_happenings())
+    }
+
+    /// Makes members, prefixes and routes what the configuration says. Flows to who is no member any more are closed.
+    pub fn configure(&mut self, config: &Config) {
+        self.core.configure(config);
+    }
+
+    /// Packets of up to this many bytes may come from the device from now on.
+    pub fn expect_packets_of(&mut self, mtu: u32) {
+        // Never smaller than before: longer packets may still be in the device's queue.
+        self.core.read_max = self.core.read_max.max(mtu as usize).min(Batch::MAX_PACKET);
+    }
+
+    /// The flow that [`Happening::Dial`] asked for.
+    pub fn dialled(&mut self, id: PeerId, flow: F) {
+        self.core.link_up(id, Side::Dialled, flow, Instant::now());
+        self.core.settle(self.tun.get_mut());
+    }
+
+    /// The flow that [`Happening::Dial`] asked for can't be had.
+    pub fn dial_failed(&mut self, id: PeerId, why: Reason) {
+        self.core.dial_failed(id, why, Instant::now());
+        self.core.settle(self.tun.get_mut());
+    }
+
+    /// A flow that a member allocated to this VPN; gives it back if this is no member.
+    pub fn accepted(&mut self, from: &Label, flow: F) -> Result<(), F> {
+        let Some(id) = self.core.numbers.get(from).copied() else {
+            return Err(flow);
+        };
+        self.core.link_up(id, Side::Accepted, flow, Instant::now());
+        self.core.settle(self.tun.get_mut());
+        Ok(())
+    }
+
+    /// What has to be done now because of a call other than [`Pump::turn`].
+    pub fn take_happenings(&mut self) -> Vec<Happening> {
+        std::mem::take(&mut self.core.happened)
+    }
+
+    /// The name of a peer.
+    pub fn name(&self, id: PeerId) -> Option<&Label> {
+        self.core.peers.get(id.0 as usize).map(|p| &p.name)
+    }
+
+    /// The smallest MTU of all flows; `None` without flows.
+    pub fn mtu(&self) -> Option<u32> {
+        self.core
+            .peers
+            .iter()
+            .flat_map(|p| p.session.flows())
+            .map(FlowPort::mtu)
+            .min()
+    }
+
+    /// The counters.
+    pub fn counters(&self) -> &Counters {
+        &self.core.counters
+    }
+
+    /// Every member, in the order of names.
+    pub fn peers(&self) -> impl Iterator<Item = PeerStatus> {
+        self.core
+            .numbers
+            .values()
+            .filter_map(|id| self.core.peers.get(id.0 as usize))
+            .map(PeerStatus::of)
+    }
+}
+
+impl<F: FlowPort> Core<F> {
+    fn configure(&mut self, config: &Config) {
+        self.me = Some(config.me.clone());
+        let address = |like: IpAddr| config.address_like(like);
+        self.own_v4 = address(std::net::Ipv4Addr::UNSPECIFIED.into());
+        self.own_v6 = address(std::net::Ipv6Addr::UNSPECIFIED.into());
+        let gone: Vec<Label> = self
+            .numbers
+            .keys()
+            .filter(|name| !config.members.contains_key(name))
+            .cloned()
+            .collect();
+        for id in gone
+            .iter()
+            .filter_map(|name| self.numbers.remove(name))
+            .collect::<Vec<_>>()
+        {
+            self.remove(id);
+        }
+        self.owners = Owners::default();
+        config
+            .own
+            .iter()
+            .for_each(|net| self.owners.certify(*net, Owner::Me));
+        for (name, member) in &config.members {
+            let id = self.number(&config.me, name);
+            member
+                .prefixes
+                .iter()
+                .for_each(|net| self.owners.certify(*net, Owner::Peer(id)));
+            let peer = &mut self.peers[id.0 as usize];
+            peer.prefixes.clone_from(&member.prefixes);
+            peer.neighbour = member.neighbour;
+        }
+        for route in &config.routes {
+            let owner = self.numbers.get(&route.member).map(|id| Owner::Peer(*id));
+            let owner = owner.or_else(|| (route.member == config.me).then_some(Owner::Me));
+            if let Some(owner) = owner {
+                self.owners.route(route.prefix, owner);
+            }
+        }
+    }
+
+    fn number(&mut self, me: &Label, name: &Label) -> PeerId {
+        if let Some(id) = self.numbers.get(name) {
+            return *id;
+        }
+        // A member that comes back has its old place, since a dial to it may still be under way.
+        let old = self.peers.iter().position(|p| p.name == *name);
+        let at = old.unwrap_or_else(|| {
+            self.peers.push(Peer::new(me, name.clone()));
+            self.peers.len() - 1
+        });
+        self.peers[at].member = true;
+        let id = PeerId(at as u32);
+        self.numbers.insert(name.clone(), id);
+        id
+    }
+
+    fn remove(&mut self, id: PeerId) {
+        let peer = &mut self.peers[id.0 as usize];
+        peer.member = false;
+        self.counters.drop_many(Dropped::FlowDown, peer.pending());
+        peer.out = None;
+        for flow in peer.session.close().collect::<Vec<_>>() {
+            self.unwatch(flow);
+        }
+        self.set_full(id, None);
+        self.happened.extend([Happening::Mtu, Happening::State]);
+        self.retime();
+    }
+
+    fn link_up(&mut self, id: PeerId, side: Side, flow: F, now: Instant) {
+        let Some(peer) = self.peers.get_mut(id.0 as usize).filter(|p| p.member) else {
+            return;
+        };
+        let added = epoll::add(&self.epoll, &flow, key(id, side), epoll::EventFlags::IN);
+        if let Err(e) = added {
+            let why = Reason::new(
+                proto::Code::Failed,
+                format!("can't wait on the flow to {}: {e}", peer.name),
+            );
+            self.dial_failed(id, why, now);
+            return;
+        }
+        let replaced: Vec<F> = match side {
+            Side::Dialled => peer.session.dialled(now, flow).into_iter().collect(),
+            Side::Accepted => peer.session.accepted(now, flow).collect(),
+        };
+        let waiting = peer.session.take_waiting();
+        match side {
+            Side::Dialled => self.counters.flows_dialled += 1,
+            Side::Accepted => self.counters.flows_accepted += 1,
+        }
+        for old in replaced {
+            self.counters.flows_down += 1;
+            self.unwatch(old);
+        }
+        // The old flow may have been full; this one isn't.
+        self.set_full(id, None);
+        self.happened.extend([Happening::Mtu, Happening::State]);
+        for packet in waiting {
+            self.resubmit(&packet, now);
+        }
+        self.retime();
+    }
+
+    fn dial_failed(&mut self, id: PeerId, why: Reason, now: Instant) {
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        peer.session.dial_failed(now, why);
+        self.happened.push(Happening::State);
+        let given_up = peer.session.given_up();
+        let waiting = if given_up {
+            peer.session.take_waiting()
+        } else {
+            Default::default()
+        };
+        self.retime();
+        for packet in waiting {
+            self.refuse(Dropped::PeerDown, Problem::PeerDown, &packet, now);
+        }
+    }
+
+    /// Sends what calls have left to be sent, to flows and to the host.
+    fn settle<T: TunPort>(&mut self, tun: &mut T) {
+        self.flush_dirty(Instant::now());
+        self.answer(tun);
+    }
+
+    fn link_down(&mut self, id: PeerId, side: Side, why: Reason, now: Instant) {
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        let (gone, redial) = peer.session.down(now, side);
+        let Some(flow) = gone else { return };
+        if peer.session.sending().is_none() {
+            self.counters.drop_many(Dropped::FlowDown, peer.pending());
+            peer.out = None;
+        }
+        self.unwatch(flow);
+        self.counters.flows_down += 1;
+        self.set_full(id, None);
+        self.happened
+            .extend([Happening::Down(id, why), Happening::Mtu, Happening::State]);
+        if redial {
+            self.happened.push(Happening::Dial(id));
+        }
+        self.retime();
+    }
+
+    fn unwatch(&self, flow: F) {
+        // Closing would do, if nobody holds a copy of the descriptor.
+        let _ = epoll::delete(&self.epoll, &flow);
+    }
+
+    /// Serves the flows that are ready.
+    fn events<T: TunPort>(&mut self, tun: &mut T, now: Instant) -> io::Result<Drained> {
+        let mut events = [const {
+            epoll::Event {
+                flags: epoll::EventFlags::empty(),
+                data: epoll::EventData::new_u64(0),
+            }
+        }; EVENTS];
+        let zero = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        let n = match epoll::wait(&self.epoll, &mut events, Some(&zero)) {
+            Err(rustix::io::Errno::INTR) => return Ok(Drained::No),
+            other => other?,
+        };
+        let mut all = n < EVENTS;
+        for event in &events[..n] {
+            let (id, side) = unkey({ event.data }.u64());
+            let flags = event.flags;
+            if flags.contains(epoll::EventFlags::OUT) {
+                self.flush(id, now);
+                if self
+                    .peers
+                    .get(id.0 as usize)
+                    .is_some_and(|p| p.pending() == 0)
+                {
+                    self.set_full(id, None);
+                }
+            }
+            if flags
+                .intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR)
+            {
+                all &= self.inbound(tun, id, side, now);
+            }
+        }
+        Ok(if all { Drained::Yes } else { Drained::No })
+    }
+
+    /// Notes since when a peer's flow is full, and asks epoll to say when it no longer is.
+    fn set_full(&mut self, id: PeerId, since: Option<Instant>) {
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        if peer.full.is_some() == since.is_some() {
+            return;
+        }
+        peer.full = since;
+        self.full.retain(|other| *other != id);
+        let mut wanted = epoll::EventFlags::IN;
+        if since.is_some() {
+            self.full.push(id);
+            wanted |= epoll::EventFlags::OUT;
+        }
+        for side in [Side::Dialled, Side::Accepted] {
+            if let Some(flow) = peer.session.flow(side) {
+                let sends = peer.session.sending() == Some(side);
+                let wanted = if sends { wanted } else { epoll::EventFlags::IN };
+                // It was added when it came up; if it isn't there any more, its end of file says so.
+                let _ = epoll::modify(&self.epoll, flow, key(id, side), wanted);
+            }
+        }
+    }
+
+    /// Nothing is read from the device while a flow has been full for a moment only.
+    fn paused(&self, now: Instant) -> bool {
+        self.full_since()
+            .any(|since| now.saturating_duration_since(since) < PATIENCE)
+    }
+
+    fn full_since(&self) -> impl Iterator<Item = Instant> {
+        self.full
+            .iter()
+            .filter_map(|id| self.peers.get(id.0 as usize)?.full)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let pauses = self
+            .full_since()
+            .map(|since| since + PATIENCE)
+            .filter(|at| *at > now);
+        pauses.chain(self.next).min()
+    }
+
+    /// Looks up when a session wants to be called next. Sessions change rarely, turns are many.
+    fn retime(&mut self) {
+        self.next = self
+            .peers
+            .iter()
+            .filter(|p| p.member)
+            .filter_map(|p| p.session.deadline())
+            .min();
+    }
+
+    /// What sessions want at their time.
+    fn tick(&mut self, now: Instant) {
+        if self.next.is_none_or(|due| due > now) {
+            return;
+        }
+        for at in 0..self.peers.len() {
+            let peer = &mut self.peers[at];
+            if !peer.member || peer.session.deadline().is_none_or(|due| due > now) {
+                continue;
+            }
+            if peer.session.dial_due(now) {
+                self.happened.push(Happening::Dial(PeerId(at as u32)));
+            }
+            if let Some(surplus) = peer.session.take_surplus(now) {
+                self.unwatch(surplus);
+                self.happened.push(Happening::State);
+            }
+        }
+        self.retime();
+    }
+}
+
+fn key(id: PeerId, side: Side) -> epoll::EventData {
+    epoll::EventData::new_u64(u64::from(id.0) << 1 | u64::from(side == Side::Accepted))
+}
+
+fn unkey(key: u64) -> (PeerId, Side) {
+    // Only key() makes them, out of a u32.
+    (
+        PeerId((key >> 1) as u32),
+        if key & 1 == 1 {
+            Side::Accepted
+        } else {
+            Side::Dialled
+        },
+    )
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Flows that are served before the other direction has its turn.
+const EVENTS: usize = 64;
+/// What is read at least, before the first MTU is known.
+const SMALLEST_READ: usize = 1500;

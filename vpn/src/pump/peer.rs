@@ -1,0 +1,74 @@
+//! One peer: its session, the record that is being filled for it, and what moved.
+
+use std::time::Instant;
+
+use ipnet::IpNet;
+use proto::{Batch, Framing, Label};
+
+use crate::session::Session;
+
+/// All that the pump keeps of one member.
+pub(super) struct Peer<F> {
+    pub(super) name: Label,
+    pub(super) prefixes: Vec<IpNet>,
+    pub(super) neighbour: bool,
+    /// `false` once it is no member any more; its place is kept, since flows and epoll name it by its number.
+    pub(super) member: bool,
+    pub(super) session: Session<F>,
+    /// Packets to be sent, if there are any.
+    pub(super) out: Option<Batch>,
+    /// Since when the flow's socket takes nothing.
+    pub(super) full: Option<Instant>,
+    pub(super) moved: Moved,
+}
+
+/// Packets and bytes of one peer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Packets that it sent.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets that it was sent.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
+}
+
+impl<F> Peer<F> {
+    pub(super) fn new(me: &Label, name: Label) -> Self {
+        let session = Session::new(me, &name);
+        Self {
+            name,
+            prefixes: Vec::new(),
+            neighbour: false,
+            member: true,
+            session,
+            out: None,
+            full: None,
+            moved: Moved::default(),
+        }
+    }
+
+    /// Adds a copy of a packet to what is to be sent; `false` if it doesn't fit.
+    pub(super) fn push(&mut self, packet: &[u8]) -> bool {
+        let out = self.out.get_or_insert_with(|| Batch::new(Framing::Record));
+        match out.push(packet.len()) {
+            Some(room) => {
+                room.copy_from_slice(packet);
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// The number of packets to be sent.
+    pub(super) fn pending(&self) -> usize {
+        self.out.as_ref().map_or(0, Batch::count)
+    }
+}
+
+/// The bytes of the packets in a record.
+pub(super) fn payload(record: &Batch) -> u64 {
+    (record.bytes().len() - 2 * record.count()) as u64
+}
