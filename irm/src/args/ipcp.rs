@@ -20,6 +20,7 @@ pub(crate) enum IpcpVerb {
     Create {
         /// Its name; of a unicast IPCP also its member name
         name: Label,
+        /// What it is
         #[arg(long = "type", value_enum, value_name = "TYPE")]
         kind: Kind,
     },
@@ -74,6 +75,7 @@ impl Kind {
 pub(crate) struct Bootstrap {
     /// Which IPCP; with --type it is created if there is none
     pub(crate) name: Label,
+    /// What it is, to create it
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     pub(crate) kind: Option<Kind>,
     /// The layer
@@ -116,6 +118,7 @@ pub(crate) struct ShimOptions {
 pub(crate) struct Enroll {
     /// Which IPCP: the member name that was invited; with --type it is created if there is none
     pub(crate) name: Label,
+    /// What it is, to create it
     #[arg(long = "type", value_enum, value_name = "TYPE")]
     pub(crate) kind: Option<Kind>,
     /// The line that `irm layer invite` printed; '-' reads it from standard input
