@@ -19,15 +19,16 @@ pub enum Problem {
     PeerDown,
 }
 
-/// The packet that tells the sender of `offending` about `problem`; `from` is this host's own address of the same family.
+/// The packet that tells the sender of `offending` about `problem`. It bears the destination's address as its source: the
+/// kernel takes no packet from a device that claims to come from the host itself, and the VPN has no address of its own.
 /// `None` for what must not be answered: ICMP errors, multicast and broadcast, fragments other than the first, and
 /// sources that are nobody (RFC 1122 §3.2.2, RFC 4443 §2.4).
-pub fn answer(problem: Problem, offending: &[u8], from: IpAddr) -> Option<Vec<u8>> {
+pub fn answer(problem: Problem, offending: &[u8]) -> Option<Vec<u8>> {
     let ends = Ends::parse(offending).ok()?;
     if ends.stays_on_link() {
         return None;
     }
-    match (from, ends.src) {
+    match (ends.dst, ends.src) {
         (IpAddr::V4(from), IpAddr::V4(to)) if answerable_v4(offending, to) => {
             Some(error_v4(problem, offending, from, to))
         }
@@ -233,17 +234,9 @@ mod tests {
         out
     }
 
-    fn me_v4() -> IpAddr {
-        "10.0.0.1".parse().unwrap()
-    }
-
-    fn me_v6() -> IpAddr {
-        "fd00::1".parse().unwrap()
-    }
-
     fn check_v4(problem: Problem, expected: DestUnreachableHeader) {
         let offending = udp_v4(1400);
-        let out = answer(problem, &offending, me_v4()).unwrap();
+        let out = answer(problem, &offending).unwrap();
         let parsed = SlicedPacket::from_ip(&out).unwrap();
         let Some(TransportSlice::Icmpv4(icmp)) = parsed.transport else {
             panic!("no ICMPv4 in {parsed:?}")
@@ -261,13 +254,13 @@ mod tests {
         assert_eq!(ip.to_header().calc_header_checksum(), ip.header_checksum());
         assert_eq!(
             (ip.source(), ip.destination()),
-            ([10, 0, 0, 1], [10, 0, 0, 1])
+            ([10, 0, 0, 2], [10, 0, 0, 1])
         );
     }
 
     fn check_v6(problem: Problem, expected: Icmpv6Type) {
         let offending = udp_v6(1400);
-        let out = answer(problem, &offending, me_v6()).unwrap();
+        let out = answer(problem, &offending).unwrap();
         let parsed = SlicedPacket::from_ip(&out).unwrap();
         let Some(TransportSlice::Icmpv6(icmp)) = parsed.transport else {
             panic!("no ICMPv6 in {parsed:?}")
@@ -313,9 +306,9 @@ mod tests {
 
     #[test]
     fn errors_are_never_answered_with_errors() {
-        for (offending, me) in [(udp_v4(9), me_v4()), (udp_v6(9), me_v6())] {
-            let error = answer(Problem::NoRoute, &offending, me).unwrap();
-            assert_eq!(answer(Problem::NoRoute, &error, me), None);
+        for offending in [udp_v4(9), udp_v6(9)] {
+            let error = answer(Problem::NoRoute, &offending).unwrap();
+            assert_eq!(answer(Problem::NoRoute, &error), None);
         }
     }
 
@@ -331,29 +324,28 @@ mod tests {
             .icmpv6_echo_request(1, 2)
             .write(&mut v6, b"x")
             .unwrap();
-        assert!(answer(Problem::NoRoute, &v4, me_v4()).is_some());
-        assert!(answer(Problem::NoRoute, &v6, me_v6()).is_some());
+        assert!(answer(Problem::NoRoute, &v4).is_some());
+        assert!(answer(Problem::NoRoute, &v6).is_some());
     }
 
     #[test]
     fn later_fragments_multicast_and_nobody_are_not_answered() {
         let mut later = udp_v4(64);
         later[7] = 1;
-        assert_eq!(answer(Problem::NoRoute, &later, me_v4()), None);
+        assert_eq!(answer(Problem::NoRoute, &later), None);
         let mut multicast = udp_v4(64);
         multicast[16] = 224;
-        assert_eq!(answer(Problem::NoRoute, &multicast, me_v4()), None);
+        assert_eq!(answer(Problem::NoRoute, &multicast), None);
         let mut nobody = udp_v4(64);
         nobody[12..16].fill(0);
-        assert_eq!(answer(Problem::NoRoute, &nobody, me_v4()), None);
+        assert_eq!(answer(Problem::NoRoute, &nobody), None);
         // IPv6: a fragment header (next UDP, offset 8) before the rest.
         let mut later = udp_v6(64);
         later[6] = FRAGMENT;
         later[40..44].copy_from_slice(&[17, 0, 0, 8]);
-        assert_eq!(answer(Problem::NoRoute, &later, me_v6()), None);
+        assert_eq!(answer(Problem::NoRoute, &later), None);
         later[43] = 1;
-        assert!(answer(Problem::NoRoute, &later, me_v6()).is_some());
-        assert_eq!(answer(Problem::NoRoute, &udp_v6(64), me_v4()), None);
+        assert!(answer(Problem::NoRoute, &later).is_some());
     }
 
     #[test]
@@ -374,8 +366,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {
-            let _ = answer(Problem::TooBig(1280), &bytes, me_v4());
-            let _ = answer(Problem::TooBig(1280), &bytes, me_v6());
+            let _ = answer(Problem::TooBig(1280), &bytes);
+            let _ = answer(Problem::TooBig(1280), &bytes);
         }
 
         #[test]
@@ -389,7 +381,7 @@ mod tests {
             packet.extend(noise);
             let len = (packet.len() - 40) as u16;
             packet[4..6].copy_from_slice(&len.to_be_bytes());
-            let _ = answer(Problem::NoRoute, &packet, me_v6());
+            let _ = answer(Problem::NoRoute, &packet);
         }
     }
 }

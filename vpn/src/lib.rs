@@ -11,16 +11,21 @@
 //! | [`pump`] | the data path: one task that owns the device and every flow |
 //! | [`device`], [`flow`] | the two sides of the pump |
 //! | [`config`], [`netlink`] | what irmd says, and what the kernel is told |
+//! | [`control`], [`links`] | the stream to irmd, and the flows that are made through it |
+//! | [`run`] | the program |
 //! | [`counters`] | what moved and what was dropped, with the reason |
 
 pub mod config;
+pub mod control;
 pub mod counters;
 pub mod device;
 pub mod flow;
 pub mod fragment;
 pub mod icmp;
+pub mod links;
 pub mod netlink;
 pub mod packet;
 pub mod prefix;
 pub mod pump;
+pub mod run;
 pub mod session;

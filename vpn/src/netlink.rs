@@ -9,6 +9,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use proto::{Code, Reason};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::RouteMessage;
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
@@ -233,12 +234,15 @@ impl Device {
     async fn change_address(&self, net: IpNet, add: bool) -> Result<(), Refused> {
         let addresses = self.netlink.handle.address();
         if add {
-            return within(
-                addresses
-                    .add(self.index, net.addr(), net.prefix_len())
-                    .execute(),
-            )
-            .await;
+            let mut request = addresses.add(self.index, net.addr(), net.prefix_len());
+            if net.addr().is_ipv6() {
+                // Nobody else is on this link; and until it is checked, routes can't prefer the address.
+                request
+                    .message_mut()
+                    .attributes
+                    .push(AddressAttribute::Flags(AddressFlags::Nodad));
+            }
+            return within(request.execute()).await;
         }
         let message = match net.addr() {
             IpAddr::V4(a) => AddressMessageBuilder::<Ipv4Addr>::new()

@@ -8,7 +8,6 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
@@ -53,12 +52,9 @@ pub enum Happening {
 
 struct Core<F> {
     epoll: OwnedFd,
-    me: Option<Label>,
     peers: Vec<Peer<F>>,
     numbers: BTreeMap<Label, PeerId>,
     owners: Owners,
-    own_v4: Option<IpAddr>,
-    own_v6: Option<IpAddr>,
     counters: Counters,
     limit: RateLimit,
     answers: Vec<Vec<u8>>,
@@ -82,12 +78,9 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
         let ready = libflow::watch(epoll.try_clone()?, Interest::READABLE)?;
         let core = Core {
             epoll,
-            me: None,
             peers: Vec::new(),
             numbers: BTreeMap::new(),
             owners: Owners::default(),
-            own_v4: None,
-            own_v6: None,
             counters: Counters::default(),
             limit: RateLimit::new(Instant::now()),
             answers: Vec::new(),
@@ -202,10 +195,6 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
 
 impl<F: FlowPort> Core<F> {
     fn configure(&mut self, config: &Config) {
-        self.me = Some(config.me.clone());
-        let address = |like: IpAddr| config.address_like(like);
-        self.own_v4 = address(std::net::Ipv4Addr::UNSPECIFIED.into());
-        self.own_v6 = address(std::net::Ipv6Addr::UNSPECIFIED.into());
         let gone: Vec<Label> = self
             .numbers
             .keys()

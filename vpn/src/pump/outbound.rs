@@ -143,11 +143,7 @@ impl<F: FlowPort> Core<F> {
     /// Counts a drop and has the sender told, as far as rules and rate allow.
     pub(super) fn refuse(&mut self, why: Dropped, problem: Problem, packet: &[u8], now: Instant) {
         self.counters.drop(why);
-        let from = match packet.first().map(|b| b >> 4) {
-            Some(4) => self.own_v4,
-            _ => self.own_v6,
-        };
-        let Some(error) = from.and_then(|from| icmp::answer(problem, packet, from)) else {
+        let Some(error) = icmp::answer(problem, packet) else {
             return;
         };
         if self.limit.take(now) {

@@ -1,0 +1,351 @@
+//! The program: brings the device up, owns the pump, and does what irmd says and what the pump asks for.
+
+use std::time::Duration;
+
+use libflow::{Irm, RunDir};
+use proto::irm::{VpnConfig, VpnInfo, VpnPeer};
+use proto::{Batch, Code, Reason};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::Instant;
+
+use crate::config::Config;
+use crate::control::{Control, Hello, Order};
+use crate::device::{DeviceName, Tun};
+use crate::flow::Lane;
+use crate::links::{Links, News};
+use crate::netlink::{Device, Netlink};
+use crate::pump::{Happening, PeerStatus, Pump};
+
+/// Runs until irmd or a signal ends it; then nothing of it is left. An error says why it could not go on.
+pub async fn run(run_dir: RunDir, hello: Hello) -> Result<(), Reason> {
+    let mut signals = Signals::new()?;
+    let secret = hello.secret.clone();
+    let asked_dev = hello.dev.clone();
+    let mut control = Control::open(run_dir.clone(), hello).await?;
+    let started = tokio::select! {
+        started = start(&mut control, &run_dir, secret, &asked_dev) => started,
+        () = signals.next() => Ok(None),
+    };
+    let ended = match started {
+        Ok(Some(mut vpn)) => vpn.serve(&mut control, &mut signals).await,
+        Ok(None) => Ok(()),
+        Err(reason) => Err(reason),
+    };
+    if let Err(reason) = &ended {
+        control.fail(reason.clone()).await;
+    }
+    ended
+}
+
+/// A VPN that is up.
+struct Vpn {
+    config: Config,
+    dev: DeviceName,
+    device: Device,
+    mtu: u32,
+    pump: Pump<Tun, Lane>,
+    links: Links,
+    deaf: Option<Reason>,
+    narrow: bool,
+    report: Option<Instant>,
+}
+
+/// `None`: irmd wants an end before there was a beginning.
+async fn start(
+    control: &mut Control,
+    run_dir: &RunDir,
+    secret: Option<libflow::Secret>,
+    asked_dev: &str,
+) -> Result<Option<Vpn>, Reason> {
+    let late = |_| {
+        Reason::new(
+            Code::TimedOut,
+            format!("irmd gave no configuration in {} s", CONFIG.as_secs()),
+        )
+    };
+    let wire = match tokio::time::timeout(CONFIG, first_config(control))
+        .await
+        .map_err(late)?
+    {
+        Ok(Some(wire)) => wire,
+        Ok(None) => return Ok(None),
+        Err(gone) => return Err(gone),
+    };
+    let dev = DeviceName::new(if wire.dev.is_empty() {
+        asked_dev
+    } else {
+        &wire.dev
+    })?;
+    let config = Config::try_from(*wire)?;
+    let options = libflow::Options {
+        run_dir: Some(run_dir.path().to_owned()),
+        secret,
+        program: Some("vpn".to_owned()),
+    };
+    let irm = Irm::connect_with(options).await?;
+    let netlink = Netlink::open()?;
+    netlink.free(&dev, LINGER).await?;
+    let tun = Tun::create(&dev)?;
+    let mut device = Device::up(netlink, dev.clone(), FIRST_MTU).await?;
+    device.apply(&config).await?;
+    let mut pump = Pump::new(tun).map_err(|e| {
+        Reason::new(
+            Code::Failed,
+            format!("can't wait on the device {}: {e}", dev.as_str()),
+        )
+    })?;
+    pump.configure(&config);
+    let links = Links::start(irm, config.layer.clone(), config.me.clone());
+    tracing::info!(
+        "{} is up as {} in {}",
+        dev.as_str(),
+        config.me,
+        config.layer
+    );
+    let report = Some(Instant::now());
+    Ok(Some(Vpn {
+        config,
+        dev,
+        device,
+        mtu: FIRST_MTU,
+        pump,
+        links,
+        deaf: None,
+        narrow: false,
+        report,
+    }))
+}
+
+async fn first_config(control: &mut Control) -> Result<Option<Box<VpnConfig>>, Reason> {
+    loop {
+        match control.next().await {
+            Order::Config(config) => return Ok(Some(config)),
+            Order::Shutdown => return Ok(None),
+            Order::Gone(reason) => return Err(reason),
+            Order::Status | Order::Attached => {}
+        }
+    }
+}
+
+impl Vpn {
+    async fn serve(&mut self, control: &mut Control, signals: &mut Signals) -> Result<(), Reason> {
+        loop {
+            let happened = tokio::select! {
+                turn = self.pump.turn() => turn.map_err(|e| self.device_gone(&e))?,
+                news = self.links.next() => self.heard(news),
+                order = control.next() => match order {
+                    Order::Config(wire) => self.reconfigure(*wire).await?,
+                    Order::Status | Order::Attached => {
+                        self.report = Some(Instant::now());
+                        Vec::new()
+                    }
+                    Order::Shutdown => return Ok(()),
+                    Order::Gone(reason) => {
+                        tracing::info!("ending: {reason}");
+                        return Ok(());
+                    }
+                },
+                () = signals.next() => return Ok(()),
+                () = at(self.report) => {
+                    self.report = None;
+                    control.tell(self.info());
+                    Vec::new()
+                }
+            };
+            if !happened.is_empty() {
+                self.act(happened).await?;
+            }
+        }
+    }
+
+    /// Does what the pump asks for.
+    async fn act(&mut self, happened: Vec<Happening>) -> Result<(), Reason> {
+        let mut mtu = false;
+        for happening in happened {
+            match happening {
+                Happening::Dial(id) => {
+                    if let Some(peer) = self.pump.name(id) {
+                        self.links.dial(id, peer);
+                    }
+                }
+                Happening::Mtu => mtu = true,
+                Happening::State => self.report_soon(),
+                Happening::Down(id, reason) => {
+                    if let Some(peer) = self.pump.name(id) {
+                        tracing::info!(%peer, "flow down: {reason}");
+                    }
+                }
+            }
+        }
+        if mtu { self.follow_mtu().await } else { Ok(()) }
+    }
+
+    fn heard(&mut self, news: News) -> Vec<Happening> {
+        match news {
+            News::Dialled(id, Ok(lane)) => self.pump.dialled(id, lane),
+            News::Dialled(id, Err(reason)) => {
+                if let Some(peer) = self.pump.name(id) {
+                    tracing::debug!(%peer, "no flow: {reason}");
+                }
+                self.pump.dial_failed(id, reason);
+            }
+            News::Accepted(member, lane) => {
+                if self.pump.accepted(&member, lane).is_err() {
+                    tracing::info!(%member, "closed a flow from somebody who is no member that irmd knows of");
+                }
+            }
+            News::Listening(trouble) => {
+                self.deaf = trouble;
+                self.report_soon();
+            }
+        }
+        self.pump.take_happenings()
+    }
+
+    async fn reconfigure(&mut self, wire: VpnConfig) -> Result<Vec<Happening>, Reason> {
+        let config = Config::try_from(wire)?;
+        if (&config.layer, &config.me) != (&self.config.layer, &self.config.me) {
+            return Err(Reason::new(
+                Code::Conflict,
+                format!(
+                    "this host is now {} in {}; the VPN starts anew",
+                    config.me, config.layer
+                ),
+            ));
+        }
+        if config != self.config {
+            self.pump.configure(&config);
+            self.device.apply(&config).await?;
+            self.config = config;
+        }
+        self.report_soon();
+        Ok(self.pump.take_happenings())
+    }
+
+    /// Gives the device the smallest MTU of all flows. Without flows it keeps what it has.
+    async fn follow_mtu(&mut self) -> Result<(), Reason> {
+        let Some(smallest) = self.pump.mtu() else {
+            return Ok(());
+        };
+        let v6 = self.config.addresses.iter().any(|a| a.addr().is_ipv6());
+        let least = if v6 { LEAST_V6 } else { LEAST_V4 };
+        self.narrow = smallest < least;
+        let mtu = smallest.clamp(least, Batch::MAX_PACKET as u32);
+        self.pump.expect_packets_of(mtu);
+        if mtu != self.mtu {
+            self.device.set_mtu(mtu).await?;
+            tracing::info!("the MTU of {} is {mtu}", self.dev.as_str());
+            self.mtu = mtu;
+            self.report_soon();
+        }
+        Ok(())
+    }
+
+    fn report_soon(&mut self) {
+        self.report.get_or_insert_with(|| Instant::now() + REPORT);
+    }
+
+    fn device_gone(&self, error: &std::io::Error) -> Reason {
+        Reason::new(
+            Code::Failed,
+            format!(
+                "the device {} is gone ({error}); was it removed by hand?",
+                self.dev.as_str()
+            ),
+        )
+    }
+
+    fn info(&self) -> VpnInfo {
+        VpnInfo {
+            layer: self.config.layer.to_string(),
+            dev: self.dev.as_str().to_owned(),
+            state: "up".to_owned(),
+            addresses: self
+                .config
+                .addresses
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
+            mtu: self.mtu,
+            pid: std::process::id(),
+            peers: self.pump.peers().map(peer_info).collect(),
+            counters: self.pump.counters().to_map().into_iter().collect(),
+            detail: self.detail(),
+        }
+    }
+
+    /// What a person should know, in one line; empty when all is well.
+    fn detail(&self) -> String {
+        let deaf = self
+            .deaf
+            .as_ref()
+            .map(|why| format!("others can't reach this VPN: {why}"));
+        let narrow = self.narrow.then(|| {
+            format!(
+                "a flow carries less than {} bytes, which IP needs; raise the MTU below",
+                self.mtu
+            )
+        });
+        let warnings = self.device.warnings().iter().cloned();
+        warnings
+            .chain(deaf)
+            .chain(narrow)
+            .collect::<Vec<_>>()
+            .join("; ")
+    }
+}
+
+fn peer_info(peer: PeerStatus) -> VpnPeer {
+    VpnPeer {
+        name: peer.name.to_string(),
+        prefixes: peer.prefixes.iter().map(ToString::to_string).collect(),
+        state: peer.state.to_owned(),
+        path: if peer.neighbour { "direct" } else { "routed" }.to_owned(),
+        // Known to the layer, not to its user: irmd fills it in.
+        rtt_us: 0,
+        rx_bytes: peer.moved.rx_bytes,
+        tx_bytes: peer.moved.tx_bytes,
+    }
+}
+
+async fn at(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals that end a program.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> Result<Self, Reason> {
+        let failed = |e| Reason::new(Code::Failed, format!("can't listen to signals: {e}"));
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).map_err(failed)?,
+            interrupt: signal(SignalKind::interrupt()).map_err(failed)?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// How long irmd may take to say what to be.
+const CONFIG: Duration = Duration::from_secs(10);
+/// How long a device of a process that was just killed may take to go away.
+const LINGER: Duration = Duration::from_secs(2);
+/// Changes are told at most this late, and together.
+const REPORT: Duration = Duration::from_millis(100);
+/// The device's MTU before there is a flow: every flow should carry it, and IPv6 needs it.
+const FIRST_MTU: u32 = 1280;
+/// What a device needs for IPv6 (RFC 8200) and for IPv4 in practice (RFC 791).
+const LEAST_V6: u32 = 1280;
+const LEAST_V4: u32 = 576;
