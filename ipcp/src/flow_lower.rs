@@ -140,15 +140,15 @@ impl FlowLower {
         } else {
             via
         };
-        let failed = |what: &str, e: io::Error| {
-            Reason::new(Code::Failed, format!("can't {what} of flow {lower}: {e}"))
+        let failed = |e: io::Error| {
+            Reason::new(
+                Code::Failed,
+                format!("can't use the socket of flow {lower}: {e}"),
+            )
         };
         let (data, mtu, framing) = match handed {
             None => {
-                let watch = io
-                    .watch(&socket, Interest::READ)
-                    .map_err(|e| failed("wait on the socket", e))?;
-                self.keys.insert(watch.key(), (lower, End::Data));
+                let watch = io.watch(&socket, Interest::READ).map_err(failed)?;
                 (
                     Data::Records { socket, watch },
                     welcome.mtu,
@@ -157,25 +157,33 @@ impl FlowLower {
             }
             Some(fd) => {
                 let port = UdpPort::new(UdpSocket::from(fd), self.offloads, Instant::now())
-                    .map_err(|e| failed("use the UDP socket", e))?;
-                let watch = io
-                    .watch(&port, Interest::READ)
-                    .map_err(|e| failed("wait on the UDP socket", e))?;
-                let control = io
-                    .watch(&socket, Interest::READ)
-                    .map_err(|e| failed("wait on the socket", e))?;
-                self.keys.insert(watch.key(), (lower, End::Data));
-                self.keys.insert(control.key(), (lower, End::Control));
+                    .map_err(failed)?;
+                let watch = io.watch(&port, Interest::READ).map_err(failed)?;
+                let control_key = io.watch(&socket, Interest::READ).map_err(failed)?.key();
                 let mtu = port.mtu().min(welcome.mtu);
-                let data = Data::Udp {
-                    port: Box::new(port),
-                    watch,
-                    control: socket,
-                    control_key: control.key(),
-                };
-                (data, mtu, Framing::Train)
+                (
+                    Data::Udp {
+                        port: Box::new(port),
+                        watch,
+                        control: socket,
+                        control_key,
+                    },
+                    mtu,
+                    Framing::Train,
+                )
             }
         };
+        match &data {
+            Data::Records { watch, .. } => {
+                self.keys.insert(watch.key(), (lower, End::Data));
+            }
+            Data::Udp {
+                watch, control_key, ..
+            } => {
+                self.keys.insert(watch.key(), (lower, End::Data));
+                self.keys.insert(*control_key, (lower, End::Control));
+            }
+        }
         self.flows.insert(
             lower,
             Lane {

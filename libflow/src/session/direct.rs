@@ -142,6 +142,11 @@ impl Drop for Direct {
 /// The listening socket for direct flows, under a name of its own; `None` where the run directory has no place for it.
 pub(super) fn open_door(run_dir: &Path) -> Option<Door> {
     let dir = run_dir.join("flows");
+    // irmd makes it, for everybody to make files in and nobody to remove others'; a user's own irmd of old may not have.
+    if std::fs::create_dir(&dir).is_ok() {
+        let _ =
+            std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o1777));
+    }
     let pid = std::process::id();
     // A pid can be taken twice, in two pid namespaces; a file that lies there may be somebody's.
     for n in 0..1000 {
