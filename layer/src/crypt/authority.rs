@@ -517,5 +517,4 @@ const MAX_AUDIT: usize = 4096;
 const MAX_PREFIXES: usize = 64;
 
 #[cfg(test)]
-#[path = "authority_tests.rs"]
 mod tests;

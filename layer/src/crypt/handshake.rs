@@ -4,7 +4,9 @@
 //! what came before, make a server forget the hello and a client begin anew, until the first PDU has authenticated.
 
 mod frame;
+mod make;
 mod stream;
+mod take;
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,7 +21,7 @@ use zeroize::Zeroizing;
 use super::tls::describe;
 use super::{Aead, Secrets, TAG, TlsConfig};
 use frame::{Frame, Header, Level};
-use stream::{Incoming, Inserted, Outgoing};
+use stream::{Incoming, Outgoing};
 
 /// One side of one handshake.
 pub struct Handshake {
@@ -269,170 +271,8 @@ impl Handshake {
         self.out.iter().any(|out| !out.done())
     }
 
-    /// A PDU that anybody may have written.
-    fn initial(
-        &mut self,
-        now: Instant,
-        len: usize,
-        frames: &[Frame],
-    ) -> Result<(), HandshakeError> {
-        let mut news = false;
-        for frame in frames {
-            match frame {
-                // Not believed, and not needed: what follows it shows that a hello has arrived.
-                Frame::Ack {
-                    level: Level::Initial,
-                    contiguous,
-                } if *contiguous <= self.out[0].sent() => {}
-                Frame::Ack { .. } => return Err(HandshakeError::Malformed),
-                Frame::Close(alert) if self.state == State::Running && !self.heard => {
-                    self.hint.get_or_insert((*alert, now));
-                }
-                Frame::Close(_) => {}
-                Frame::Crypto { .. } if self.heard => {}
-                Frame::Crypto { offset, bytes } => match self.into[0].insert(*offset, bytes) {
-                    Inserted::New => news = true,
-                    Inserted::Known => {}
-                    Inserted::TooMuch => return Err(HandshakeError::TooMuch),
-                    Inserted::Conflict => {
-                        self.begin_anew(now, HandshakeError::Conflict)?;
-                        // A client's new hello makes the old answer worthless; a server takes the new one.
-                        if self.client || self.into[0].insert(*offset, bytes) != Inserted::New {
-                            return Err(HandshakeError::Conflict);
-                        }
-                        news = true;
-                    }
-                },
-            }
-        }
-        if !self.client {
-            self.path_mtu = self.path_mtu.max(len.min(self.mtu));
-        }
-        // With handshake keys in place, TLS expects sealed bytes: it must never see plain ones then.
-        if !news || self.keys.is_some() {
-            return Ok(());
-        }
-        if let Err(error) = self.tls.read_hs(self.into[0].take()) {
-            let alert = self.tls.alert().map_or(HANDSHAKE_FAILURE, u8::from);
-            let error = HandshakeError::Tls(describe(&error));
-            self.begin_anew(now, error.clone())?;
-            if !self.client {
-                (self.close.0, self.close.1) = (alert, self.close.2 > 0);
-            }
-            return Err(error);
-        }
-        self.pump();
-        self.progress(now);
-        self.opened_early(now)
-    }
-
-    /// What overtook the keys can be opened now.
-    fn opened_early(&mut self, now: Instant) -> Result<(), HandshakeError> {
-        let mut result = Ok(());
-        if self.keys.is_some() {
-            for mut pdu in std::mem::take(&mut self.early) {
-                result = Header::parse(&pdu)
-                    .and_then(|header| self.sealed(now, header, &mut pdu))
-                    .and(result);
-            }
-        }
-        result
-    }
-
-    /// A PDU that must authenticate with the handshake keys.
-    fn sealed(
-        &mut self,
-        now: Instant,
-        header: Header,
-        pdu: &mut [u8],
-    ) -> Result<(), HandshakeError> {
-        let keys = self.keys.as_ref().ok_or(HandshakeError::TooEarly)?;
-        let (head, body) = pdu.split_at_mut(Header::LEN);
-        let opened = keys
-            .remote
-            .packet
-            .decrypt_in_place(u64::from(header.number), head, body);
-        let frames = Frame::parse_all(opened.map_err(|_| HandshakeError::Forged)?)?;
-        let sent = self.out[1].sent();
-        if frames.iter().any(|f| matches!(f, Frame::Ack { level: Level::Handshake, contiguous } if *contiguous > sent)) {
-            return Err(HandshakeError::Malformed);
-        }
-        if !self.heard {
-            self.heard = true;
-            self.hint = None;
-            // Whoever has the keys has the hello.
-            self.out[0].ack_all();
-            self.progress(now);
-        }
-        for frame in frames {
-            match frame {
-                Frame::Ack {
-                    level: Level::Initial,
-                    ..
-                } => {}
-                Frame::Ack {
-                    level: Level::Handshake,
-                    contiguous,
-                } => {
-                    if self.out[1].ack(contiguous) {
-                        self.progress(now);
-                    }
-                }
-                Frame::Close(alert) => {
-                    if self.waiting() {
-                        self.fail(refused(alert), None);
-                    }
-                    return Ok(());
-                }
-                Frame::Crypto { offset, bytes } => self.crypto(now, offset, &bytes)?,
-            }
-        }
-        Ok(())
-    }
-
-    fn crypto(&mut self, now: Instant, offset: usize, bytes: &[u8]) -> Result<(), HandshakeError> {
-        match self.into[1].insert(offset, bytes) {
-            Inserted::New => {}
-            Inserted::Known => {
-                self.ack_due = true;
-                return Ok(());
-            }
-            Inserted::Conflict => return Err(HandshakeError::Conflict),
-            Inserted::TooMuch => return Err(HandshakeError::TooMuch),
-        }
-        self.ack_due = true;
-        if let Err(error) = self.tls.read_hs(self.into[1].take()) {
-            let alert = self.tls.alert().map_or(HANDSHAKE_FAILURE, u8::from);
-            let code = if matches!(error, rustls::Error::InvalidCertificate(_)) {
-                Code::Denied
-            } else {
-                Code::PeerMisbehaved
-            };
-            let text = format!("the other side can't be believed: {}", describe(&error));
-            self.fail(Reason::new(code, text), Some(alert));
-            return Ok(());
-        }
-        self.pump();
-        self.progress(now);
-        if self.state == State::Running && !self.tls.is_handshaking() {
-            match self.secrets() {
-                Ok(secrets) => {
-                    self.state = State::Done;
-                    self.outcome = Some(Outcome::Done(Box::new(secrets)));
-                    if !self.client {
-                        // The client's last flight answers all of the server's.
-                        self.out[1].ack_all();
-                        self.retry.at = None;
-                    }
-                }
-                Err(reason) => self.fail(reason, Some(HANDSHAKE_FAILURE)),
-            }
-        }
-        Ok(())
-    }
-
     fn secrets(&self) -> Result<Secrets, Reason> {
-        if self.tls.quic_transport_parameters() != Some(PARAMETERS) {
+        if self.tls.quic_transport_parameters() != Some(self.config.parameters) {
             return Err(Reason::new(
                 Code::PeerMisbehaved,
                 "the other side speaks another version of the layer's protocol; update the older",
@@ -562,89 +402,6 @@ impl Handshake {
         }
     }
 
-    fn close_pdu(&mut self) -> Option<Vec<u8>> {
-        if !std::mem::take(&mut self.close.1) || self.close.2 == 0 {
-            return None;
-        }
-        self.close.2 -= 1;
-        let mut frames = Vec::new();
-        Frame::Close(self.close.0).encode(&mut frames);
-        let level = if self.keys.is_some() {
-            Level::Handshake
-        } else {
-            Level::Initial
-        };
-        self.pdu(level, frames)
-    }
-
-    fn initial_pdu(&mut self) -> Option<Vec<u8>> {
-        if self.close.1 {
-            return self.close_pdu();
-        }
-        let mut frames = Vec::with_capacity(self.path_mtu);
-        let contiguous = self.into[0].contiguous();
-        if contiguous > 0 {
-            Frame::Ack {
-                level: Level::Initial,
-                contiguous,
-            }
-            .encode(&mut frames);
-        }
-        let room = self.path_mtu - Header::LEN - frames.len() - Frame::CRYPTO_HEADER;
-        let (offset, bytes) = self.out[0].take(room)?;
-        Frame::Crypto { offset, bytes }.encode(&mut frames);
-        if self.client {
-            // A hello of full size shows whether the path takes it.
-            frames.resize(self.path_mtu - Header::LEN, 0);
-        }
-        self.pdu(Level::Initial, frames)
-    }
-
-    fn sealed_pdu(&mut self) -> Option<Vec<u8>> {
-        if self.keys.is_none() || !(self.ack_due || self.out[1].pending()) {
-            return None;
-        }
-        self.ack_due = false;
-        let mut frames = Vec::with_capacity(self.path_mtu);
-        let contiguous = self.into[1].contiguous();
-        if contiguous > 0 {
-            Frame::Ack {
-                level: Level::Handshake,
-                contiguous,
-            }
-            .encode(&mut frames);
-        }
-        let room = self.path_mtu - Header::LEN - frames.len() - Frame::CRYPTO_HEADER - TAG;
-        if let Some((offset, bytes)) = self.out[1].take(room) {
-            Frame::Crypto { offset, bytes }.encode(&mut frames);
-        }
-        self.pdu(Level::Handshake, frames)
-    }
-
-    /// Puts the header before the frames and seals them. No number is used twice.
-    fn pdu(&mut self, level: Level, mut frames: Vec<u8>) -> Option<Vec<u8>> {
-        let number = self.number;
-        self.number = number.checked_add(1)?;
-        let header = Header {
-            level,
-            session: self.session,
-            number,
-        }
-        .encode();
-        let mut pdu = header.to_vec();
-        if level == Level::Handshake {
-            let tag = self
-                .keys
-                .as_ref()?
-                .local
-                .packet
-                .encrypt_in_place(u64::from(number), &header, &mut frames)
-                .ok()?;
-            frames.extend(tag.as_ref());
-        }
-        pdu.append(&mut frames);
-        Some(pdu)
-    }
 }
 
 impl fmt::Debug for Handshake {
@@ -660,7 +417,7 @@ impl fmt::Debug for Handshake {
 
 fn connect(config: &TlsConfig, client: bool) -> Result<Connection, HandshakeError> {
     let unusable = |e: rustls::Error| HandshakeError::Unusable(e.to_string());
-    let parameters = PARAMETERS.to_vec();
+    let parameters = config.parameters.to_vec();
     if client {
         let name =
             ServerName::try_from("strata").map_err(|e| HandshakeError::Unusable(e.to_string()))?;
@@ -701,8 +458,6 @@ fn refused(alert: u8) -> Reason {
     Reason::new(Code::Refused, format!("the other side refused us: {why}"))
 }
 
-/// TLS carries them authenticated; they name the protocol and its version.
-const PARAMETERS: &[u8] = b"strata\x01";
 const MASTER_LABEL: &[u8] = b"EXPORTER-strata-association-v1";
 const ENROL_LABEL: &[u8] = b"EXPORTER-strata-enrol-v1";
 const FIRST_WAIT: Duration = Duration::from_millis(100);
@@ -722,5 +477,4 @@ const MAX_CLOSES: u32 = 8;
 const HANDSHAKE_FAILURE: u8 = 40;
 
 #[cfg(test)]
-#[path = "handshake_tests.rs"]
 mod tests;

@@ -18,6 +18,8 @@
 mod authority;
 mod cert;
 mod file;
+#[cfg(test)]
+mod fixtures;
 mod handshake;
 mod identity;
 mod invitation;

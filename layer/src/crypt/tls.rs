@@ -35,6 +35,8 @@ pub struct TlsConfig {
     pub(super) server: Option<Arc<ServerConfig>>,
     pub(super) trust: Arc<Trust>,
     pub(super) clock: Clock,
+    /// Carried in place of QUIC's transport parameters, authenticated: the protocol and its version.
+    pub(super) parameters: &'static [u8],
 }
 
 /// Whom a side believes.
@@ -115,6 +117,7 @@ impl TlsConfig {
             server: Some(Arc::new(server)),
             trust,
             clock: clock.clone(),
+            parameters: PARAMETERS,
         })
     }
 
@@ -127,6 +130,7 @@ impl TlsConfig {
             server: None,
             trust,
             clock: clock.clone(),
+            parameters: PARAMETERS,
         })
     }
 }
@@ -377,5 +381,6 @@ impl ClientCertVerifier for Trust {
     }
 }
 
+const PARAMETERS: &[u8] = b"strata\x01";
 const NO_TLS12: rustls::Error =
     rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled);
