@@ -152,7 +152,8 @@ impl Sender {
             .range(from..from + segment.len)
             .copied()
             .collect();
-        self.retry_at.get_or_insert(now + self.rtt.timeout());
+        self.retry_at
+            .get_or_insert_with(|| now + self.rtt.timeout());
         self.stalled.get_or_insert(now);
         Some((self.stream, offset, bytes))
     }

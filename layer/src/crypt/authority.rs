@@ -182,30 +182,7 @@ impl Authority {
         exporter: &[u8; 32],
         now: UnixTime,
     ) -> Result<wire::EnrolReply, Reason> {
-        let denied = |text: &str| Reason::new(Code::Denied, text);
-        let unknown = || {
-            Reason::new(
-                Code::NotFound,
-                "this authority knows no such invitation; ask for another (irm layer invite)",
-            )
-        };
-        let id: [u8; 16] = request
-            .invitation
-            .as_slice()
-            .try_into()
-            .map_err(|_| unknown())?;
-        let open = self.invitations.get(&id).ok_or_else(unknown)?;
-        UnparsedPublicKey::new(&ED25519, &open.seed_public)
-            .verify(&signed_part(&request.csr, exporter), &request.seed_signature)
-            .map_err(|_| denied("the request isn't signed with the invitation's seed over this session; join anew with the line"))?;
-        let csr = Request::parse(&request.csr)?;
-        if csr.layer != self.layer {
-            let text = format!(
-                "the request is for layer {}, this is {}; use an invitation to it",
-                csr.layer, self.layer
-            );
-            return Err(Reason::new(Code::Conflict, text));
-        }
+        let (id, csr) = self.authentic(request, exporter)?;
         let hash = sha256(&[&request.csr]);
         if let Some(issued) = self
             .members
@@ -214,30 +191,7 @@ impl Authority {
         {
             return Ok(self.reply(issued.certificate.clone()));
         }
-        if now.secs() >= open.expires {
-            return Err(denied(
-                "the invitation has expired; ask for another (irm layer invite)",
-            ));
-        }
-        if open.left == 0 {
-            return Err(denied(&format!(
-                "the invitation is used up ({} of {}); ask for another (irm layer invite)",
-                open.uses, open.uses
-            )));
-        }
-        if let Some(granted) = open
-            .member
-            .as_ref()
-            .filter(|granted| **granted != csr.member)
-        {
-            let text = format!(
-                "the invitation is for member {granted}, not for {}; use that name",
-                csr.member
-            );
-            return Err(Reason::new(Code::Conflict, text));
-        }
-        self.check_name(&csr.member, Some(&id), now)?;
-        let prefixes = open.prefixes.clone();
+        let prefixes = self.granted(&id, &csr, now)?;
         let certificate =
             self.root
                 .issue(&self.layer, &csr.member, &prefixes, &csr.public_key, now)?;
@@ -252,15 +206,77 @@ impl Authority {
         if self.audit.len() > MAX_AUDIT {
             self.audit.pop_front();
         }
-        self.members.insert(
-            csr.member,
-            Issued {
-                prefixes,
-                csr: Some(hash),
-                certificate: certificate.clone(),
-            },
-        );
+        let issued = Issued {
+            prefixes,
+            csr: Some(hash),
+            certificate: certificate.clone(),
+        };
+        self.members.insert(csr.member, issued);
         Ok(self.reply(certificate))
+    }
+
+    /// Whether the request comes from the holder of one of our invitations, over this session, for this layer.
+    fn authentic(
+        &self,
+        request: &wire::EnrolRequest,
+        exporter: &[u8; 32],
+    ) -> Result<([u8; 16], Request), Reason> {
+        let text = "this authority knows no such invitation; ask for another (irm layer invite)";
+        let unknown = || Reason::new(Code::NotFound, text);
+        let id: [u8; 16] = request
+            .invitation
+            .as_slice()
+            .try_into()
+            .map_err(|_| unknown())?;
+        let open = self.invitations.get(&id).ok_or_else(unknown)?;
+        let text = "the request isn't signed with the invitation's seed over this session; join anew with the line";
+        UnparsedPublicKey::new(&ED25519, &open.seed_public)
+            .verify(
+                &signed_part(&request.csr, exporter),
+                &request.seed_signature,
+            )
+            .map_err(|_| Reason::new(Code::Denied, text))?;
+        let csr = Request::parse(&request.csr)?;
+        if csr.layer == self.layer {
+            return Ok((id, csr));
+        }
+        let text = format!(
+            "the request is for layer {}, this is {}; use an invitation to it",
+            csr.layer, self.layer
+        );
+        Err(Reason::new(Code::Conflict, text))
+    }
+
+    /// The prefixes that come with an invitation, if it can still be used for this name.
+    fn granted(&self, id: &[u8; 16], csr: &Request, now: UnixTime) -> Result<Vec<IpNet>, Reason> {
+        let denied = |why: &str| {
+            Err(Reason::new(
+                Code::Denied,
+                format!("the invitation {why}; ask for another (irm layer invite)"),
+            ))
+        };
+        let Some(open) = self.invitations.get(id) else {
+            return denied("is gone");
+        };
+        if now.secs() >= open.expires {
+            return denied("has expired");
+        }
+        if open.left == 0 {
+            return denied(&format!("is used up ({0} of {0})", open.uses));
+        }
+        if let Some(granted) = open
+            .member
+            .as_ref()
+            .filter(|granted| **granted != csr.member)
+        {
+            let text = format!(
+                "the invitation is for member {granted}, not for {}; use that name",
+                csr.member
+            );
+            return Err(Reason::new(Code::Conflict, text));
+        }
+        self.check_name(&csr.member, Some(id), now)?;
+        Ok(open.prefixes.clone())
     }
 
     /// Reads what [`Authority::to_bytes`] wrote.

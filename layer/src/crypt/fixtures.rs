@@ -1,6 +1,6 @@
 //! Members, authorities and clocks for the tests of this room.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::Label;
 use proto::ipcp::Invite;
@@ -18,6 +18,14 @@ pub(super) fn at(seconds: u64) -> UnixTime {
     UnixTime(Duration::from_secs(seconds))
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some beginning of time"
+)]
+pub(super) fn begin() -> Instant {
+    Instant::now()
+}
+
 pub(super) fn label(text: &str) -> Label {
     Label::new(text).unwrap()
 }
@@ -30,7 +38,13 @@ pub(super) fn clock(seconds: u64) -> Clock {
 
 /// A layer's authority and its first member `a`.
 pub(super) fn first(layer: &str) -> (Authority, Identity) {
-    Authority::create(&label(layer), &label("a"), &["10.1.0.0/16".parse().unwrap()], at(NOW)).unwrap()
+    Authority::create(
+        &label(layer),
+        &label("a"),
+        &["10.1.0.0/16".parse().unwrap()],
+        at(NOW),
+    )
+    .unwrap()
 }
 
 /// What `irm layer invite` asks for.
@@ -46,14 +60,20 @@ pub(super) fn invite(member: Option<&str>, prefixes: &[&str], uses: u32) -> Invi
 
 /// An invitation, parsed.
 pub(super) fn invited(authority: &mut Authority, invite: &Invite) -> Invitation {
-    let url = authority.invite(invite, &label("a"), &[label("a")], at(NOW)).unwrap();
+    let url = authority
+        .invite(invite, &label("a"), &[label("a")], at(NOW))
+        .unwrap();
     Invitation::parse(&url, at(NOW)).unwrap()
 }
 
 /// Another member, enrolled without any network between.
 pub(super) fn enrolled(authority: &mut Authority, name: &str) -> Identity {
-    let joiner = invited(authority, &invite(Some(name), &[], 1)).start(&label(name)).unwrap();
-    let reply = authority.redeem(&joiner.request(&[9; 32]), &[9; 32], at(NOW)).unwrap();
+    let joiner = invited(authority, &invite(Some(name), &[], 1))
+        .start(&label(name))
+        .unwrap();
+    let reply = authority
+        .redeem(&joiner.request(&[9; 32]), &[9; 32], at(NOW))
+        .unwrap();
     joiner.finish(&reply, at(NOW)).unwrap()
 }
 
@@ -62,7 +82,9 @@ pub(super) fn under_one_root(layers: [&str; 2]) -> [Identity; 2] {
     let root = Root::create(&label("site"), at(NOW)).unwrap();
     layers.map(|layer| {
         let (key, member) = (member_key().unwrap(), label(&format!("m-{layer}")));
-        let der = root.issue(&label(layer), &member, &[], &key, at(NOW)).unwrap();
+        let der = root
+            .issue(&label(layer), &member, &[], &key, at(NOW))
+            .unwrap();
         let roots = Roots::new(vec![root.der().to_vec()]).unwrap();
         let cert = MemberCert::verify(&der, &[], &roots, &label(layer), at(NOW)).unwrap();
         Identity::new(Zeroizing::new(key.serialize_der()), cert, Vec::new(), roots).unwrap()

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::{Code, Reason};
+use rustls::CipherSuite;
 use rustls::quic::{ClientConnection, Connection, KeyChange, Keys, ServerConnection, Version};
-use rustls::{AlertDescription, CipherSuite};
 use rustls_pki_types::ServerName;
 use zeroize::Zeroizing;
 
@@ -367,7 +367,8 @@ impl Handshake {
         self.hint = None;
         self.retry.wait = FIRST_WAIT;
         self.retry.unanswered = 0;
-        self.retry.at = self.retry.at.and(self.unacked().then(|| now + FIRST_WAIT));
+        let unacked = self.unacked();
+        self.retry.at = self.retry.at.filter(|_| unacked).map(|_| now + FIRST_WAIT);
     }
 
     fn expire(&mut self, now: Instant) {
@@ -401,7 +402,6 @@ impl Handshake {
             None => self.close = (0, false, 0),
         }
     }
-
 }
 
 impl fmt::Debug for Handshake {
@@ -434,25 +434,16 @@ fn connect(config: &TlsConfig, client: bool) -> Result<Connection, HandshakeErro
     Ok(tls.into())
 }
 
-/// What the other side's alert means for a person.
+/// What the other side's alert (RFC 8446 section 6) means for a person.
 fn refused(alert: u8) -> Reason {
-    let why = match AlertDescription::from(alert) {
-        AlertDescription::CertificateExpired => {
-            "our certificate is expired or not yet valid there; see both clocks, or enrol again"
-        }
-        AlertDescription::UnknownCA => {
-            "it doesn't know the authority that issued our certificate; enrol in its layer"
-        }
-        AlertDescription::CertificateUnknown
-        | AlertDescription::BadCertificate
-        | AlertDescription::UnsupportedCertificate => {
-            "our certificate is no member's of its layer; enrol in its layer"
-        }
+    let why = match alert {
+        45 => "our certificate is expired or not yet valid there; see both clocks, or enrol again",
+        48 => "it doesn't know the authority that issued our certificate; enrol in its layer",
+        42 | 43 | 46 => "our certificate is no member's of its layer; enrol in its layer",
         other => {
-            return Reason::new(
-                Code::Refused,
-                format!("the other side refused the handshake: TLS alert {other:?}"),
-            );
+            let text =
+                format!("the other side refused the handshake (TLS alert {other}); see its log");
+            return Reason::new(Code::Refused, text);
         }
     };
     Reason::new(Code::Refused, format!("the other side refused us: {why}"))

@@ -33,7 +33,7 @@ pub enum Aead {
 pub struct FlowKey {
     pub(super) aead: Aead,
     /// 32 bytes of key, 12 of IV.
-    pub(super) material: Zeroizing<[u8; FlowKey::LEN]>,
+    pub(super) material: Zeroizing<[u8; Self::LEN]>,
 }
 
 /// Seals what one direction sends.

@@ -1,14 +1,22 @@
 use super::*;
-use crate::crypt::fixtures::{NOW, YEAR, at, clock, enrolled, first, invite, invited, label, under_one_root};
+use crate::crypt::fixtures::{
+    NOW, YEAR, at, clock, enrolled, first, invite, invited, label, under_one_root,
+};
 use crate::crypt::{CertError, Joiner, TlsConfig};
 
 const EXPORTER: [u8; 32] = [9; 32];
 
 fn joiner(authority: &mut Authority, name: &str) -> Joiner {
-    invited(authority, &invite(Some(name), &[], 1)).start(&label(name)).unwrap()
+    invited(authority, &invite(Some(name), &[], 1))
+        .start(&label(name))
+        .unwrap()
 }
 
-fn redeem(authority: &mut Authority, joiner: &Joiner, seconds: u64) -> Result<wire::EnrolReply, Reason> {
+fn redeem(
+    authority: &mut Authority,
+    joiner: &Joiner,
+    seconds: u64,
+) -> Result<wire::EnrolReply, Reason> {
     authority.redeem(&joiner.request(&EXPORTER), &EXPORTER, at(seconds))
 }
 
@@ -18,14 +26,30 @@ fn the_first_member_and_those_that_join_believe_each_other() {
     let b = enrolled(&mut authority, "b");
     for (one, other) in [(&a, &b), (&b, &a)] {
         let intermediates = &other.chain()[1..];
-        let cert = MemberCert::verify(&other.chain()[0], intermediates, one.roots(), one.layer(), at(NOW)).unwrap();
+        let cert = MemberCert::verify(
+            &other.chain()[0],
+            intermediates,
+            one.roots(),
+            one.layer(),
+            at(NOW),
+        )
+        .unwrap();
         assert_eq!(&cert, other.cert());
         let signature = other.sign(b"a record");
         assert_eq!(cert.check(b"a record", &signature), Ok(()));
-        assert_eq!(cert.check(b"another record", &signature), Err(CertError::BadSignature));
-        assert_eq!(one.cert().check(b"a record", &signature), Err(CertError::BadSignature));
+        assert_eq!(
+            cert.check(b"another record", &signature),
+            Err(CertError::BadSignature)
+        );
+        assert_eq!(
+            one.cert().check(b"a record", &signature),
+            Err(CertError::BadSignature)
+        );
     }
-    assert_eq!((b.member(), b.address()), (&label("b"), address(&label("ovl"), &label("b"))));
+    assert_eq!(
+        (b.member(), b.address()),
+        (&label("b"), address(&label("ovl"), &label("b")))
+    );
     assert_eq!(a.cert().prefixes(), ["10.1.0.0/16".parse().unwrap()]);
     assert_eq!(a.cert().not_after(), at(NOW + YEAR));
 }
@@ -34,15 +58,39 @@ fn the_first_member_and_those_that_join_believe_each_other() {
 fn a_certificate_is_refused_out_of_time_out_of_place_or_altered() {
     let (mut authority, a) = first("ovl");
     let b = enrolled(&mut authority, "b");
-    let verify = |der: &[u8], roots: &Roots, layer: &str, seconds| MemberCert::verify(der, &[], roots, &label(layer), at(seconds));
+    let verify = |der: &[u8], roots: &Roots, layer: &str, seconds| {
+        MemberCert::verify(der, &[], roots, &label(layer), at(seconds))
+    };
     let (der, roots) = (b.cert().der(), a.roots());
     assert_eq!(verify(der, roots, "ovl", NOW - 899).as_ref(), Ok(b.cert()));
-    assert_eq!(verify(der, roots, "ovl", NOW - 901), Err(CertError::NotYetValid { not_before: NOW - 900 }));
-    assert_eq!(verify(der, roots, "ovl", NOW + YEAR + 1), Err(CertError::Expired { not_after: NOW + YEAR }));
-    assert_eq!(verify(der, first("ovl").1.roots(), "ovl", NOW), Err(CertError::UnknownAuthority));
-    let wrong = CertError::WrongLayer { found: label("ovl"), expected: label("other") };
+    assert_eq!(
+        verify(der, roots, "ovl", NOW - 901),
+        Err(CertError::NotYetValid {
+            not_before: NOW - 900
+        })
+    );
+    assert_eq!(
+        verify(der, roots, "ovl", NOW + YEAR + 1),
+        Err(CertError::Expired {
+            not_after: NOW + YEAR
+        })
+    );
+    assert_eq!(
+        verify(der, first("ovl").1.roots(), "ovl", NOW),
+        Err(CertError::UnknownAuthority)
+    );
+    let wrong = CertError::WrongLayer {
+        found: label("ovl"),
+        expected: label("other"),
+    };
     assert_eq!(verify(der, roots, "other", NOW), Err(wrong));
-    assert!(matches!(verify(&roots.ders()[0], roots, "ovl", NOW), Err(CertError::Malformed(_))), "a root as a member");
+    assert!(
+        matches!(
+            verify(&roots.ders()[0], roots, "ovl", NOW),
+            Err(CertError::Malformed(_))
+        ),
+        "a root as a member"
+    );
     for i in 0..der.len() {
         assert!(verify(&der[..i], roots, "ovl", NOW).is_err(), "cut at {i}");
         let mut bad = der.to_vec();
@@ -58,12 +106,20 @@ fn an_invitation_counts_its_uses_and_each_use_is_noted() {
     let [b, c, d] = ["b", "c", "d"].map(|name| invitation.start(&label(name)).unwrap());
     let first = redeem(&mut authority, &b, NOW).unwrap();
     // The answer got lost: the same request is answered in the same way, over another session too.
-    let again = authority.redeem(&b.request(&[5; 32]), &[5; 32], at(NOW + 9_999_999)).unwrap();
+    let again = authority
+        .redeem(&b.request(&[5; 32]), &[5; 32], at(NOW + 9_999_999))
+        .unwrap();
     assert_eq!(first, again);
     redeem(&mut authority, &c, NOW + 5).unwrap();
     let used_up = redeem(&mut authority, &d, NOW).unwrap_err();
-    assert!(used_up.code == Code::Denied && used_up.text.contains("used up (2 of 2)"), "{used_up}");
-    let noted: Vec<_> = authority.audit().map(|a| (a.at, a.member.as_str())).collect();
+    assert!(
+        used_up.code == Code::Denied && used_up.text.contains("used up (2 of 2)"),
+        "{used_up}"
+    );
+    let noted: Vec<_> = authority
+        .audit()
+        .map(|a| (a.at, a.member.as_str()))
+        .collect();
     assert_eq!(noted, [(NOW, "b"), (NOW + 5, "c")]);
     assert_eq!(redeem(&mut authority, &b, NOW), Ok(first));
 }
@@ -75,31 +131,66 @@ fn each_refusal_has_its_reason() {
     let good = d.request(&EXPORTER);
 
     let late = redeem(&mut authority, &d, NOW + 600).unwrap_err();
-    assert!(late.code == Code::Denied && late.text.contains("expired"), "{late}");
+    assert!(
+        late.code == Code::Denied && late.text.contains("expired"),
+        "{late}"
+    );
 
     let (mut other, _) = first("ovl");
     let unknown = redeem(&mut other, &d, NOW).unwrap_err();
     assert_eq!(unknown.code, Code::NotFound, "{unknown}");
-    let short = wire::EnrolRequest { invitation: vec![1; 15], ..good.clone() };
-    assert_eq!(authority.redeem(&short, &EXPORTER, at(NOW)).unwrap_err().code, Code::NotFound);
+    let short = wire::EnrolRequest {
+        invitation: vec![1; 15],
+        ..good.clone()
+    };
+    assert_eq!(
+        authority
+            .redeem(&short, &EXPORTER, at(NOW))
+            .unwrap_err()
+            .code,
+        Code::NotFound
+    );
 
     // A relay that passes the request on in a session of its own.
     let relayed = authority.redeem(&good, &[8; 32], at(NOW)).unwrap_err();
-    assert!(relayed.code == Code::Denied && relayed.text.contains("isn't signed with the invitation's seed"), "{relayed}");
+    assert!(
+        relayed.code == Code::Denied
+            && relayed
+                .text
+                .contains("isn't signed with the invitation's seed"),
+        "{relayed}"
+    );
 
     // A relay that puts its own request under the joiner's signature, or the joiner's seed under another name.
-    let mallory = invited(&mut authority, &invite(None, &[], 1)).start(&label("mallory")).unwrap();
-    let swapped = wire::EnrolRequest { csr: mallory.request(&EXPORTER).csr, ..good.clone() };
-    assert!(authority.redeem(&swapped, &EXPORTER, at(NOW)).unwrap_err().text.contains("isn't signed"));
+    let mallory = invited(&mut authority, &invite(None, &[], 1))
+        .start(&label("mallory"))
+        .unwrap();
+    let swapped = wire::EnrolRequest {
+        csr: mallory.request(&EXPORTER).csr,
+        ..good.clone()
+    };
+    assert!(
+        authority
+            .redeem(&swapped, &EXPORTER, at(NOW))
+            .unwrap_err()
+            .text
+            .contains("isn't signed")
+    );
 
     // The holder of the invitation, as somebody else than was invited.
     let mut line = invited(&mut authority, &invite(Some("e"), &[], 1));
     line.member = None;
     let renamed = redeem(&mut authority, &line.start(&label("f")).unwrap(), NOW).unwrap_err();
-    assert!(renamed.code == Code::Conflict && renamed.text.contains("for member e, not for f"), "{renamed}");
+    assert!(
+        renamed.code == Code::Conflict && renamed.text.contains("for member e, not for f"),
+        "{renamed}"
+    );
     line.layer = label("other");
     let elsewhere = redeem(&mut authority, &line.start(&label("e")).unwrap(), NOW).unwrap_err();
-    assert!(elsewhere.code == Code::Conflict && elsewhere.text.contains("for layer other"), "{elsewhere}");
+    assert!(
+        elsewhere.code == Code::Conflict && elsewhere.text.contains("for layer other"),
+        "{elsewhere}"
+    );
 
     // None of all this has used the invitation up.
     assert!(redeem(&mut authority, &d, NOW).is_ok());
@@ -114,12 +205,18 @@ fn a_request_altered_at_any_byte_is_refused() {
     for i in 0..good.csr.len() {
         let mut bad = good.clone();
         bad.csr[i] ^= 1;
-        assert!(authority.redeem(&bad, &EXPORTER, at(NOW)).is_err(), "CSR byte {i}");
+        assert!(
+            authority.redeem(&bad, &EXPORTER, at(NOW)).is_err(),
+            "CSR byte {i}"
+        );
     }
     for i in 0..good.seed_signature.len() {
         let mut bad = good.clone();
         bad.seed_signature[i] ^= 1;
-        assert!(authority.redeem(&bad, &EXPORTER, at(NOW)).is_err(), "signature byte {i}");
+        assert!(
+            authority.redeem(&bad, &EXPORTER, at(NOW)).is_err(),
+            "signature byte {i}"
+        );
     }
     assert!(authority.redeem(&good, &EXPORTER, at(NOW)).is_ok());
 }
@@ -135,27 +232,63 @@ fn a_joiner_refuses_an_answer_for_somebody_else_or_of_another_root() {
     let foreign = enrolled(&mut other, "e");
     let answers = [
         ("somebody else's", good.clone()),
-        ("another root's", wire::EnrolReply { chain: vec![foreign.chain()[1].clone()], ..good.clone() }),
-        ("another authority's", wire::EnrolReply { certificate: foreign.chain()[0].clone(), ..good.clone() }),
-        ("no chain", wire::EnrolReply { chain: Vec::new(), ..good.clone() }),
+        (
+            "another root's",
+            wire::EnrolReply {
+                chain: vec![foreign.chain()[1].clone()],
+                ..good.clone()
+            },
+        ),
+        (
+            "another authority's",
+            wire::EnrolReply {
+                certificate: foreign.chain()[0].clone(),
+                ..good.clone()
+            },
+        ),
+        (
+            "no chain",
+            wire::EnrolReply {
+                chain: Vec::new(),
+                ..good.clone()
+            },
+        ),
         ("empty", wire::EnrolReply::default()),
     ];
     for (what, answer) in answers {
-        let line = authority.invite(&invite(Some("e"), &[], 1), &label("a"), &[], at(NOW)).unwrap();
-        let e = Invitation::parse(&line, at(NOW)).unwrap().start(&label("e")).unwrap();
+        let line = authority
+            .invite(&invite(Some("e"), &[], 1), &label("a"), &[], at(NOW))
+            .unwrap();
+        let e = Invitation::parse(&line, at(NOW))
+            .unwrap()
+            .start(&label("e"))
+            .unwrap();
         authority.invitations.clear();
-        assert_eq!(e.finish(&answer, at(NOW)).unwrap_err().code, Code::PeerMisbehaved, "{what}");
+        assert_eq!(
+            e.finish(&answer, at(NOW)).unwrap_err().code,
+            Code::PeerMisbehaved,
+            "{what}"
+        );
     }
     let e = joiner(&mut authority, "e");
-    let no = wire::EnrolReply { code: Code::Denied as u32, text: "used up".into(), ..Default::default() };
-    assert_eq!(e.finish(&no, at(NOW)).unwrap_err(), Reason::new(Code::Denied, "a refused: used up"));
+    let no = wire::EnrolReply {
+        code: Code::Denied as u32,
+        text: "used up".into(),
+        ..Default::default()
+    };
+    assert_eq!(
+        e.finish(&no, at(NOW)).unwrap_err(),
+        Reason::new(Code::Denied, "a refused: used up")
+    );
 }
 
 #[test]
 fn names_are_granted_once() {
     let (mut authority, _) = first("ovl");
     let conflict = |authority: &mut Authority, name: &str| {
-        let reason = authority.invite(&invite(Some(name), &[], 1), &label("a"), &[], at(NOW)).unwrap_err();
+        let reason = authority
+            .invite(&invite(Some(name), &[], 1), &label("a"), &[], at(NOW))
+            .unwrap_err();
         assert_eq!(reason.code, Code::Conflict);
         reason.text
     };
@@ -169,55 +302,109 @@ fn names_are_granted_once() {
     joiner(&mut authority, "e");
     for (name, why) in [("d", "exists already"), ("e", "an open invitation grants")] {
         let reason = redeem(&mut authority, &open.start(&label(name)).unwrap(), NOW).unwrap_err();
-        assert!(reason.code == Code::Conflict && reason.text.contains(why), "{reason}");
+        assert!(
+            reason.code == Code::Conflict && reason.text.contains(why),
+            "{reason}"
+        );
     }
     // What expires is free again.
-    assert!(authority.invite(&invite(Some("e"), &[], 1), &label("a"), &[], at(NOW + 601)).is_ok());
+    assert!(
+        authority
+            .invite(&invite(Some("e"), &[], 1), &label("a"), &[], at(NOW + 601))
+            .is_ok()
+    );
 }
 
 #[test]
 fn colliding_addresses_are_found() {
     let (authority, _) = first("ovl");
     // Nobody finds two names of one address; the check itself is what can be asked.
-    assert_eq!(authority.address_taken(address(&label("ovl"), &label("a")), None, at(NOW)), Some(&label("a")));
-    assert_eq!(authority.address_taken(address(&label("ovl"), &label("b")), None, at(NOW)), None);
+    assert_eq!(
+        authority.address_taken(address(&label("ovl"), &label("a")), None, at(NOW)),
+        Some(&label("a"))
+    );
+    assert_eq!(
+        authority.address_taken(address(&label("ovl"), &label("b")), None, at(NOW)),
+        None
+    );
 }
 
 #[test]
 fn prefixes_are_granted_once() {
     let (mut authority, _) = first("ovl");
     let ask = |authority: &mut Authority, prefixes: &[&str], seconds| {
-        authority.invite(&invite(None, prefixes, 1), &label("a"), &[], at(seconds)).map_err(|r| (r.code, r.text))
+        authority
+            .invite(&invite(None, prefixes, 1), &label("a"), &[], at(seconds))
+            .map_err(|r| (r.code, r.text))
     };
     for (prefixes, why) in [
-        (&["10.1.2.0/24"][..], "overlaps 10.1.0.0/16, which member a owns"),
+        (
+            &["10.1.2.0/24"][..],
+            "overlaps 10.1.0.0/16, which member a owns",
+        ),
         (&["0.0.0.0/0"], "overlaps 10.1.0.0/16, which member a owns"),
-        (&["fd00::/64", "fd00::1/128"], "fd00::/64 and fd00::1/128 overlap"),
+        (
+            &["fd00::/64", "fd00::1/128"],
+            "fd00::/64 and fd00::1/128 overlap",
+        ),
     ] {
         let (code, text) = ask(&mut authority, prefixes, NOW).unwrap_err();
         assert!(code == Code::Conflict && text.contains(why), "{text}");
     }
     ask(&mut authority, &["10.2.0.9/16", "fd00::/64"], NOW).unwrap();
     let (_, text) = ask(&mut authority, &["10.2.255.0/24"], NOW).unwrap_err();
-    assert!(text.contains("overlaps 10.2.0.0/16, which an open invitation for anybody grants"), "{text}");
-    assert!(ask(&mut authority, &["10.2.255.0/24"], NOW + 601).is_ok(), "the invitation has expired");
+    assert!(
+        text.contains("overlaps 10.2.0.0/16, which an open invitation for anybody grants"),
+        "{text}"
+    );
+    assert!(
+        ask(&mut authority, &["10.2.255.0/24"], NOW + 601).is_ok(),
+        "the invitation has expired"
+    );
 }
 
 #[test]
 fn senseless_invitations_are_refused() {
     let (mut authority, _) = first("ovl");
-    let no_time = Invite { expires_ms: 0, ..invite(None, &[], 1) };
+    let no_time = Invite {
+        expires_ms: 0,
+        ..invite(None, &[], 1)
+    };
     let many: Vec<String> = (0..65).map(|i| format!("10.9.{}.0/24", i * 2)).collect();
     let many: Vec<&str> = many.iter().map(String::as_str).collect();
-    for senseless in [invite(None, &[], 0), no_time, invite(Some("d"), &[], 2), invite(None, &["10.9.0.0/16"], 2), invite(None, &many, 1)] {
-        let reason = authority.invite(&senseless, &label("a"), &[], at(NOW)).unwrap_err();
+    for senseless in [
+        invite(None, &[], 0),
+        no_time,
+        invite(Some("d"), &[], 2),
+        invite(None, &["10.9.0.0/16"], 2),
+        invite(None, &many, 1),
+    ] {
+        let reason = authority
+            .invite(&senseless, &label("a"), &[], at(NOW))
+            .unwrap_err();
         assert_eq!(reason.code, Code::Usage, "{reason}");
     }
     assert!(authority.invitations.is_empty());
     for i in 0..MAX_INVITATIONS {
-        authority.invitations.insert((i as u128).to_be_bytes(), Open { seed_public: [0; 32], expires: u64::MAX - FORGET, uses: 1, left: 1, member: None, prefixes: vec![] });
+        authority.invitations.insert(
+            (i as u128).to_be_bytes(),
+            Open {
+                seed_public: [0; 32],
+                expires: u64::MAX - FORGET,
+                uses: 1,
+                left: 1,
+                member: None,
+                prefixes: vec![],
+            },
+        );
     }
-    assert_eq!(authority.invite(&invite(None, &[], 1), &label("a"), &[], at(NOW)).unwrap_err().code, Code::Busy);
+    assert_eq!(
+        authority
+            .invite(&invite(None, &[], 1), &label("a"), &[], at(NOW))
+            .unwrap_err()
+            .code,
+        Code::Busy
+    );
 }
 
 #[test]
@@ -229,7 +416,12 @@ fn an_authority_and_an_identity_survive_a_restart() {
 
     let mut authority = Authority::from_bytes(&authority.to_bytes()).unwrap();
     let a = Identity::from_bytes(&a.to_bytes()).unwrap();
-    assert_eq!(authority.to_bytes(), Authority::from_bytes(&authority.to_bytes()).unwrap().to_bytes());
+    assert_eq!(
+        authority.to_bytes(),
+        Authority::from_bytes(&authority.to_bytes())
+            .unwrap()
+            .to_bytes()
+    );
     assert_eq!(redeem(&mut authority, &d, NOW), Ok(lost));
     let reply = redeem(&mut authority, &e, NOW).unwrap();
     let e = e.finish(&reply, at(NOW)).unwrap();
@@ -242,7 +434,10 @@ fn an_authority_and_an_identity_survive_a_restart() {
 fn a_state_file_cut_or_altered_at_any_byte_is_refused() {
     let (mut authority, a) = first("ovl");
     enrolled(&mut authority, "b");
-    for (bytes, what) in [(a.to_bytes(), "identity"), (authority.to_bytes(), "authority")] {
+    for (bytes, what) in [
+        (a.to_bytes(), "identity"),
+        (authority.to_bytes(), "authority"),
+    ] {
         let read = |bytes: &[u8]| match what {
             "identity" => Identity::from_bytes(bytes).err(),
             _ => Authority::from_bytes(bytes).err(),
@@ -255,31 +450,78 @@ fn a_state_file_cut_or_altered_at_any_byte_is_refused() {
         bad[200] ^= 1;
         assert!(matches!(read(&bad), Some(Corrupt::Damaged { .. })));
         bad[what.len() + 8..what.len() + 10].copy_from_slice(&[0, 9]);
-        assert!(matches!(read(&bad), Some(Corrupt::Newer { found: 9, known: 1, .. })), "{:?}", read(&bad));
+        assert!(
+            matches!(
+                read(&bad),
+                Some(Corrupt::Newer {
+                    found: 9,
+                    known: 1,
+                    ..
+                })
+            ),
+            "{:?}",
+            read(&bad)
+        );
     }
 }
 
 #[test]
 fn a_sites_own_certificate_makes_an_identity() {
     let [x, y] = under_one_root(["xx", "yy"]);
-    let pem = |kind: &str, der: &[u8]| format!("-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n", base64(der));
-    let (ca, cert, key) = (x.roots().ders()[0].clone(), x.chain()[0].clone(), x.private_key().secret_der().to_vec());
+    let pem = |kind: &str, der: &[u8]| {
+        format!(
+            "-----BEGIN {kind}-----\n{}\n-----END {kind}-----\n",
+            base64(der)
+        )
+    };
+    let (ca, cert, key) = (
+        x.roots().ders()[0].clone(),
+        x.chain()[0].clone(),
+        x.private_key().secret_der().to_vec(),
+    );
     let member = label("m-xx");
     let made = Identity::from_pki(&label("xx"), &member, &ca, &cert, &key, at(NOW)).unwrap();
     assert_eq!(made.cert(), x.cert());
     let (ca, cert) = (pem("CERTIFICATE", &ca), pem("CERTIFICATE", &cert));
     let from = |layer: &str, member: &str, cert: &str, key: &str| {
-        Identity::from_pki(&label(layer), &label(member), ca.as_bytes(), cert.as_bytes(), key.as_bytes(), at(NOW))
+        Identity::from_pki(
+            &label(layer),
+            &label(member),
+            ca.as_bytes(),
+            cert.as_bytes(),
+            key.as_bytes(),
+            at(NOW),
+        )
     };
     let key = pem("PRIVATE KEY", &key);
     assert_eq!(from("xx", "m-xx", &cert, &key).unwrap().chain(), x.chain());
     let other_key = pem("PRIVATE KEY", y.private_key().secret_der());
     for (result, code, why) in [
-        (from("yy", "m-xx", &cert, &key), Code::Usage, "is for layer xx, not for yy"),
-        (from("xx", "b", &cert, &key), Code::Conflict, "is for member m-xx, not for b"),
-        (from("xx", "m-xx", &cert, &other_key), Code::Usage, "its key is another one"),
-        (from("xx", "m-xx", &cert, "-----BEGIN nothing"), Code::Usage, "--key holds no key"),
-        (from("xx", "m-xx", "-----BEGIN nothing", &key), Code::Usage, "--cert holds no certificate"),
+        (
+            from("yy", "m-xx", &cert, &key),
+            Code::Usage,
+            "is for layer xx, not for yy",
+        ),
+        (
+            from("xx", "b", &cert, &key),
+            Code::Conflict,
+            "is for member m-xx, not for b",
+        ),
+        (
+            from("xx", "m-xx", &cert, &other_key),
+            Code::Usage,
+            "its key is another one",
+        ),
+        (
+            from("xx", "m-xx", &cert, "-----BEGIN nothing"),
+            Code::Usage,
+            "--key holds no key",
+        ),
+        (
+            from("xx", "m-xx", "-----BEGIN nothing", &key),
+            Code::Usage,
+            "--cert holds no certificate",
+        ),
     ] {
         let reason = result.unwrap_err();
         assert!(reason.code == code && reason.text.contains(why), "{reason}");
@@ -291,23 +533,43 @@ fn sizes_dont_depend_on_chance() {
     let sizes: Vec<_> = (0..20)
         .map(|_| {
             let (mut authority, a) = first("ovl");
-            let line = authority.invite(&invite(Some("d"), &["10.4.0.0/24"], 1), &label("a"), &[], at(NOW)).unwrap();
-            let d = Invitation::parse(&line, at(NOW)).unwrap().start(&label("d")).unwrap();
+            let line = authority
+                .invite(
+                    &invite(Some("d"), &["10.4.0.0/24"], 1),
+                    &label("a"),
+                    &[],
+                    at(NOW),
+                )
+                .unwrap();
+            let d = Invitation::parse(&line, at(NOW))
+                .unwrap()
+                .start(&label("d"))
+                .unwrap();
             let reply = redeem(&mut authority, &d, NOW).unwrap();
-            (a.to_bytes().len(), line.len(), d.request(&EXPORTER).csr.len(), reply.certificate.len(), authority.to_bytes().len())
+            (
+                a.to_bytes().len(),
+                line.len(),
+                d.request(&EXPORTER).csr.len(),
+                reply.certificate.len(),
+                authority.to_bytes().len(),
+            )
         })
         .collect();
     assert!(sizes.iter().all(|s| *s == sizes[0]), "{sizes:?}");
 }
 
-
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut out = String::new();
     for chunk in bytes.chunks(3) {
-        let word = chunk.iter().fold(0u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
+        let word =
+            chunk.iter().fold(0u32, |w, b| w << 8 | u32::from(*b)) << (8 * (3 - chunk.len()));
         for i in 0..4 {
-            let digit = if i <= chunk.len() { DIGITS[(word >> (18 - 6 * i)) as usize & 63] } else { b'=' };
+            let digit = if i <= chunk.len() {
+                DIGITS[(word >> (18 - 6 * i)) as usize & 63]
+            } else {
+                b'='
+            };
             out.push(char::from(digit));
         }
     }

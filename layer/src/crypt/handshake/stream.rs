@@ -92,9 +92,17 @@ impl Incoming {
             return Inserted::TooMuch;
         }
         let mut known = 0;
-        for (a, b) in self.ranges.iter().map(|(a, b)| (offset.max(*a), end.min(*b))).filter(|(a, b)| a < b) {
+        for (a, b) in self
+            .ranges
+            .iter()
+            .map(|(a, b)| (offset.max(*a), end.min(*b)))
+            .filter(|(a, b)| a < b)
+        {
             let differs = |(mine, theirs)| mine != theirs;
-            let first = self.data[a..b].iter().zip(&bytes[a - offset..b - offset]).position(differs);
+            let first = self.data[a..b]
+                .iter()
+                .zip(&bytes[a - offset..b - offset])
+                .position(differs);
             match first {
                 Some(at) if a + at < self.taken => return Inserted::Conflict,
                 Some(_) => return self.insert_anew(offset, bytes),
@@ -104,9 +112,13 @@ impl Incoming {
         if known == bytes.len() {
             return Inserted::Known;
         }
-        let (touching, mut apart): (Vec<_>, Vec<_>) =
-            self.ranges.iter().partition(|(a, b)| *a <= end && offset <= *b);
-        let merged = touching.iter().fold((offset, end), |(a, b), (c, d)| (a.min(*c), b.max(*d)));
+        let (touching, mut apart): (Vec<_>, Vec<_>) = self
+            .ranges
+            .iter()
+            .partition(|(a, b)| *a <= end && offset <= *b);
+        let merged = touching
+            .iter()
+            .fold((offset, end), |(a, b), (c, d)| (a.min(*c), b.max(*d)));
         apart.push(merged);
         apart.sort_unstable();
         if apart.len() > Self::MAX_RANGES {
@@ -120,8 +132,11 @@ impl Incoming {
 
     /// Forgets all that waits, then inserts: with nothing but taken bytes left, that can't come back here.
     fn insert_anew(&mut self, offset: usize, bytes: &[u8]) -> Inserted {
-        self.ranges.retain(|(start, _)| *start == 0 && self.taken > 0);
-        self.ranges.iter_mut().for_each(|(_, end)| *end = self.taken);
+        self.ranges
+            .retain(|(start, _)| *start == 0 && self.taken > 0);
+        self.ranges
+            .iter_mut()
+            .for_each(|(_, end)| *end = self.taken);
         self.data.truncate(self.taken);
         self.insert(offset, bytes)
     }
@@ -173,7 +188,10 @@ mod tests {
         assert_eq!(incoming.insert(10, b"forged"), Inserted::New);
         assert_eq!(incoming.insert(3, b"iX"), Inserted::Conflict);
         assert_eq!(incoming.insert(3, b"in and mo"), Inserted::New);
-        assert_eq!((incoming.contiguous(), incoming.take()), (12, &b" and mo"[..]));
+        assert_eq!(
+            (incoming.contiguous(), incoming.take()),
+            (12, &b" and mo"[..])
+        );
         assert_eq!(incoming.insert(Incoming::MAX - 1, b"zz"), Inserted::TooMuch);
         assert_eq!(incoming.insert(usize::MAX, b"zz"), Inserted::TooMuch);
     }

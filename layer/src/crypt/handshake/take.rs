@@ -67,7 +67,12 @@ impl Handshake {
     }
 
     /// Keeps bytes of the initial level; says whether they are new.
-    fn plain_crypto(&mut self, now: Instant, offset: usize, bytes: &[u8]) -> Result<bool, HandshakeError> {
+    fn plain_crypto(
+        &mut self,
+        now: Instant,
+        offset: usize,
+        bytes: &[u8],
+    ) -> Result<bool, HandshakeError> {
         match self.into[0].insert(offset, bytes) {
             Inserted::New => Ok(true),
             Inserted::Known => Ok(false),
@@ -76,7 +81,11 @@ impl Handshake {
                 self.begin_anew(now, HandshakeError::Conflict)?;
                 // A client's new hello makes the old answer worthless; a server takes the new one.
                 let taken = !self.client && self.into[0].insert(offset, bytes) == Inserted::New;
-                if taken { Ok(true) } else { Err(HandshakeError::Conflict) }
+                if taken {
+                    Ok(true)
+                } else {
+                    Err(HandshakeError::Conflict)
+                }
             }
         }
     }

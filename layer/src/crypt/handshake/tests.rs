@@ -4,7 +4,9 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::*;
-use crate::crypt::fixtures::{NOW, YEAR, at, config, enrolled, first, invite, invited, label, under_one_root};
+use crate::crypt::fixtures::{
+    NOW, YEAR, at, begin, config, enrolled, first, invite, invited, label, under_one_root,
+};
 use crate::crypt::{Identity, SealKey};
 
 /// A client, a server and a link that harms what it carries; the clock jumps to the next thing that happens.
@@ -28,13 +30,20 @@ struct Net {
 enum Tamper {
     Drop,
     /// Flips a byte; the good PDU follows or is lost.
-    Flip { at: usize, bits: u8, lost: bool },
+    Flip {
+        at: usize,
+        bits: u8,
+        lost: bool,
+    },
 }
 
 impl Net {
     fn new(client: &TlsConfig, server: &TlsConfig, mtu: usize) -> Self {
-        let now = Instant::now();
-        let ends = [Handshake::client(client, 77, mtu, now).unwrap(), Handshake::server(server, 77, mtu, now).unwrap()];
+        let now = begin();
+        let ends = [
+            Handshake::client(client, 77, mtu, now).unwrap(),
+            Handshake::server(server, 77, mtu, now).unwrap(),
+        ];
         Self {
             ends,
             outcomes: [Vec::new(), Vec::new()],
@@ -60,8 +69,15 @@ impl Net {
     }
 
     fn carry(&mut self, to: usize, pdu: Vec<u8>) {
-        let spread = if self.loss > 0 { u64::from(self.rng.next_u32() % 60) } else { 0 };
-        let key = (self.now + Duration::from_millis(5 + spread), self.log.len() as u64 * 2 + self.air.len() as u64);
+        let spread = if self.loss > 0 {
+            u64::from(self.rng.next_u32() % 60)
+        } else {
+            0
+        };
+        let key = (
+            self.now + Duration::from_millis(5 + spread),
+            self.log.len() as u64 * 2 + self.air.len() as u64,
+        );
         self.air.insert(key, (to, pdu));
     }
 
@@ -99,12 +115,18 @@ impl Net {
         loop {
             self.flush();
             let timers = self.ends.iter().filter_map(Handshake::deadline);
-            let Some(next) = timers.chain(self.air.keys().map(|(at, _)| *at)).min() else { return };
+            let Some(next) = timers.chain(self.air.keys().map(|(at, _)| *at)).min() else {
+                return;
+            };
             self.now = next.max(self.now);
-            if self.air.first_key_value().is_some_and(|((at, _), _)| *at <= self.now)
+            if self
+                .air
+                .first_key_value()
+                .is_some_and(|((at, _), _)| *at <= self.now)
                 && let Some((_, (to, mut pdu))) = self.air.pop_first()
             {
-                self.errors.extend(self.ends[to].handle(self.now, &mut pdu).err());
+                self.errors
+                    .extend(self.ends[to].handle(self.now, &mut pdu).err());
             }
         }
     }
@@ -112,7 +134,14 @@ impl Net {
     /// The secrets of both sides, which must be the only outcome.
     fn secrets(&mut self) -> [Box<Secrets>; 2] {
         self.run();
-        assert!(self.ends.iter().all(|end| end.confirmed() && end.finished()), "{:?} {:?}", self.outcomes, self.errors);
+        assert!(
+            self.ends
+                .iter()
+                .all(|end| end.confirmed() && end.finished()),
+            "{:?} {:?}",
+            self.outcomes,
+            self.errors
+        );
         std::mem::take(&mut self.outcomes).map(|mut all| match (all.pop(), all.is_empty()) {
             (Some(Outcome::Done(secrets)), true) => secrets,
             other => panic!("{other:?}"),
@@ -131,7 +160,10 @@ impl Net {
 
 fn agree(pair: &[Box<Secrets>; 2]) {
     let [c, s] = pair;
-    assert_eq!((&*c.master, c.exporter, c.aead), (&*s.master, s.exporter, s.aead));
+    assert_eq!(
+        (&*c.master, c.exporter, c.aead),
+        (&*s.master, s.exporter, s.aead)
+    );
     let ((mut seal, _), (_, mut open)) = (c.hop_keys(true), s.hop_keys(false));
     passes(&mut seal, &mut open);
 }
@@ -169,7 +201,10 @@ fn certificates_and_names_never_travel_readable() {
     let mut net = Net::new(&config(&a, NOW), &config(&b, NOW), 1400);
     net.secrets();
     for (_, pdu) in &net.log {
-        assert!(!pdu.windows(3).any(|w| w == b"ovl"), "the layer's name shows");
+        assert!(
+            !pdu.windows(3).any(|w| w == b"ovl"),
+            "the layer's name shows"
+        );
     }
 }
 
@@ -181,20 +216,31 @@ fn loss_reordering_and_duplication_only_delay() {
         let mtu = if seed % 2 == 0 { 200 } else { 1400 };
         let mut net = Net::new(&config(&a, NOW), &config(&b, NOW), mtu).harsh(seed, 20);
         agree(&net.secrets());
-        assert!(net.log.iter().all(|(_, pdu)| pdu.len() <= mtu), "seed {seed}");
+        assert!(
+            net.log.iter().all(|(_, pdu)| pdu.len() <= mtu),
+            "seed {seed}"
+        );
     }
 }
 
 #[test]
 fn a_joiner_without_certificate_sees_a_member_and_is_told_apart() {
     let (mut authority, a) = first("ovl");
-    let joiner = invited(&mut authority, &invite(Some("d"), &["10.4.0.0/24"], 1)).start(&label("d")).unwrap();
+    let joiner = invited(&mut authority, &invite(Some("d"), &["10.4.0.0/24"], 1))
+        .start(&label("d"))
+        .unwrap();
     let clock = crate::crypt::fixtures::clock(NOW);
     let mut net = Net::new(&joiner.tls(&clock).unwrap(), &config(&a, NOW), 1400).harsh(1, 10);
     let [client, server] = net.secrets();
     assert_eq!((client.peer(), server.peer()), (Some(a.cert()), None));
     // What the exporter binds the request to is the same on both sides.
-    let reply = authority.redeem(&joiner.request(client.exporter()), server.exporter(), at(NOW)).unwrap();
+    let reply = authority
+        .redeem(
+            &joiner.request(client.exporter()),
+            server.exporter(),
+            at(NOW),
+        )
+        .unwrap();
     let d = joiner.finish(&reply, at(NOW)).unwrap();
     assert_eq!(d.cert().prefixes(), ["10.4.0.0/24".parse().unwrap()]);
     agree(&Net::new(&config(&d, NOW), &config(&a, NOW), 1400).secrets());
@@ -204,13 +250,21 @@ fn a_joiner_without_certificate_sees_a_member_and_is_told_apart() {
 fn a_joiner_refuses_a_member_of_another_root_and_cant_be_dialled() {
     let (mut authority, a) = first("ovl");
     let (_, impostor) = first("ovl");
-    let joiner = invited(&mut authority, &invite(None, &[], 1)).start(&label("d")).unwrap();
+    let joiner = invited(&mut authority, &invite(None, &[], 1))
+        .start(&label("d"))
+        .unwrap();
     let tls = joiner.tls(&crate::crypt::fixtures::clock(NOW)).unwrap();
     let [client, server] = Net::new(&tls, &config(&impostor, NOW), 1400).reasons();
     assert!(client.text.contains("unknown authority"), "{client}");
     assert_eq!(server.code, Code::Refused, "{server}");
-    assert!(matches!(Handshake::server(&tls, 1, 1400, Instant::now()), Err(HandshakeError::Unusable(_))));
-    assert!(Handshake::client(&config(&a, NOW), 1, 100, Instant::now()).is_err(), "an MTU of 100");
+    assert!(matches!(
+        Handshake::server(&tls, 1, 1400, begin()),
+        Err(HandshakeError::Unusable(_))
+    ));
+    assert!(
+        Handshake::client(&config(&a, NOW), 1, 100, begin()).is_err(),
+        "an MTU of 100"
+    );
 }
 
 /// The side that judges says why, in both roles; the other learns that it was refused.
@@ -232,10 +286,16 @@ fn a_certificate_of_another_layer_under_the_same_root_is_refused() {
     let [x, y] = under_one_root(["xx", "yy"]);
     // Both refuse; the client judges first.
     let [client, server] = Net::new(&config(&x, NOW), &config(&y, NOW), 1400).reasons();
-    assert!(client.text.contains("is for layer yy, not for xx"), "{client}");
+    assert!(
+        client.text.contains("is for layer yy, not for xx"),
+        "{client}"
+    );
     assert!(server.text.contains("enrol in its layer"), "{server}");
     let [client, server] = Net::new(&config(&y, NOW), &config(&x, NOW), 1400).reasons();
-    assert!(client.text.contains("is for layer xx, not for yy"), "{client}");
+    assert!(
+        client.text.contains("is for layer xx, not for yy"),
+        "{client}"
+    );
     assert_eq!(server.code, Code::Refused);
 }
 
@@ -244,7 +304,10 @@ fn a_certificate_of_another_authority_is_refused() {
     let ((_, a), (_, b)) = (first("ovl"), first("ovl"));
     let [client, server] = Net::new(&config(&a, NOW), &config(&b, NOW), 1400).reasons();
     assert!(client.text.contains("unknown authority"), "{client}");
-    assert!(server.text.contains("doesn't know the authority"), "{server}");
+    assert!(
+        server.text.contains("doesn't know the authority"),
+        "{server}"
+    );
 }
 
 #[test]
@@ -255,14 +318,19 @@ fn a_server_refuses_a_client_that_trusts_it_but_has_a_foreign_certificate() {
     mixed.client = {
         let mut client = (*mixed.client).clone();
         let theirs = config(&b, NOW);
-        client.dangerous().set_certificate_verifier(theirs.trust.clone());
+        client
+            .dangerous()
+            .set_certificate_verifier(theirs.trust.clone());
         mixed.trust = theirs.trust;
         Arc::new(client)
     };
     let mut net = Net::new(&mixed, &config(&b, NOW), 1400);
     let [client, server] = net.reasons();
     assert!(server.text.contains("unknown authority"), "{server}");
-    assert!(client.text.contains("doesn't know the authority"), "{client}");
+    assert!(
+        client.text.contains("doesn't know the authority"),
+        "{client}"
+    );
     assert!(!net.ends[0].confirmed());
 }
 
@@ -272,8 +340,12 @@ fn an_expired_certificate_is_refused() {
     let b = enrolled(&mut authority, "b");
     // On a's host it is a year later; its own certificate was renewed. On b's host the clock still stands.
     let fresh = {
-        let joiner = invited(&mut authority, &invite(Some("c"), &[], 1)).start(&label("c")).unwrap();
-        let reply = authority.redeem(&joiner.request(&[1; 32]), &[1; 32], at(NOW + 500)).unwrap();
+        let joiner = invited(&mut authority, &invite(Some("c"), &[], 1))
+            .start(&label("c"))
+            .unwrap();
+        let reply = authority
+            .redeem(&joiner.request(&[1; 32]), &[1; 32], at(NOW + 500))
+            .unwrap();
         joiner.finish(&reply, at(NOW + 500)).unwrap()
     };
     drop(a);
@@ -284,12 +356,20 @@ fn an_expired_certificate_is_refused() {
 #[test]
 fn a_certificate_that_isnt_valid_yet_is_refused_and_some_skew_is_not() {
     let (mut authority, a) = first("ovl");
-    let joiner = invited(&mut authority, &invite(Some("b"), &[], 1)).start(&label("b")).unwrap();
-    let reply = authority.redeem(&joiner.request(&[1; 32]), &[1; 32], at(NOW + 590)).unwrap();
+    let joiner = invited(&mut authority, &invite(Some("b"), &[], 1))
+        .start(&label("b"))
+        .unwrap();
+    let reply = authority
+        .redeem(&joiner.request(&[1; 32]), &[1; 32], at(NOW + 590))
+        .unwrap();
     let b = joiner.finish(&reply, at(NOW + 590)).unwrap();
     // The certificate is valid from a quarter of an hour before it was issued.
     agree(&Net::new(&config(&a, NOW - 300), &config(&b, NOW + 590), 1400).secrets());
-    refused_both_ways(&config(&a, NOW - 400), &config(&b, NOW + 590), "valid only from");
+    refused_both_ways(
+        &config(&a, NOW - 400),
+        &config(&b, NOW + 590),
+        "valid only from",
+    );
 }
 
 #[test]
@@ -306,7 +386,10 @@ fn another_version_of_the_protocol_is_named() {
     newer.parameters = b"strata\x02";
     for (client, server) in [(&config(&a, NOW), &newer), (&newer, &config(&a, NOW))] {
         let reasons = Net::new(client, server, 1400).reasons();
-        assert!(reasons.iter().any(|r| r.text.contains("another version")), "{reasons:?}");
+        assert!(
+            reasons.iter().any(|r| r.text.contains("another version")),
+            "{reasons:?}"
+        );
     }
 }
 
@@ -318,7 +401,10 @@ fn a_pdu_altered_at_any_byte_breaks_no_handshake() {
     clean.secrets();
     for (number, (_, pdu)) in clean.log.iter().enumerate() {
         // The padding of a hello may be anything that parses; a few of its bytes stand for all.
-        let end = pdu.iter().rposition(|b| *b != 0).map_or(0, |last| (last + 4).min(pdu.len()));
+        let end = pdu
+            .iter()
+            .rposition(|b| *b != 0)
+            .map_or(0, |last| (last + 4).min(pdu.len()));
         for at in 0..end {
             for lost in [false, true] {
                 let bits = 1 << (at % 8);
@@ -354,14 +440,23 @@ fn replayed_cut_and_foreign_pdus_change_nothing() {
     for (from, pdu) in net.log.clone() {
         for to in 0..2 {
             for len in 0..pdu.len() {
-                assert!(net.ends[to].handle(net.now, &mut pdu[..len].to_vec()).is_err() || pdu[1] == 0, "cut at {len}");
+                assert!(
+                    net.ends[to]
+                        .handle(net.now, &mut pdu[..len].to_vec())
+                        .is_err()
+                        || pdu[1] == 0,
+                    "cut at {len}"
+                );
             }
             // Also back to who sent it.
             let _ = net.ends[to].handle(net.now, &mut pdu.clone());
         }
         let mut foreign = pdu.clone();
         foreign[5] ^= 1;
-        assert_eq!(net.ends[1 - from].handle(net.now, &mut foreign), Err(HandshakeError::OtherSession));
+        assert_eq!(
+            net.ends[1 - from].handle(net.now, &mut foreign),
+            Err(HandshakeError::OtherSession)
+        );
     }
     net.run();
     assert!(net.outcomes.iter().all(Vec::is_empty), "a second outcome");
@@ -379,7 +474,11 @@ fn a_finished_side_acknowledges_what_is_sent_again() {
     assert_eq!(clean.log[last].0, 1);
     net.tamper = Some((last, Tamper::Drop));
     net.secrets();
-    assert_eq!(net.log.len(), clean.log.len() + 2, "the flight again and its acknowledgement");
+    assert_eq!(
+        net.log.len(),
+        clean.log.len() + 2,
+        "the flight again and its acknowledgement"
+    );
 }
 
 #[test]
@@ -389,7 +488,10 @@ fn a_path_that_swallows_large_pdus_is_noticed() {
     net.path = 1300;
     agree(&net.secrets());
     assert_eq!(net.ends.each_ref().map(Handshake::path_mtu), [1200, 1200]);
-    assert_eq!(net.log.iter().filter(|(_, pdu)| pdu.len() == 9000).count(), 3);
+    assert_eq!(
+        net.log.iter().filter(|(_, pdu)| pdu.len() == 9000).count(),
+        3
+    );
     assert!(net.now - net.ends[0].started < Duration::from_secs(1));
 }
 
@@ -408,7 +510,13 @@ fn a_silent_other_side_is_given_up_after_10_seconds() {
 fn a_plain_close_is_believed_only_if_nothing_better_comes() {
     let [a, b] = pair();
     let close = |number| {
-        let mut pdu = Header { level: Level::Initial, session: 77, number }.encode().to_vec();
+        let mut pdu = Header {
+            level: Level::Initial,
+            session: 77,
+            number,
+        }
+        .encode()
+        .to_vec();
         Frame::Close(48).encode(&mut pdu);
         pdu
     };
@@ -431,13 +539,27 @@ fn garbage_is_bounded_and_doesnt_stop_a_good_handshake() {
     let mut net = Net::new(&config(&a, NOW), &config(&b, NOW), 1400);
     let mut rng = ChaCha20Rng::seed_from_u64(9);
     for number in 0..20_000 {
-        let level = if rng.next_u32() % 2 == 0 { Level::Initial } else { Level::Handshake };
-        let mut pdu = Header { level, session: 77, number }.encode().to_vec();
+        let level = if rng.next_u32() % 2 == 0 {
+            Level::Initial
+        } else {
+            Level::Handshake
+        };
+        let mut pdu = Header {
+            level,
+            session: 77,
+            number,
+        }
+        .encode()
+        .to_vec();
         let mut bytes = vec![0; rng.next_u32() as usize % 300];
         rng.fill_bytes(&mut bytes);
         if number % 3 == 0 {
             // Well-formed and far ahead: kept, as far as there is room, and never used.
-            Frame::Crypto { offset: 2000 + rng.next_u32() as usize % 100_000, bytes }.encode(&mut pdu);
+            Frame::Crypto {
+                offset: 2000 + rng.next_u32() as usize % 100_000,
+                bytes,
+            }
+            .encode(&mut pdu);
         } else {
             pdu.extend(bytes);
         }
@@ -454,8 +576,11 @@ fn garbage_is_bounded_and_doesnt_stop_a_good_handshake() {
 #[test]
 fn a_session_is_read_from_a_pdu() {
     let [a, _] = pair();
-    let mut client = Handshake::client(&config(&a, NOW), 0xdead_beef, 1400, Instant::now()).unwrap();
-    let pdu = client.poll(Instant::now()).unwrap();
+    let mut client = Handshake::client(&config(&a, NOW), 0xdead_beef, 1400, begin()).unwrap();
+    let pdu = client.poll(begin()).unwrap();
     assert_eq!(Handshake::session_of(&pdu), Ok((0xdead_beef, true)));
-    assert_eq!(Handshake::session_of(&pdu[..9]), Err(HandshakeError::Malformed));
+    assert_eq!(
+        Handshake::session_of(&pdu[..9]),
+        Err(HandshakeError::Malformed)
+    );
 }
