@@ -211,7 +211,7 @@ impl Unicast {
 
     /// Takes a PDU that was sealed end to end for this member.
     fn arrived(&mut self, now: Now, header: Routed, sealed: &mut [u8]) {
-        let Some(peer) = self.peers.get_mut(&header.src) else { return self.stats.count("drop.no_session") };
+        let Some(peer) = self.peers.get_mut(&header.src) else { return self.no_session(header.src) };
         let ends = match header.endpoint {
             EndpointId(0) => &mut peer.ends,
             endpoint => match self.flows.get_mut(endpoint) {
@@ -221,7 +221,7 @@ impl Unicast {
             },
         };
         let Some(key) = ends.opener(now.mono, header.session, &peer.sessions) else {
-            return self.stats.count("drop.no_session");
+            return self.no_session(header.src);
         };
         let payload = match key.open_with(&header.aad(), header.counter, sealed) {
             Ok(payload) => payload,
@@ -233,6 +233,14 @@ impl Unicast {
         match header.endpoint {
             EndpointId(0) => self.peer_frame(now, header.src, payload),
             endpoint => self.deliver(endpoint, header.src, payload),
+        }
+    }
+
+    /// A member seals with keys that this one does not have, maybe since it has restarted: they agree on fresh ones.
+    fn no_session(&mut self, from: Addr) {
+        self.stats.count("drop.no_session");
+        if self.me.as_ref().is_some_and(|me| me.routing.member(from).is_some()) {
+            self.wants_session.insert(from);
         }
     }
 

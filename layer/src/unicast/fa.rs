@@ -88,7 +88,7 @@ impl Unicast {
         let Some(me) = &self.me else { return self.not_a_member() };
         let layer = me.layer();
         match (&outgoing.ask.peer, found) {
-            (_, [only]) if *only == me.address => Reason::new(
+            (_, []) if me.has_name(name) => Reason::new(
                 Code::NotFound,
                 format!("{name} is registered in {layer} at this very member only; leave the layer out for a local flow"),
             ),
@@ -287,12 +287,17 @@ impl Unicast {
 
 // ---- what happens by itself
 impl Unicast {
-    /// The directory or the routes have changed: names may have turned up, members gone.
-    pub(super) fn flows_rerouted(&mut self, now: Now) {
+    /// Names may have turned up, or members that have them.
+    pub(super) fn names_changed(&mut self, now: Now) {
         let waiting: Vec<_> = self.flows.outgoing.iter().filter(|(_, o)| o.asked.is_none()).map(|(e, _)| *e).collect();
         for endpoint in waiting {
             self.ask_next(now, endpoint);
         }
+    }
+
+    /// The routes have changed.
+    pub(super) fn flows_rerouted(&mut self, now: Now) {
+        self.names_changed(now);
         for endpoint in self.flows.all() {
             let Some(peer) = self.flows.get(endpoint).map(|f| f.peer) else { continue };
             let (reachable, path_mtu) = (self.path(peer).is_some(), self.path_mtu(peer));

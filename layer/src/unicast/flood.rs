@@ -1,45 +1,197 @@
 //! Routing and directory between neighbours: signed records over the link channels.
 
-use proto::{Addr, FlowId, wire};
+use std::time::{Duration, Instant};
+
+use proto::wire::{self, SignedRecord, message::Body};
+use proto::{Addr, FlowId, irm};
+use rand_core::RngCore;
+use zeroize::Zeroizing;
 
 use super::Unicast;
+use super::link::{Link, SAFE_MTU};
+use super::routing::hash_text;
 use crate::Now;
+use crate::route::{Inserted, LinkState};
 
+// ---- our own records
 impl Unicast {
-    pub(super) fn publish_links(&mut self, now: Now, _links: Vec<wire::LinkState>, _lost: bool) {
-        self.flows_rerouted(now);
+    /// Tells the layer which neighbours this member has. `lost`: a way is gone, and what went there must go elsewhere now.
+    pub(super) fn publish_links(&mut self, now: Now, links: Vec<LinkState>, lost: bool) {
+        let Some(me) = &mut self.me else { return };
+        let record = me.routing.lsdb.set_links(now, &me.identity, links);
+        self.flood(record.into_iter().collect(), None);
+        self.rerouted(now, lost);
     }
 
-    pub(super) fn publish_names(&mut self, _now: Now, _hashes: Vec<[u8; 32]>) {}
-
-    pub(super) fn take_digest(&mut self, _now: Now, _lower: FlowId, _digest: &wire::Digest) {}
-
-    pub(super) fn take_records(&mut self, _now: Now, _lower: FlowId, _records: wire::Records) {}
-
-    pub(super) fn status_members(&self) -> Vec<proto::irm::Member> {
-        Vec::new()
+    /// Tells the layer which names are registered here.
+    pub(super) fn publish_names(&mut self, now: Now, hashes: Vec<[u8; 32]>) {
+        let Some(me) = &mut self.me else { return };
+        match me.routing.lsdb.set_names(now, &me.identity, hashes) {
+            Ok(records) => self.flood(records, None),
+            Err(error) => self.stats.count(error.word()),
+        }
     }
 
-    pub(super) fn status_routes(&self) -> Vec<proto::irm::Route> {
-        Vec::new()
+    /// Finds the routes anew if anything has changed, and lets the flows know.
+    fn rerouted(&mut self, now: Now, at_once: bool) {
+        let Some(me) = &mut self.me else { return };
+        if me.routing.refresh(now.mono, at_once) || at_once {
+            self.stats.count("routes.found");
+            self.flows_rerouted(now);
+        }
     }
 
-    pub(super) fn status_directory(&self) -> Vec<proto::irm::Entry> {
-        Vec::new()
+    /// Sends records to all neighbours but the one that they came from.
+    fn flood(&mut self, records: Vec<SignedRecord>, from: Option<Addr>) {
+        if records.is_empty() {
+            return;
+        }
+        let to: Vec<FlowId> = self.adjacent.iter().filter(|(peer, _)| Some(**peer) != from).map(|(_, lower)| *lower).collect();
+        for lower in to {
+            self.tell_link(lower, Body::Records(wire::Records { records: records.clone() }));
+        }
+    }
+}
+
+// ---- the records of others
+impl Unicast {
+    /// A neighbour says what it holds: it gets what it lacks.
+    pub(super) fn take_digest(&mut self, now: Now, lower: FlowId, digest: &wire::Digest) {
+        let Some(me) = &self.me else { return };
+        for records in me.routing.lsdb.missing(now.mono, digest) {
+            self.tell_link(lower, Body::Records(records));
+        }
     }
 
-    pub(super) fn tick_routing(&mut self, _now: Now) {}
+    pub(super) fn take_records(&mut self, now: Now, lower: FlowId, records: wire::Records) {
+        let from = self.links.get(&lower).and_then(Link::peer);
+        let (mut news, mut back, mut own) = (Vec::new(), Vec::new(), Vec::new());
+        let Some(me) = &mut self.me else { return };
+        let incarnation = me.routing.lsdb.incarnation();
+        for record in records.records {
+            match me.routing.lsdb.insert(now, &me.identity, record) {
+                Ok(Inserted::New(record)) => news.push(record),
+                Ok(Inserted::Known) => {}
+                Ok(Inserted::Stale(newer)) => back.push(newer),
+                Ok(Inserted::OwnFromBefore(newer)) => own.extend(newer),
+                Err(error) => self.stats.count(error.word()),
+            }
+        }
+        let raised = me.routing.lsdb.incarnation();
+        let reborn: Vec<Addr> = news.iter().filter_map(|record| me.routing.reborn(record)).collect();
+        if raised != incarnation {
+            self.save("incarnation", Zeroizing::new(format!("{raised}\n").into_bytes()));
+        }
+        if !back.is_empty() {
+            self.tell_link(lower, Body::Records(wire::Records { records: back }));
+        }
+        let any = !news.is_empty() || !own.is_empty();
+        self.flood(news, from);
+        self.flood(own, None);
+        for member in reborn {
+            self.member_reborn(now, member);
+        }
+        if any {
+            self.rerouted(now, false);
+            // A name may have turned up without any route having changed.
+            self.names_changed(now);
+        }
+    }
 
+    /// A member runs anew: what was agreed with its earlier life is void.
+    fn member_reborn(&mut self, now: Now, member: Addr) {
+        self.stats.count("member.restarted");
+        let adjacent = self.adjacent.contains_key(&member);
+        if let Some(peer) = self.peers.get_mut(&member) {
+            // A neighbour has shaken hands in its new life already.
+            peer.sessions.forget(adjacent);
+        }
+        self.peer_restarted(now, member);
+    }
+}
+
+// ---- what happens by itself
+impl Unicast {
+    pub(super) fn tick_routing(&mut self, now: Now) {
+        let Some(me) = &mut self.me else { return };
+        let records = me.routing.lsdb.tick(now, &me.identity);
+        self.flood(records, None);
+        self.rerouted(now, false);
+        let owing: Vec<FlowId> =
+            self.links.values().filter(|l| l.up().is_some() && (l.owes_digest || l.next_digest <= now.mono)).map(|l| l.lower).collect();
+        for lower in owing {
+            self.say_digest(now, lower);
+        }
+    }
+
+    /// Says what this member holds, at the start of an adjacency and now and then.
+    pub(super) fn say_digest(&mut self, now: Now, lower: FlowId) {
+        let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 10_000));
+        let (Some(me), Some(link)) = (&self.me, self.links.get_mut(&lower)) else { return };
+        link.owes_digest = false;
+        link.next_digest = now.mono + DIGEST + jitter;
+        for digest in me.routing.lsdb.digests() {
+            self.tell_link(lower, Body::Digest(digest));
+        }
+    }
+
+    pub(super) fn digest_deadline(&self) -> Option<Instant> {
+        self.links.values().filter(|l| l.up().is_some()).map(|l| l.next_digest).min()
+    }
+}
+
+// ---- what others ask of it
+impl Unicast {
     /// The largest PDU that gets all the way to a member.
     pub(super) fn path_mtu(&self, dst: Addr) -> u32 {
         let routed = self.me.as_ref().and_then(|me| me.routing.mtu(dst));
-        let adjacent = || self.adjacent.get(&dst).and_then(|l| self.links.get(l)).map(super::link::Link::mtu);
-        routed.or_else(adjacent).unwrap_or(super::link::SAFE_MTU)
+        let adjacent = || self.adjacent.get(&dst).and_then(|l| self.links.get(l)).map(Link::mtu);
+        routed.or_else(adjacent).unwrap_or(SAFE_MTU)
     }
 
     /// The name of a member, or its address as long as that is all that is known of it.
     pub(super) fn member_name(&self, address: Addr) -> String {
-        let cert = self.peers.get(&address).and_then(|p| p.cert.as_ref());
+        let known = self.me.as_ref().and_then(|me| me.routing.member(address));
+        let cert = known.or_else(|| self.peers.get(&address).and_then(|p| p.cert.as_ref()));
         cert.map_or_else(|| address.to_string(), |cert| cert.member().to_string())
     }
+
+    pub(super) fn status_members(&self) -> Vec<irm::Member> {
+        let Some(me) = &self.me else { return Vec::new() };
+        let lsdb = &me.routing.lsdb;
+        let member = |cert: &crate::crypt::MemberCert| irm::Member {
+            name: cert.member().to_string(),
+            address: cert.address().0,
+            neighbours: lsdb.links(cert.address()).iter().map(|l| self.member_name(l.neighbour)).collect(),
+            cert_expires: cert.not_after().secs(),
+            prefixes: cert.prefixes().iter().map(ToString::to_string).collect(),
+            reachable: cert.address() == me.address || self.path(cert.address()).is_some(),
+        };
+        let mut members: Vec<_> = lsdb.members().map(member).collect();
+        members.sort_by(|a, b| a.name.cmp(&b.name));
+        members
+    }
+
+    pub(super) fn status_routes(&self) -> Vec<irm::Route> {
+        let Some(me) = &self.me else { return Vec::new() };
+        let ways = me.routing.ways().map(|(address, hop)| irm::Route {
+            member: self.member_name(address),
+            address: address.0,
+            next_hop: self.member_name(hop.via),
+            cost: u32::try_from(hop.cost).unwrap_or(u32::MAX),
+            mtu: hop.mtu,
+            hops: hop.hops,
+        });
+        ways.collect()
+    }
+
+    pub(super) fn status_directory(&self) -> Vec<irm::Entry> {
+        let Some(me) = &self.me else { return Vec::new() };
+        let known: Vec<_> = me.names().map(|name| (name.clone(), me.hash(name))).collect();
+        let entry = |(hash, address): (&[u8; 32], Addr)| irm::Entry { name_hash: hash_text(hash, &known), member: self.member_name(address) };
+        me.routing.lsdb.directory().iter().map(entry).collect()
+    }
 }
+
+/// The time between digests on a link, to which up to a third is added by chance.
+const DIGEST: Duration = Duration::from_secs(30);

@@ -12,6 +12,7 @@ use super::Unicast;
 use super::link::{DEAD, GREETING, JOINING, Link, Phase, RETIRING, Stands};
 use super::out::Class;
 use super::pdu::Hello;
+use crate::route::LinkState;
 use crate::{FlowAsk, FlowTell, Now, Output, Via};
 
 /// Whom this member wants to be linked to, over which layers, and how far that is.
@@ -131,10 +132,10 @@ impl Unicast {
         link.phase = Phase::Up(peer);
         link.drop_certless();
         link.begin_channel(stream);
-        link.owes_digest = true;
         link.heard(now.mono);
         let over = link.over.clone();
         self.say_link_info(lower, false);
+        self.say_digest(now, lower);
         self.retire_doubles(now, lower, peer);
         let member = self.member_name(peer);
         self.notice("neighbour.up", format!("neighbour {member} is up over {over}"), &member, false);
@@ -410,7 +411,7 @@ impl Unicast {
                 best.insert(peer, link);
             }
         }
-        let states = best.iter().map(|(peer, l)| wire::LinkState { neighbour: peer.0, cost: l.cost.value, mtu: l.mtu() }).collect();
+        let states = best.iter().map(|(peer, l)| LinkState { neighbour: *peer, cost: l.cost.value, mtu: l.mtu() }).collect();
         let adjacent: BTreeMap<Addr, FlowId> = best.iter().map(|(peer, l)| (*peer, l.lower)).collect();
         // A way that is gone is replaced at once, a new one may wait for its companions.
         let lost = self.adjacent.iter().any(|(peer, lower)| adjacent.get(peer) != Some(lower));

@@ -145,7 +145,7 @@ impl Unicast {
         let incarnation = self.next_incarnation();
         let (kept, issuer) = self.known_neighbours();
         let address = identity.address();
-        let routing = Routing::new(&identity, incarnation, now.mono);
+        let routing = Routing::new(&identity, incarnation);
         let issuer = if authority.is_some() { Some(identity.member().clone()) } else { issuer };
         self.me = Some(Member { identity, tls, authority, address, over, kept, issuer, routing, names: BTreeMap::new() });
         self.rewant(now);

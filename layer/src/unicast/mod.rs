@@ -205,6 +205,7 @@ impl Unicast {
             self.flows.deadline(),
             self.unreachable_at(),
             self.me.as_ref().and_then(|me| me.routing.deadline()),
+            self.digest_deadline(),
             self.exit_at,
         ];
         links.chain(peers).chain(rooms.into_iter().flatten()).min()

@@ -34,7 +34,6 @@ pub(super) struct Sessions {
 struct Session {
     id: u32,
     secrets: Secrets,
-    client: bool,
     confirmed: bool,
     born: Instant,
 }
@@ -71,7 +70,7 @@ impl Sessions {
         if self.list.len() >= MAX_SESSIONS {
             self.list.remove(0);
         }
-        self.list.push(Session { id, secrets, client, confirmed: !client, born: now });
+        self.list.push(Session { id, secrets, confirmed: !client, born: now });
     }
 
     /// The other side has the keys too. Says whether that is news.
@@ -84,6 +83,13 @@ impl Sessions {
     pub(super) fn expire(&mut self, now: Instant) -> bool {
         self.list.retain(|s| s.age(now) < KEY_LIFE);
         !self.list.is_empty()
+    }
+
+    /// Forgets sessions with an earlier life of the peer; `but_newest` is kept where it is known to be of the present one.
+    pub(super) fn forget(&mut self, but_newest: bool) {
+        let newest = self.list.pop().filter(|_| but_newest);
+        self.list.clear();
+        self.list.extend(newest);
     }
 
     /// Whether a PDU can be sealed to the peer.

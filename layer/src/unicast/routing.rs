@@ -1,35 +1,87 @@
-//! Routes and names as this member knows them.
+//! Routes and names as this member knows them: the records of all, and what follows from them.
 
-use std::time::Instant;
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use proto::Addr;
+use prost::Message;
+use proto::{Addr, Name, wire};
 
-use crate::crypt::Identity;
+use crate::crypt::{Identity, MemberCert};
+use crate::route::{Fib, Hop, Lsdb, routes};
 
 /// What this member knows of its layer.
-pub(super) struct Routing {}
+pub(super) struct Routing {
+    pub(super) lsdb: Lsdb,
+    pub(super) fib: Fib,
+    me: Addr,
+    /// When the routes are to be found anew: records come in groups.
+    spf_at: Option<Instant>,
+    /// The life in which each member was last seen.
+    lives: BTreeMap<Addr, u64>,
+}
 
 impl Routing {
-    pub(super) fn new(_identity: &Identity, _incarnation: u64, _now: Instant) -> Self {
-        Self {}
+    pub(super) fn new(identity: &Identity, incarnation: u64) -> Self {
+        let me = identity.address();
+        let lsdb = Lsdb::new(me, identity.layer().clone(), incarnation);
+        Self { lsdb, fib: Fib::default(), me, spf_at: None, lives: BTreeMap::new() }
     }
 
     /// The neighbour to send to on the way to a member.
-    pub(super) fn next_hop(&self, _dst: Addr) -> Option<Addr> {
-        None
+    pub(super) fn next_hop(&self, dst: Addr) -> Option<Addr> {
+        self.fib.next_hop(dst).map(|hop| hop.via)
     }
 
     /// The largest PDU that gets all the way to a member.
-    pub(super) fn mtu(&self, _dst: Addr) -> Option<u32> {
-        None
+    pub(super) fn mtu(&self, dst: Addr) -> Option<u32> {
+        self.fib.next_hop(dst).map(|hop| hop.mtu)
     }
 
-    /// The members that have a name, the nearest first.
-    pub(super) fn resolve(&self, _hash: &[u8; 32]) -> Vec<Addr> {
-        Vec::new()
+    /// The members that have a name and can be reached, the nearest first.
+    pub(super) fn resolve(&self, hash: &[u8; 32]) -> Vec<Addr> {
+        self.lsdb.directory().resolve(&self.fib, hash)
+    }
+
+    /// What a member has shown of itself.
+    pub(super) fn member(&self, address: Addr) -> Option<&MemberCert> {
+        self.lsdb.member(address)
+    }
+
+    /// All ways, in the order of the members' addresses.
+    pub(super) fn ways(&self) -> impl Iterator<Item = (Addr, &Hop)> {
+        self.fib.iter()
+    }
+
+    /// The links may have changed: finds the routes anew, at once or soon. Says whether it did.
+    pub(super) fn refresh(&mut self, now: Instant, at_once: bool) -> bool {
+        if self.lsdb.changed() {
+            self.spf_at.get_or_insert(now + DEBOUNCE);
+        }
+        let due = self.spf_at.is_some_and(|at| at_once || at <= now);
+        if due {
+            self.spf_at = None;
+            self.fib = routes(&self.lsdb, self.me);
+        }
+        due
+    }
+
+    /// Looks at a new record: gives its originator if that has begun another life since its last.
+    pub(super) fn reborn(&mut self, record: &wire::SignedRecord) -> Option<Addr> {
+        let record = wire::Record::decode(record.body.as_slice()).ok()?;
+        let before = self.lives.insert(Addr(record.origin), record.incarnation);
+        before.is_some_and(|before| before < record.incarnation).then_some(Addr(record.origin))
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        None
+        [self.spf_at, self.lsdb.deadline()].into_iter().flatten().min()
     }
 }
+
+/// What the directory shows of an entry whose name nobody here knows.
+pub(super) fn hash_text(hash: &[u8; 32], known: &[(Name, [u8; 32])]) -> String {
+    let name = known.iter().find(|(_, h)| h == hash).map(|(name, _)| name.to_string());
+    name.unwrap_or_else(|| hash.iter().map(|b| format!("{b:02x}")).collect())
+}
+
+/// How long more news is waited for before the routes are found anew.
+const DEBOUNCE: Duration = Duration::from_millis(5);

@@ -1,6 +1,7 @@
 //! A few machines on one virtual clock, over a lower network that connects whoever dials whom by name.
 
 mod enrolment;
+mod flows;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};

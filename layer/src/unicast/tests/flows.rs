@@ -1,0 +1,230 @@
+//! Flows: allocated, used, refused, ended.
+
+use proto::ipcp::{Allocate, Allocated, FlowRequest, Respond, User};
+use proto::{Name, QosSpec};
+
+use super::*;
+
+/// A layer over a line a–b–c: a and c reach only b.
+pub(super) fn line() -> Net {
+    let mut net = Net::new(&["a", "b", "c"]);
+    net.cut("a", "c");
+    bootstrap(&mut net, "b");
+    join(&mut net, "b", "a");
+    join(&mut net, "b", "c");
+    net.seconds(1);
+    net
+}
+
+pub(super) fn register(net: &mut Net, at: &'static str, name: &str) {
+    assert_eq!(net.ask(at, Command::Register(Name::new(name).unwrap())), Ok(Answer::Ok));
+}
+
+pub(super) fn allocate(name: &str, flow: u64, qos: QosSpec) -> Allocate {
+    Allocate {
+        flow: FlowId(flow),
+        name: Name::new(name).unwrap(),
+        source: Some(Name::new("client").unwrap()),
+        qos,
+        peer: None,
+        user: User { uid: 1000, ipcp: false },
+        timeout_ms: 5_000,
+    }
+}
+
+/// The next flow request that a machine has reported.
+pub(super) fn request(net: &mut Net, at: &'static str) -> FlowRequest {
+    for _ in 0..500 {
+        let events = &mut net.node(at).events;
+        let found = events.iter().position(|e| matches!(e, Event::FlowRequest(_)));
+        if let Some(Event::FlowRequest(request)) = found.map(|i| events.remove(i)) {
+            return request;
+        }
+        net.run(Duration::from_millis(10));
+    }
+    panic!("no flow request came to {at}");
+}
+
+pub(super) fn wait(net: &mut Net, at: &'static str, id: CommandId) -> Result<Answer, Reason> {
+    for _ in 0..4000 {
+        if let Some(answer) = net.node(at).answers.remove(&id) {
+            return answer;
+        }
+        net.run(Duration::from_millis(10));
+    }
+    panic!("{at} never answered");
+}
+
+/// Allocates a flow and accepts it; both ends get the same number.
+pub(super) fn flow(net: &mut Net, from: &'static str, to: &'static str, name: &str, id: u64, qos: QosSpec) -> Allocated {
+    let command = net.command(from, Command::Allocate(allocate(name, id, qos)));
+    let request = request(net, to);
+    assert_eq!((request.name.as_str(), request.qos), (name, qos));
+    assert_eq!(request.peer.member, Some(label(from)));
+    let verdict = Ok((FlowId(id), User { uid: 1000, ipcp: false }));
+    let answer = net.ask(to, Command::Respond(Respond { request: request.request, verdict }));
+    assert!(matches!(answer, Ok(Answer::Allocated(_))), "{answer:?}");
+    match wait(net, from, command) {
+        Ok(Answer::Allocated(allocated)) => allocated,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Writes SDUs, one record each.
+pub(super) fn write(net: &mut Net, at: &'static str, flow: u64, sdus: &[&[u8]]) {
+    for sdu in sdus {
+        net.input(at, Input::Upper(FlowId(flow), Batch::of(sdu).unwrap()));
+    }
+}
+
+/// What has come on a flow since the last look.
+pub(super) fn read(net: &mut Net, at: &'static str, flow: u64) -> Vec<Vec<u8>> {
+    net.run(Duration::from_millis(50));
+    net.node(at).received.remove(&FlowId(flow)).unwrap_or_default()
+}
+
+fn counters(net: &mut Net, at: &'static str) -> std::collections::HashMap<String, u64> {
+    status(net, at).counters
+}
+
+#[test]
+fn a_flow_carries_sdus_both_ways_through_another_member() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    for (id, qos) in [(10, QosSpec::RAW), (11, QosSpec::BEST)] {
+        let allocated = flow(&mut net, "a", "c", "server", id, qos);
+        assert_eq!(allocated.qos, qos);
+        assert_eq!(allocated.peer.member, Some(label("c")));
+        let overhead = if qos == QosSpec::RAW { 88 } else { 96 };
+        assert_eq!(allocated.mtu, MTU - overhead);
+        let whole = vec![7; allocated.mtu as usize];
+        write(&mut net, "a", id, &[b"one", b"two", &whole]);
+        assert_eq!(read(&mut net, "c", id), [b"one".to_vec(), b"two".to_vec(), whole]);
+        write(&mut net, "c", id, &[b"back"]);
+        assert_eq!(read(&mut net, "a", id), [b"back".to_vec()]);
+    }
+    assert!(status(&mut net, "b").counters["forwarded"] > 0);
+    let route = status(&mut net, "a").routes.into_iter().find(|r| r.member == "c").unwrap();
+    assert_eq!((route.next_hop.as_str(), route.hops), ("b", 2));
+}
+
+#[test]
+fn many_sdus_in_one_record_arrive_in_order() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    flow(&mut net, "a", "c", "server", 5, QosSpec::BEST);
+    let mut record = Batch::new(Framing::Record);
+    let sdus: Vec<Vec<u8>> = (0..40u8).map(|i| vec![i; 1000]).collect();
+    for sdu in &sdus {
+        record.push(sdu.len()).unwrap().copy_from_slice(sdu);
+    }
+    net.input("a", Input::Upper(FlowId(5), record));
+    assert_eq!(read(&mut net, "c", 5), sdus);
+}
+
+#[test]
+fn a_reliable_flow_is_refused_with_advice_and_never_lowered() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    for qos in [QosSpec::DATA, QosSpec::VIDEO, QosSpec::VOICE] {
+        let reason = net.ask("a", Command::Allocate(allocate("server", 5, qos))).unwrap_err();
+        assert_eq!(reason.code, Code::QosNotGranted);
+        assert!(reason.text.contains("best"), "{reason}");
+    }
+}
+
+#[test]
+fn a_name_that_nobody_has_is_not_found_within_a_second() {
+    let mut net = line();
+    let before = net.now().mono;
+    let reason = net.ask("a", Command::Allocate(allocate("nobody", 5, QosSpec::RAW))).unwrap_err();
+    assert_eq!(reason.code, Code::NotFound);
+    assert!(net.now().mono - before <= Duration::from_millis(1100));
+}
+
+#[test]
+fn a_name_may_turn_up_while_it_is_waited_for() {
+    let mut net = line();
+    let command = net.command("a", Command::Allocate(allocate("late", 5, QosSpec::RAW)));
+    net.run(Duration::from_millis(500));
+    register(&mut net, "c", "late");
+    let request = request(&mut net, "c");
+    let verdict = Ok((FlowId(5), User { uid: 0, ipcp: false }));
+    net.ask("c", Command::Respond(Respond { request: request.request, verdict })).unwrap();
+    assert!(wait(&mut net, "a", command).is_ok());
+}
+
+#[test]
+fn a_pinned_flow_goes_to_that_member_or_nowhere() {
+    let mut net = line();
+    register(&mut net, "b", "server");
+    register(&mut net, "c", "server");
+    net.run(Duration::from_millis(100));
+    let pinned = |member| Allocate { peer: Some(label(member)), ..allocate("server", 5, QosSpec::RAW) };
+    let command = net.command("a", Command::Allocate(pinned("c")));
+    let request = request(&mut net, "c");
+    let refusal = Reason::new(Code::Refused, "no room");
+    net.ask("c", Command::Respond(Respond { request: request.request, verdict: Err(refusal.clone()) })).unwrap();
+    assert_eq!(wait(&mut net, "a", command), Err(refusal));
+    let reason = net.ask("a", Command::Allocate(pinned("d"))).unwrap_err();
+    assert_eq!(reason.code, Code::Denied);
+    assert!(!net.node("b").events.iter().any(|e| matches!(e, Event::FlowRequest(_))), "b was asked");
+}
+
+#[test]
+fn the_end_of_a_flow_leaves_nothing_on_either_side() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    for id in 1..=20 {
+        flow(&mut net, "a", "c", "server", id, QosSpec::RAW);
+        write(&mut net, "a", id, &[b"last words"]);
+        let (closer, other) = if id % 2 == 0 { ("a", "c") } else { ("c", "a") };
+        if id % 3 == 0 {
+            net.input(closer, Input::UpperGone(FlowId(id)));
+            net.node(closer).open.remove(&FlowId(id));
+        } else {
+            net.ask(closer, Command::Dealloc(FlowId(id), Reason::new(Code::Closed, "done"))).unwrap();
+        }
+        net.run(Duration::from_millis(100));
+        assert_eq!(net.node(other).closed[&FlowId(id)].code, Code::Closed);
+    }
+    for name in ["a", "c"] {
+        assert!(status(&mut net, name).flows.is_empty());
+        assert!(net.node(name).open.is_empty());
+        let machine = &net.node(name).machine;
+        assert!(machine.flows.closing.is_empty() && machine.flows.outgoing.is_empty() && machine.flows.incoming.is_empty());
+    }
+}
+
+#[test]
+fn a_caller_that_gives_up_leaves_no_half_of_a_flow() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    let command = net.command("a", Command::Allocate(allocate("server", 5, QosSpec::RAW)));
+    let request = request(&mut net, "c");
+    net.cut("a", "b");
+    let reason = wait(&mut net, "a", command).unwrap_err();
+    assert_eq!(reason.code, Code::TimedOut);
+    net.mend("a", "b");
+    net.seconds(3);
+    let verdict = Ok((FlowId(5), User { uid: 0, ipcp: false }));
+    let _ = net.ask("c", Command::Respond(Respond { request: request.request, verdict }));
+    net.seconds(1);
+    assert!(status(&mut net, "c").flows.is_empty());
+    assert!(status(&mut net, "a").flows.is_empty());
+}
+
+#[test]
+fn a_flow_to_a_member_that_stays_away_goes_down_with_a_reason() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    flow(&mut net, "a", "c", "server", 5, QosSpec::RAW);
+    net.cut("b", "c");
+    net.seconds(20);
+    assert!(net.node("a").closed.is_empty());
+    net.seconds(14);
+    let reason = net.node("a").closed[&FlowId(5)].clone();
+    assert_eq!(reason.code, Code::Unreachable);
+    assert!(net.node("a").events.contains(&Event::FlowDown(FlowId(5), reason)));
+    assert!(counters(&mut net, "a").contains_key("routes.found"));
+}
