@@ -24,6 +24,7 @@ pub struct UdpPort {
     mtu: u32,
     mtu_changed: bool,
     refused: bool,
+    strangers: u64,
     peer_keeps_alive: bool,
     last_sent: Instant,
     last_heard: Instant,
@@ -93,13 +94,7 @@ impl UdpPort {
                 &false,
             )?;
         }
-        // Beyond the system's limit only for who may; otherwise as much as allowed.
-        if sockopt::set_socket_send_buffer_size_force(&socket, Self::BUFFER).is_err() {
-            let _ = sockopt::set_socket_send_buffer_size(&socket, Self::BUFFER);
-        }
-        if sockopt::set_socket_recv_buffer_size_force(&socket, Self::BUFFER).is_err() {
-            let _ = sockopt::set_socket_recv_buffer_size(&socket, Self::BUFFER);
-        }
+        widen(&socket);
         let mut port = Self {
             socket,
             peer,
@@ -109,6 +104,7 @@ impl UdpPort {
             mtu: 0,
             mtu_changed: false,
             refused: false,
+            strangers: 0,
             peer_keeps_alive: false,
             last_sent: now,
             last_heard: now,
@@ -157,6 +153,8 @@ impl UdpPort {
                 &mut meta,
             );
             match got {
+                // From before the socket was connected, when everybody could send to it.
+                Ok(_) if meta[0].addr.ip() != self.peer.ip() || meta[0].addr.port() != self.peer.port() => self.strangers += 1,
                 Ok(_) if meta[0].len == 0 => {
                     (self.last_heard, self.peer_keeps_alive) = (now, true);
                     return Received::KeepAlive;
@@ -263,6 +261,11 @@ impl UdpPort {
         self.last_heard
     }
 
+    /// Packets that came from another address than the peer's, before the socket was connected.
+    pub fn strangers(&self) -> u64 {
+        self.strangers
+    }
+
     /// Whether sending found something that only [`UdpPort::recv`] reports: call it, though the socket isn't readable.
     pub fn has_news(&self) -> bool {
         self.refused || self.mtu_changed
@@ -365,13 +368,7 @@ impl UdpPort {
     }
 
     fn path_mtu(&self) -> u32 {
-        let (mtu, headers) = match self.peer {
-            SocketAddr::V4(_) => (sockopt::ip_mtu(&self.socket), 20 + 8),
-            SocketAddr::V6(_) => (sockopt::ipv6_mtu(&self.socket), 40 + 8),
-        };
-        // 1280 is what every path carries that IPv6 goes over.
-        let most = Batch::MAX_PACKET as u32;
-        mtu.unwrap_or(1280).saturating_sub(headers).min(most)
+        path_mtu(&self.socket, self.peer)
     }
 }
 
@@ -381,5 +378,25 @@ impl AsFd for UdpPort {
     }
 }
 
-/// Pending errors that are passed over in one call.
+/// The largest packet in bytes that the kernel knows to fit the path of a connected socket.
+pub fn path_mtu(socket: &impl AsFd, peer: SocketAddr) -> u32 {
+    let (mtu, headers) = match peer {
+        SocketAddr::V4(_) => (sockopt::ip_mtu(socket), 20 + 8),
+        SocketAddr::V6(_) => (sockopt::ipv6_mtu(socket), 40 + 8),
+    };
+    // 1280 is what every path carries that IPv6 goes over.
+    mtu.unwrap_or(1280).saturating_sub(headers).min(Batch::MAX_PACKET as u32)
+}
+
+/// Gives a socket buffers of [`UdpPort::BUFFER`]: beyond the system's limit only for who may, else as much as is allowed.
+pub fn widen(socket: &impl AsFd) {
+    if sockopt::set_socket_send_buffer_size_force(socket, UdpPort::BUFFER).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(socket, UdpPort::BUFFER);
+    }
+    if sockopt::set_socket_recv_buffer_size_force(socket, UdpPort::BUFFER).is_err() {
+        let _ = sockopt::set_socket_recv_buffer_size(socket, UdpPort::BUFFER);
+    }
+}
+
+/// Pending errors, and packets of strangers, that are passed over in one call.
 const ERRORS: usize = 4;
