@@ -12,8 +12,10 @@
 //!   cp ◄─── SDUs, empty keep-alives ───► sp          no header
 //! ```
 
+mod lower;
 mod resolve;
 mod shim;
 pub mod sockets;
 
-pub use shim::{Ask, Lost, Open, Reading, Shim, SocketKey, Tell, Unbound};
+pub use lower::UdpLower;
+pub use shim::{Ask, Open, Reading, Shim, SocketKey, Tell, Unbound};

@@ -2,7 +2,7 @@
 //!
 //! This module must not be asked for anything but host names: what leaves the host here is seen by others.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -11,62 +11,63 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use proto::Name;
 use proto::ipcp::Dns;
-use tokio::task::JoinSet;
+use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 
 use crate::{SocketKey, Tell};
 
 /// Look-ups that are under way.
 #[derive(Debug, Default)]
 pub(crate) struct Resolver {
-    running: JoinSet<Tell>,
-    wanted: BTreeSet<SocketKey>,
+    running: BTreeMap<SocketKey, AbortHandle>,
+    answers: Option<mpsc::Sender<Tell>>,
 }
 
 impl Resolver {
-    /// Starts a look-up; its answer comes by [`Resolver::answered`].
+    /// Where the answers go.
+    pub(crate) fn answer_to(&mut self, answers: mpsc::Sender<Tell>) {
+        self.answers = Some(answers);
+    }
+
+    /// Starts a look-up; its answer goes where [`Resolver::answer_to`] said.
     pub(crate) fn look_up(&mut self, key: SocketKey, name: Name, dns: Dns) {
-        self.wanted.insert(key);
+        let Some(answers) = self.answers.clone() else {
+            return;
+        };
+        self.running.retain(|_, task| !task.is_finished());
         let crowded = self.running.len() >= AT_ONCE;
-        self.running.spawn(async move {
-            if crowded {
-                return Tell::NotResolved(
-                    key,
-                    format!("{AT_ONCE} look-ups are under way; try again"),
-                );
-            }
-            match tokio::time::timeout(WITHIN, addresses(name.as_str(), dns)).await {
-                Ok(Ok(ips)) if !ips.is_empty() => Tell::Resolved(key, ips),
-                Ok(Ok(_)) => Tell::NotResolved(key, "the name server knows none".to_owned()),
-                Ok(Err(text)) => Tell::NotResolved(key, text),
-                Err(_) => Tell::NotResolved(
-                    key,
-                    format!(
-                        "the name server {dns} didn't answer within {} s",
-                        WITHIN.as_secs()
-                    ),
-                ),
-            }
+        let task = tokio::spawn(async move {
+            let tell = if crowded {
+                Tell::NotResolved(key, format!("{AT_ONCE} look-ups are under way; try again"))
+            } else {
+                look_up(key, &name, dns).await
+            };
+            // Nobody hears it only when the process ends.
+            let _ = answers.send(tell).await;
         });
+        self.running.insert(key, task.abort_handle());
     }
 
     /// The answer is no longer wanted.
     pub(crate) fn forget(&mut self, key: SocketKey) {
-        self.wanted.remove(&key);
-    }
-
-    /// The next answer that is still wanted; waits for ever if nothing is under way.
-    pub(crate) async fn answered(&mut self) -> Tell {
-        loop {
-            match self.running.join_next().await {
-                Some(Ok(tell @ (Tell::Resolved(key, _) | Tell::NotResolved(key, _))))
-                    if self.wanted.remove(&key) =>
-                {
-                    return tell;
-                }
-                Some(_) => {}
-                None => return std::future::pending().await,
-            }
+        if let Some(task) = self.running.remove(&key) {
+            task.abort();
         }
+    }
+}
+
+async fn look_up(key: SocketKey, name: &Name, dns: Dns) -> Tell {
+    match tokio::time::timeout(WITHIN, addresses(name.as_str(), dns)).await {
+        Ok(Ok(ips)) if !ips.is_empty() => Tell::Resolved(key, ips),
+        Ok(Ok(_)) => Tell::NotResolved(key, "the name server knows none".to_owned()),
+        Ok(Err(text)) => Tell::NotResolved(key, text),
+        Err(_) => Tell::NotResolved(
+            key,
+            format!(
+                "the name server ({dns}) didn't answer within {} s",
+                WITHIN.as_secs()
+            ),
+        ),
     }
 }
 

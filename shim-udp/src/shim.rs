@@ -26,7 +26,7 @@ use flow::Flow;
 use limits::{Source, Unconfirmed};
 use serve::Asked;
 use timers::Timers;
-pub use words::{Ask, Lost, Open, Reading, SocketKey, Tell, Unbound};
+pub use words::{Ask, Open, Reading, SocketKey, Tell, Unbound};
 
 /// One shim: the member of a UDP layer on this host.
 #[derive(Debug)]
@@ -130,14 +130,6 @@ impl Shim {
             Tell::Empty(key) => self.empty(now, key),
             Tell::Unreachable(key) => self.unreachable(key),
             Tell::NotSent(key, text) => self.not_sent(key, text),
-            Tell::Dropped(_, why, count) => self.counters.add(
-                match why {
-                    Lost::TooBig => counters::TOO_BIG,
-                    Lost::Full => counters::FULL,
-                    Lost::Error => counters::NOT_SENT,
-                },
-                count,
-            ),
             Tell::Mtu(key, mtu) => self.mtu(key, mtu),
             Tell::Resolved(key, ips) => self.resolved(now, key, &ips),
             Tell::NotResolved(key, text) => self.not_resolved(key, &text),
@@ -175,7 +167,14 @@ impl Shim {
                 self.counters.count(counters::NO_SOCKET);
                 self.drop_conn(key);
             }
-            Some(Conn::Pending(..) | Conn::Up(_)) | None => {}
+            Some(Conn::Up(_)) => {
+                let text = format!("the flow's socket failed: {text}");
+                self.end_flow(key, Reason::new(Code::Failed, text));
+            }
+            Some(Conn::Pending(..)) => {
+                self.drop_conn(key);
+            }
+            None => {}
         }
     }
 

@@ -1,39 +1,46 @@
 //! The sockets of a shim: carries out what the machine asks and says what arrives.
 //!
-//! All sockets are watched by one epoll set of their own, which tokio watches as one descriptor: a thousand sockets that
+//! All sockets are watched by one epoll set of their own, which is waited on as one descriptor: a thousand sockets that
 //! wait for a confirmation cost no task each, and one that is not read is not even watched.
 
 // This is where the shim does its IO.
-#![allow(clippy::disallowed_types)]
+#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
 
 mod udp;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
-use proto::Batch;
-use proto::ipcp::{Offload, OffloadKind, OffloadMode};
+use ipcp::Counters;
+use ipcp::udp::Offloads;
+use proto::{Batch, FlowId};
 use rustc_hash::FxHashMap;
 use rustix::event::{Timespec, epoll};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rustix::io::Errno;
+use tokio::sync::mpsc;
 
 use crate::resolve::Resolver;
-use crate::{Ask, Lost, Open, Reading, SocketKey, Tell, Unbound};
+use crate::{Ask, Open, Reading, SocketKey, Tell, Unbound};
 use udp::{Arrived, Udp};
 
 /// All sockets of one shim. Dropping it closes them.
 pub struct Sockets {
-    epoll: AsyncFd<OwnedFd>,
+    epoll: OwnedFd,
     listen: Option<UdpSocket>,
     open: FxHashMap<SocketKey, Udp>,
     /// Watched sockets that may be readable, as the epoll set said last.
-    ready: Vec<u64>,
+    ready: VecDeque<u64>,
     heard: VecDeque<Heard>,
+    /// Sockets whose trains wait for room in the kernel's buffer.
+    full: BTreeSet<SocketKey>,
+    handed: FxHashMap<FlowId, SocketKey>,
     resolver: Resolver,
-    offload: [OffloadMode; 2],
+    offloads: Offloads,
+    counters: Counters,
 }
 
 /// What the machine is to be told.
@@ -46,18 +53,25 @@ pub enum Heard {
 }
 
 impl Sockets {
-    /// No socket yet. Must be called inside a tokio runtime.
+    /// No socket yet.
     pub fn new() -> io::Result<Self> {
-        let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         Ok(Self {
-            epoll: libflow::watch(set, Interest::READABLE)?,
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)?,
             listen: None,
             open: FxHashMap::default(),
-            ready: Vec::new(),
+            ready: VecDeque::new(),
             heard: VecDeque::new(),
+            full: BTreeSet::new(),
+            handed: FxHashMap::default(),
             resolver: Resolver::default(),
-            offload: [OffloadMode::Auto; 2],
+            offloads: Offloads::default(),
+            counters: Counters::default(),
         })
+    }
+
+    /// Where the answers to look-ups go; until then none can be made.
+    pub fn answer_to(&mut self, answers: mpsc::Sender<Tell>) {
+        self.resolver.answer_to(answers);
     }
 
     /// Carries an ask out at once; the answer, if it has one, is the next thing heard.
@@ -70,7 +84,8 @@ impl Sockets {
             Ask::Read(key, reading) => self.read_as(key, reading),
             Ask::Skip(key) => {
                 if let Some(udp) = self.open.get(&key) {
-                    udp.skip();
+                    // Nothing there is as good as taken away.
+                    let _ = udp.skip();
                 }
             }
             Ask::Mtu(key) => {
@@ -78,75 +93,74 @@ impl Sockets {
                     self.tell(Tell::Mtu(key, mtu));
                 }
             }
-            Ask::Close(key) => {
-                self.unwatch(key);
-                self.open.remove(&key);
-                self.resolver.forget(key);
-            }
-            Ask::HandOver(key, _) => {
-                self.unwatch(key);
-                if let Some(udp) = self.open.get_mut(&key) {
-                    udp.give_away();
+            Ask::Close(key) => self.close(key),
+            Ask::HandOver(key, flow) => self.give_away(key, flow),
+            Ask::Resolve(key, name, dns) => self.resolver.look_up(key, name, dns),
+            Ask::Offload(switches) => {
+                self.offloads.apply(&switches);
+                for udp in self.open.values_mut() {
+                    udp.set_offloads(self.offloads);
                 }
             }
-            Ask::Resolve(key, name, dns) => self.resolver.look_up(key, name, dns),
-            Ask::Offload(switches) => self.switch(&switches),
         }
     }
 
-    /// Sends the packets of a train. `false` if the socket's buffer is full: nothing more goes until it is writable, and
-    /// what was not sent has been counted.
-    pub fn send(&mut self, key: SocketKey, train: &Batch) -> bool {
-        let Some(udp) = self.open.get(&key) else {
-            return true;
+    /// Sends the packets of a train, or keeps them until the kernel has room.
+    pub fn send(&mut self, key: SocketKey, train: Batch) {
+        let Some(udp) = self.open.get_mut(&key) else {
+            return;
         };
-        let sent = udp.send(train, self.offload[0]);
-        for (lost, count) in [
-            (Lost::TooBig, sent.too_big),
-            (Lost::Full, sent.full),
-            (Lost::Error, sent.failed),
-        ] {
-            if count > 0 {
-                self.tell(Tell::Dropped(key, lost, count));
-            }
-        }
-        if sent.too_big > 0 {
-            self.carry_out(Ask::Mtu(key));
-        }
-        if sent.refused {
-            self.refused(key);
-        }
-        sent.full == 0
+        udp.send(train, &mut self.counters, Instant::now());
+        self.sent(key);
     }
 
-    /// Waits for the next thing that the machine is to be told. Nothing is lost if the wait is given up.
-    pub async fn hear(&mut self) -> io::Result<Heard> {
+    /// The next thing that the machine is to be told, if there is one now. When there is none, [`Sockets::as_fd`] can be
+    /// waited on.
+    pub fn hear(&mut self) -> io::Result<Option<Heard>> {
+        loop {
+            if let Some(heard) = self.hear_more() {
+                return Ok(Some(heard));
+            }
+            let mut events = [const { MaybeUninit::uninit() }; EVENTS];
+            let (events, _) =
+                match epoll::wait(&self.epoll, &mut events[..], Some(&Timespec::default())) {
+                    Err(Errno::INTR) => continue,
+                    other => other?,
+                };
+            if events.is_empty() {
+                return Ok(None);
+            }
+            self.ready.extend(events.iter().map(|e| e.data.u64()));
+        }
+    }
+
+    /// The same, but only of what the last look at the sockets found or an ask brought about.
+    pub fn hear_more(&mut self) -> Option<Heard> {
         loop {
             if let Some(heard) = self.heard.pop_front() {
-                return Ok(heard);
+                return Some(heard);
             }
-            if let Some(token) = self.ready.pop() {
-                self.take(token);
-                continue;
-            }
-            tokio::select! {
-                guard = self.epoll.readable() => {
-                    let mut guard = guard?;
-                    let mut events = Vec::with_capacity(EVENTS);
-                    epoll::wait(guard.get_inner(), rustix::buffer::spare_capacity(&mut events), Some(&Timespec::default()))?;
-                    if events.is_empty() {
-                        guard.clear_ready();
-                    }
-                    self.ready.extend(events.iter().map(|e| e.data.u64()));
-                }
-                tell = self.resolver.answered() => return Ok(Heard::Tell(tell)),
-            }
+            let token = self.ready.pop_front()?;
+            self.take(token);
         }
     }
 
-    /// The descriptor of a flow's socket, to be handed over.
-    pub fn descriptor(&self, key: SocketKey) -> Option<BorrowedFd<'_>> {
-        self.open.get(&key).map(Udp::as_fd)
+    /// The socket of a flow that an IPC process is to get.
+    pub fn handed_over(&self, flow: FlowId) -> Option<BorrowedFd<'_>> {
+        self.handed
+            .get(&flow)
+            .and_then(|key| self.open.get(key))
+            .map(Udp::as_fd)
+    }
+
+    /// Whether trains wait for room in the kernel's buffers.
+    pub fn is_congested(&self) -> bool {
+        !self.full.is_empty()
+    }
+
+    /// What was dropped on the way out, and why.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     fn tell(&mut self, tell: Tell) {
@@ -210,9 +224,6 @@ impl Sockets {
             udp.mtu()
                 .ok_or_else(|| io::Error::other("the path has no MTU"))
         });
-        if connected.is_ok() {
-            udp.skip_strangers();
-        }
         self.tell(match connected {
             Ok(mtu) => Tell::Opened(key, mtu),
             Err(e) => Tell::NotOpened(key, e.to_string()),
@@ -237,53 +248,95 @@ impl Sockets {
             return;
         };
         if udp.is_given_away() {
-            self.tell(Tell::Unreachable(key));
-        } else if !udp.refused {
-            udp.refused = true;
-            if udp.reading != Reading::Off {
-                self.ready.push(key.0);
-            }
+            return self.tell(Tell::Unreachable(key));
+        }
+        udp.refused = true;
+        if udp.reading != Reading::Off {
+            self.ready.push_back(key.0);
         }
     }
 
     fn read_as(&mut self, key: SocketKey, reading: Reading) {
-        let gro = self.offload[1];
-        let Some(udp) = self.open.get_mut(&key) else {
+        let Some(mut udp) = self.open.remove(&key) else {
             return;
         };
-        let was = std::mem::replace(&mut udp.reading, reading);
-        match (was, reading) {
-            (_, Reading::Off) => self.unwatch(key),
-            (Reading::Off, _) => {
-                if reading == Reading::Trains
-                    && let Err(e) = udp.ready_for_trains(gro)
-                {
-                    return self.tell(Tell::NotSent(key, e.to_string()));
-                }
-                udp.watched = true;
-                let flags = epoll::EventFlags::IN;
-                if let Err(e) = epoll::add(
-                    &self.epoll,
-                    udp.as_fd(),
-                    epoll::EventData::new_u64(key.0),
-                    flags,
-                ) {
-                    return self.tell(Tell::NotSent(key, e.to_string()));
-                }
-                if udp.refused {
-                    self.ready.push(key.0);
-                }
-            }
-            _ => {}
+        udp.reading = reading;
+        if reading == Reading::Trains {
+            self.unwatch(&mut udp);
+            udp = match udp.into_port(self.offloads, Instant::now()) {
+                Ok(udp) => udp,
+                Err(e) => return self.tell(Tell::NotOpened(key, e.to_string())),
+            };
+        }
+        if udp.has_news() && reading != Reading::Off {
+            self.ready.push_back(key.0);
+        }
+        self.open.insert(key, udp);
+        self.watch(key);
+    }
+
+    fn give_away(&mut self, key: SocketKey, flow: FlowId) {
+        if let Some(udp) = self.open.get_mut(&key) {
+            udp.give_away();
+            self.handed.insert(flow, key);
+            self.watch(key);
         }
     }
 
-    fn unwatch(&mut self, key: SocketKey) {
-        if let Some(udp) = self.open.get_mut(&key)
-            && std::mem::take(&mut udp.watched)
-        {
+    fn close(&mut self, key: SocketKey) {
+        self.resolver.forget(key);
+        self.full.remove(&key);
+        let Some(mut udp) = self.open.remove(&key) else {
+            return;
+        };
+        if udp.is_given_away() {
+            self.handed.retain(|_, k| *k != key);
+        }
+        // By itself it would leave the set only when the last copy of its descriptor is closed.
+        self.unwatch(&mut udp);
+    }
+
+    /// Something was sent: trains may wait now, or no longer, and an error may have come to light.
+    fn sent(&mut self, key: SocketKey) {
+        let Some(udp) = self.open.get(&key) else {
+            return;
+        };
+        if udp.is_full() {
+            self.full.insert(key);
+        } else {
+            self.full.remove(&key);
+        }
+        if udp.has_news() {
+            self.ready.push_back(key.0);
+        }
+        self.watch(key);
+    }
+
+    /// Brings the epoll set in line with what a socket is read and written for.
+    fn watch(&mut self, key: SocketKey) {
+        let Some(udp) = self.open.get_mut(&key) else {
+            return;
+        };
+        let (is, wanted) = (udp.watched, udp.interest());
+        let data = epoll::EventData::new_u64(key.0);
+        let changed = match (is, wanted) {
+            (None, Some(flags)) => epoll::add(&self.epoll, &*udp, data, flags),
+            (Some(old), Some(flags)) if old != flags => {
+                epoll::modify(&self.epoll, &*udp, data, flags)
+            }
+            (Some(_), None) => epoll::delete(&self.epoll, &*udp),
+            (Some(_), Some(_)) | (None, None) => Ok(()),
+        };
+        udp.watched = wanted;
+        if let Err(e) = changed {
+            self.tell(Tell::NotOpened(key, e.to_string()));
+        }
+    }
+
+    fn unwatch(&self, udp: &mut Udp) {
+        if udp.watched.take().is_some() {
             // It fails only for a descriptor that isn't in the set.
-            let _ = epoll::delete(&self.epoll, udp.as_fd());
+            let _ = epoll::delete(&self.epoll, &*udp);
         }
     }
 
@@ -292,7 +345,14 @@ impl Sockets {
         if token == LISTEN {
             return self.take_requests();
         }
-        let key = SocketKey(token);
+        let (key, now) = (SocketKey(token), Instant::now());
+        let Some(udp) = self.open.get_mut(&key) else {
+            return;
+        };
+        if udp.is_full() {
+            udp.flush(&mut self.counters, now);
+            self.sent(key);
+        }
         let Some(udp) = self.open.get_mut(&key) else {
             return;
         };
@@ -302,19 +362,19 @@ impl Sockets {
             1
         };
         for _ in 0..most {
-            let Some(arrived) = udp.take() else { return };
-            let heard = match arrived {
+            let Some(arrived) = udp.take(now) else { return };
+            self.heard.push_back(match arrived {
+                Arrived::Train(batch) => Heard::Train(key, batch),
                 Arrived::Front(from, bytes) => Heard::Tell(Tell::Front(key, from, bytes)),
                 Arrived::Datagram(from, bytes) => Heard::Tell(Tell::Datagram(key, from, bytes)),
-                Arrived::Train(batch) => Heard::Train(key, batch),
                 Arrived::Empty => Heard::Tell(Tell::Empty(key)),
-                Arrived::Refused => Heard::Tell(Tell::Unreachable(key)),
-            };
-            self.heard.push_back(heard);
+                Arrived::Mtu(mtu) => Heard::Tell(Tell::Mtu(key, mtu)),
+                Arrived::Refused => return self.tell(Tell::Unreachable(key)),
+            });
         }
-        if udp.refused {
+        if udp.has_news() {
             // The queue isn't drained yet.
-            self.ready.push(token);
+            self.ready.push_back(token);
         }
     }
 
@@ -332,15 +392,11 @@ impl Sockets {
             }
         }
     }
+}
 
-    fn switch(&mut self, switches: &[Offload]) {
-        for switch in switches {
-            let which = usize::from(switch.kind == OffloadKind::Gro);
-            self.offload[which] = switch.mode;
-        }
-        for udp in self.open.values_mut() {
-            udp.set_gro(self.offload[1]);
-        }
+impl AsFd for Sockets {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.epoll.as_fd()
     }
 }
 

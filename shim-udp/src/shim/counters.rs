@@ -54,9 +54,7 @@ pub(super) const ECHO_PAYLOAD: &str = "drop.echo-payload";
 pub(super) const LATE_ECHO: &str = "drop.late-echo";
 /// SDUs above the MTU.
 pub(super) const TOO_BIG: &str = "drop.too-big";
-/// SDUs that found the socket's buffer full.
-pub(super) const FULL: &str = "drop.socket-full";
-/// SDUs that the socket refused for another reason.
+/// The machine's own datagrams that the socket refused.
 pub(super) const NOT_SENT: &str = "drop.send-error";
 /// Packets for a flow or a socket that is gone.
 pub(super) const NO_FLOW: &str = "drop.no-flow";

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use layer::{Now, Output};
+use layer::Now;
 use proto::ipcp::{Allocate, Answer, CommandId, User};
 use proto::{Code, FlowId, Name, QosSpec, Reason};
 
@@ -227,9 +227,7 @@ impl Shim {
             now.mono,
         );
         self.conns.insert(key, Conn::Up(flow));
-        self.out
-            .push_back(Output::UpperOpen(dial.flow, dial.user, allocated.clone()));
-        self.start_flow(now, key);
+        self.start_flow(now, key, allocated.clone());
         self.done(dial.command, Ok(Answer::Allocated(allocated)));
     }
 

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use layer::{Now, Output};
-use proto::ipcp::{Event, User};
+use proto::ipcp::{Allocated, Event, User};
 use proto::irm::FlowInfo;
 use proto::record::Peer;
 use proto::{Batch, Code, FlowId, Framing, Name, QosSpec, Reason};
@@ -226,21 +226,27 @@ impl Flow {
 }
 
 impl Shim {
-    /// Sets a new flow going: the data end is open.
-    pub(super) fn start_flow(&mut self, now: Now, key: SocketKey) {
+    /// Opens the data end of a new flow and sets it going.
+    pub(super) fn start_flow(&mut self, now: Now, key: SocketKey, allocated: Allocated) {
         let Some(Conn::Up(flow)) = self.conns.get(&key) else {
             return;
         };
-        let (id, ipcp, wake) = (flow.id, flow.user.ipcp, flow.wake(now.mono));
+        let (id, user, wake) = (flow.id, flow.user, flow.wake(now.mono));
+        if user.ipcp {
+            // First, so that the socket is there for the Welcome.
+            self.ask(Ask::HandOver(key, id));
+        }
+        self.out.push_back(Output::UpperOpen(id, user, allocated));
+        let Some(Conn::Up(flow)) = self.conns.get(&key) else {
+            return;
+        };
         if matches!(flow.role, Role::Client { .. }) {
             self.ask(Ask::Send(key, None, Vec::new()));
         }
         self.timers.set(key, wake);
-        self.ask(if ipcp {
-            Ask::HandOver(key, id)
-        } else {
-            Ask::Read(key, Reading::Trains)
-        });
+        if !user.ipcp {
+            self.ask(Ask::Read(key, Reading::Trains));
+        }
     }
 
     /// The user wrote SDUs.

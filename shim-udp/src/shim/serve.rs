@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use layer::{Now, Output};
+use layer::Now;
 use proto::ipcp::{Answer, CommandId, Event, FlowRequest, Respond};
 use proto::record::Peer;
 use proto::{Code, Name, QosSpec, Reason};
@@ -142,9 +142,7 @@ impl Shim {
                     key,
                     Conn::Up(Flow::accepted(flow, user, asked, mtu, now.mono)),
                 );
-                self.out
-                    .push_back(Output::UpperOpen(flow, user, allocated.clone()));
-                self.start_flow(now, key);
+                self.start_flow(now, key, allocated.clone());
                 self.done(id, Ok(Answer::Allocated(allocated)));
             }
         }

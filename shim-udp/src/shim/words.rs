@@ -86,8 +86,6 @@ pub enum Tell {
     Unreachable(SocketKey),
     /// A datagram of the machine's own could not be sent.
     NotSent(SocketKey, String),
-    /// So many SDUs were dropped on their way out for this reason.
-    Dropped(SocketKey, Lost, u64),
     /// The largest SDU.
     Mtu(SocketKey, u32),
     /// The addresses of a host, in the order of preference.
@@ -110,15 +108,4 @@ pub enum Unbound {
     InUse,
     /// Anything else.
     Failed,
-}
-
-/// Why an SDU was not sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lost {
-    /// Larger than the path takes.
-    TooBig,
-    /// The socket's buffer was full.
-    Full,
-    /// Any other error of the socket.
-    Error,
 }

@@ -2,30 +2,40 @@
 
 #![allow(clippy::disallowed_types)]
 
-use std::io::{self, IoSliceMut};
+use std::collections::VecDeque;
+use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Instant;
 
-use proto::ipcp::OffloadMode;
+use ipcp::Counters;
+use ipcp::udp::{Offloads, Received, Sent, UdpPort, path_mtu, widen};
 use proto::{Batch, Framing};
-use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
-use rustix::net::sockopt;
+use rustix::event::epoll::EventFlags;
+use rustix::net::{RecvFlags, SendFlags, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{Reading, Tell};
 
 /// One UDP socket of a flow.
 pub(super) struct Udp {
-    socket: UdpSocket,
+    socket: Bound,
     remote: Option<SocketAddr>,
-    /// What knows of GSO and GRO; only a socket that carries trains has it.
-    state: Option<UdpSocketState>,
     given_away: bool,
+    /// Trains that wait for room in the kernel's buffer, and how much of the first has gone.
+    unsent: VecDeque<Batch>,
+    gone: usize,
     pub(super) reading: Reading,
-    /// It is in the epoll set.
-    pub(super) watched: bool,
     /// The peer's port is unreachable, which is told when the queue is empty.
     pub(super) refused: bool,
+    /// It is in the epoll set, for this.
+    pub(super) watched: Option<EventFlags>,
+}
+
+/// A socket before and after it carries trains.
+enum Bound {
+    Plain(UdpSocket),
+    Port(UdpPort),
 }
 
 /// What a read gave.
@@ -34,16 +44,8 @@ pub(super) enum Arrived {
     Datagram(SocketAddr, Vec<u8>),
     Train(Batch),
     Empty,
+    Mtu(u32),
     Refused,
-}
-
-/// What became of a train.
-#[derive(Debug, Default)]
-pub(super) struct Sent {
-    pub(super) too_big: u64,
-    pub(super) full: u64,
-    pub(super) failed: u64,
-    pub(super) refused: bool,
 }
 
 impl Udp {
@@ -67,20 +69,20 @@ impl Udp {
             }
         };
         dont_fragment(&socket, ip)?;
-        let (remote, state) = (None, None);
         Ok(Self {
-            socket,
-            remote,
-            state,
+            socket: Bound::Plain(socket),
+            remote: None,
             given_away: false,
+            unsent: VecDeque::new(),
+            gone: 0,
             reading: Reading::Off,
-            watched: false,
             refused: false,
+            watched: None,
         })
     }
 
     pub(super) fn connect(&mut self, to: SocketAddr) -> io::Result<()> {
-        self.socket.connect(to)?;
+        rustix::net::connect(&self.socket, &to)?;
         self.remote = Some(to);
         Ok(())
     }
@@ -90,8 +92,7 @@ impl Udp {
         // Bounded, since a stranger may send as fast as this reads; once connected, nothing of theirs is added.
         for _ in 0..MOST_DRAINED {
             if self
-                .socket
-                .recv(&mut [])
+                .skip()
                 .is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
             {
                 return;
@@ -99,44 +100,29 @@ impl Udp {
         }
     }
 
-    /// Forgets what others than the peer sent before the socket was connected, up to the peer's first.
-    pub(super) fn skip_strangers(&self) {
-        for _ in 0..MOST_DRAINED {
-            match self.socket.peek_from(&mut []) {
-                Ok((_, from)) if !self.is_peer(from) => self.skip(),
-                Ok(_) => return,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// Takes the first datagram away.
-    pub(super) fn skip(&self) {
-        // An error is as good as a datagram: it is taken away too.
-        let _ = self.socket.recv(&mut []);
+    /// Takes the first datagram away. An error is as good as a datagram: it is taken away too.
+    pub(super) fn skip(&self) -> io::Result<()> {
+        let got = rustix::net::recv(&self.socket, &mut [0_u8; 1][..], RecvFlags::DONTWAIT);
+        Ok(got.map(drop)?)
     }
 
     /// The largest SDU on the way to the peer, in bytes.
     pub(super) fn mtu(&self) -> Option<u32> {
-        let (mtu, headers) = match self.remote? {
-            SocketAddr::V4(_) => (sockopt::ip_mtu(&self.socket).ok()?, 28),
-            SocketAddr::V6(_) => (sockopt::ipv6_mtu(&self.socket).ok()?, 48),
-        };
-        Some(mtu.saturating_sub(headers).min(Batch::MAX_PACKET as u32))
+        self.remote.map(|peer| path_mtu(&self.socket, peer))
     }
 
     pub(super) fn send_one(&self, to: Option<SocketAddr>, bytes: &[u8]) -> io::Result<()> {
         let sent = match to {
-            Some(to) => self.socket.send_to(bytes, to),
-            None => self.socket.send(bytes),
+            Some(to) => rustix::net::sendto(&self.socket, bytes, SendFlags::DONTWAIT, &to),
+            None => rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT),
         };
-        sent.map(drop)
+        Ok(sent.map(drop)?)
     }
 
     /// From now on another process reads and writes; this one keeps the descriptor for its MTU and the first empties.
     pub(super) fn give_away(&mut self) {
         self.given_away = true;
+        // What comes before that process has joined waits here.
         widen(&self.socket);
     }
 
@@ -144,75 +130,99 @@ impl Udp {
         self.given_away
     }
 
-    pub(super) fn ready_for_trains(&mut self, gro: OffloadMode) -> io::Result<()> {
-        widen(&self.socket);
-        self.state = Some(UdpSocketState::new((&self.socket).into())?);
-        self.set_gro(gro);
-        Ok(())
+    /// The socket as one that carries trains.
+    pub(super) fn into_port(mut self, offloads: Offloads, now: Instant) -> io::Result<Self> {
+        if let Bound::Plain(socket) = self.socket {
+            self.socket = Bound::Port(UdpPort::new(socket, offloads, now)?);
+        }
+        Ok(self)
     }
 
-    pub(super) fn set_gro(&self, gro: OffloadMode) {
-        if self.state.is_some() {
-            // A kernel without it has nothing to switch.
-            let on = gro != OffloadMode::Off;
-            let _ = nix::sys::socket::setsockopt(
-                &self.socket,
-                nix::sys::socket::sockopt::UdpGroSegment,
-                &on,
-            );
+    pub(super) fn set_offloads(&mut self, offloads: Offloads) {
+        if let Bound::Port(port) = &mut self.socket {
+            port.set_offloads(offloads);
         }
     }
 
-    /// Sends a train in as few calls as the switches and the kernel allow, and singly what a call refuses.
-    pub(super) fn send(&self, train: &Batch, gso: OffloadMode) -> Sent {
-        let mut sent = Sent::default();
-        let (Some(state), Some(remote)) = (&self.state, self.remote) else {
-            sent.failed = train.count() as u64;
-            return sent;
+    /// Sends a train, or keeps it if the kernel's buffer is full; beyond [`MOST_UNSENT`] it is dropped and counted.
+    pub(super) fn send(&mut self, train: Batch, counters: &mut Counters, now: Instant) {
+        if self.unsent.len() >= MOST_UNSENT {
+            counters.add("drop.udp_full", train.count() as u64);
+        } else {
+            self.unsent.push_back(train);
+            self.flush(counters, now);
+        }
+    }
+
+    /// Sends what waits, as far as it goes.
+    pub(super) fn flush(&mut self, counters: &mut Counters, now: Instant) {
+        let Bound::Port(port) = &mut self.socket else {
+            return;
         };
-        let segments = match gso {
-            OffloadMode::Auto => state.max_gso_segments(),
-            OffloadMode::On => Batch::TRAIN_PACKETS,
-            OffloadMode::Off => 1,
-        };
-        let stride = train.stride().max(1);
-        let mut rest = train.bytes();
-        while !rest.is_empty() {
-            let (run, after) = rest.split_at(rest.len().min(stride * segments));
-            match self.transmit(state, remote, run, stride) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    sent.full = rest.len().div_ceil(stride) as u64;
-                    return sent;
+        while let Some(train) = self.unsent.front() {
+            match port.send(train, self.gone, counters, now) {
+                Sent::Full(at) => {
+                    self.gone = at;
+                    return;
                 }
-                Err(_) if run.len() > stride => {
-                    for one in run.chunks(stride) {
-                        if let Err(e) = self.transmit(state, remote, one, stride) {
-                            sent.count(&e);
-                        }
-                    }
+                Sent::Done => {
+                    self.gone = 0;
+                    self.unsent.pop_front();
                 }
-                Err(e) => sent.count(&e),
             }
-            rest = after;
         }
-        sent
+    }
+
+    /// Whether trains wait for room.
+    pub(super) fn is_full(&self) -> bool {
+        !self.unsent.is_empty()
+    }
+
+    /// Whether a read has something to say though nothing came.
+    pub(super) fn has_news(&self) -> bool {
+        match &self.socket {
+            Bound::Plain(_) => self.refused,
+            Bound::Port(port) => port.has_news(),
+        }
+    }
+
+    /// What the epoll set is to watch it for.
+    pub(super) fn interest(&self) -> Option<EventFlags> {
+        if self.given_away {
+            return None;
+        }
+        let mut flags = EventFlags::empty();
+        flags.set(EventFlags::IN, self.reading != Reading::Off);
+        flags.set(EventFlags::OUT, self.is_full());
+        (!flags.is_empty()).then_some(flags)
     }
 
     /// Reads once, in the way that the socket is read; `None` if there is nothing.
-    pub(super) fn take(&mut self) -> Option<Arrived> {
-        for _ in 0..MOST_DRAINED {
+    pub(super) fn take(&mut self, now: Instant) -> Option<Arrived> {
+        if let (Bound::Port(port), Reading::Trains) = (&mut self.socket, self.reading) {
+            let mut batch = Batch::new(Framing::Train);
+            return match port.recv(&mut batch, now) {
+                Received::Packets => Some(Arrived::Train(batch)),
+                Received::KeepAlive => Some(Arrived::Empty),
+                Received::Mtu(mtu) => Some(Arrived::Mtu(mtu)),
+                Received::Refused => Some(Arrived::Refused),
+                Received::Nothing => None,
+            };
+        }
+        let Bound::Plain(socket) = &self.socket else {
+            return None;
+        };
+        for _ in 0..ERRORS {
             let got = match self.reading {
-                Reading::Off => return None,
-                Reading::Front => shown(|b| self.socket.peek_from(b))
-                    .map(|(from, bytes)| Some(Arrived::Front(from, bytes))),
-                Reading::Datagrams => shown(|b| self.socket.recv_from(b))
-                    .map(|(from, bytes)| Some(Arrived::Datagram(from, bytes))),
-                Reading::Trains => self.take_train(),
+                Reading::Front => {
+                    shown(|b| socket.peek_from(b)).map(|(from, bytes)| Arrived::Front(from, bytes))
+                }
+                Reading::Datagrams => shown(|b| socket.recv_from(b))
+                    .map(|(from, bytes)| Arrived::Datagram(from, bytes)),
+                Reading::Off | Reading::Trains => return None,
             };
             match got {
-                Ok(Some(arrived)) => return Some(arrived),
-                Ok(None) => {}
+                Ok(arrived) => return Some(arrived),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     return std::mem::take(&mut self.refused).then_some(Arrived::Refused);
                 }
@@ -224,52 +234,6 @@ impl Udp {
         }
         None
     }
-
-    /// A train of the peer; `None` for one of a stranger, from before the socket was connected.
-    fn take_train(&self) -> io::Result<Option<Arrived>> {
-        let Some(state) = &self.state else {
-            return Err(io::ErrorKind::WouldBlock.into());
-        };
-        let mut batch = Batch::new(Framing::Train);
-        let mut meta = [RecvMeta::default()];
-        state.recv(
-            (&self.socket).into(),
-            &mut [IoSliceMut::new(batch.space())],
-            &mut meta,
-        )?;
-        let [meta] = meta;
-        if !self.is_peer(meta.addr) {
-            return Ok(None);
-        }
-        if meta.len == 0 {
-            return Ok(Some(Arrived::Empty));
-        }
-        batch.set_train(meta.len, meta.stride);
-        Ok(Some(Arrived::Train(batch)))
-    }
-
-    fn is_peer(&self, from: SocketAddr) -> bool {
-        self.remote
-            .is_some_and(|r| r.ip() == from.ip() && r.port() == from.port())
-    }
-
-    fn transmit(
-        &self,
-        state: &UdpSocketState,
-        to: SocketAddr,
-        contents: &[u8],
-        stride: usize,
-    ) -> io::Result<()> {
-        let transmit = Transmit {
-            destination: to,
-            ecn: None,
-            contents,
-            segment_size: Some(stride),
-            src_ip: None,
-        };
-        // try_send, since send() hides errors.
-        state.try_send((&self.socket).into(), &transmit)
-    }
 }
 
 impl AsFd for Udp {
@@ -278,15 +242,11 @@ impl AsFd for Udp {
     }
 }
 
-impl Sent {
-    fn count(&mut self, e: &io::Error) {
-        if quinn_udp::is_msg_size_err(e) {
-            self.too_big += 1;
-        } else if e.kind() == io::ErrorKind::WouldBlock {
-            self.full += 1;
-        } else {
-            self.refused |= e.kind() == io::ErrorKind::ConnectionRefused;
-            self.failed += 1;
+impl AsFd for Bound {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Plain(socket) => socket.as_fd(),
+            Self::Port(port) => port.as_fd(),
         }
     }
 }
@@ -327,19 +287,11 @@ fn dont_fragment(socket: &UdpSocket, ip: IpAddr) -> io::Result<()> {
     Ok(())
 }
 
-/// Larger buffers for a socket that carries a flow; beyond the system's limit only for who may.
-fn widen(socket: &UdpSocket) {
-    if sockopt::set_socket_recv_buffer_size_force(socket, BUFFER).is_err() {
-        let _ = sockopt::set_socket_recv_buffer_size(socket, BUFFER);
-    }
-    if sockopt::set_socket_send_buffer_size_force(socket, BUFFER).is_err() {
-        let _ = sockopt::set_socket_send_buffer_size(socket, BUFFER);
-    }
-}
-
 /// Ports that are tried before the range counts as full.
 const PORTS_TRIED: usize = 128;
 /// Datagrams that are thrown away in one go.
 const MOST_DRAINED: usize = 4096;
-/// What is asked for as `SO_RCVBUF` and `SO_SNDBUF`, in bytes.
-const BUFFER: usize = 1 << 20;
+/// Trains that wait for room in the kernel's buffer; the runtime stops reading users at the first.
+const MOST_UNSENT: usize = 32;
+/// Pending errors that one read passes over.
+const ERRORS: usize = 4;

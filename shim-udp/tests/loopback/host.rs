@@ -10,7 +10,8 @@ use proto::ipcp::{
 };
 use proto::{Batch, FlowId, Framing, Label, Name, QosSpec, Reason};
 use shim_udp::sockets::{Heard, Sockets};
-use shim_udp::{Ask, Shim, SocketKey, Tell};
+use shim_udp::{Shim, SocketKey, Tell};
+use tokio::sync::mpsc;
 
 pub(crate) struct Host {
     pub(crate) shim: Shim,
@@ -19,7 +20,7 @@ pub(crate) struct Host {
     pub(crate) events: Vec<Event>,
     pub(crate) sdus: Vec<Vec<u8>>,
     pub(crate) handed: Vec<OwnedFd>,
-    keys: Vec<(FlowId, SocketKey)>,
+    answers: mpsc::Receiver<Tell>,
 }
 
 impl Host {
@@ -51,7 +52,9 @@ impl Host {
     }
 
     pub(crate) async fn with(at: SocketAddr, shim_udp: ShimUdp) -> Self {
-        let (shim, sockets) = (Shim::new([at.port() as u8; 32]), Sockets::new().unwrap());
+        let (shim, mut sockets) = (Shim::new([at.port() as u8; 32]), Sockets::new().unwrap());
+        let (answer_to, answers) = mpsc::channel(16);
+        sockets.answer_to(answer_to);
         let mut host = Self {
             shim,
             sockets,
@@ -59,7 +62,7 @@ impl Host {
             events: vec![],
             sdus: vec![],
             handed: vec![],
-            keys: vec![],
+            answers,
         };
         let layer = Label::new("w1").unwrap();
         host.control(
@@ -125,20 +128,12 @@ impl Host {
                 Output::Control(event) => self.events.push(event),
                 Output::Upper(_, batch) => self.sdus.extend(batch.iter().map(<[u8]>::to_vec)),
                 Output::Lower(key, batch) => {
-                    self.sockets.send(key, &batch);
+                    self.sockets.send(key, batch);
                 }
-                Output::Ask(ask) => {
-                    if let Ask::HandOver(key, flow) = ask {
-                        self.handed.push(
-                            self.sockets
-                                .descriptor(key)
-                                .unwrap()
-                                .try_clone_to_owned()
-                                .unwrap(),
-                        );
-                        self.keys.push((flow, key));
-                    }
-                    self.sockets.carry_out(ask);
+                Output::Ask(ask) => self.sockets.carry_out(ask),
+                Output::UpperOpen(flow, user, _) if user.ipcp => {
+                    let socket = self.sockets.handed_over(flow).unwrap();
+                    self.handed.push(socket.try_clone_to_owned().unwrap());
                 }
                 _ => {}
             }
@@ -168,14 +163,17 @@ impl Host {
             if self.shim.deadline().is_some_and(|at| at <= Instant::now()) {
                 self.input(Input::Timeout);
             }
-            let input =
-                match tokio::time::timeout(Duration::from_millis(1), self.sockets.hear()).await {
-                    Ok(heard) => match heard.unwrap() {
-                        Heard::Tell(tell) => Input::Tell(tell),
-                        Heard::Train(key, batch) => Input::Lower(key, batch),
-                    },
-                    Err(_) => return,
-                };
+            let heard = match self.answers.try_recv() {
+                Ok(tell) => Some(Heard::Tell(tell)),
+                Err(_) => self.sockets.hear().unwrap(),
+            };
+            let Some(heard) = heard else {
+                return tokio::time::sleep(Duration::from_millis(1)).await;
+            };
+            let input = match heard {
+                Heard::Tell(tell) => Input::Tell(tell),
+                Heard::Train(key, batch) => Input::Lower(key, batch),
+            };
             self.input(input);
         }
     }
