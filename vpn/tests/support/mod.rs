@@ -15,12 +15,17 @@ pub(crate) struct Far(pub(crate) RecordSocket);
 
 /// `a` is this host (10.7.0.1, fd07::1), `b` and `c` are others; `b` also has 10.8.0.0/16.
 pub(crate) fn config() -> Config {
+    Config::try_from(wire_config()).unwrap()
+}
+
+/// The same as irmd sends it.
+pub(crate) fn wire_config() -> irm::VpnConfig {
     let member = |name: &str, prefixes: &[&str]| irm::Member {
         name: name.into(),
         prefixes: prefixes.iter().map(|p| (*p).to_owned()).collect(),
         ..Default::default()
     };
-    let wire = irm::VpnConfig {
+    irm::VpnConfig {
         layer: "ovl".into(),
         member: "a".into(),
         own_prefixes: vec!["10.7.0.1/32".into(), "fd07::1/128".into()],
@@ -30,8 +35,7 @@ pub(crate) fn config() -> Config {
             member("c", &["10.7.0.3/32"]),
         ],
         ..Default::default()
-    };
-    Config::try_from(wire).unwrap()
+    }
 }
 
 pub(crate) fn label(text: &str) -> Label {
@@ -104,8 +108,11 @@ impl Far {
 }
 
 /// Waits for something that must come soon.
-pub(crate) async fn soon<T>(what: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(5), what)
-        .await
-        .expect("it came in 5 s")
+#[track_caller]
+pub(crate) fn soon<T>(what: impl Future<Output = T>) -> impl Future<Output = T> {
+    let caller = std::panic::Location::caller();
+    async move {
+        let came = tokio::time::timeout(Duration::from_secs(5), what).await;
+        came.unwrap_or_else(|_| panic!("what {caller} waits for didn't come in 5 s"))
+    }
 }

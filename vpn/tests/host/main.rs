@@ -6,6 +6,9 @@
     reason = "a test fails by panicking and says what it does"
 )]
 
+mod irmd;
+mod program;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::net::SocketAddr;
@@ -48,6 +51,26 @@ fn main() {
         (
             "a name in use is refused with the reason",
             a_name_in_use_is_refused_with_the_reason,
+        ),
+        (
+            "the program dials on demand, takes flows and outlives irmd",
+            program::it_dials_on_demand_takes_flows_and_outlives_irmd,
+        ),
+        (
+            "the program, killed and started again, comes up as before; SIGTERM leaves nothing",
+            program::killed_and_started_again_it_comes_up_as_before_and_sigterm_leaves_nothing,
+        ),
+        (
+            "what cannot be is told to irmd in one line",
+            program::what_cannot_be_is_told_to_irmd_in_one_line,
+        ),
+        (
+            "the program leaves when the run directory is gone, and not before",
+            program::it_leaves_when_the_run_directory_is_gone_and_not_before,
+        ),
+        (
+            "a short secret and an absent irmd are said so",
+            program::a_short_secret_and_an_absent_irmd_are_said_so,
         ),
     ];
     let wanted = std::env::args()
