@@ -1,0 +1,214 @@
+//! The service of IPC processes: the life of each is one stream, and its end the end of the process.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::ipcp::{Event, Notice, State};
+use proto::irm::ipcp_event::Event as Pb;
+use proto::irm::ipcps_server::Ipcps;
+use proto::irm::{AttachWelcome, FlowInfo, IpcpCommand, IpcpEvent, IpcpHello, ipcp_command};
+use proto::record::Peer;
+use proto::{Code, FlowId, Label, Name, QosSpec, Reason};
+use tokio::sync::mpsc;
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::broker;
+use crate::daemon::Daemon;
+use crate::flows::{Carrier, Counters, Flow, Phase};
+use crate::ipcps::{Ipcp, QUEUE};
+use crate::programs::caller;
+use crate::running::Instance;
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct Service(pub(crate) Arc<Daemon>);
+
+type Commands = Pin<Box<dyn Stream<Item = Result<IpcpCommand, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Ipcps for Service {
+    type AttachStream = Commands;
+
+    async fn attach(&self, request: Request<Streaming<IpcpEvent>>) -> Result<Response<Commands>, Status> {
+        caller(&self.0, &request)?;
+        let (tx, rx) = mpsc::channel(QUEUE);
+        let (daemon, events) = (self.0.clone(), request.into_inner());
+        tokio::spawn(async move {
+            if let Err(reason) = serve(&daemon, events, &tx).await {
+                daemon.tally.add("refused.attach");
+                tracing::warn!(%reason, "an IPC process was refused");
+                // The process may be gone already.
+                let _ = tx.try_send(Err(reason.into()));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+}
+
+async fn serve(
+    daemon: &Arc<Daemon>,
+    mut events: Streaming<IpcpEvent>,
+    tx: &mpsc::Sender<Result<IpcpCommand, Status>>,
+) -> Result<(), Reason> {
+    let hello = match tokio::time::timeout(HELLO, events.message()).await {
+        Err(_) => return Err(Reason::new(Code::TimedOut, "no hello came; say hello first")),
+        Ok(Err(status)) => return Err(status.into()),
+        Ok(Ok(message)) => match message.and_then(|m| m.event) {
+            Some(Pb::Hello(hello)) => hello,
+            _ => return Err(Reason::new(Code::Usage, "the first message of an attachment must be a hello")),
+        },
+    };
+    let ipcp = admit(daemon, &hello)?;
+    let attachment = welcome(daemon, &ipcp, hello, tx)?;
+    let _life = Life { daemon, ipcp: ipcp.clone(), attachment };
+    loop {
+        let message = match events.message().await {
+            Ok(Some(message)) => message,
+            // A process that dies breaks the stream: that is its end, not a fault of this side.
+            Ok(None) | Err(_) => return Ok(()),
+        };
+        match Event::from_message(message) {
+            Ok(Some(event)) => handle(daemon, &ipcp, event),
+            Ok(None) => return Err(Reason::new(Code::Usage, "an attachment says hello once")),
+            Err(bad) => {
+                daemon.tally.add("dropped.malformed_event");
+                tracing::warn!(ipcp = %ipcp.name, %bad, "an event was dropped");
+            }
+        }
+    }
+}
+
+fn admit(daemon: &Arc<Daemon>, hello: &IpcpHello) -> Result<Arc<Ipcp>, Reason> {
+    if hello.version != VERSION {
+        let text = format!("IPC process {:?} speaks version {}, irmd {VERSION}; install one version of all programs", hello.name, hello.version);
+        return Err(Reason::new(Code::Failed, text));
+    }
+    match daemon.running.who(&hello.secret) {
+        Some(Instance::Ipcp(name)) if name.as_str() == hello.name => daemon.ipcp(&name),
+        _ => Err(Reason::new(Code::Denied, format!("{:?} shows no secret of a process that irmd started under this name", hello.name))),
+    }
+}
+
+fn welcome(
+    daemon: &Arc<Daemon>,
+    ipcp: &Arc<Ipcp>,
+    hello: IpcpHello,
+    tx: &mpsc::Sender<Result<IpcpCommand, Status>>,
+) -> Result<u64, Reason> {
+    let names = hello.names.into_iter().map(Name::new).collect::<Result<BTreeSet<_>, _>>()?;
+    let layer = (!hello.layer.is_empty()).then(|| Label::new(hello.layer)).transpose()?;
+    let welcome = ipcp_command::Command::Welcome(AttachWelcome { irmd_version: env!("CARGO_PKG_VERSION").to_owned() });
+    // The queue is new and empty.
+    let _ = tx.try_send(Ok(IpcpCommand { id: 0, command: Some(welcome) }));
+    let attachment = ipcp.attach(tx.clone(), hello.data_socket, names);
+    if let Some(layer) = &layer {
+        ipcp.inner().layer = Some(layer.clone());
+    }
+    for info in hello.flows {
+        if let Some(layer) = ipcp.layer() {
+            adopt(daemon, ipcp, layer, info)?;
+        }
+    }
+    // A process that says no state has yet to be told who it is.
+    let state = State::from_word(&hello.state);
+    ipcp.seen.send_modify(|seen| {
+        seen.attached = attachment;
+        seen.configured = state.is_some() && layer.is_some();
+        seen.state = state.unwrap_or_default();
+        seen.detail.clear();
+    });
+    daemon.events.emit("ipcp.attached", format!("IPC process {} is attached", ipcp.name), &[("ipcp", ipcp.name.as_str())]);
+    daemon.reconcile.notify_one();
+    Ok(attachment)
+}
+
+/// Takes over a flow that outlived an earlier daemon.
+fn adopt(daemon: &Arc<Daemon>, ipcp: &Ipcp, layer: Label, info: FlowInfo) -> Result<(), Reason> {
+    let flow = Flow {
+        name: Name::new(info.name)?,
+        qos: info.qos.map(QosSpec::try_from).transpose()?.unwrap_or_default(),
+        peer: info.peer.map(Peer::try_from).transpose()?.unwrap_or_default(),
+        uid: info.uid,
+        incoming: info.incoming,
+        carrier: Carrier::Ipcp(ipcp.name.clone(), layer),
+        phase: Phase::Allocated,
+        counters: Counters::default(),
+    };
+    let mut flows = daemon.flows();
+    if flows.get(FlowId(info.id)).is_none() {
+        flows.adopt(FlowId(info.id), flow);
+    }
+    Ok(())
+}
+
+fn handle(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, event: Event) {
+    match event {
+        Event::Done(id, answer) => {
+            if !ipcp.answered(id, answer) {
+                tracing::trace!(ipcp = %ipcp.name, id, "nobody waits for this answer");
+            }
+        }
+        Event::FlowRequest(request) => {
+            let (daemon, ipcp) = (daemon.clone(), ipcp.clone());
+            tokio::spawn(async move { broker::incoming(&daemon, &ipcp, request).await });
+        }
+        Event::FlowDown(id, reason) => {
+            let mine = daemon.flows().get(id).is_some_and(|f| matches!(&f.carrier, Carrier::Ipcp(name, _) if *name == ipcp.name));
+            let flow = if mine { daemon.flows().remove(id) } else { None };
+            if let Some((_, (_, tx))) = daemon.offers.remove_if(&id, |_, _| mine) {
+                // Nobody waits any more: then nobody needs the reason.
+                let _ = tx.send(Err(reason.clone()));
+            }
+            if let Some(flow) = flow {
+                daemon.flow_event("flow.down", id, &flow, &reason.text);
+            }
+        }
+        Event::State(state, detail) => {
+            let text = format!("IPC process {} is {}{}{detail}", ipcp.name, state.word(), if detail.is_empty() { "" } else { ": " });
+            ipcp.set_state(state, detail);
+            daemon.events.emit("ipcp.state", text, &[("ipcp", ipcp.name.as_str()), ("state", state.word())]);
+            daemon.reconcile.notify_one();
+        }
+        Event::Notice(notice) => heed(daemon, ipcp, &notice),
+    }
+}
+
+fn heed(daemon: &Arc<Daemon>, ipcp: &Ipcp, notice: &Notice) {
+    {
+        let warnings = &mut ipcp.inner().warnings;
+        if !notice.warning {
+            warnings.remove(&notice.kind);
+        } else if warnings.len() < WARNINGS || warnings.contains_key(&notice.kind) {
+            warnings.insert(notice.kind.clone(), notice.text.clone());
+        }
+    }
+    let mut fields: Vec<(&str, &str)> = notice.fields.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    fields.push(("ipcp", ipcp.name.as_str()));
+    daemon.events.emit(&notice.kind, notice.text.clone(), &fields);
+}
+
+/// Ends an attachment, however it ended.
+struct Life<'a> {
+    daemon: &'a Arc<Daemon>,
+    ipcp: Arc<Ipcp>,
+    attachment: u64,
+}
+
+impl Drop for Life<'_> {
+    fn drop(&mut self) {
+        if self.ipcp.detach(self.attachment) {
+            let name = self.ipcp.name.as_str();
+            self.daemon.events.emit("ipcp.detached", format!("IPC process {name} is no longer attached"), &[("ipcp", name)]);
+        }
+    }
+}
+
+const HELLO: Duration = Duration::from_secs(5);
+/// The version of the attachment that this daemon speaks.
+const VERSION: u32 = 1;
+/// How many kinds of warnings of one process are kept.
+const WARNINGS: usize = 64;

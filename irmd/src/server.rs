@@ -1,0 +1,78 @@
+//! The two sockets, and who is served on which.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use proto::irm::admin_server::AdminServer;
+use proto::irm::ipcps_server::IpcpsServer;
+use proto::irm::programs_server::ProgramsServer;
+use proto::irm::vpns_server::VpnsServer;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+
+use crate::daemon::{Daemon, Ending};
+use crate::{admin, attach, metrics, programs, vpns};
+
+/// Binds the sockets and serves them until the daemon ends.
+pub(crate) fn start(daemon: &Arc<Daemon>) -> anyhow::Result<()> {
+    let everybody = bind(&daemon.dirs.irm_sock(), 0o666)?;
+    let admins = bind(&daemon.dirs.admin_sock(), 0o660)?;
+    give_to_group(&daemon.dirs.admin_sock());
+    let irm = Server::builder()
+        .add_service(ProgramsServer::new(programs::Service(daemon.clone())))
+        .add_service(IpcpsServer::new(attach::Service(daemon.clone())).max_decoding_message_size(MESSAGE))
+        .add_service(VpnsServer::new(vpns::Service(daemon.clone())));
+    let admin = Server::builder()
+        .accept_http1(true)
+        .layer(metrics::Page::layer(daemon.clone()))
+        .add_service(ProgramsServer::new(programs::Service(daemon.clone())))
+        .add_service(AdminServer::new(admin::Service(daemon.clone())));
+    let d = daemon.clone();
+    tokio::spawn(async move { ended(&d, irm.serve_with_incoming(UnixListenerStream::new(everybody)).await) });
+    let d = daemon.clone();
+    tokio::spawn(async move { ended(&d, admin.serve_with_incoming(UnixListenerStream::new(admins)).await) });
+    Ok(())
+}
+
+fn ended(daemon: &Daemon, result: Result<(), tonic::transport::Error>) {
+    if let Err(error) = result {
+        tracing::error!(%error, "a socket is no longer served");
+    }
+    daemon.ending.send_replace(Ending::Shutdown);
+}
+
+fn bind(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
+    // The directory is locked, so a socket there is that of a daemon which has died.
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => anyhow::bail!("cannot replace {}: {e}; remove it", path.display()),
+        Ok(()) | Err(_) => {}
+    }
+    // Bound beside its place and moved there, so that nobody ever finds it with the wrong mode.
+    let new = path.with_extension("new");
+    let _ = fs::remove_file(&new);
+    let bound = UnixListener::bind(&new).and_then(|listener| {
+        fs::set_permissions(&new, Permissions::from_mode(mode))?;
+        fs::rename(&new, path)?;
+        Ok(listener)
+    });
+    bound.map_err(|e| anyhow::anyhow!("cannot make the socket {}: {e}; give another --run-dir", path.display()))
+}
+
+/// The group `irm`, where there is one, may administrate.
+fn give_to_group(path: &Path) {
+    let Ok(groups) = fs::read_to_string("/etc/group") else { return };
+    let gid = groups.lines().find_map(|line| line.strip_prefix("irm:")?.split(':').nth(1)?.parse().ok());
+    if let Some(gid) = gid {
+        let group = rustix::fs::Gid::from_raw(gid);
+        if let Err(error) = rustix::fs::chown(path, None, Some(group)) {
+            tracing::warn!(%error, path = %path.display(), "the group irm was not given the socket");
+        }
+    }
+}
+
+/// The status of a large layer is a large message.
+const MESSAGE: usize = 64 << 20;

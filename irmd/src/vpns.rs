@@ -1,0 +1,432 @@
+//! VPNs: the vpn processes that irmd keeps alive, and what they are told of their layer.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use proto::ipcp::{Answer, Command};
+use proto::irm::vpn_event::Event;
+use proto::irm::vpns_server::Vpns;
+use proto::irm::{Shutdown, StatusWanted, VpnCommand, VpnConfig, VpnEvent, VpnInfo, VpnUpRequest, vpn_command};
+use proto::{Code, Label, Reason};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::daemon::{Daemon, failed};
+use crate::process::{Backoff, Child, find, set};
+use crate::programs::caller;
+use crate::running::Instance;
+
+/// One VPN.
+#[derive(Debug)]
+pub(crate) struct Vpn {
+    /// What it should be.
+    pub(crate) spec: VpnSpec,
+    inner: Mutex<Inner>,
+    /// Counts what it said; others wait for a change.
+    said: watch::Sender<u64>,
+    stop: watch::Sender<bool>,
+    gone: watch::Sender<bool>,
+}
+
+/// What a VPN should be; kept on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct VpnSpec {
+    pub(crate) layer: String,
+    pub(crate) dev: String,
+    pub(crate) address: String,
+    pub(crate) routes: Vec<String>,
+    pub(crate) tap: bool,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    tx: Option<mpsc::Sender<Result<VpnCommand, Status>>>,
+    info: Option<VpnInfo>,
+    failure: Option<Reason>,
+    pid: Option<u32>,
+    detail: String,
+}
+
+impl Vpn {
+    fn new(spec: VpnSpec) -> Arc<Self> {
+        Arc::new(Self {
+            spec,
+            inner: Mutex::default(),
+            said: watch::Sender::new(0),
+            stop: watch::Sender::new(false),
+            gone: watch::Sender::new(false),
+        })
+    }
+
+    /// As the administrator sees it.
+    pub(crate) fn info(&self) -> VpnInfo {
+        let inner = self.inner();
+        let mut info = inner.info.clone().unwrap_or_else(|| VpnInfo { state: "down".to_owned(), ..VpnInfo::default() });
+        info.layer.clone_from(&self.spec.layer);
+        info.dev.clone_from(&self.spec.dev);
+        info.pid = inner.pid.unwrap_or_default();
+        if info.detail.is_empty() {
+            info.detail.clone_from(&inner.detail);
+        }
+        info
+    }
+
+    /// Asks the process how it is and waits a moment for what it says.
+    pub(crate) async fn fresh(&self) -> VpnInfo {
+        let mut said = self.said.subscribe();
+        let tx = self.inner().tx.clone();
+        let wanted = vpn_command::Command::Status(StatusWanted {});
+        if tx.is_some_and(|tx| tx.try_send(Ok(VpnCommand { command: Some(wanted) })).is_ok()) {
+            // Silence: what it said last is shown.
+            let _ = tokio::time::timeout(Duration::from_secs(1), said.changed()).await;
+        }
+        self.info()
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Inner)) {
+        change(&mut self.inner());
+        self.said.send_modify(|n| *n += 1);
+    }
+}
+
+/// Reads the VPNs that are on disk.
+pub(crate) fn load(daemon: &Daemon) -> anyhow::Result<()> {
+    for (dev, spec) in daemon.store.load::<BTreeMap<String, VpnSpec>>("vpns")? {
+        daemon.vpns.insert(dev, Vpn::new(spec));
+    }
+    Ok(())
+}
+
+/// Starts all that are known.
+pub(crate) fn start_all(daemon: &Arc<Daemon>) {
+    for vpn in all(daemon) {
+        start(daemon, vpn);
+    }
+}
+
+/// All VPNs, by device.
+pub(crate) fn all(daemon: &Daemon) -> Vec<Arc<Vpn>> {
+    let mut all: Vec<_> = daemon.vpns.iter().map(|v| v.value().clone()).collect();
+    all.sort_by(|a, b| a.spec.dev.cmp(&b.spec.dev));
+    all
+}
+
+/// Ends all, at once.
+pub(crate) async fn end_all(daemon: &Daemon) {
+    join_all(all(daemon).into_iter().map(|vpn| async move { end(&vpn).await })).await;
+}
+
+/// Makes a VPN and waits until its device is up. The same again is fine, other arguments are a conflict.
+pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<VpnInfo, Reason> {
+    let timeout = crate::broker::bounded(request.timeout_ms);
+    let layer = Label::new(request.layer)?;
+    daemon.in_layer(&layer)?;
+    let dev = match request.dev.is_empty() {
+        true => default_dev(&layer),
+        false => request.dev,
+    };
+    if dev.len() > DEV || !dev.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) || dev.starts_with('.') {
+        return Err(Reason::new(Code::Usage, format!("{dev:?} is no device name; use 1 to {DEV} letters, digits, '-', '_' or '.'")));
+    }
+    let spec = VpnSpec { layer: layer.to_string(), dev: dev.clone(), address: request.address, routes: request.routes, tap: request.tap };
+    let known = all(daemon).into_iter().find(|v| v.spec.dev == dev || v.spec.layer == spec.layer);
+    let (vpn, new) = match known {
+        Some(vpn) if vpn.spec == spec => (vpn, false),
+        Some(vpn) => {
+            let text = format!("the VPN {} of layer {} exists with other arguments; take it down first with `irm vpn down`", vpn.spec.dev, vpn.spec.layer);
+            return Err(Reason::new(Code::Conflict, text));
+        }
+        None => (Vpn::new(spec), true),
+    };
+    if new {
+        daemon.vpns.insert(dev.clone(), vpn.clone());
+        if let Err(reason) = save(daemon) {
+            daemon.vpns.remove(&dev);
+            return Err(reason);
+        }
+        start(daemon, vpn.clone());
+    }
+    let outcome = wait_up(&vpn, timeout).await;
+    if outcome.is_err() && new {
+        down(daemon, &vpn).await?;
+    }
+    outcome
+}
+
+async fn wait_up(vpn: &Vpn, timeout: Duration) -> Result<VpnInfo, Reason> {
+    let mut said = vpn.said.subscribe();
+    let wait = async {
+        loop {
+            if let Some(reason) = vpn.inner().failure.clone() {
+                return Err(reason);
+            }
+            let info = vpn.info();
+            if info.state == "up" {
+                return Ok(info);
+            }
+            if said.changed().await.is_err() {
+                return Ok(info);
+            }
+        }
+    };
+    tokio::time::timeout(timeout, wait).await.unwrap_or_else(|_| {
+        let detail = vpn.info().detail;
+        let why = if detail.is_empty() { "its program has not said why" } else { &detail };
+        Err(Reason::new(Code::TimedOut, format!("the VPN {} did not come up in time: {why}; see `irm vpn status`", vpn.spec.dev)))
+    })
+}
+
+/// Takes a VPN down and forgets it.
+pub(crate) async fn down(daemon: &Daemon, vpn: &Vpn) -> Result<(), Reason> {
+    end(vpn).await;
+    daemon.vpns.remove(&vpn.spec.dev);
+    save(daemon)
+}
+
+async fn end(vpn: &Vpn) {
+    vpn.stop.send_replace(true);
+    // Its task ends it within bounds of its own.
+    let _ = tokio::time::timeout(Duration::from_secs(5), set(&vpn.gone)).await;
+}
+
+fn save(daemon: &Daemon) -> Result<(), Reason> {
+    let specs: BTreeMap<String, VpnSpec> = all(daemon).into_iter().map(|v| (v.spec.dev.clone(), v.spec.clone())).collect();
+    daemon.store.save("vpns", &specs).map_err(failed)
+}
+
+fn start(daemon: &Arc<Daemon>, vpn: Arc<Vpn>) {
+    let daemon = daemon.clone();
+    tokio::spawn(async move { run(&daemon, &vpn).await });
+}
+
+async fn run(daemon: &Arc<Daemon>, vpn: &Arc<Vpn>) {
+    let instance = Instance::Vpn(vpn.spec.dev.clone());
+    let mut survivor = daemon.running.survivor(&instance);
+    let mut backoff = Backoff::new();
+    let mut stop = vpn.stop.subscribe();
+    while !*stop.borrow_and_update() {
+        let began = Instant::now();
+        let child = survivor.take().map_or_else(|| spawn(daemon, vpn), Ok);
+        let why = match child {
+            Err(why) => why,
+            Ok(child) => {
+                vpn.change(|i| i.pid = Some(child.pid));
+                live(daemon, vpn, &child).await;
+                vpn.change(|i| (i.pid, i.info) = (None, None));
+                if let Err(error) = daemon.running.ended(&instance) {
+                    daemon.warn("state", Some(error.to_string()));
+                }
+                "its process ended".to_owned()
+            }
+        };
+        if *stop.borrow_and_update() {
+            break;
+        }
+        let wait = backoff.after(began.elapsed());
+        vpn.change(|i| i.detail = i.failure.as_ref().map_or_else(|| why.clone(), |f| f.text.clone()));
+        let dev = vpn.spec.dev.as_str();
+        daemon.events.emit("vpn.down", format!("the VPN {dev} is down: {}", vpn.info().detail), &[("dev", dev)]);
+        // Set or not: the loop looks.
+        let _ = tokio::time::timeout(wait, stop.changed()).await;
+    }
+    vpn.gone.send_replace(true);
+}
+
+fn spawn(daemon: &Arc<Daemon>, vpn: &Arc<Vpn>) -> Result<Child, String> {
+    let program = find(&daemon.exe, "vpn")?;
+    let secret = zeroize::Zeroizing::new(daemon.random::<32>().map_err(|r| r.text)?);
+    let run_dir: OsString = daemon.dirs.run.clone().into();
+    let args: [OsString; 6] =
+        ["--layer".into(), vpn.spec.layer.clone().into(), "--dev".into(), vpn.spec.dev.clone().into(), "--run-dir".into(), run_dir];
+    let instance = Instance::Vpn(vpn.spec.dev.clone());
+    daemon.running.expect(instance.clone(), &*secret);
+    let child = Child::spawn(&program, &args, &daemon.dirs.run, &*secret);
+    let child = child.map_err(|e| format!("cannot start {}: {e}", program.display()))?;
+    if let Err(error) = daemon.running.started(&instance, &child) {
+        daemon.warn("state", Some(error.to_string()));
+    }
+    Ok(child)
+}
+
+/// One life, until the process is gone.
+async fn live(daemon: &Arc<Daemon>, vpn: &Arc<Vpn>, child: &Child) {
+    tokio::select! {
+        () = child.wait() => {}
+        () = deserted(vpn) => {
+            daemon.tally.add("ended.vpn_without_stream");
+            child.end(Duration::from_secs(1)).await;
+        }
+        () = set(&vpn.stop) => {
+            let tx = vpn.inner().tx.clone();
+            if let Some(tx) = tx {
+                // One that does not read is signalled below.
+                let _ = tx.try_send(Ok(VpnCommand { command: Some(vpn_command::Command::Shutdown(Shutdown {})) }));
+            }
+            if !child.wait_for(Duration::from_secs(2)).await {
+                child.end(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+/// Returns when the process has had no stream for a while: it can't be talked to.
+async fn deserted(vpn: &Vpn) {
+    let mut since = Instant::now();
+    while since.elapsed() < Duration::from_secs(10) {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        if vpn.inner().tx.is_some() {
+            since = Instant::now();
+        }
+    }
+}
+
+/// The service.
+#[derive(Debug, Clone)]
+pub(crate) struct Service(pub(crate) Arc<Daemon>);
+
+type Commands = Pin<Box<dyn Stream<Item = Result<VpnCommand, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Vpns for Service {
+    type ServeStream = Commands;
+
+    async fn serve(&self, request: Request<Streaming<VpnEvent>>) -> Result<Response<Commands>, Status> {
+        caller(&self.0, &request)?;
+        let (tx, rx) = mpsc::channel(64);
+        let (daemon, events) = (self.0.clone(), request.into_inner());
+        tokio::spawn(async move {
+            if let Err(reason) = serve(&daemon, events, &tx).await {
+                daemon.tally.add("refused.vpn");
+                tracing::warn!(%reason, "a vpn process was refused");
+                // The process may be gone already.
+                let _ = tx.try_send(Err(reason.into()));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+    }
+}
+
+type ToVpn = mpsc::Sender<Result<VpnCommand, Status>>;
+
+async fn serve(daemon: &Arc<Daemon>, mut events: Streaming<VpnEvent>, tx: &ToVpn) -> Result<(), Reason> {
+    let first = tokio::time::timeout(Duration::from_secs(5), events.message()).await;
+    let hello = match first {
+        Ok(Ok(Some(VpnEvent { event: Some(Event::Hello(hello)) }))) => hello,
+        Ok(Err(status)) => return Err(status.into()),
+        Ok(Ok(_)) => return Err(Reason::new(Code::Usage, "the first message of a vpn process must be a hello")),
+        Err(_) => return Err(Reason::new(Code::TimedOut, "no hello came; say hello first")),
+    };
+    let found = match daemon.running.who(&hello.secret) {
+        Some(Instance::Vpn(dev)) => daemon.vpns.get(&dev).map(|v| v.value().clone()),
+        Some(Instance::Ipcp(_)) | None => None,
+    };
+    let vpn = found.ok_or_else(|| Reason::new(Code::Denied, "the secret is that of no vpn process which irmd started"))?;
+    vpn.change(|i| (i.tx, i.failure) = (Some(tx.clone()), None));
+    let mut told = None;
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            message = events.message() => match message {
+                Ok(Some(message)) => heard(daemon, &vpn, message),
+                Ok(None) | Err(_) => break,
+            },
+            _ = tick.tick() => tell(daemon, &vpn, tx, &mut told).await,
+        }
+    }
+    let mine = vpn.inner().tx.as_ref().is_some_and(|now| now.same_channel(tx));
+    if mine {
+        vpn.change(|i| (i.tx, i.info) = (None, None));
+    }
+    Ok(())
+}
+
+fn heard(daemon: &Arc<Daemon>, vpn: &Vpn, message: VpnEvent) {
+    match message.event {
+        Some(Event::Info(info)) => {
+            let before = vpn.info().state;
+            vpn.change(|i| (i.info, i.detail) = (Some(info), String::new()));
+            let now = vpn.info();
+            if now.state != before {
+                let text = format!("the VPN {} is {}", now.dev, now.state);
+                daemon.events.emit(&format!("vpn.{}", now.state), text, &[("dev", &now.dev), ("layer", &now.layer)]);
+            }
+        }
+        Some(Event::Failed(failure)) => vpn.change(|i| i.failure = Some(failure.into())),
+        Some(Event::Hello(_)) | None => daemon.tally.add("dropped.malformed_event"),
+    }
+}
+
+/// Tells the process what its layer looks like, if that has changed.
+async fn tell(daemon: &Arc<Daemon>, vpn: &Vpn, tx: &ToVpn, told: &mut Option<VpnConfig>) {
+    match config(daemon, &vpn.spec).await {
+        Ok(config) if told.as_ref() == Some(&config) => {}
+        Ok(config) => {
+            let command = vpn_command::Command::Config(config.clone());
+            if tx.try_send(Ok(VpnCommand { command: Some(command) })).is_ok() {
+                *told = Some(config);
+            }
+        }
+        Err(reason) if told.is_none() => vpn.change(|i| i.detail = format!("waits for layer {}: {reason}", vpn.spec.layer)),
+        // The layer is restarting: what was said still holds.
+        Err(_) => {}
+    }
+}
+
+async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reason> {
+    let ipcp = daemon.in_layer(&Label::new(spec.layer.clone())?)?;
+    let Answer::Status(status) = ipcp.call(Command::Status, Duration::from_secs(1)).await? else {
+        return Err(ipcp.unreachable("it gave no status"));
+    };
+    if status.member.is_empty() {
+        return Err(ipcp.unreachable("it is not yet a member of its layer"));
+    }
+    let mut members = status.members;
+    members.sort_by(|a, b| a.name.cmp(&b.name));
+    for member in &mut members {
+        member.neighbours.sort();
+    }
+    Ok(VpnConfig {
+        layer: spec.layer.clone(),
+        member: status.member,
+        own_prefixes: status.prefixes,
+        address: spec.address.clone(),
+        dev: spec.dev.clone(),
+        routes: spec.routes.clone(),
+        tap: spec.tap,
+        members,
+    })
+}
+
+fn default_dev(layer: &Label) -> String {
+    let mut dev = format!("vpn-{layer}");
+    dev.truncate(DEV);
+    dev
+}
+
+/// The longest name of a network device.
+const DEV: usize = 15;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_device_name_fits_the_kernel() {
+        let dev = default_dev(&Label::new("a-very-long-layer-name").unwrap());
+        assert_eq!(dev, "vpn-a-very-long");
+        assert_eq!(dev.len(), DEV);
+    }
+}
