@@ -100,9 +100,9 @@ fn unreachable(socket: &Path, error: &io::Error) -> Reason {
 }
 
 /// For commands that irmd answers by itself or by asking an IPCP.
-pub(crate) const QUICK: Duration = Duration::from_secs(20);
-/// What is added to a deadline that irmd keeps, so that its own reason arrives.
-pub(crate) const GRACE: Duration = Duration::from_secs(5);
+pub(crate) const QUICK: Duration = Duration::from_secs(30);
+/// What is added to a deadline that irmd keeps, so that its own reason arrives: it may have to start a process first.
+pub(crate) const GRACE: Duration = Duration::from_secs(15);
 const CONNECT: Duration = Duration::from_secs(5);
 const LARGEST_ANSWER: usize = 64 << 20;
 

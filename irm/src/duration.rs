@@ -44,9 +44,9 @@ pub(crate) fn words(time: Duration) -> String {
     shown.join(" ")
 }
 
-/// Milliseconds for a message; what is more than 0 never becomes 0, which would mean "the default".
+/// Milliseconds for a message, at least 1: a 0 there means "the default".
 pub(crate) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX)
+    u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
 }
 
 const UNITS: [(&str, f64); 8] = [
@@ -115,8 +115,8 @@ mod tests {
     }
 
     #[test]
-    fn a_short_time_never_becomes_none() {
+    fn a_short_time_never_becomes_the_default() {
         assert_eq!(millis(Duration::from_micros(1)), 1);
-        assert_eq!(millis(Duration::ZERO), 0);
+        assert_eq!(millis(Duration::ZERO), 1);
     }
 }
