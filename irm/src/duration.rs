@@ -46,7 +46,9 @@ pub(crate) fn words(time: Duration) -> String {
 
 /// Milliseconds for a message, at least 1: a 0 there means "the default".
 pub(crate) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_micros().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
+    u64::try_from(time.as_micros().div_ceil(1000))
+        .unwrap_or(u64::MAX)
+        .max(1)
 }
 
 const UNITS: [(&str, f64); 8] = [

@@ -17,7 +17,12 @@ struct Host {
 impl Host {
     fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let irmd = Command::new(irmd()).arg("--run-dir").arg(dir.path()).stderr(Stdio::null()).spawn().unwrap();
+        let irmd = Command::new(irmd())
+            .arg("--run-dir")
+            .arg(dir.path())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
         let host = Self { dir, irmd };
         until("irmd answers", || host.irm("status").status.success());
         host
@@ -25,7 +30,11 @@ impl Host {
 
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_irm"));
-        command.arg("--run-dir").arg(self.dir.path()).args(line.split(' ')).stdin(Stdio::null());
+        command
+            .arg("--run-dir")
+            .arg(self.dir.path())
+            .args(line.split(' '))
+            .stdin(Stdio::null());
         command
     }
 
@@ -36,7 +45,11 @@ impl Host {
     /// What `irm --json` answers; it must succeed.
     fn json(&self, line: &str) -> Value {
         let output = self.irm(&format!("--json {line}"));
-        assert!(output.status.success(), "irm {line}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "irm {line}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
@@ -66,7 +79,9 @@ impl Drop for Server {
 
 /// SIGTERM, and after ten seconds SIGKILL; whether the first was enough and the process said it ended well.
 fn end(child: &mut Child) -> bool {
-    let Some(pid) = rustix::process::Pid::from_raw(child.id() as i32) else { return false };
+    let Some(pid) = rustix::process::Pid::from_raw(child.id() as i32) else {
+        return false;
+    };
     let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     let limit = Instant::now() + Duration::from_secs(10);
     while Instant::now() < limit {
@@ -94,7 +109,9 @@ fn irmd() -> PathBuf {
     let build = || {
         let dir = Path::new(env!("CARGO_BIN_EXE_irm")).parent().unwrap();
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.args(["build", "--quiet", "--package", "irmd", "--target-dir"]).arg(dir.parent().unwrap());
+        cargo
+            .args(["build", "--quiet", "--package", "irmd", "--target-dir"])
+            .arg(dir.parent().unwrap());
         if dir.ends_with("release") {
             cargo.arg("--release");
         }
@@ -110,7 +127,10 @@ fn names_are_created_listed_and_destroyed_and_repeating_is_no_failure() {
     assert_eq!(host.json("name create web")["ok"], true);
     assert_eq!(host.code("name create web"), Some(0), "the same again");
     let names = host.json("name list");
-    assert_eq!((&names["names"][0]["name"], &names["names"][0]["state"]), (&"web".into(), &"unregistered".into()));
+    assert_eq!(
+        (&names["names"][0]["name"], &names["names"][0]["state"]),
+        (&"web".into(), &"unregistered".into())
+    );
     assert_eq!(host.code("name destroy web"), Some(0));
     assert_eq!(host.json("name list")["names"], Value::Array(Vec::new()));
     assert_eq!(host.code("wait name web --timeout 200ms"), Some(7));
@@ -124,13 +144,23 @@ fn a_ping_comes_back_from_a_program_of_this_host() {
     let mut echo = host.serve("echo hello");
     until("hello is there", || host.code("ping hello -c 1") == Some(0));
     let json = host.json("ping hello -c 20 -i 1ms -s 1000");
-    assert_eq!((&json["sent"], &json["received"], &json["corrupt"]), (&20.into(), &20.into(), &0.into()));
+    assert_eq!(
+        (&json["sent"], &json["received"], &json["corrupt"]),
+        (&20.into(), &20.into(), &0.into())
+    );
     let rtt = |key: &str| json["rtt_us"][key].as_u64().unwrap();
     assert!(rtt("min") <= rtt("p50") && rtt("p50") <= rtt("p99") && rtt("p99") <= rtt("max"));
     let people = String::from_utf8(host.irm("ping hello -f -c 100").stdout).unwrap();
-    assert!(people.contains("100 sent, 100 received, 0.000 % lost"), "{people}");
+    assert!(
+        people.contains("100 sent, 100 received, 0.000 % lost"),
+        "{people}"
+    );
     assert!(end(&mut echo.0), "echo did not end well");
-    assert_eq!(host.code("ping hello -c 1 --timeout 300ms"), Some(4), "nobody serves it any more");
+    assert_eq!(
+        host.code("ping hello -c 1 --timeout 300ms"),
+        Some(4),
+        "nobody serves it any more"
+    );
 }
 
 #[test]
@@ -138,11 +168,23 @@ fn a_flow_that_stands_is_listed_with_its_bytes() {
     let host = Host::start();
     let _echo = host.serve("echo hello");
     until("hello is there", || host.code("ping hello -c 1") == Some(0));
-    let _ping = Server(host.command("ping hello -i 10ms").stdout(Stdio::null()).spawn().unwrap());
+    let _ping = Server(
+        host.command("ping hello -i 10ms")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap(),
+    );
     until("the flow is listed", || {
         let flows = host.json("flow list");
-        let found = flows["flows"].as_array().unwrap().iter().any(|f| f["name"] == "hello" && f["state"] == "allocated");
-        found && host.json("status")["flows"].as_array().is_some_and(|f| !f.is_empty())
+        let found = flows["flows"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|f| f["name"] == "hello" && f["state"] == "allocated");
+        found
+            && host.json("status")["flows"]
+                .as_array()
+                .is_some_and(|f| !f.is_empty())
     });
 }
 
@@ -150,12 +192,24 @@ fn a_flow_that_stands_is_listed_with_its_bytes() {
 fn throughput_is_counted_by_the_receiver_in_both_directions() {
     let host = Host::start();
     let _server = host.serve("perf meter --server");
-    until("meter is there", || host.code("ping meter -c 1 --timeout 1s") != Some(4));
-    for line in ["perf meter -t 300ms", "perf meter -t 300ms --reverse -s 100 --qos raw"] {
+    until("meter is there", || {
+        host.code("ping meter -c 1 --timeout 1s") != Some(4)
+    });
+    for line in [
+        "perf meter -t 300ms",
+        "perf meter -t 300ms --reverse -s 100 --qos raw",
+    ] {
         let json = host.json(line);
         let number = |key: &str| json[key].as_f64().unwrap();
-        assert!(number("bytes") > 0.0 && number("sdus_received") > 0.0 && number("gbit_per_s") > 0.0, "{line}: {json}");
-        assert_eq!(number("sdus_sent"), number("sdus_received"), "a local flow loses nothing: {json}");
+        assert!(
+            number("bytes") > 0.0 && number("sdus_received") > 0.0 && number("gbit_per_s") > 0.0,
+            "{line}: {json}"
+        );
+        assert_eq!(
+            number("sdus_sent"),
+            number("sdus_received"),
+            "a local flow loses nothing: {json}"
+        );
         assert!((0.2..2.0).contains(&number("seconds")), "{json}");
     }
 }
@@ -164,14 +218,24 @@ fn throughput_is_counted_by_the_receiver_in_both_directions() {
 fn several_are_measured_at_once() {
     let host = Host::start();
     let _server = host.serve("perf meter --server");
-    until("meter is there", || host.code("ping meter -c 1 --timeout 1s") != Some(4));
+    until("meter is there", || {
+        host.code("ping meter -c 1 --timeout 1s") != Some(4)
+    });
     let clients: Vec<Child> = (0..4)
-        .map(|_| host.command("--json perf meter -t 300ms").stdout(Stdio::piped()).spawn().unwrap())
+        .map(|_| {
+            host.command("--json perf meter -t 300ms")
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
         .collect();
     for client in clients {
         let output = client.wait_with_output().unwrap();
         let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert!(output.status.success() && json["bytes"].as_u64() > Some(0), "{json}");
+        assert!(
+            output.status.success() && json["bytes"].as_u64() > Some(0),
+            "{json}"
+        );
     }
 }
 
@@ -180,11 +244,20 @@ fn a_reader_that_leaves_ends_irm_quietly() {
     let host = Host::start();
     let _echo = host.serve("echo hello");
     until("hello is there", || host.code("ping hello -c 1") == Some(0));
-    let mut ping = host.command("ping hello -i 5ms").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut ping = host
+        .command("ping hello -i 5ms")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(ping.stdout.take());
     until("ping ended", || ping.try_wait().unwrap().is_some());
     let output = ping.wait_with_output().unwrap();
-    assert!(output.status.success() && output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success() && output.stderr.is_empty(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -192,11 +265,21 @@ fn the_daemon_is_restarted_and_a_flow_goes_on() {
     let host = Host::start();
     let _echo = host.serve("echo hello");
     until("hello is there", || host.code("ping hello -c 1") == Some(0));
-    let ping = host.command("--json ping hello -i 10ms -c 150").stdout(Stdio::piped()).spawn().unwrap();
+    let ping = host
+        .command("--json ping hello -i 10ms -c 150")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
     std::thread::sleep(Duration::from_millis(300));
     assert_eq!(host.json("daemon restart")["ok"], true);
     let output = ping.wait_with_output().unwrap();
     let json: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((&json["received"], &json["lost"]), (&150.into(), &0.into()), "a restart costs no SDU: {json}");
-    until("the listener is back", || host.code("ping hello -c 1") == Some(0));
+    assert_eq!(
+        (&json["received"], &json["lost"]),
+        (&150.into(), &0.into()),
+        "a restart costs no SDU: {json}"
+    );
+    until("the listener is back", || {
+        host.code("ping hello -c 1") == Some(0)
+    });
 }

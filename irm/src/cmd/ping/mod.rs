@@ -89,8 +89,10 @@ impl Run<'_> {
                 biased;
                 read = self.flow.read(&mut buf) => {
                     self.received(&buf[..read.map_err(Reason::from)?])?;
-                    if self.args.flood && self.stats.complete() {
-                        tick.reset_immediately();
+                    // Not by way of the timer, which counts whole milliseconds.
+                    if self.args.flood && sending && self.stats.complete() {
+                        self.send().await?;
+                        tick.reset();
                     }
                 }
                 _ = tick.tick(), if sending => self.send().await?,
