@@ -1,4 +1,8 @@
 //! Two programs of one host and a daemon between them: libflow's faces over real sockets.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
 
 mod broker;
 

@@ -1,0 +1,158 @@
+//! The UDP data port over loopback.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use ipcp::Counters;
+use ipcp::udp::{Offloads, Received, Sent, UdpPort};
+use libflow::{Batch, Framing};
+use proto::ipcp::OffloadMode;
+
+fn sockets(ip: &str) -> (UdpSocket, UdpSocket) {
+    let (a, b) = (
+        UdpSocket::bind((ip, 0)).unwrap(),
+        UdpSocket::bind((ip, 0)).unwrap(),
+    );
+    a.connect(b.local_addr().unwrap()).unwrap();
+    b.connect(a.local_addr().unwrap()).unwrap();
+    (a, b)
+}
+
+fn port(socket: UdpSocket, gso: OffloadMode, gro: OffloadMode) -> UdpPort {
+    UdpPort::new(socket, Offloads { gso, gro }, Instant::now()).unwrap()
+}
+
+fn train(packets: usize, size: usize, last: usize) -> Batch {
+    let mut batch = Batch::new(Framing::Train);
+    for n in 0..packets {
+        let len = if n + 1 == packets { last } else { size };
+        batch.push(len).unwrap().fill(n as u8);
+    }
+    batch
+}
+
+/// All packets that arrive until `count` are there, in as many batches as they came in.
+fn receive(port: &mut UdpPort, count: usize) -> Vec<Batch> {
+    let (until, mut got, mut all) = (Instant::now() + Duration::from_secs(5), 0, Vec::new());
+    while got < count {
+        let mut batch = Batch::new(Framing::Train);
+        match port.recv(&mut batch, Instant::now()) {
+            Received::Packets => {
+                got += batch.count();
+                all.push(batch);
+            }
+            Received::Nothing => {
+                assert!(Instant::now() < until, "{got} of {count} came");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    all
+}
+
+fn bytes(batches: &[Batch]) -> Vec<Vec<u8>> {
+    batches
+        .iter()
+        .flat_map(|b| b.iter().map(<[u8]>::to_vec).collect::<Vec<_>>())
+        .collect()
+}
+
+#[test]
+fn a_train_arrives_as_it_was_sent_whatever_the_switches() {
+    for ip in ["127.0.0.1", "::1"] {
+        for gso in [OffloadMode::Auto, OffloadMode::On, OffloadMode::Off] {
+            for gro in [OffloadMode::Auto, OffloadMode::Off] {
+                let (a, b) = sockets(ip);
+                let (mut a, mut b) = (port(a, gso, gro), port(b, gso, gro));
+                let (sent, mut counters) = (train(40, 1400, 900), Counters::default());
+                assert_eq!(a.send(&sent, 0, &mut counters, Instant::now()), Sent::Done);
+                let got = receive(&mut b, 40);
+                assert_eq!(bytes(&got), bytes(&[sent]), "{ip} {gso:?} {gro:?}");
+                if gro == OffloadMode::Off {
+                    assert_eq!(got.len(), 40);
+                } else if gso != OffloadMode::Off {
+                    assert!(got.len() < 40, "no coalescing on {ip}");
+                }
+                assert_eq!(counters.iter().count(), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn packets_in_records_go_one_by_one() {
+    let (a, b) = sockets("127.0.0.1");
+    let (mut a, mut b) = (
+        port(a, OffloadMode::Auto, OffloadMode::Off),
+        port(b, OffloadMode::Auto, OffloadMode::Off),
+    );
+    let mut batch = Batch::new(Framing::Record);
+    for size in [1, 900, 30] {
+        batch.push(size).unwrap().fill(size as u8);
+    }
+    assert_eq!(
+        a.send(&batch, 0, &mut Counters::default(), Instant::now()),
+        Sent::Done
+    );
+    assert_eq!(bytes(&receive(&mut b, 3)), bytes(&[batch]));
+}
+
+#[test]
+fn an_empty_datagram_is_a_sign_of_life_and_silence_after_one_is_the_end() {
+    let (a, b) = sockets("127.0.0.1");
+    let (mut a, mut b) = (
+        port(a, OffloadMode::Auto, OffloadMode::Auto),
+        port(b, OffloadMode::Auto, OffloadMode::Auto),
+    );
+    let start = Instant::now();
+    let later = |secs| start + Duration::from_secs(secs);
+    // Nobody who never sent an empty one is given up for silence.
+    assert!(b.timeout(later(1000)));
+    assert!(a.timeout(later(6)));
+    let mut batch = Batch::new(Framing::Train);
+    assert_eq!(b.recv(&mut batch, later(6)), Received::KeepAlive);
+    assert!(b.timeout(later(25)));
+    assert_eq!(b.deadline(), later(26));
+    assert!(!b.timeout(later(26)));
+}
+
+#[test]
+fn a_closed_port_shows_only_after_what_was_queued_before() {
+    let (a, b) = sockets("127.0.0.1");
+    let mut a = port(a, OffloadMode::Auto, OffloadMode::Auto);
+    b.send(b"last words").unwrap();
+    drop(b);
+    // Loopback answers with port unreachable at once; the error is pending on the socket now, before the data.
+    let mut counters = Counters::default();
+    for _ in 0..3 {
+        a.send(&train(1, 10, 10), 0, &mut counters, Instant::now());
+    }
+    assert!(a.has_news());
+    let mut batch = Batch::new(Framing::Train);
+    assert_eq!(a.recv(&mut batch, Instant::now()), Received::Packets);
+    assert_eq!(batch.bytes(), b"last words");
+    assert_eq!(a.recv(&mut batch, Instant::now()), Received::Refused);
+}
+
+#[test]
+fn a_packet_above_the_path_is_dropped_alone_and_counted() {
+    let (a, b) = sockets("127.0.0.1");
+    let (mut a, mut b) = (
+        port(a, OffloadMode::Auto, OffloadMode::Auto),
+        port(b, OffloadMode::Auto, OffloadMode::Auto),
+    );
+    assert_eq!(a.mtu(), 65_505);
+    // Loopback carries all that fits into a datagram; what does not is refused by the kernel with EMSGSIZE.
+    let mut batch = Batch::new(Framing::Train);
+    batch.space().fill(1);
+    batch.set_train(65_536, 65_520);
+    let mut counters = Counters::default();
+    assert_eq!(a.send(&batch, 0, &mut counters, Instant::now()), Sent::Done);
+    assert_eq!(counters.get("drop.udp_too_big"), 1);
+    assert_eq!(bytes(&receive(&mut b, 1)), [vec![1; 16]]);
+}
