@@ -194,9 +194,13 @@ impl Uppers {
             return;
         };
         upper.closing = Some(reason);
-        if matches!(upper.stage, Stage::Joined { .. }) {
-            self.timers.insert((now + LINGER, Timer::Linger(flow)));
-            self.flush(io, flow);
+        match &mut upper.stage {
+            // Kept until somebody joins, it would keep the peer's way to this flow open.
+            Stage::Awaited { handed, .. } => *handed = None,
+            Stage::Joined { .. } => {
+                self.timers.insert((now + LINGER, Timer::Linger(flow)));
+                self.flush(io, flow);
+            }
         }
     }
 
