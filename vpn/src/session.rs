@@ -43,6 +43,8 @@ pub struct Session<F> {
     retry: Option<Retry>,
     waiting: VecDeque<Packet>,
     used: Option<Instant>,
+    /// The last flow died while the peer was in use: it is dialled until it is back, or forgotten.
+    lost: bool,
 }
 
 #[derive(Debug)]
@@ -84,6 +86,7 @@ impl<F> Session<F> {
             retry: None,
             waiting: VecDeque::new(),
             used: None,
+            lost: false,
         }
     }
 
@@ -124,7 +127,7 @@ impl<F> Session<F> {
     /// The flow that was asked for stands. Gives a flow back that it replaces.
     pub fn dialled(&mut self, now: Instant, flow: F) -> Option<F> {
         self.dialling = false;
-        self.retry = None;
+        (self.retry, self.lost) = (None, false);
         self.dialled
             .replace(End { flow, since: now })
             .map(|old| old.flow)
@@ -156,7 +159,7 @@ impl<F> Session<F> {
     /// The peer dialled. Gives the flows back that it replaces: an earlier one of the peer's, and this host's unless both
     /// dialled at the same time.
     pub fn accepted(&mut self, now: Instant, flow: F) -> impl Iterator<Item = F> {
-        self.retry = None;
+        (self.retry, self.lost) = (None, false);
         let earlier = self.accepted.replace(End { flow, since: now });
         let race = self
             .dialled
@@ -166,13 +169,18 @@ impl<F> Session<F> {
         earlier.into_iter().chain(dead).map(|end| end.flow)
     }
 
-    /// A flow is down; gives it back. `true`: the peer was used lately and has no other, so dial again at once.
+    /// Something came from the peer.
+    pub fn heard(&mut self, now: Instant) {
+        self.used = Some(now);
+    }
+
+    /// A flow is down; gives it back. `true`: the peer was used lately and has no other, so dial again at once. The peer may
+    /// hold an end of the dead flow and not know; it hears so from the new one.
     pub fn down(&mut self, now: Instant, side: Side) -> (Option<F>, bool) {
         let gone = self.end_mut(side).take().map(|end| end.flow);
-        let lately = self
-            .used
-            .is_some_and(|used| now.saturating_duration_since(used) <= Self::KEEP);
-        let redial = gone.is_some() && lately && self.sending().is_none() && !self.dialling;
+        let lately = self.kept_until().is_some_and(|until| now <= until);
+        self.lost |= gone.is_some() && lately && self.sending().is_none();
+        let redial = gone.is_some() && self.lost && !self.dialling;
         self.dialling |= redial;
         (gone, redial)
     }
@@ -186,7 +194,8 @@ impl<F> Session<F> {
             .map(|end| end.flow)
     }
 
-    /// Whether a failed attempt is to be repeated now although no packet asks for it: something waits.
+    /// Whether a failed attempt is to be repeated now although no packet asks for it: something waits, or a flow was lost
+    /// that was in use.
     pub fn dial_due(&mut self, now: Instant) -> bool {
         let due = self.deadline_dial().is_some_and(|at| at <= now);
         self.dialling |= due;
@@ -261,8 +270,14 @@ impl<F> Session<F> {
     }
 
     fn deadline_dial(&self) -> Option<Instant> {
-        let idle = self.sending().is_none() && !self.dialling && !self.waiting.is_empty();
-        self.retry.as_ref().filter(|_| idle).map(|r| r.at)
+        let at = self.retry.as_ref()?.at;
+        let missed = self.lost && self.kept_until().is_some_and(|until| at <= until);
+        let idle = self.sending().is_none() && !self.dialling;
+        (idle && (missed || !self.waiting.is_empty())).then_some(at)
+    }
+
+    fn kept_until(&self) -> Option<Instant> {
+        self.used.map(|used| used + Self::KEEP)
     }
 
     fn deadline_surplus(&self) -> Option<Instant> {
@@ -413,6 +428,28 @@ mod tests {
         a.dial_failed(now, failed());
         assert_eq!(a.deadline(), Some(now + ms(100)));
         assert!(!a.dial_due(now) && a.dial_due(now + ms(100)) && !a.dial_due(now + ms(200)));
+    }
+
+    #[test]
+    fn a_lost_flow_is_dialled_until_it_is_back_or_the_peer_is_forgotten() {
+        let mut now = Instant::now();
+        let (mut a, _) = sides();
+        a.dialled(now, 1);
+        a.heard(now);
+        assert_eq!(a.down(now, Side::Dialled), (Some(1), true));
+        let forgotten = now + Session::<u32>::KEEP;
+        let mut attempts = 0;
+        a.dial_failed(now, failed());
+        while let Some(at) = a.deadline() {
+            assert!(at > now && at <= forgotten);
+            now = at;
+            assert!(a.dial_due(now));
+            a.dial_failed(now, failed());
+            attempts += 1;
+        }
+        assert!((55..70).contains(&attempts), "{attempts}");
+        // The next packet asks again.
+        assert_eq!(a.way(now + ms(1000)), Way::Wait { dial: true });
     }
 
     proptest! {

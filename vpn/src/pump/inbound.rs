@@ -34,7 +34,7 @@ impl<F: FlowPort> Core<F> {
                 self.happened.push(Happening::Mtu);
             }
             match read {
-                Ok(true) => self.deliver(tun, id),
+                Ok(true) => self.deliver(tun, id, now),
                 Ok(false) => return true,
                 Err(reason) => {
                     self.link_down(id, side, reason, now);
@@ -46,7 +46,7 @@ impl<F: FlowPort> Core<F> {
     }
 
     /// Writes the packets of the record that was just received, all but those that the peer may not send.
-    fn deliver<T: TunPort>(&mut self, tun: &mut T, id: PeerId) {
+    fn deliver<T: TunPort>(&mut self, tun: &mut T, id: PeerId, now: Instant) {
         let Self {
             inbound,
             owners,
@@ -68,6 +68,7 @@ impl<F: FlowPort> Core<F> {
         counters.rx_packets += written.packets;
         counters.rx_bytes += written.bytes;
         if let Some(peer) = peers.get_mut(id.0 as usize) {
+            peer.session.heard(now);
             peer.moved.rx_packets += written.packets;
             peer.moved.rx_bytes += written.bytes;
         }

@@ -53,8 +53,16 @@ fn main() {
             a_name_in_use_is_refused_with_the_reason,
         ),
         (
-            "the program dials on demand, takes flows and outlives irmd",
-            program::it_dials_on_demand_takes_flows_and_outlives_irmd,
+            "the program says who it is and is what it is told",
+            program::it_says_who_it_is_and_is_what_it_is_told,
+        ),
+        (
+            "the program dials the owner of the destination when a packet comes",
+            program::it_dials_the_owner_of_the_destination_when_a_packet_comes,
+        ),
+        (
+            "the program takes flows of members and outlives irmd",
+            program::it_takes_flows_of_members_and_outlives_irmd,
         ),
         (
             "the program, killed and started again, comes up as before; SIGTERM leaves nothing",

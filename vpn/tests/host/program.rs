@@ -16,7 +16,7 @@ use vpn::netlink::Netlink;
 
 use crate::in_own_namespace;
 use crate::irmd::{Attached, Irmd, end, welcome};
-use crate::support::{soon, udp, wire_config};
+use crate::support::{Far, soon, udp, wire_config};
 
 /// A vpn process; killed with the test.
 struct Program(Child);
@@ -77,66 +77,34 @@ async fn device_exists() -> bool {
         .is_some()
 }
 
-pub(crate) fn it_dials_on_demand_takes_flows_and_outlives_irmd() {
-    in_own_namespace(async {
+/// What the tests of a running program start from.
+struct Bench {
+    dir: tempfile::TempDir,
+    door: Door,
+    irmd: Irmd,
+    program: Program,
+    attached: Attached,
+}
+
+impl Bench {
+    async fn up() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let door = Door::open(&dir.path().join("data"), false).unwrap();
         let mut irmd = Irmd::start(dir.path());
-        let mut program = Program::start(dir.path(), &[9; 32]);
-        let mut attached = irmd.attached().await;
-        let hello = &attached.hello;
-        assert_eq!(
-            (
-                &hello.secret[..],
-                hello.pid,
-                hello.layer.as_str(),
-                hello.dev.as_str()
-            ),
-            (&[9; 32][..], program.0.id(), "ovl", "vpn0")
-        );
-        attached
-            .order(vpn_command::Command::Config(wire_config()))
-            .await;
-        let info = attached.info(|info| info.state == "up").await;
-        assert_eq!(info.addresses, ["10.7.0.1/32", "fd07::1/128"]);
-        assert_eq!(
-            info.peers
-                .iter()
-                .map(|p| (p.name.as_str(), p.state.as_str()))
-                .collect::<Vec<_>>(),
-            [("b", "idle"), ("c", "idle")]
-        );
+        let program = Program::start(dir.path(), &[9; 32]);
+        let attached = up(&mut irmd).await;
+        Self {
+            dir,
+            door,
+            irmd,
+            program,
+            attached,
+        }
+    }
 
-        // A packet makes it dial the owner of the destination, and nobody else.
-        let socket = UdpSocket::bind("10.7.0.1:9").await.unwrap();
-        socket.send_to(b"hello", "10.7.0.2:9").await.unwrap();
-        let (asked, b) = irmd.grant(&door, 1350).await;
-        assert_eq!(
-            (
-                asked.name.as_str(),
-                asked.layer.as_str(),
-                asked.peer_member.as_str()
-            ),
-            ("vpn/b", "ovl", "b")
-        );
-        assert_eq!(asked.source, "vpn/a");
-        assert!(
-            soon(async {
-                loop {
-                    match b.packets() {
-                        p if p.is_empty() => tokio::time::sleep(Duration::from_millis(1)).await,
-                        p => return p,
-                    }
-                }
-            })
-            .await[0]
-                .ends_with(b"hello")
-        );
-        let info = attached.info(|info| info.mtu == 1350).await;
-        assert!(info.peers[0].state == "up" && info.peers[0].tx_bytes > 0);
-
-        // It listens, and takes a flow of a member.
-        let mut session = soon(irmd.sessions.recv()).await.unwrap();
+    /// Has member `c` allocate a flow to the program.
+    async fn flow_from_c(&mut self, mtu: u32) -> Far {
+        let mut session = soon(self.irmd.sessions.recv()).await.unwrap();
         assert_eq!(
             (session.name.as_str(), &session.layers[..]),
             ("vpn/a", &["ovl".to_owned()][..])
@@ -152,7 +120,7 @@ pub(crate) fn it_dials_on_demand_takes_flows_and_outlives_irmd() {
             name: session.name.clone(),
             peer: Some(peer),
             qos: Some(irm::Qos::default()),
-            mtu: 1300,
+            mtu,
             deadline_ms: 5000,
             ..Default::default()
         };
@@ -168,28 +136,94 @@ pub(crate) fn it_dials_on_demand_takes_flows_and_outlives_irmd() {
         say(program_command::Command::Offer(offer)).await;
         let answer = soon(session.events.message()).await.unwrap().unwrap().event;
         assert!(matches!(answer, Some(program_event::Event::Answer(a)) if a.accept && a.flow == 7));
-        say(program_command::Command::Ready(end(&door))).await;
-        let c = welcome(&door, 1300).await;
+        say(program_command::Command::Ready(end(&self.door))).await;
+        welcome(&self.door, mtu).await
+    }
+}
+
+pub(crate) fn it_says_who_it_is_and_is_what_it_is_told() {
+    in_own_namespace(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut irmd = Irmd::start(dir.path());
+        let program = Program::start(dir.path(), &[9; 32]);
+        let mut attached = irmd.attached().await;
+        let hello = &attached.hello;
+        assert_eq!(
+            (&hello.secret[..], hello.pid),
+            (&[9; 32][..], program.0.id())
+        );
+        assert_eq!((hello.layer.as_str(), hello.dev.as_str()), ("ovl", "vpn0"));
         attached
+            .order(vpn_command::Command::Config(wire_config()))
+            .await;
+        let info = attached.info(|info| info.state == "up").await;
+        assert_eq!(info.addresses, ["10.7.0.1/32", "fd07::1/128"]);
+        let peers: Vec<_> = info
+            .peers
+            .iter()
+            .map(|p| (p.name.as_str(), p.state.as_str()))
+            .collect();
+        assert_eq!(peers, [("b", "idle"), ("c", "idle")]);
+        let mut config = wire_config();
+        config.members.retain(|m| m.name != "c");
+        attached.order(vpn_command::Command::Config(config)).await;
+        attached.info(|info| info.peers.len() == 1).await;
+    });
+}
+
+pub(crate) fn it_dials_the_owner_of_the_destination_when_a_packet_comes() {
+    in_own_namespace(async {
+        let mut bench = Bench::up().await;
+        let socket = UdpSocket::bind("10.7.0.1:9").await.unwrap();
+        socket.send_to(b"hello", "10.7.0.2:9").await.unwrap();
+        let (asked, b) = bench.irmd.grant(&bench.door, 1350).await;
+        assert_eq!(
+            (
+                asked.name.as_str(),
+                asked.layer.as_str(),
+                asked.peer_member.as_str()
+            ),
+            ("vpn/b", "ovl", "b")
+        );
+        assert_eq!(asked.source, "vpn/a");
+        let got = soon(async {
+            loop {
+                match b.packets() {
+                    none if none.is_empty() => tokio::time::sleep(Duration::from_millis(1)).await,
+                    packets => return packets,
+                }
+            }
+        });
+        assert!(got.await[0].ends_with(b"hello"));
+        let info = bench.attached.info(|info| info.mtu == 1350).await;
+        assert!(info.peers[0].state == "up" && info.peers[0].tx_bytes > 0);
+    });
+}
+
+pub(crate) fn it_takes_flows_of_members_and_outlives_irmd() {
+    in_own_namespace(async {
+        let mut bench = Bench::up().await;
+        let socket = UdpSocket::bind("10.7.0.1:9").await.unwrap();
+        let c = bench.flow_from_c(1300).await;
+        bench
+            .attached
             .info(|info| info.mtu == 1300 && info.peers[1].state == "up")
             .await;
-
-        // Without irmd the flows go on; when it is back, it is told how things are.
-        drop(irmd);
+        // Without irmd the flow goes on; when it is back, it is told how things are.
+        drop(bench.irmd);
         c.send(&[&udp("10.7.0.3", "10.7.0.1", 4)]);
         let mut buf = [0; 100];
         assert_eq!(soon(socket.recv_from(&mut buf)).await.unwrap().0, 4);
         let back = Instant::now();
-        let mut irmd = Irmd::start(dir.path());
+        let mut irmd = Irmd::start(bench.dir.path());
         let mut attached = irmd.attached().await;
         assert!(back.elapsed() < Duration::from_secs(2) && attached.hello.secret == [9; 32]);
         let info = attached.info(|info| info.state == "up").await;
-        assert!(info.peers.iter().all(|p| p.state == "up") && info.peers[1].rx_bytes == 32);
-
+        assert!(info.peers[1].state == "up" && info.peers[1].rx_bytes == 32);
         attached
             .order(vpn_command::Command::Shutdown(irm::Shutdown {}))
             .await;
-        assert!(program.ended().await.success() && !device_exists().await);
+        assert!(bench.program.ended().await.success() && !device_exists().await);
     });
 }
 
