@@ -35,6 +35,8 @@ pub struct Pump<T: TunPort, F> {
     core: Core<F>,
     /// The pump's own epoll: a flow costs no task and no look at the others. The runtime waits on it as one descriptor.
     ready: AsyncFd<OwnedFd>,
+    /// The last turn left something behind.
+    busy: bool,
 }
 
 /// What the owner of a pump has to do.
@@ -96,30 +98,39 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             tun: device::watch(tun)?,
             core,
             ready,
+            busy: false,
         })
     }
 
     /// Waits until something can be moved and moves it. Safe to cancel: nothing is moved while it waits. An error says
     /// that the device is gone.
     pub async fn turn(&mut self) -> io::Result<Vec<Happening>> {
-        let now = Instant::now();
-        let (paused, deadline) = (self.core.paused(now), self.core.deadline());
-        tokio::select! {
+        if self.busy {
+            // The runtime hears of other descriptors and runs other tasks only in between.
+            tokio::task::yield_now().await;
+        }
+        let paused = self.core.paused(Instant::now());
+        let deadline = self.core.deadline();
+        let drained = tokio::select! {
             guard = self.tun.readable_mut(), if !paused => {
                 let mut guard = guard?;
                 let drained = self.core.outbound(guard.get_inner_mut(), Instant::now())?;
                 if drained == Drained::Yes {
                     guard.clear_ready();
                 }
+                drained
             }
             guard = self.ready.readable() => {
                 let mut guard = guard?;
-                if self.core.events(self.tun.get_mut(), Instant::now())? == Drained::Yes {
+                let drained = self.core.events(self.tun.get_mut(), Instant::now())?;
+                if drained == Drained::Yes {
                     guard.clear_ready();
                 }
+                drained
             }
-            () = until(deadline), if deadline.is_some() => {}
-        }
+            () = until(deadline), if deadline.is_some() => Drained::Yes,
+        };
+        self.busy = drained == Drained::No;
         self.core.tick(Instant::now());
         self.core.settle(self.tun.get_mut());
         Ok(self.take_happenings())
