@@ -2,13 +2,13 @@
 
 use proto::{Addr, Batch, EndpointId, FlowId, Framing};
 
+use super::Unicast;
 use super::flow::Flow;
 use super::link::{Link, Phase};
 use super::out::Class;
 use super::pdu::{self, Direct, Inner, Kind, Routed, SEQUENCE_LEN, TAG_LEN, TTL};
 use super::peer::{Ends, Sessions};
 use super::session::drop_reason;
-use super::Unicast;
 use crate::Now;
 
 /// The first step of the way to a member.
@@ -28,7 +28,12 @@ impl Unicast {
         // A neighbour that is not yet in the forwarding table is reached all the same.
         via.filter(|via| self.adjacent.contains_key(via))
             .or_else(|| self.adjacent.contains_key(&dst).then_some(dst))
-            .and_then(|via| Some(Path { lower: *self.adjacent.get(&via)?, direct: via == dst }))
+            .and_then(|via| {
+                Some(Path {
+                    lower: *self.adjacent.get(&via)?,
+                    direct: via == dst,
+                })
+            })
     }
 
     /// Takes what the user of a flow wrote.
@@ -40,20 +45,35 @@ impl Unicast {
         let Some(path) = self.path(peer) else {
             return self.stats.add("drop.no_route", batch.count() as u64);
         };
-        if path.direct { self.upper_direct(endpoint, path.lower, &batch) } else { self.upper_routed(now, endpoint, path.lower, batch) }
+        if path.direct {
+            self.upper_direct(endpoint, path.lower, &batch)
+        } else {
+            self.upper_routed(now, endpoint, path.lower, batch)
+        }
     }
 
     fn upper_direct(&mut self, endpoint: EndpointId, lower: FlowId, batch: &Batch) {
-        let (Some(flow), Some(link)) = (self.flows.get_mut(endpoint), self.links.get_mut(&lower)) else { return };
-        let header = Direct { flags: 0, cube: flow.cube(), endpoint: flow.remote };
+        let (Some(flow), Some(link)) = (self.flows.get_mut(endpoint), self.links.get_mut(&lower))
+        else {
+            return;
+        };
+        let header = Direct {
+            flags: 0,
+            cube: flow.cube(),
+            endpoint: flow.remote,
+        };
         for sdu in batch.iter() {
             let sent = flow.fits(sdu).and_then(|()| {
                 let sequence = flow.next_sequence();
-                link.send(Class::Data, Direct::LEN + flow.prefix() + sdu.len(), |body| {
-                    header.write(body);
-                    write_payload(sequence, sdu, &mut body[Direct::LEN..]);
-                    Ok(())
-                })
+                link.send(
+                    Class::Data,
+                    Direct::LEN + flow.prefix() + sdu.len(),
+                    |body| {
+                        header.write(body);
+                        write_payload(sequence, sdu, &mut body[Direct::LEN..]);
+                        Ok(())
+                    },
+                )
             });
             match sent {
                 Ok(()) => flow.tx_bytes += sdu.len() as u64,
@@ -63,7 +83,13 @@ impl Unicast {
     }
 
     fn upper_routed(&mut self, now: Now, endpoint: EndpointId, lower: FlowId, batch: Batch) {
-        let (Some(me), Some(flow), Some(link)) = (&self.me, self.flows.get_mut(endpoint), self.links.get_mut(&lower)) else { return };
+        let (Some(me), Some(flow), Some(link)) = (
+            &self.me,
+            self.flows.get_mut(endpoint),
+            self.links.get_mut(&lower),
+        ) else {
+            return;
+        };
         let address = flow.peer;
         let sessions = self.peers.get(&address).map(|p| &p.sessions);
         if sessions.is_none_or(|s| s.wants_fresh(now.mono)) || flow.ends.worn() {
@@ -75,12 +101,26 @@ impl Unicast {
             }
             return;
         };
-        let way = Way { src: me.address, dst: address, cube: flow.cube(), endpoint: flow.remote };
+        let way = Way {
+            src: me.address,
+            dst: address,
+            cube: flow.cube(),
+            endpoint: flow.remote,
+        };
         for sdu in batch.iter() {
             let len = flow.prefix() + sdu.len();
             let sent = flow.fits(sdu).and_then(|()| {
                 let sequence = flow.next_sequence();
-                send_routed(now, link, Class::Data, &mut flow.ends, sessions, way, len, |to| write_payload(sequence, sdu, to))
+                send_routed(
+                    now,
+                    link,
+                    Class::Data,
+                    &mut flow.ends,
+                    sessions,
+                    way,
+                    len,
+                    |to| write_payload(sequence, sdu, to),
+                )
             });
             match sent {
                 Ok(()) => flow.tx_bytes += sdu.len() as u64,
@@ -91,20 +131,45 @@ impl Unicast {
 
     /// Sends a frame of the peer channel. Says whether there was a way to send it.
     pub(super) fn send_peer_frame(&mut self, now: Now, address: Addr, frame: &[u8]) -> bool {
-        let Some(path) = self.path(address) else { return false };
-        let (Some(me), Some(link), Some(peer)) = (&self.me, self.links.get_mut(&path.lower), self.peers.get_mut(&address)) else {
+        let Some(path) = self.path(address) else {
+            return false;
+        };
+        let (Some(me), Some(link), Some(peer)) = (
+            &self.me,
+            self.links.get_mut(&path.lower),
+            self.peers.get_mut(&address),
+        ) else {
             return false;
         };
         let sent = if path.direct {
             link.send(Class::Control, Direct::LEN + frame.len(), |body| {
-                Direct { flags: 0, cube: 0, endpoint: EndpointId(0) }.write(body);
+                Direct {
+                    flags: 0,
+                    cube: 0,
+                    endpoint: EndpointId(0),
+                }
+                .write(body);
                 body[Direct::LEN..].copy_from_slice(frame);
                 Ok(())
             })
         } else {
-            let way = Way { src: me.address, dst: address, cube: 0, endpoint: EndpointId(0) };
+            let way = Way {
+                src: me.address,
+                dst: address,
+                cube: 0,
+                endpoint: EndpointId(0),
+            };
             let copy = |to: &mut [u8]| to.copy_from_slice(frame);
-            send_routed(now, link, Class::Control, &mut peer.ends, &peer.sessions, way, frame.len(), copy)
+            send_routed(
+                now,
+                link,
+                Class::Control,
+                &mut peer.ends,
+                &peer.sessions,
+                way,
+                frame.len(),
+                copy,
+            )
         };
         if let Err(reason) = sent {
             self.stats.count(reason);
@@ -123,7 +188,10 @@ struct Way {
 }
 
 /// Seals a payload of `len` bytes end to end, then for the link, where it lies.
-#[expect(clippy::too_many_arguments, reason = "the rooms are borrowed one by one, since their owner can't be")]
+#[expect(
+    clippy::too_many_arguments,
+    reason = "the rooms are borrowed one by one, since their owner can't be"
+)]
 fn send_routed(
     now: Now,
     link: &mut Link,
@@ -137,11 +205,26 @@ fn send_routed(
     let (session, key) = ends.sealer(now.mono, sessions).ok_or("drop.no_session")?;
     link.send(class, Routed::LEN + len + TAG_LEN, |body| {
         let (head, payload) = body.split_at_mut(Routed::LEN);
-        let Way { src, dst, cube, endpoint } = way;
-        let header = Routed { flags: 0, cube, ttl: TTL, dst, src, endpoint, session, counter: key.counter() };
+        let Way {
+            src,
+            dst,
+            cube,
+            endpoint,
+        } = way;
+        let header = Routed {
+            flags: 0,
+            cube,
+            ttl: TTL,
+            dst,
+            src,
+            endpoint,
+            session,
+            counter: key.counter(),
+        };
         header.write(head);
         fill(&mut payload[..len]);
-        key.seal_with(&header.aad(), payload).map_err(|_| "drop.key_exhausted")
+        key.seal_with(&header.aad(), payload)
+            .map_err(|_| "drop.key_exhausted")
     })
 }
 
@@ -175,7 +258,9 @@ impl Unicast {
     }
 
     fn sealed(&mut self, now: Now, lower: FlowId, bytes: &mut [u8]) {
-        let Some(link) = self.links.get_mut(&lower) else { return };
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
         let opened = match link.open(bytes) {
             Ok(opened) => opened,
             Err(reason) => return self.stats.count(reason),
@@ -186,10 +271,16 @@ impl Unicast {
             self.link_confirmed(now, lower, opened.session);
         }
         let phase = self.links.get(&lower).map(|link| link.phase);
-        let Some(inner) = Inner::parse(opened.body) else { return self.stats.count("drop.malformed") };
+        let Some(inner) = Inner::parse(opened.body) else {
+            return self.stats.count("drop.malformed");
+        };
         match (phase, inner) {
-            (Some(Phase::Up(peer) | Phase::Retired(peer, _)), inner) if opened.member => self.inside(now, lower, peer, inner),
-            (Some(Phase::Joining), Inner::LinkChannel(frame)) if !opened.member => self.link_frame(now, lower, frame),
+            (Some(Phase::Up(peer) | Phase::Retired(peer, _)), inner) if opened.member => {
+                self.inside(now, lower, peer, inner)
+            }
+            (Some(Phase::Joining), Inner::LinkChannel(frame)) if !opened.member => {
+                self.link_frame(now, lower, frame)
+            }
             // Whoever has shown no certificate is heard on enrolment only.
             _ => self.stats.count("drop.not_a_member"),
         }
@@ -197,9 +288,17 @@ impl Unicast {
 
     fn inside(&mut self, now: Now, lower: FlowId, peer: Addr, inner: Inner<'_>) {
         match inner {
-            Inner::Direct(Direct { endpoint: EndpointId(0), .. }, frame) => self.peer_frame(now, peer, frame),
+            Inner::Direct(
+                Direct {
+                    endpoint: EndpointId(0),
+                    ..
+                },
+                frame,
+            ) => self.peer_frame(now, peer, frame),
             Inner::Direct(header, payload) => self.deliver(header.endpoint, peer, payload),
-            Inner::Routed(header, body) if self.me.as_ref().is_some_and(|me| me.address == header.dst) => {
+            Inner::Routed(header, body)
+                if self.me.as_ref().is_some_and(|me| me.address == header.dst) =>
+            {
                 self.arrived(now, header, &mut body[Routed::LEN..]);
             }
             Inner::Routed(header, body) => self.forward(header, body),
@@ -211,7 +310,9 @@ impl Unicast {
 
     /// Takes a PDU that was sealed end to end for this member.
     fn arrived(&mut self, now: Now, header: Routed, sealed: &mut [u8]) {
-        let Some(peer) = self.peers.get_mut(&header.src) else { return self.no_session(header.src) };
+        let Some(peer) = self.peers.get_mut(&header.src) else {
+            return self.no_session(header.src);
+        };
         let ends = match header.endpoint {
             EndpointId(0) => &mut peer.ends,
             endpoint => match self.flows.get_mut(endpoint) {
@@ -239,14 +340,20 @@ impl Unicast {
     /// A member seals with keys that this one does not have, maybe since it has restarted: they agree on fresh ones.
     fn no_session(&mut self, from: Addr) {
         self.stats.count("drop.no_session");
-        if self.me.as_ref().is_some_and(|me| me.routing.member(from).is_some()) {
+        if self
+            .me
+            .as_ref()
+            .is_some_and(|me| me.routing.member(from).is_some())
+        {
             self.wants_session.insert(from);
         }
     }
 
     /// Hands an SDU to the user of its flow.
     fn deliver(&mut self, endpoint: EndpointId, from: Addr, payload: &[u8]) {
-        let Some(flow) = self.flows.get_mut(endpoint) else { return self.stats.count("drop.unknown_endpoint") };
+        let Some(flow) = self.flows.get_mut(endpoint) else {
+            return self.stats.count("drop.unknown_endpoint");
+        };
         if flow.peer != from {
             return self.stats.count("drop.foreign_flow");
         }
@@ -265,11 +372,21 @@ impl Unicast {
         if header.ttl <= 1 {
             return self.stats.count("drop.ttl");
         }
-        let Some(path) = self.path(header.dst) else { return self.stats.count("drop.no_route") };
-        let Some(link) = self.links.get_mut(&path.lower) else { return self.stats.count("drop.no_route") };
+        let Some(path) = self.path(header.dst) else {
+            return self.stats.count("drop.no_route");
+        };
+        let Some(link) = self.links.get_mut(&path.lower) else {
+            return self.stats.count("drop.no_route");
+        };
+        #[cfg(test)]
+        self.seen.push(body.to_vec());
         Routed::set_ttl(body, header.ttl - 1);
         // Control between members is small and rare, and must not wait behind the data of others.
-        let class = if header.endpoint == EndpointId(0) { Class::Control } else { Class::Data };
+        let class = if header.endpoint == EndpointId(0) {
+            Class::Control
+        } else {
+            Class::Data
+        };
         let sent = link.send(class, body.len(), |to| {
             to.copy_from_slice(body);
             Ok(())

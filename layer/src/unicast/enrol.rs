@@ -30,7 +30,11 @@ pub(super) struct Join {
 /// How it gets in.
 enum Way {
     /// The issuer must be asked.
-    Invited { invitation: Box<Invitation>, joiner: Box<Joiner>, tls: TlsConfig },
+    Invited {
+        invitation: Box<Invitation>,
+        joiner: Box<Joiner>,
+        tls: TlsConfig,
+    },
     /// It has a certificate; an adjacency is all that is missing. The identity is kept on disk only then.
     Certified { unsaved: bool },
 }
@@ -66,7 +70,8 @@ impl Join {
     }
 
     pub(super) fn deadline(&self) -> Instant {
-        self.asked.map_or(self.deadline, |(_, at)| self.deadline.min(at + ANSWER))
+        self.asked
+            .map_or(self.deadline, |(_, at)| self.deadline.min(at + ANSWER))
     }
 }
 
@@ -78,17 +83,32 @@ impl Relays {
 
 // ---- the joiner
 impl Unicast {
-    pub(super) fn join_invited(&mut self, now: Now, command: CommandId, url: &str, ask: &Enroll) -> Result<Option<Configured>, Reason> {
+    pub(super) fn join_invited(
+        &mut self,
+        now: Now,
+        command: CommandId,
+        url: &str,
+        ask: &Enroll,
+    ) -> Result<Option<Configured>, Reason> {
         let invitation = Invitation::parse(url, now.wall)?;
         if let Some(me) = &self.me {
             if *me.layer() == invitation.layer {
                 return Ok(Some(me.configured()));
             }
-            let text = format!("{} is a member of {} already; destroy it first", self.name, me.layer());
+            let text = format!(
+                "{} is a member of {} already; destroy it first",
+                self.name,
+                me.layer()
+            );
             return Err(Reason::new(Code::Conflict, text));
         }
         let layer = invitation.layer.clone();
-        let vias: Vec<Label> = invitation.vias.iter().filter(|v| **v != self.name).cloned().collect();
+        let vias: Vec<Label> = invitation
+            .vias
+            .iter()
+            .filter(|v| **v != self.name)
+            .cloned()
+            .collect();
         let entry = match self.known_identity(&invitation.layer)? {
             Some(identity) => {
                 self.become_member(now, identity, None, ask.over.clone())?;
@@ -97,7 +117,11 @@ impl Unicast {
             None => {
                 let joiner = Box::new(invitation.start(&self.name)?);
                 let tls = joiner.tls(&self.clock)?;
-                Way::Invited { invitation: Box::new(invitation), joiner, tls }
+                Way::Invited {
+                    invitation: Box::new(invitation),
+                    joiner,
+                    tls,
+                }
             }
         };
         self.begin_join(now, command, ask, layer, vias, entry)
@@ -117,13 +141,24 @@ impl Unicast {
             if *me.layer() == layer {
                 return Ok(Some(me.configured()));
             }
-            let text = format!("{} is a member of {} already; destroy it first", self.name, me.layer());
+            let text = format!(
+                "{} is a member of {} already; destroy it first",
+                self.name,
+                me.layer()
+            );
             return Err(Reason::new(Code::Conflict, text));
         }
         if self.join.is_none() {
             self.become_member(now, identity, None, ask.over.clone())?;
         }
-        self.begin_join(now, command, ask, layer, vec![dst], Way::Certified { unsaved: !known })
+        self.begin_join(
+            now,
+            command,
+            ask,
+            layer,
+            vec![dst],
+            Way::Certified { unsaved: !known },
+        )
     }
 
     fn begin_join(
@@ -136,16 +171,32 @@ impl Unicast {
         entry: Way,
     ) -> Result<Option<Configured>, Reason> {
         if self.join.is_some() {
-            return Err(Reason::new(Code::Busy, format!("{} is enrolling already; wait for its end", self.name)));
+            return Err(Reason::new(
+                Code::Busy,
+                format!("{} is enrolling already; wait for its end", self.name),
+            ));
         }
         if ask.over.is_empty() {
-            let text = format!("{} has no lower layer to enroll over; bootstrap a shim first, or name one with --over", self.name);
+            let text = format!(
+                "{} has no lower layer to enroll over; bootstrap a shim first, or name one with --over",
+                self.name
+            );
             return Err(Reason::new(Code::Usage, text));
         }
         let deadline = now.mono + Duration::from_millis(ask.timeout_ms).min(MAX_JOIN);
         let over = ask.over.clone();
         self.state(State::Enrolling, &format!("joining {layer}"));
-        self.join = Some(Join { command, deadline, over, layer, vias, entry, ready: Vec::new(), asked: None, last: None });
+        self.join = Some(Join {
+            command,
+            deadline,
+            over,
+            layer,
+            vias,
+            entry,
+            ready: Vec::new(),
+            asked: None,
+            last: None,
+        });
         self.rewant(now);
         Ok(None)
     }
@@ -160,18 +211,34 @@ impl Unicast {
 
     /// Asks the next member that can be asked.
     fn join_ask(&mut self, now: Now) {
-        let Some(Join { entry: Way::Invited { joiner, .. }, asked: asked @ None, ready, .. }) = &mut self.join else { return };
-        let Some((lower, _)) = ready.first() else { return };
+        let Some(Join {
+            entry: Way::Invited { joiner, .. },
+            asked: asked @ None,
+            ready,
+            ..
+        }) = &mut self.join
+        else {
+            return;
+        };
+        let Some((lower, _)) = ready.first() else {
+            return;
+        };
         let lower = *lower;
         ready.rotate_left(1);
-        let Some(link) = self.links.get(&lower) else { return };
+        let Some(link) = self.links.get(&lower) else {
+            return;
+        };
         *asked = Some((Some(lower), now.mono));
         let request = joiner.request(&link.exporter);
         self.tell_link(lower, Body::EnrolRequest(request));
     }
 
     pub(super) fn enrol_reply(&mut self, now: Now, lower: FlowId, reply: &wire::EnrolReply) {
-        let Some(join) = self.join.as_mut().filter(|j| j.asked.is_some_and(|(l, _)| l == Some(lower))) else {
+        let Some(join) = self
+            .join
+            .as_mut()
+            .filter(|j| j.asked.is_some_and(|(l, _)| l == Some(lower)))
+        else {
             return self.stats.count("drop.unexpected_message");
         };
         join.asked = None;
@@ -182,12 +249,21 @@ impl Unicast {
             join.asked = Some((None, now.mono));
             return;
         }
-        let Way::Invited { invitation, joiner, .. } = &mut join.entry else { return };
+        let Way::Invited {
+            invitation, joiner, ..
+        } = &mut join.entry
+        else {
+            return;
+        };
         let fresh = match invitation.start(&self.name) {
             Ok(fresh) => fresh,
             Err(reason) => return self.join_failed(now, reason),
         };
-        let via = join.ready.iter().find(|(l, _)| *l == lower).map(|(_, via)| via.clone());
+        let via = join
+            .ready
+            .iter()
+            .find(|(l, _)| *l == lower)
+            .map(|(_, via)| via.clone());
         let issuer = invitation.issuer.clone();
         let over = join.over.clone();
         match std::mem::replace(&mut **joiner, fresh).finish(reply, now.wall) {
@@ -203,7 +279,15 @@ impl Unicast {
     }
 
     /// The issuer has said yes: from now on this is a member, and shows its certificate on the link that it has.
-    fn join_certificate(&mut self, now: Now, lower: FlowId, identity: Identity, over: Vec<Label>, issuer: Label, via: Option<Label>) {
+    fn join_certificate(
+        &mut self,
+        now: Now,
+        lower: FlowId,
+        identity: Identity,
+        over: Vec<Label>,
+        issuer: Label,
+        via: Option<Label>,
+    ) {
         self.save("identity", identity.to_bytes());
         if let Err(reason) = self.become_member(now, identity, None, over) {
             return self.join_failed(now, reason);
@@ -217,6 +301,19 @@ impl Unicast {
         }
         self.save_neighbours();
         self.rewant(now);
+        // The other links are those of a joiner; a member shows its certificate from the start.
+        let others = self
+            .join
+            .iter_mut()
+            .flat_map(|join| std::mem::take(&mut join.ready));
+        let others: Vec<FlowId> = others.map(|(l, _)| l).filter(|l| *l != lower).collect();
+        for other in others {
+            self.link_failed(
+                now,
+                other,
+                Reason::new(Code::Closed, "enrolled through another member"),
+            );
+        }
         self.greet(now, lower);
     }
 
@@ -236,6 +333,7 @@ impl Unicast {
             }
             self.save_neighbours();
             self.rewant(now);
+            self.hangup_unwanted(now);
             if let Some(configured) = self.me.as_ref().map(super::member::Member::configured) {
                 self.done(join.command, Ok(Answer::Configured(configured)));
             }
@@ -271,7 +369,11 @@ impl Unicast {
             let last = join.last.clone().or_else(|| self.dialling.why_any());
             let why = last.map_or_else(|| "no member answered".to_owned(), |r| r.text);
             let vias: Vec<&str> = join.vias.iter().map(Label::as_str).collect();
-            let text = format!("could not join {} through {}: {why}", join.layer, vias.join(", "));
+            let text = format!(
+                "could not join {} through {}: {why}",
+                join.layer,
+                vias.join(", ")
+            );
             return self.join_failed(now, Reason::new(Code::TimedOut, text));
         }
         if join.asked.is_some_and(|(_, at)| now.mono >= at + ANSWER) {
@@ -285,32 +387,58 @@ impl Unicast {
 impl Unicast {
     /// Somebody without certificate asks to be let in.
     pub(super) fn enrol_request(&mut self, now: Now, lower: FlowId, request: wire::EnrolRequest) {
-        let Some(exporter) = self.links.get(&lower).map(|l| l.exporter) else { return };
+        let Some(exporter) = self.links.get(&lower).map(|l| l.exporter) else {
+            return;
+        };
         let Some(me) = &self.me else { return };
         if me.authority.is_some() {
             let reply = self.redeem(now, &request, &exporter);
             return self.tell_link(lower, Body::EnrolReply(reply));
         }
-        let issuer = Label::new(request.issuer.clone()).ok().map(|issuer| me.address_of(&issuer));
+        let issuer = Label::new(request.issuer.clone())
+            .ok()
+            .map(|issuer| me.address_of(&issuer));
         let label = me.label().clone();
-        let refuse = |code: Code, text: String| wire::EnrolReply { code: code as u32, text, ..wire::EnrolReply::default() };
+        let refuse = |code: Code, text: String| wire::EnrolReply {
+            code: code as u32,
+            text,
+            ..wire::EnrolReply::default()
+        };
         let reply = match issuer {
-            None => refuse(Code::Usage, "the request names no issuer; ask for another invitation".to_owned()),
-            Some(issuer) if issuer == me.address => {
-                refuse(Code::Denied, format!("{label} no longer issues certificates; ask for another invitation"))
-            }
-            Some(issuer) if self.path(issuer).is_none() => {
-                refuse(Code::Unreachable, format!("{label} can't reach the issuer {}; try again when it is up", request.issuer))
-            }
+            None => refuse(
+                Code::Usage,
+                "the request names no issuer; ask for another invitation".to_owned(),
+            ),
+            Some(issuer) if issuer == me.address => refuse(
+                Code::Denied,
+                format!("{label} no longer issues certificates; ask for another invitation"),
+            ),
+            Some(issuer) if self.path(issuer).is_none() => refuse(
+                Code::Unreachable,
+                format!(
+                    "{label} can't reach the issuer {}; try again when it is up",
+                    request.issuer
+                ),
+            ),
             Some(issuer) => match self.relay(now, lower, issuer, request, &exporter) {
                 true => return,
-                false => refuse(Code::Busy, format!("{label} relays too many requests; try again")),
+                false => refuse(
+                    Code::Busy,
+                    format!("{label} relays too many requests; try again"),
+                ),
             },
         };
         self.tell_link(lower, Body::EnrolReply(reply));
     }
 
-    fn relay(&mut self, now: Now, lower: FlowId, issuer: Addr, request: wire::EnrolRequest, exporter: &[u8; 32]) -> bool {
+    fn relay(
+        &mut self,
+        now: Now,
+        lower: FlowId,
+        issuer: Addr,
+        request: wire::EnrolRequest,
+        exporter: &[u8; 32],
+    ) -> bool {
         // A joiner that asks again replaces what it asked before.
         self.relays.list.retain(|_, r| r.lower != lower);
         if self.relays.list.len() >= MAX_RELAYS {
@@ -318,9 +446,20 @@ impl Unicast {
         }
         self.relays.last += 1;
         let id = self.relays.last;
-        self.relays.list.insert(id, Relay { lower, issuer, until: now.mono + RELAY });
+        self.relays.list.insert(
+            id,
+            Relay {
+                lower,
+                issuer,
+                until: now.mono + RELAY,
+            },
+        );
         self.stats.count("enrol.relayed");
-        let relay = wire::EnrolRelay { id, request: Some(request), exporter: exporter.to_vec() };
+        let relay = wire::EnrolRelay {
+            id,
+            request: Some(request),
+            exporter: exporter.to_vec(),
+        };
         self.tell_peer(now, issuer, Body::EnrolRelay(relay))
     }
 
@@ -331,24 +470,58 @@ impl Unicast {
             return self.stats.count("drop.malformed_message");
         };
         let reply = self.redeem(now, &request, &exporter);
-        self.tell_peer(now, from, Body::EnrolRelayReply(wire::EnrolRelayReply { id: relay.id, reply: Some(reply) }));
+        self.tell_peer(
+            now,
+            from,
+            Body::EnrolRelayReply(wire::EnrolRelayReply {
+                id: relay.id,
+                reply: Some(reply),
+            }),
+        );
     }
 
     pub(super) fn enrol_relay_reply(&mut self, from: Addr, answer: wire::EnrolRelayReply) {
-        let known = self.relays.list.get(&answer.id).is_some_and(|r| r.issuer == from);
-        let (true, Some(reply)) = (known, answer.reply) else { return self.stats.count("drop.unexpected_message") };
-        let Some(relay) = self.relays.list.remove(&answer.id) else { return };
-        if self.links.get(&relay.lower).is_some_and(|l| l.phase == Phase::Joining) {
+        let known = self
+            .relays
+            .list
+            .get(&answer.id)
+            .is_some_and(|r| r.issuer == from);
+        let (true, Some(reply)) = (known, answer.reply) else {
+            return self.stats.count("drop.unexpected_message");
+        };
+        let Some(relay) = self.relays.list.remove(&answer.id) else {
+            return;
+        };
+        if self
+            .links
+            .get(&relay.lower)
+            .is_some_and(|l| l.phase == Phase::Joining)
+        {
             self.tell_link(relay.lower, Body::EnrolReply(reply));
         }
     }
 
     /// The issuer's word.
-    fn redeem(&mut self, now: Now, request: &wire::EnrolRequest, exporter: &[u8; 32]) -> wire::EnrolReply {
-        let refuse = |reason: Reason| wire::EnrolReply { code: reason.code as u32, text: reason.text, ..wire::EnrolReply::default() };
+    fn redeem(
+        &mut self,
+        now: Now,
+        request: &wire::EnrolRequest,
+        exporter: &[u8; 32],
+    ) -> wire::EnrolReply {
+        let refuse = |reason: Reason| wire::EnrolReply {
+            code: reason.code as u32,
+            text: reason.text,
+            ..wire::EnrolReply::default()
+        };
         let Some(authority) = self.me.as_mut().and_then(|me| me.authority.as_mut()) else {
             self.stats.count("enrol.refused");
-            return refuse(Reason::new(Code::Denied, format!("{} issues no certificates; ask for another invitation", self.name)));
+            return refuse(Reason::new(
+                Code::Denied,
+                format!(
+                    "{} issues no certificates; ask for another invitation",
+                    self.name
+                ),
+            ));
         };
         match authority.redeem(request, exporter, now.wall) {
             Ok(reply) => {

@@ -34,26 +34,50 @@ impl Unicast {
     }
 
     fn may_allocate(&self, ask: &Allocate) -> Result<(), Reason> {
-        let Some(me) = &self.me else { return Err(self.not_a_member()) };
+        let Some(me) = &self.me else {
+            return Err(self.not_a_member());
+        };
         grant(&ask.qos)?;
         let fail = |code, text: String| Err(Reason::new(code, text));
         if self.flows.has_id(ask.flow) {
-            return fail(Code::Conflict, format!("flow {} exists already; use another id", ask.flow));
+            return fail(
+                Code::Conflict,
+                format!("flow {} exists already; use another id", ask.flow),
+            );
         }
         if self.flows.outgoing.len() >= MAX_OUTGOING || self.flows.len() >= MAX_FLOWS {
-            return fail(Code::Busy, format!("{} has as many flows as it can carry; try later", me.label()));
+            return fail(
+                Code::Busy,
+                format!(
+                    "{} has as many flows as it can carry; try later",
+                    me.label()
+                ),
+            );
         }
         Ok(())
     }
 
     /// Asks the nearest member that has the name and was not asked yet.
     fn ask_next(&mut self, now: Now, endpoint: EndpointId) {
-        let Some(outgoing) = self.flows.outgoing.get(&endpoint).filter(|o| o.asked.is_none()) else { return };
+        let Some(outgoing) = self
+            .flows
+            .outgoing
+            .get(&endpoint)
+            .filter(|o| o.asked.is_none())
+        else {
+            return;
+        };
         let Some(me) = &self.me else { return };
         let found = me.routing.resolve(&me.hash(&outgoing.ask.name));
-        let pinned = outgoing.ask.peer.as_ref().map(|member| me.address_of(member));
+        let pinned = outgoing
+            .ask
+            .peer
+            .as_ref()
+            .map(|member| me.address_of(member));
         let next = found.iter().copied().find(|a| {
-            *a != me.address && !outgoing.tried.contains(a) && pinned.is_none_or(|pinned| pinned == *a)
+            *a != me.address
+                && !outgoing.tried.contains(a)
+                && pinned.is_none_or(|pinned| pinned == *a)
         });
         let Some(peer) = next else {
             if now.mono >= outgoing.resolve_until {
@@ -65,16 +89,30 @@ impl Unicast {
         let request = wire::FlowRequest {
             source_endpoint: endpoint.0,
             name: outgoing.ask.name.to_string(),
-            source_name: outgoing.ask.source.as_ref().map(Name::to_string).unwrap_or_default(),
+            source_name: outgoing
+                .ask
+                .source
+                .as_ref()
+                .map(Name::to_string)
+                .unwrap_or_default(),
             qos: Some(outgoing.ask.qos.into()),
-            timeout_ms: u64::try_from(outgoing.deadline.saturating_duration_since(now.mono).as_millis()).unwrap_or(u64::MAX),
+            timeout_ms: u64::try_from(
+                outgoing
+                    .deadline
+                    .saturating_duration_since(now.mono)
+                    .as_millis(),
+            )
+            .unwrap_or(u64::MAX),
         };
         if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
             outgoing.asked = Some(peer);
             outgoing.tried.push(peer);
         }
         if !self.tell_peer(now, peer, Body::FlowRequest(request)) {
-            let reason = Reason::new(Code::Busy, "too much waits to be said to the member that has the name; try later");
+            let reason = Reason::new(
+                Code::Busy,
+                "too much waits to be said to the member that has the name; try later",
+            );
             self.allocation_failed(endpoint, reason);
         }
     }
@@ -85,32 +123,46 @@ impl Unicast {
             return last.clone();
         }
         let name = &outgoing.ask.name;
-        let Some(me) = &self.me else { return self.not_a_member() };
+        let Some(me) = &self.me else {
+            return self.not_a_member();
+        };
         let layer = me.layer();
         match (&outgoing.ask.peer, found) {
             (_, []) if me.has_name(name) => Reason::new(
                 Code::NotFound,
-                format!("{name} is registered in {layer} at this very member only; leave the layer out for a local flow"),
+                format!(
+                    "{name} is registered in {layer} at this very member only; leave the layer out for a local flow"
+                ),
             ),
             (Some(pin), [_, ..]) => Reason::new(
                 Code::Denied,
-                format!("{name} is registered in {layer}, but not at member {pin}, the only one allowed; check --peer"),
+                format!(
+                    "{name} is registered in {layer}, but not at member {pin}, the only one allowed; check --peer"
+                ),
             ),
             _ => Reason::new(
                 Code::NotFound,
-                format!("{name} is not registered in {layer} at any member that can be reached; register it, or look at `irm layer members {layer}`"),
+                format!(
+                    "{name} is not registered in {layer} at any member that can be reached; register it, or look at `irm layer members {layer}`"
+                ),
             ),
         }
     }
 
     pub(super) fn respond(&mut self, now: Now, command: CommandId, respond: Respond) {
         let Some(incoming) = self.flows.incoming.remove(&respond.request) else {
-            let text = format!("flow request {} is gone: it was answered, or its caller waits no longer", respond.request);
+            let text = format!(
+                "flow request {} is gone: it was answered, or its caller waits no longer",
+                respond.request
+            );
             return self.done(command, Err(Reason::new(Code::NotFound, text)));
         };
         match respond.verdict {
             Ok((id, _)) if self.flows.has_id(id) => {
-                let reason = Reason::new(Code::Conflict, format!("flow {id} exists already; use another id"));
+                let reason = Reason::new(
+                    Code::Conflict,
+                    format!("flow {id} exists already; use another id"),
+                );
                 self.refuse(now, incoming.peer, incoming.remote, &reason);
                 self.done(command, Err(reason));
             }
@@ -149,7 +201,12 @@ impl Unicast {
 
     /// Ends a flow because irmd says so.
     pub(super) fn dealloc(&mut self, now: Now, command: CommandId, id: FlowId, reason: Reason) {
-        let outgoing = self.flows.outgoing.iter().find(|(_, o)| o.ask.flow == id).map(|(e, _)| *e);
+        let outgoing = self
+            .flows
+            .outgoing
+            .iter()
+            .find(|(_, o)| o.ask.flow == id)
+            .map(|(e, _)| *e);
         if let Some(endpoint) = outgoing {
             self.allocation_failed(endpoint, reason);
         } else if let Some(endpoint) = self.flows.endpoint(id) {
@@ -162,12 +219,15 @@ impl Unicast {
 
     /// The user of a flow closed it or died.
     pub(super) fn upper_gone(&mut self, now: Now, id: FlowId) {
-        let Some(endpoint) = self.flows.endpoint(id) else { return };
+        let Some(endpoint) = self.flows.endpoint(id) else {
+            return;
+        };
         let reason = Reason::new(Code::Closed, "the other side closed the flow");
         self.say_dealloc(now, endpoint, &reason);
         self.flows.remove(endpoint);
         let reason = Reason::new(Code::Closed, "closed by its user");
-        self.out.push_back(Output::Control(Event::FlowDown(id, reason)));
+        self.out
+            .push_back(Output::Control(Event::FlowDown(id, reason)));
     }
 }
 
@@ -176,7 +236,10 @@ impl Unicast {
     pub(super) fn flow_request(&mut self, now: Now, from: Addr, request: wire::FlowRequest) {
         let remote = EndpointId(request.source_endpoint);
         // Asked again, maybe since the answer was lost with a session.
-        let known = self.flows.iter().find(|f| f.peer == from && f.remote == remote && f.incoming);
+        let known = self
+            .flows
+            .iter()
+            .find(|f| f.peer == from && f.remote == remote && f.incoming);
         if let Some(flow) = known {
             let reply = wire::FlowReply {
                 source_endpoint: remote.0,
@@ -187,48 +250,106 @@ impl Unicast {
             self.tell_peer(now, from, Body::FlowReply(reply));
             return;
         }
-        if self.flows.incoming.values().any(|i| i.peer == from && i.remote == remote) {
+        if self
+            .flows
+            .incoming
+            .values()
+            .any(|i| i.peer == from && i.remote == remote)
+        {
             return;
         }
         match self.check_request(now, from, request) {
             Ok((request, incoming)) => {
                 self.flows.incoming.insert(request.request, incoming);
-                self.out.push_back(Output::Control(Event::FlowRequest(request)));
+                self.out
+                    .push_back(Output::Control(Event::FlowRequest(request)));
             }
             Err(reason) => self.refuse(now, from, remote, &reason),
         }
     }
 
-    fn check_request(&mut self, now: Now, from: Addr, request: wire::FlowRequest) -> Result<(FlowRequest, Incoming), Reason> {
-        let Some(me) = &self.me else { return Err(self.not_a_member()) };
+    fn check_request(
+        &mut self,
+        now: Now,
+        from: Addr,
+        request: wire::FlowRequest,
+    ) -> Result<(FlowRequest, Incoming), Reason> {
+        let Some(me) = &self.me else {
+            return Err(self.not_a_member());
+        };
         let name = Name::new(request.name)?;
-        let source = if request.source_name.is_empty() { None } else { Some(Name::new(request.source_name)?) };
+        let source = if request.source_name.is_empty() {
+            None
+        } else {
+            Some(Name::new(request.source_name)?)
+        };
         let qos: QosSpec = request.qos.unwrap_or_default().try_into()?;
         if !me.has_name(&name) {
-            let text = format!("{name} is no longer registered at {}; try again", me.label());
+            let text = format!(
+                "{name} is no longer registered at {}; try again",
+                me.label()
+            );
             return Err(Reason::new(Code::NotFound, text));
         }
         grant(&qos)?;
-        let of_peer = self.flows.incoming.values().filter(|i| i.peer == from).count();
-        if of_peer >= MAX_INCOMING_PEER || self.flows.incoming.len() >= MAX_INCOMING || self.flows.len() >= MAX_FLOWS {
-            return Err(Reason::new(Code::Busy, format!("{} has too many flow requests to answer; try later", me.label())));
+        let of_peer = self
+            .flows
+            .incoming
+            .values()
+            .filter(|i| i.peer == from)
+            .count();
+        if of_peer >= MAX_INCOMING_PEER
+            || self.flows.incoming.len() >= MAX_INCOMING
+            || self.flows.len() >= MAX_FLOWS
+        {
+            return Err(Reason::new(
+                Code::Busy,
+                format!(
+                    "{} has too many flow requests to answer; try later",
+                    me.label()
+                ),
+            ));
         }
         let mtu = sdu_mtu(self.path_mtu(from), &qos);
         let peer = self.peer_of(from, source.clone());
         self.flows.requests += 1;
         let timeout = Duration::from_millis(request.timeout_ms).min(MAX_WAIT);
         let timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX);
-        let event = FlowRequest { request: self.flows.requests, name: name.clone(), peer, qos, mtu, timeout_ms };
+        let event = FlowRequest {
+            request: self.flows.requests,
+            name: name.clone(),
+            peer,
+            qos,
+            mtu,
+            timeout_ms,
+        };
         let remote = EndpointId(request.source_endpoint);
-        Ok((event, Incoming { peer: from, remote, name, source, qos, deadline: now.mono + timeout }))
+        Ok((
+            event,
+            Incoming {
+                peer: from,
+                remote,
+                name,
+                source,
+                qos,
+                deadline: now.mono + timeout,
+            },
+        ))
     }
 
     pub(super) fn flow_reply(&mut self, now: Now, from: Addr, reply: wire::FlowReply) {
         let endpoint = EndpointId(reply.source_endpoint);
-        let asked = self.flows.outgoing.get(&endpoint).is_some_and(|o| o.asked == Some(from));
+        let asked = self
+            .flows
+            .outgoing
+            .get(&endpoint)
+            .is_some_and(|o| o.asked == Some(from));
         if !asked {
             // Nobody waits any longer: the other side must not keep an end of nothing.
-            let stands = self.flows.get(endpoint).is_some_and(|f| f.peer == from && f.remote.0 == reply.endpoint);
+            let stands = self
+                .flows
+                .get(endpoint)
+                .is_some_and(|f| f.peer == from && f.remote.0 == reply.endpoint);
             if reply.code == 0 && !stands {
                 let dealloc = wire::FlowDealloc {
                     endpoint: reply.endpoint,
@@ -243,7 +364,9 @@ impl Unicast {
             let reason = Reason::new(Code::from_wire(reply.code), reply.text);
             return self.was_refused(now, endpoint, reason);
         }
-        let Some(outgoing) = self.flows.outgoing.remove(&endpoint) else { return };
+        let Some(outgoing) = self.flows.outgoing.remove(&endpoint) else {
+            return;
+        };
         let terms = Terms {
             id: outgoing.ask.flow,
             local: endpoint,
@@ -277,7 +400,13 @@ impl Unicast {
             let reason = Reason::new(Code::from_wire(dealloc.code), dealloc.text);
             self.flow_down(endpoint, reason);
         }
-        self.tell_peer(now, from, Body::FlowDeallocAck(wire::FlowDeallocAck { endpoint: endpoint.0 }));
+        self.tell_peer(
+            now,
+            from,
+            Body::FlowDeallocAck(wire::FlowDeallocAck {
+                endpoint: endpoint.0,
+            }),
+        );
     }
 
     pub(super) fn flow_dealloc_ack(&mut self, from: Addr, ack: &wire::FlowDeallocAck) {
@@ -289,7 +418,13 @@ impl Unicast {
 impl Unicast {
     /// Names may have turned up, or members that have them.
     pub(super) fn names_changed(&mut self, now: Now) {
-        let waiting: Vec<_> = self.flows.outgoing.iter().filter(|(_, o)| o.asked.is_none()).map(|(e, _)| *e).collect();
+        let waiting: Vec<_> = self
+            .flows
+            .outgoing
+            .iter()
+            .filter(|(_, o)| o.asked.is_none())
+            .map(|(e, _)| *e)
+            .collect();
         for endpoint in waiting {
             self.ask_next(now, endpoint);
         }
@@ -299,9 +434,13 @@ impl Unicast {
     pub(super) fn flows_rerouted(&mut self, now: Now) {
         self.names_changed(now);
         for endpoint in self.flows.all() {
-            let Some(peer) = self.flows.get(endpoint).map(|f| f.peer) else { continue };
+            let Some(peer) = self.flows.get(endpoint).map(|f| f.peer) else {
+                continue;
+            };
             let (reachable, path_mtu) = (self.path(peer).is_some(), self.path_mtu(peer));
-            let Some(flow) = self.flows.get_mut(endpoint) else { continue };
+            let Some(flow) = self.flows.get_mut(endpoint) else {
+                continue;
+            };
             if !reachable {
                 flow.unreachable_since.get_or_insert(now.mono);
                 continue;
@@ -319,7 +458,9 @@ impl Unicast {
     pub(super) fn session_ready(&mut self, now: Now, peer: Addr) {
         self.pump = true;
         for endpoint in self.flows.with(peer) {
-            let Some(flow) = self.flows.get_mut(endpoint) else { continue };
+            let Some(flow) = self.flows.get_mut(endpoint) else {
+                continue;
+            };
             let (id, held) = (flow.id, flow.held());
             for batch in held {
                 self.upper(now, id, batch);
@@ -329,14 +470,24 @@ impl Unicast {
 
     /// No session with a member could be made.
     pub(super) fn peer_failed(&mut self, now: Now, peer: Addr, reason: &Reason) {
-        if !self.peers.get(&peer).is_some_and(|p| p.sessions.usable(now.mono)) {
+        if !self
+            .peers
+            .get(&peer)
+            .is_some_and(|p| p.sessions.usable(now.mono))
+        {
             self.peer_silent(now, peer, reason);
         }
     }
 
     /// A member acknowledges nothing: what it was asked is asked of another.
     pub(super) fn peer_silent(&mut self, now: Now, peer: Addr, reason: &Reason) {
-        let asked: Vec<_> = self.flows.outgoing.iter().filter(|(_, o)| o.asked == Some(peer)).map(|(e, _)| *e).collect();
+        let asked: Vec<_> = self
+            .flows
+            .outgoing
+            .iter()
+            .filter(|(_, o)| o.asked == Some(peer))
+            .map(|(e, _)| *e)
+            .collect();
         let text = format!("member {} can't be asked: {reason}", self.member_name(peer));
         for endpoint in asked {
             self.was_refused(now, endpoint, Reason::new(Code::Unreachable, text.clone()));
@@ -353,7 +504,13 @@ impl Unicast {
         self.flows.incoming.retain(|_, i| i.peer != peer);
         self.flows.closing.retain(|(p, _), _| *p != peer);
         // What it was asked went with what it has forgotten.
-        let asked: Vec<_> = self.flows.outgoing.iter().filter(|(_, o)| o.asked == Some(peer)).map(|(e, _)| *e).collect();
+        let asked: Vec<_> = self
+            .flows
+            .outgoing
+            .iter()
+            .filter(|(_, o)| o.asked == Some(peer))
+            .map(|(e, _)| *e)
+            .collect();
         for endpoint in asked {
             if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
                 outgoing.asked = None;
@@ -366,25 +523,48 @@ impl Unicast {
 
     /// Ends what has waited for too long.
     pub(super) fn tick_flows(&mut self, now: Now) {
-        let due: Vec<_> = self.flows.outgoing.iter().filter(|(_, o)| o.deadline <= now.mono).map(|(e, o)| (*e, o.asked)).collect();
+        let due: Vec<_> = self
+            .flows
+            .outgoing
+            .iter()
+            .filter(|(_, o)| o.deadline <= now.mono)
+            .map(|(e, o)| (*e, o.asked))
+            .collect();
         for (endpoint, asked) in due {
             let text = match asked {
-                Some(peer) => format!("member {} did not answer the flow request in time; is the program that serves the name alive?", self.member_name(peer)),
+                Some(peer) => format!(
+                    "member {} did not answer the flow request in time; is the program that serves the name alive?",
+                    self.member_name(peer)
+                ),
                 None => "the name did not turn up in time; register it first".to_owned(),
             };
             self.allocation_failed(endpoint, Reason::new(Code::TimedOut, text));
         }
-        let waiting: Vec<_> =
-            self.flows.outgoing.iter().filter(|(_, o)| o.asked.is_none() && o.resolve_until <= now.mono).map(|(e, _)| *e).collect();
+        let waiting: Vec<_> = self
+            .flows
+            .outgoing
+            .iter()
+            .filter(|(_, o)| o.asked.is_none() && o.resolve_until <= now.mono)
+            .map(|(e, _)| *e)
+            .collect();
         for endpoint in waiting {
             self.ask_next(now, endpoint);
         }
         self.flows.incoming.retain(|_, i| i.deadline > now.mono);
         self.flows.closing.retain(|_, until| *until > now.mono);
         for endpoint in self.flows.all() {
-            let Some(flow) = self.flows.get(endpoint) else { continue };
-            if flow.unreachable_since.is_some_and(|since| now.mono.saturating_duration_since(since) >= UNREACHABLE) {
-                let text = format!("member {} was unreachable for {} s", self.member_name(flow.peer), UNREACHABLE.as_secs());
+            let Some(flow) = self.flows.get(endpoint) else {
+                continue;
+            };
+            if flow
+                .unreachable_since
+                .is_some_and(|since| now.mono.saturating_duration_since(since) >= UNREACHABLE)
+            {
+                let text = format!(
+                    "member {} was unreachable for {} s",
+                    self.member_name(flow.peer),
+                    UNREACHABLE.as_secs()
+                );
                 self.flow_down(endpoint, Reason::new(Code::Unreachable, text));
             }
         }
@@ -392,19 +572,32 @@ impl Unicast {
 
     /// When a flow will have been unreachable for too long.
     pub(super) fn unreachable_at(&self) -> Option<std::time::Instant> {
-        self.flows.iter().filter_map(|f| f.unreachable_since).min().map(|since| since + UNREACHABLE)
+        self.flows
+            .iter()
+            .filter_map(|f| f.unreachable_since)
+            .min()
+            .map(|since| since + UNREACHABLE)
     }
 
     /// Ends all flows in good order.
     pub(super) fn close_all_flows(&mut self, now: Now) {
         for endpoint in self.flows.all() {
-            let reason = Reason::new(Code::Closed, "the IPC process at the other end was shut down");
+            let reason = Reason::new(
+                Code::Closed,
+                "the IPC process at the other end was shut down",
+            );
             self.say_dealloc(now, endpoint, &reason);
-            self.close_flow(endpoint, Reason::new(Code::Closed, "the IPC process of this flow was shut down"));
+            self.close_flow(
+                endpoint,
+                Reason::new(Code::Closed, "the IPC process of this flow was shut down"),
+            );
         }
         let pending: Vec<_> = self.flows.outgoing.keys().copied().collect();
         for endpoint in pending {
-            self.allocation_failed(endpoint, Reason::new(Code::Failed, "the IPC process was shut down"));
+            self.allocation_failed(
+                endpoint,
+                Reason::new(Code::Failed, "the IPC process was shut down"),
+            );
         }
     }
 }
@@ -415,8 +608,14 @@ impl Unicast {
         let mtu = sdu_mtu(self.path_mtu(terms.peer), &terms.qos);
         let peer = self.peer_of(terms.peer, terms.peer_name.clone());
         let flow = Flow::new(Terms { mtu, ..terms });
-        let allocated = Allocated { mtu, qos: flow.qos, peer, token: None };
-        self.out.push_back(Output::UpperOpen(flow.id, user, allocated.clone()));
+        let allocated = Allocated {
+            mtu,
+            qos: flow.qos,
+            peer,
+            token: None,
+        };
+        self.out
+            .push_back(Output::UpperOpen(flow.id, user, allocated.clone()));
         self.done(command, Ok(Answer::Allocated(allocated)));
         self.flows.insert(flow);
     }
@@ -424,7 +623,8 @@ impl Unicast {
     /// Takes a flow away from its user, and tells irmd.
     fn flow_down(&mut self, endpoint: EndpointId, reason: Reason) {
         if let Some(id) = self.close_flow(endpoint, reason.clone()) {
-            self.out.push_back(Output::Control(Event::FlowDown(id, reason)));
+            self.out
+                .push_back(Output::Control(Event::FlowDown(id, reason)));
         }
     }
 
@@ -436,28 +636,45 @@ impl Unicast {
         self.uppers.retain_mut(|(of, batch)| {
             let other = *of != id;
             if !other {
-                last.push(std::mem::replace(batch, proto::Batch::new(proto::Framing::Record)));
+                last.push(std::mem::replace(
+                    batch,
+                    proto::Batch::new(proto::Framing::Record),
+                ));
             }
             other
         });
         last.extend(flow.rx);
-        self.out.extend(last.into_iter().map(|batch| Output::Upper(id, batch)));
+        self.out
+            .extend(last.into_iter().map(|batch| Output::Upper(id, batch)));
         self.out.push_back(Output::UpperClose(id, reason));
         Some(id)
     }
 
     fn say_dealloc(&mut self, now: Now, endpoint: EndpointId, reason: &Reason) {
-        let Some(flow) = self.flows.get(endpoint) else { return };
+        let Some(flow) = self.flows.get(endpoint) else {
+            return;
+        };
         let (peer, remote) = (flow.peer, flow.remote);
-        let dealloc = wire::FlowDealloc { endpoint: remote.0, code: reason.code as u32, text: reason.text.clone() };
+        let dealloc = wire::FlowDealloc {
+            endpoint: remote.0,
+            code: reason.code as u32,
+            text: reason.text.clone(),
+        };
         if self.tell_peer(now, peer, Body::FlowDealloc(dealloc)) {
-            self.flows.closing.insert((peer, remote), now.mono + CLOSING);
+            self.flows
+                .closing
+                .insert((peer, remote), now.mono + CLOSING);
         }
     }
 
     fn refuse(&mut self, now: Now, peer: Addr, remote: EndpointId, reason: &Reason) {
         let (code, text) = (reason.code as u32, reason.text.clone());
-        let reply = wire::FlowReply { source_endpoint: remote.0, code, text, ..wire::FlowReply::default() };
+        let reply = wire::FlowReply {
+            source_endpoint: remote.0,
+            code,
+            text,
+            ..wire::FlowReply::default()
+        };
         self.tell_peer(now, peer, Body::FlowReply(reply));
     }
 
@@ -469,8 +686,16 @@ impl Unicast {
 
     fn peer_of(&self, peer: Addr, name: Option<Name>) -> PeerOf {
         let layer = self.me.as_ref().map(|me| me.layer().clone());
-        let member = self.peers.get(&peer).and_then(|p| p.cert.as_ref()).map(|cert| cert.member().clone());
-        PeerOf { name, layer, member }
+        let member = self
+            .peers
+            .get(&peer)
+            .and_then(|p| p.cert.as_ref())
+            .map(|cert| cert.member().clone());
+        PeerOf {
+            name,
+            layer,
+            member,
+        }
     }
 
     fn new_endpoint(&mut self) -> EndpointId {
@@ -487,12 +712,19 @@ impl Unicast {
 fn grant(qos: &QosSpec) -> Result<(), Reason> {
     let text = match qos {
         &QosSpec::RAW | &QosSpec::BEST => return Ok(()),
-        QosSpec { reliable: true, .. } => "this layer has no retransmission yet; ask for best (ordered, may lose) and repeat what matters",
-        QosSpec { max_delay_ms: 1.., .. } => "this layer keeps no deadlines yet; ask for best or raw",
+        QosSpec { reliable: true, .. } => {
+            "this layer has no retransmission yet; ask for best (ordered, may lose) and repeat what matters"
+        }
+        QosSpec {
+            max_delay_ms: 1.., ..
+        } => "this layer keeps no deadlines yet; ask for best or raw",
         QosSpec { priority: 1.., .. } => "this layer has no priorities yet; ask for best or raw",
         _ => "this layer has no time-out per flow yet; ask for best or raw",
     };
-    Err(Reason::new(Code::QosNotGranted, format!("qos {qos} is not granted: {text}")))
+    Err(Reason::new(
+        Code::QosNotGranted,
+        format!("qos {qos} is not granted: {text}"),
+    ))
 }
 
 /// How long a name may take to turn up in the directory.
@@ -514,8 +746,23 @@ mod tests {
 
     #[test]
     fn raw_and_best_are_granted_and_everything_else_is_refused_with_advice() {
-        assert_eq!((grant(&QosSpec::RAW), grant(&QosSpec::BEST)), (Ok(()), Ok(())));
-        for qos in [QosSpec::DATA, QosSpec::VIDEO, QosSpec::VOICE, QosSpec { priority: 1, ..QosSpec::RAW }, QosSpec { timeout_ms: 5, ..QosSpec::BEST }] {
+        assert_eq!(
+            (grant(&QosSpec::RAW), grant(&QosSpec::BEST)),
+            (Ok(()), Ok(()))
+        );
+        for qos in [
+            QosSpec::DATA,
+            QosSpec::VIDEO,
+            QosSpec::VOICE,
+            QosSpec {
+                priority: 1,
+                ..QosSpec::RAW
+            },
+            QosSpec {
+                timeout_ms: 5,
+                ..QosSpec::BEST
+            },
+        ] {
             let reason = grant(&qos).unwrap_err();
             assert_eq!(reason.code, Code::QosNotGranted);
             assert!(reason.text.contains("ask for best"), "{reason}");

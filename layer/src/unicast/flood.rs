@@ -46,9 +46,19 @@ impl Unicast {
         if records.is_empty() {
             return;
         }
-        let to: Vec<FlowId> = self.adjacent.iter().filter(|(peer, _)| Some(**peer) != from).map(|(_, lower)| *lower).collect();
+        let to: Vec<FlowId> = self
+            .adjacent
+            .iter()
+            .filter(|(peer, _)| Some(**peer) != from)
+            .map(|(_, lower)| *lower)
+            .collect();
         for lower in to {
-            self.tell_link(lower, Body::Records(wire::Records { records: records.clone() }));
+            self.tell_link(
+                lower,
+                Body::Records(wire::Records {
+                    records: records.clone(),
+                }),
+            );
         }
     }
 }
@@ -78,9 +88,15 @@ impl Unicast {
             }
         }
         let raised = me.routing.lsdb.incarnation();
-        let reborn: Vec<Addr> = news.iter().filter_map(|record| me.routing.reborn(record)).collect();
+        let reborn: Vec<Addr> = news
+            .iter()
+            .filter_map(|record| me.routing.reborn(record))
+            .collect();
         if raised != incarnation {
-            self.save("incarnation", Zeroizing::new(format!("{raised}\n").into_bytes()));
+            self.save(
+                "incarnation",
+                Zeroizing::new(format!("{raised}\n").into_bytes()),
+            );
         }
         if !back.is_empty() {
             self.tell_link(lower, Body::Records(wire::Records { records: back }));
@@ -117,8 +133,12 @@ impl Unicast {
         let records = me.routing.lsdb.tick(now, &me.identity);
         self.flood(records, None);
         self.rerouted(now, false);
-        let owing: Vec<FlowId> =
-            self.links.values().filter(|l| l.up().is_some() && (l.owes_digest || l.next_digest <= now.mono)).map(|l| l.lower).collect();
+        let owing: Vec<FlowId> = self
+            .links
+            .values()
+            .filter(|l| l.up().is_some() && (l.owes_digest || l.next_digest <= now.mono))
+            .map(|l| l.lower)
+            .collect();
         for lower in owing {
             self.say_digest(now, lower);
         }
@@ -127,7 +147,9 @@ impl Unicast {
     /// Says what this member holds, at the start of an adjacency and now and then.
     pub(super) fn say_digest(&mut self, now: Now, lower: FlowId) {
         let jitter = Duration::from_millis(u64::from(self.rng.next_u32() % 10_000));
-        let (Some(me), Some(link)) = (&self.me, self.links.get_mut(&lower)) else { return };
+        let (Some(me), Some(link)) = (&self.me, self.links.get_mut(&lower)) else {
+            return;
+        };
         link.owes_digest = false;
         link.next_digest = now.mono + DIGEST + jitter;
         for digest in me.routing.lsdb.digests() {
@@ -136,7 +158,11 @@ impl Unicast {
     }
 
     pub(super) fn digest_deadline(&self) -> Option<Instant> {
-        self.links.values().filter(|l| l.up().is_some()).map(|l| l.next_digest).min()
+        self.links
+            .values()
+            .filter(|l| l.up().is_some())
+            .map(|l| l.next_digest)
+            .min()
     }
 }
 
@@ -145,7 +171,12 @@ impl Unicast {
     /// The largest PDU that gets all the way to a member.
     pub(super) fn path_mtu(&self, dst: Addr) -> u32 {
         let routed = self.me.as_ref().and_then(|me| me.routing.mtu(dst));
-        let adjacent = || self.adjacent.get(&dst).and_then(|l| self.links.get(l)).map(Link::mtu);
+        let adjacent = || {
+            self.adjacent
+                .get(&dst)
+                .and_then(|l| self.links.get(l))
+                .map(Link::mtu)
+        };
         routed.or_else(adjacent).unwrap_or(SAFE_MTU)
     }
 
@@ -157,12 +188,18 @@ impl Unicast {
     }
 
     pub(super) fn status_members(&self) -> Vec<irm::Member> {
-        let Some(me) = &self.me else { return Vec::new() };
+        let Some(me) = &self.me else {
+            return Vec::new();
+        };
         let lsdb = &me.routing.lsdb;
         let member = |cert: &crate::crypt::MemberCert| irm::Member {
             name: cert.member().to_string(),
             address: cert.address().0,
-            neighbours: lsdb.links(cert.address()).iter().map(|l| self.member_name(l.neighbour)).collect(),
+            neighbours: lsdb
+                .links(cert.address())
+                .iter()
+                .map(|l| self.member_name(l.neighbour))
+                .collect(),
             cert_expires: cert.not_after().secs(),
             prefixes: cert.prefixes().iter().map(ToString::to_string).collect(),
             reachable: cert.address() == me.address || self.path(cert.address()).is_some(),
@@ -173,7 +210,9 @@ impl Unicast {
     }
 
     pub(super) fn status_routes(&self) -> Vec<irm::Route> {
-        let Some(me) = &self.me else { return Vec::new() };
+        let Some(me) = &self.me else {
+            return Vec::new();
+        };
         let ways = me.routing.ways().map(|(address, hop)| irm::Route {
             member: self.member_name(address),
             address: address.0,
@@ -186,9 +225,17 @@ impl Unicast {
     }
 
     pub(super) fn status_directory(&self) -> Vec<irm::Entry> {
-        let Some(me) = &self.me else { return Vec::new() };
-        let known: Vec<_> = me.names().map(|name| (name.clone(), me.hash(name))).collect();
-        let entry = |(hash, address): (&[u8; 32], Addr)| irm::Entry { name_hash: hash_text(hash, &known), member: self.member_name(address) };
+        let Some(me) = &self.me else {
+            return Vec::new();
+        };
+        let known: Vec<_> = me
+            .names()
+            .map(|name| (name.clone(), me.hash(name)))
+            .collect();
+        let entry = |(hash, address): (&[u8; 32], Addr)| irm::Entry {
+            name_hash: hash_text(hash, &known),
+            member: self.member_name(address),
+        };
         me.routing.lsdb.directory().iter().map(entry).collect()
     }
 }

@@ -87,7 +87,18 @@ pub(super) struct Flows {
 
 impl Flow {
     pub(super) fn new(terms: Terms) -> Self {
-        let Terms { id, local, remote, peer, qos, name, peer_name, incoming, uid, mtu } = terms;
+        let Terms {
+            id,
+            local,
+            remote,
+            peer,
+            qos,
+            name,
+            peer_name,
+            incoming,
+            uid,
+            mtu,
+        } = terms;
         Self {
             id,
             local,
@@ -122,7 +133,11 @@ impl Flow {
 
     /// Whether the SDU may be sent.
     pub(super) fn fits(&self, sdu: &[u8]) -> Result<(), &'static str> {
-        if sdu.len() <= self.mtu as usize { Ok(()) } else { Err("drop.too_big") }
+        if sdu.len() <= self.mtu as usize {
+            Ok(())
+        } else {
+            Err("drop.too_big")
+        }
     }
 
     /// The number of the next SDU; a raw flow has none.
@@ -137,7 +152,10 @@ impl Flow {
         let sdu = if self.qos.ordered {
             let (sequence, sdu) = pdu::read_sequence(payload).ok_or("drop.malformed")?;
             // Half of the numbers are ahead, half behind, as with TCP (RFC 9293, 3.4).
-            if self.rx_expected.is_some_and(|expected| sequence.wrapping_sub(expected) >= 1 << 31) {
+            if self
+                .rx_expected
+                .is_some_and(|expected| sequence.wrapping_sub(expected) >= 1 << 31)
+            {
                 return Err("drop.late");
             }
             self.rx_expected = Some(sequence.wrapping_add(1));
@@ -145,7 +163,11 @@ impl Flow {
         } else {
             payload
         };
-        if sdu.is_empty() || sdu.len() > Batch::MAX_PACKET { Err("drop.malformed") } else { Ok(sdu) }
+        if sdu.is_empty() || sdu.len() > Batch::MAX_PACKET {
+            Err("drop.malformed")
+        } else {
+            Ok(sdu)
+        }
     }
 
     /// Keeps a few records until they can be sealed. Says whether there was room.
@@ -183,7 +205,10 @@ impl Flows {
 
     /// The flows with one member.
     pub(super) fn with(&self, peer: Addr) -> Vec<EndpointId> {
-        self.iter().filter(|f| f.peer == peer).map(|f| f.local).collect()
+        self.iter()
+            .filter(|f| f.peer == peer)
+            .map(|f| f.local)
+            .collect()
     }
 
     pub(super) fn all(&self) -> Vec<EndpointId> {
@@ -216,8 +241,17 @@ impl Flows {
 
     /// When something here has waited long enough.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let outgoing = self.outgoing.values().map(|o| if o.asked.is_none() { o.resolve_until.min(o.deadline) } else { o.deadline });
-        outgoing.chain(self.incoming.values().map(|i| i.deadline)).chain(self.closing.values().copied()).min()
+        let outgoing = self.outgoing.values().map(|o| {
+            if o.asked.is_none() {
+                o.resolve_until.min(o.deadline)
+            } else {
+                o.deadline
+            }
+        });
+        outgoing
+            .chain(self.incoming.values().map(|i| i.deadline))
+            .chain(self.closing.values().copied())
+            .min()
     }
 }
 
@@ -241,7 +275,18 @@ mod tests {
     fn flow(qos: QosSpec) -> Flow {
         let name = Name::new("server").unwrap();
         let (local, remote) = (EndpointId(1), EndpointId(2));
-        Flow::new(Terms { id: FlowId(1), local, remote, peer: Addr(3), qos, name, peer_name: None, incoming: false, uid: 0, mtu: 10 })
+        Flow::new(Terms {
+            id: FlowId(1),
+            local,
+            remote,
+            peer: Addr(3),
+            qos,
+            name,
+            peer_name: None,
+            incoming: false,
+            uid: 0,
+            mtu: 10,
+        })
     }
 
     fn payload(sequence: u32) -> Vec<u8> {
@@ -253,15 +298,20 @@ mod tests {
     #[test]
     fn an_ordered_flow_never_goes_back() {
         let mut flow = flow(QosSpec::BEST);
-        let taken: Vec<_> = [5, 6, 9, 7, 9, 10].into_iter().filter(|s| flow.accept(&payload(*s)).is_ok()).collect();
+        let taken: Vec<_> = [5, 6, 9, 7, 9, 10]
+            .into_iter()
+            .filter(|s| flow.accept(&payload(*s)).is_ok())
+            .collect();
         assert_eq!(taken, [5, 6, 9, 10]);
     }
 
     #[test]
     fn the_order_survives_the_end_of_the_numbers() {
         let mut flow = flow(QosSpec::BEST);
-        let taken: Vec<_> =
-            [u32::MAX - 1, 0, u32::MAX, 1].into_iter().filter(|s| flow.accept(&payload(*s)).is_ok()).collect();
+        let taken: Vec<_> = [u32::MAX - 1, 0, u32::MAX, 1]
+            .into_iter()
+            .filter(|s| flow.accept(&payload(*s)).is_ok())
+            .collect();
         assert_eq!(taken, [u32::MAX - 1, 0, 1]);
     }
 
@@ -276,7 +326,12 @@ mod tests {
     #[test]
     fn what_waits_for_a_session_is_bounded() {
         let mut flow = flow(QosSpec::RAW);
-        let kept = (0..100).filter(|_| flow.hold(Batch::of(b"x").unwrap())).count();
-        assert_eq!((kept, flow.held().len(), flow.held().len()), (MAX_WAITING, MAX_WAITING, 0));
+        let kept = (0..100)
+            .filter(|_| flow.hold(Batch::of(b"x").unwrap()))
+            .count();
+        assert_eq!(
+            (kept, flow.held().len(), flow.held().len()),
+            (MAX_WAITING, MAX_WAITING, 0)
+        );
     }
 }

@@ -85,7 +85,10 @@ struct Life {
 /// Whether packets of the whole MTU get through.
 enum Probe {
     /// The time of the first padded hello, and how many went.
-    Sent { first: u64, count: u8 },
+    Sent {
+        first: u64,
+        count: u8,
+    },
     Answered,
 }
 
@@ -119,7 +122,10 @@ impl Link {
             tx: TxQueue::new(up.framing),
             rx_bytes: 0,
             tx_bytes: 0,
-            cost: Cost { value: BASE_COST, from_us: 0 },
+            cost: Cost {
+                value: BASE_COST,
+                from_us: 0,
+            },
             owes_digest: false,
             next_digest: now,
             exporter: [0; 32],
@@ -176,14 +182,29 @@ impl Link {
     }
 
     /// Takes the keys of a session into use: for opening at once, for sealing when both sides have them.
-    pub(super) fn add_session(&mut self, now: Instant, session: u32, client: bool, peer: Option<Addr>, secrets: &Secrets) {
+    pub(super) fn add_session(
+        &mut self,
+        now: Instant,
+        session: u32,
+        client: bool,
+        peer: Option<Addr>,
+        secrets: &Secrets,
+    ) {
         let (seal, open) = secrets.hop_keys(client);
         // A server has the client's last word, so the client has the keys.
         let confirmed = !client;
         if self.hops.len() >= MAX_HOPS {
             self.hops.remove(0);
         }
-        self.hops.push(Hop { session, seal, open, born: now, client, confirmed, peer });
+        self.hops.push(Hop {
+            session,
+            seal,
+            open,
+            born: now,
+            client,
+            confirmed,
+            peer,
+        });
         self.life.heard = now;
         self.life.next = now;
     }
@@ -207,20 +228,28 @@ impl Link {
 
     /// Forgets keys that may no longer be used.
     pub(super) fn expire_keys(&mut self, now: Instant) {
-        self.hops.retain(|h| now.saturating_duration_since(h.born) < KEY_LIFE);
+        self.hops
+            .retain(|h| now.saturating_duration_since(h.born) < KEY_LIFE);
     }
 
     /// Whether it is on this side to begin a fresh handshake.
     pub(super) fn wants_rekey(&self, now: Instant) -> bool {
         let running = self.handshakes.iter().any(|r| !r.done);
         self.hops.last().is_some_and(|h| {
-            h.client && !running && (now.saturating_duration_since(h.born) >= KEY_USE || h.seal.blocks() >= REKEY_BLOCKS)
+            h.client
+                && !running
+                && (now.saturating_duration_since(h.born) >= KEY_USE
+                    || h.seal.blocks() >= REKEY_BLOCKS)
         })
     }
 
     /// When [`Link::wants_rekey`] will turn true by time alone.
     pub(super) fn rekey_at(&self, now: Instant) -> Option<Instant> {
-        self.hops.last().filter(|h| h.client).map(|h| h.born + KEY_USE).filter(|at| *at > now)
+        self.hops
+            .last()
+            .filter(|h| h.client)
+            .map(|h| h.born + KEY_USE)
+            .filter(|at| *at > now)
     }
 
     /// Seals a PDU of `len` bytes, written by `fill` where it will lie; the error is the reason of the drop.
@@ -230,7 +259,12 @@ impl Link {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
     ) -> Result<(), &'static str> {
-        let hop = self.hops.iter_mut().rev().find(|h| h.confirmed).ok_or("drop.no_key")?;
+        let hop = self
+            .hops
+            .iter_mut()
+            .rev()
+            .find(|h| h.confirmed)
+            .ok_or("drop.no_key")?;
         let whole = len + HOP_OVERHEAD;
         if whole > self.mtu as usize {
             return Err("drop.too_big");
@@ -238,7 +272,11 @@ impl Link {
         let pdu = self.tx.slot(class, whole).ok_or("drop.queue_full")?;
         let (header, body) = pdu.split_at_mut(SEALED_LEN);
         pdu::write_sealed(header, hop.session);
-        let sealed = fill(&mut body[..len]).and_then(|()| hop.seal.seal(header, body).map_err(|_| "drop.key_exhausted"));
+        let sealed = fill(&mut body[..len]).and_then(|()| {
+            hop.seal
+                .seal(header, body)
+                .map_err(|_| "drop.key_exhausted")
+        });
         match sealed {
             Ok(()) => self.tx_bytes += whole as u64,
             Err(_) => self.tx.undo(class),
@@ -249,11 +287,23 @@ impl Link {
     /// Opens a sealed PDU where it lies.
     pub(super) fn open<'a>(&mut self, pdu: &'a mut [u8]) -> Result<Opened<'a>, &'static str> {
         let session = pdu::sealed_session(pdu).ok_or("drop.malformed")?;
-        let hop = self.hops.iter_mut().find(|h| h.session == session).ok_or("drop.unknown_session")?;
+        let hop = self
+            .hops
+            .iter_mut()
+            .find(|h| h.session == session)
+            .ok_or("drop.unknown_session")?;
         let (header, body) = pdu.split_at_mut(SEALED_LEN);
-        let body = hop.open.open(header, body).map_err(super::session::drop_reason)?;
+        let body = hop
+            .open
+            .open(header, body)
+            .map_err(super::session::drop_reason)?;
         let first = !std::mem::replace(&mut hop.confirmed, true);
-        Ok(Opened { body, session, member: hop.peer.is_some(), first })
+        Ok(Opened {
+            body,
+            session,
+            member: hop.peer.is_some(),
+            first,
+        })
     }
 
     /// Something authentic came.
@@ -283,7 +333,9 @@ impl Link {
         }
         self.life.next = now + HELLO;
         self.life.sequence = self.life.sequence.wrapping_add(1);
-        let held = now.saturating_duration_since(self.life.their_time_at).as_micros();
+        let held = now
+            .saturating_duration_since(self.life.their_time_at)
+            .as_micros();
         let hello = Hello {
             sequence: self.life.sequence,
             time: micros,
@@ -317,7 +369,9 @@ impl Link {
         if hello.echo == 0 {
             return false;
         }
-        let rtt = micros.saturating_sub(hello.echo).saturating_sub(u64::from(hello.held));
+        let rtt = micros
+            .saturating_sub(hello.echo)
+            .saturating_sub(u64::from(hello.held));
         let at = hello.sequence as usize % RTTS;
         self.life.rtts[at] = u32::try_from(rtt).unwrap_or(u32::MAX).max(1);
         let before = self.mtu();
@@ -338,7 +392,13 @@ impl Link {
 
     /// The round trip in microseconds, the least of the newest; 0: not measured yet.
     pub(super) fn rtt_us(&self) -> u32 {
-        self.life.rtts.iter().copied().min().filter(|rtt| *rtt != u32::MAX).unwrap_or(0)
+        self.life
+            .rtts
+            .iter()
+            .copied()
+            .min()
+            .filter(|rtt| *rtt != u32::MAX)
+            .unwrap_or(0)
     }
 
     /// Makes the cost from the round trip. Says whether it changed.
@@ -348,13 +408,17 @@ impl Link {
             return false;
         }
         let from = self.cost.from_us;
-        let far = rtt.abs_diff(from) > MIN_RTT_CHANGE_US && (rtt > from.saturating_mul(2) || rtt < from / 2);
+        let far = rtt.abs_diff(from) > MIN_RTT_CHANGE_US
+            && (rtt > from.saturating_mul(2) || rtt < from / 2);
         if !far {
             return false;
         }
         let value = BASE_COST + (rtt / 1000).min(MAX_RTT_COST);
         let changed = value != self.cost.value;
-        self.cost = Cost { value, from_us: rtt };
+        self.cost = Cost {
+            value,
+            from_us: rtt,
+        };
         changed
     }
 }

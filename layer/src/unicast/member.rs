@@ -72,25 +72,45 @@ impl Unicast {
     fn bootstrapped(&mut self, now: Now, ask: Bootstrap) -> Result<Configured, Reason> {
         let conflict = |text: String| Err(Reason::new(Code::Conflict, text));
         if let Some(join) = &self.join {
-            return conflict(format!("{} is joining {}; destroy it first", self.name, join.layer()));
+            return conflict(format!(
+                "{} is joining {}; destroy it first",
+                self.name,
+                join.layer()
+            ));
         }
         if let Some(me) = &self.me {
             if *me.layer() != ask.layer {
-                return conflict(format!("{} is a member of {} already; destroy it first", self.name, me.layer()));
+                return conflict(format!(
+                    "{} is a member of {} already; destroy it first",
+                    self.name,
+                    me.layer()
+                ));
             }
-            let other = ask.prefixes.iter().any(|p| !me.identity.cert().prefixes().contains(&p.trunc()));
+            let other = ask
+                .prefixes
+                .iter()
+                .any(|p| !me.identity.cert().prefixes().contains(&p.trunc()));
             if me.over != ask.over || other {
-                return conflict(format!("{} serves {} with other lower layers or prefixes; destroy it first", self.name, ask.layer));
+                return conflict(format!(
+                    "{} serves {} with other lower layers or prefixes; destroy it first",
+                    self.name, ask.layer
+                ));
             }
             return Ok(me.configured());
         }
         let (authority, identity) = match self.known_identity(&ask.layer)? {
             Some(identity) => match self.known_authority(&ask.layer)? {
                 Some(authority) => (authority, identity),
-                None => return conflict(format!("{} has joined {} before and is not its first member; enroll it", self.name, ask.layer)),
+                None => {
+                    return conflict(format!(
+                        "{} has joined {} before and is not its first member; enroll it",
+                        self.name, ask.layer
+                    ));
+                }
             },
             None => {
-                let (authority, identity) = Authority::create(&ask.layer, &self.name, &ask.prefixes, now.wall)?;
+                let (authority, identity) =
+                    Authority::create(&ask.layer, &self.name, &ask.prefixes, now.wall)?;
                 self.save("authority", authority.to_bytes());
                 self.save("identity", identity.to_bytes());
                 (authority, identity)
@@ -105,7 +125,13 @@ impl Unicast {
         let begun = match &ask.entry {
             Entry::Rejoin => self.rejoin(now, &ask).map(Some),
             Entry::Invitation(url) => self.join_invited(now, command, url, &ask),
-            Entry::Certificate { layer, dst, ca, cert, key } => match Identity::from_pki(layer, &self.name, ca, cert, key, now.wall) {
+            Entry::Certificate {
+                layer,
+                dst,
+                ca,
+                cert,
+                key,
+            } => match Identity::from_pki(layer, &self.name, ca, cert, key, now.wall) {
                 Ok(identity) => self.join_certified(now, command, identity, dst.clone(), &ask),
                 Err(reason) => Err(reason),
             },
@@ -121,14 +147,24 @@ impl Unicast {
     fn rejoin(&mut self, now: Now, ask: &Enroll) -> Result<Configured, Reason> {
         if self.me.is_none() {
             let Some(identity) = self.identity_file()? else {
-                let text = format!("{} has no certificate from before; enroll it with an invitation", self.name);
+                let text = format!(
+                    "{} has no certificate from before; enroll it with an invitation",
+                    self.name
+                );
                 return Err(Reason::new(Code::NotFound, text));
             };
             let layer = identity.layer().clone();
             let authority = self.known_authority(&layer)?;
             self.become_member(now, identity, authority, ask.over.clone())?;
-            let alone = self.me.as_ref().is_none_or(|me| me.kept.is_empty() || me.authority.is_some());
-            if alone { self.state(State::Up, "") } else { self.state(State::Enrolling, "dialling its neighbours") }
+            let alone = self
+                .me
+                .as_ref()
+                .is_none_or(|me| me.kept.is_empty() || me.authority.is_some());
+            if alone {
+                self.state(State::Up, "")
+            } else {
+                self.state(State::Enrolling, "dialling its neighbours")
+            }
         }
         Ok(self.configured())
     }
@@ -146,20 +182,45 @@ impl Unicast {
         let (kept, issuer) = self.known_neighbours();
         let address = identity.address();
         let routing = Routing::new(&identity, incarnation);
-        let issuer = if authority.is_some() { Some(identity.member().clone()) } else { issuer };
-        self.me = Some(Member { identity, tls, authority, address, over, kept, issuer, routing, names: BTreeMap::new() });
+        let issuer = if authority.is_some() {
+            Some(identity.member().clone())
+        } else {
+            issuer
+        };
+        self.me = Some(Member {
+            identity,
+            tls,
+            authority,
+            address,
+            over,
+            kept,
+            issuer,
+            routing,
+            names: BTreeMap::new(),
+        });
         self.rewant(now);
         self.links_changed(now);
         Ok(())
     }
 
     fn configured(&self) -> Configured {
-        let none = || Configured { layer: self.name.clone(), member: None, prefixes: Vec::new(), address: 0 };
+        let none = || Configured {
+            layer: self.name.clone(),
+            member: None,
+            prefixes: Vec::new(),
+            address: 0,
+        };
         self.me.as_ref().map_or_else(none, Member::configured)
     }
 
     pub(super) fn not_a_member(&self) -> Reason {
-        Reason::new(Code::Failed, format!("{} is no member of a layer yet; bootstrap or enroll it first", self.name))
+        Reason::new(
+            Code::Failed,
+            format!(
+                "{} is no member of a layer yet; bootstrap or enroll it first",
+                self.name
+            ),
+        )
     }
 }
 
@@ -172,10 +233,17 @@ impl Unicast {
         };
         let hash = me.hash(&name);
         if wanted && me.names.len() >= MAX_NAMES && !me.names.contains_key(&hash) {
-            let text = format!("{MAX_NAMES} names are registered at {} already; unregister one first", me.label());
+            let text = format!(
+                "{MAX_NAMES} names are registered at {} already; unregister one first",
+                me.label()
+            );
             return self.done(command, Err(Reason::new(Code::Busy, text)));
         }
-        let changed = if wanted { me.names.insert(hash, name).is_none() } else { me.names.remove(&hash).is_some() };
+        let changed = if wanted {
+            me.names.insert(hash, name).is_none()
+        } else {
+            me.names.remove(&hash).is_some()
+        };
         if changed {
             let hashes = me.names.keys().copied().collect();
             self.publish_names(now, hashes);
@@ -190,14 +258,24 @@ impl Unicast {
 
     fn invited(&mut self, now: Now, ask: &Invite) -> Result<String, Reason> {
         let neighbours: Vec<Addr> = self.adjacent.keys().copied().collect();
-        let neighbours = neighbours.into_iter().filter_map(|a| Label::new(self.member_name(a)).ok());
+        let neighbours = neighbours
+            .into_iter()
+            .filter_map(|a| Label::new(self.member_name(a)).ok());
         let neighbours: Vec<Label> = neighbours.take(MAX_VIAS).collect();
-        let Some(me) = &mut self.me else { return Err(self.not_a_member()) };
+        let Some(me) = &mut self.me else {
+            return Err(self.not_a_member());
+        };
         let label = me.identity.member().clone();
         let members: Vec<Label> = std::iter::once(label.clone()).chain(neighbours).collect();
         let Some(authority) = &mut me.authority else {
-            let who = me.issuer.as_ref().map_or_else(|| "the site's own PKI".to_owned(), |i| format!("member {i}"));
-            let text = format!("{label} can't invite to {}: {who} issues its certificates; ask there", me.identity.layer());
+            let who = me.issuer.as_ref().map_or_else(
+                || "the site's own PKI".to_owned(),
+                |i| format!("member {i}"),
+            );
+            let text = format!(
+                "{label} can't invite to {}: {who} issues its certificates; ask there",
+                me.identity.layer()
+            );
             return Err(Reason::new(Code::Denied, text));
         };
         let url = authority.invite(ask, &label, &members, now.wall)?;
@@ -216,10 +294,16 @@ impl Unicast {
     }
 
     pub(super) fn identity_file(&self) -> Result<Option<Identity>, Reason> {
-        let Some(bytes) = self.file("identity") else { return Ok(None) };
+        let Some(bytes) = self.file("identity") else {
+            return Ok(None);
+        };
         let identity = Identity::from_bytes(bytes).map_err(|e| damaged("identity", &e))?;
         if *identity.member() != self.name {
-            let text = format!("the identity on disk is that of {}, not of {}; destroy the IPCP first", identity.member(), self.name);
+            let text = format!(
+                "the identity on disk is that of {}, not of {}; destroy the IPCP first",
+                identity.member(),
+                self.name
+            );
             return Err(Reason::new(Code::Conflict, text));
         }
         Ok(Some(identity))
@@ -230,7 +314,11 @@ impl Unicast {
         let identity = self.identity_file()?;
         match identity {
             Some(identity) if identity.layer() != layer => {
-                let text = format!("{} is a member of {} already; destroy it first", self.name, identity.layer());
+                let text = format!(
+                    "{} is a member of {} already; destroy it first",
+                    self.name,
+                    identity.layer()
+                );
                 Err(Reason::new(Code::Conflict, text))
             }
             identity => Ok(identity),
@@ -238,15 +326,24 @@ impl Unicast {
     }
 
     fn known_authority(&self, layer: &Label) -> Result<Option<Authority>, Reason> {
-        let Some(bytes) = self.file("authority") else { return Ok(None) };
+        let Some(bytes) = self.file("authority") else {
+            return Ok(None);
+        };
         let authority = Authority::from_bytes(bytes).map_err(|e| damaged("authority", &e))?;
         Ok(Some(authority).filter(|a| a.layer() == layer))
     }
 
     /// The neighbours that are kept, and the issuer: one a line, behind a word.
     fn known_neighbours(&self) -> (BTreeSet<Label>, Option<Label>) {
-        let text = self.file("neighbours").map(String::from_utf8_lossy).unwrap_or_default();
-        let of = |word: &str| text.lines().filter_map(|l| Label::new(l.strip_prefix(word)?).ok()).collect::<BTreeSet<_>>();
+        let text = self
+            .file("neighbours")
+            .map(String::from_utf8_lossy)
+            .unwrap_or_default();
+        let of = |word: &str| {
+            text.lines()
+                .filter_map(|l| Label::new(l.strip_prefix(word)?).ok())
+                .collect::<BTreeSet<_>>()
+        };
         (of("keep "), of("issuer ").into_iter().next())
     }
 
@@ -260,19 +357,33 @@ impl Unicast {
 
     /// Counts up at each start, so that records from before are never mistaken for newer ones.
     fn next_incarnation(&mut self) -> u64 {
-        let before = self.file("incarnation").and_then(|b| std::str::from_utf8(b).ok()).and_then(|t| t.trim().parse::<u64>().ok());
+        let before = self
+            .file("incarnation")
+            .and_then(|b| std::str::from_utf8(b).ok())
+            .and_then(|t| t.trim().parse::<u64>().ok());
         let incarnation = before.unwrap_or(0).saturating_add(1);
-        self.save("incarnation", Zeroizing::new(format!("{incarnation}\n").into_bytes()));
+        self.save(
+            "incarnation",
+            Zeroizing::new(format!("{incarnation}\n").into_bytes()),
+        );
         incarnation
     }
 
     fn file(&self, name: &str) -> Option<&[u8]> {
-        self.files.get(name).map(|b| b.as_slice()).filter(|b| !b.is_empty())
+        self.files
+            .get(name)
+            .map(|b| b.as_slice())
+            .filter(|b| !b.is_empty())
     }
 }
 
 fn damaged(file: &str, why: &dyn std::fmt::Display) -> Reason {
-    Reason::new(Code::Failed, format!("the file {file} of this IPCP can't be read: {why}; restore it, or destroy the IPCP and enroll anew"))
+    Reason::new(
+        Code::Failed,
+        format!(
+            "the file {file} of this IPCP can't be read: {why}; restore it, or destroy the IPCP and enroll anew"
+        ),
+    )
 }
 
 /// Names that may be registered at one member: their hashes fit one signed record.

@@ -1,8 +1,8 @@
 //! The messages between members: over the channel of a link, and over the channel between two members.
 
+use prost::Message;
 use proto::wire::{self, message::Body};
 use proto::{Addr, FlowId};
-use prost::Message;
 use rand_core::RngCore;
 
 use super::Unicast;
@@ -16,7 +16,9 @@ use crate::channel::Channel;
 impl Unicast {
     /// Says something to the other end of a link.
     pub(super) fn tell_link(&mut self, lower: FlowId, body: Body) {
-        let Some(link) = self.links.get_mut(&lower) else { return };
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
         let message = wire::Message { body: Some(body) }.encode_to_vec();
         if link.channel.send(&message).is_err() {
             // What a neighbour misses of the records it asks for by its next digest, or we by ours.
@@ -29,7 +31,9 @@ impl Unicast {
     /// Takes a frame of the channel of a link.
     pub(super) fn link_frame(&mut self, now: Now, lower: FlowId, frame: &[u8]) {
         self.pump = true;
-        let Some(link) = self.links.get_mut(&lower) else { return };
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
         if link.channel.handle(now.mono, frame).is_err() {
             self.stats.count("drop.bad_frame");
         }
@@ -42,12 +46,22 @@ impl Unicast {
     }
 
     fn link_message(&mut self, now: Now, lower: FlowId, body: Body) {
-        let Some(link) = self.links.get(&lower) else { return };
+        let Some(link) = self.links.get(&lower) else {
+            return;
+        };
         match (link.phase, body) {
-            (Phase::Joining, Body::EnrolRequest(request)) if link.dialled.is_none() => self.enrol_request(now, lower, request),
-            (Phase::Joining, Body::EnrolReply(reply)) if link.dialled.is_some() => self.enrol_reply(now, lower, &reply),
-            (Phase::Up(_) | Phase::Retired(..), Body::Digest(digest)) => self.take_digest(now, lower, &digest),
-            (Phase::Up(_) | Phase::Retired(..), Body::Records(records)) => self.take_records(now, lower, records),
+            (Phase::Joining, Body::EnrolRequest(request)) if link.dialled.is_none() => {
+                self.enrol_request(now, lower, request)
+            }
+            (Phase::Joining, Body::EnrolReply(reply)) if link.dialled.is_some() => {
+                self.enrol_reply(now, lower, &reply)
+            }
+            (Phase::Up(_) | Phase::Retired(..), Body::Digest(digest)) => {
+                self.take_digest(now, lower, &digest)
+            }
+            (Phase::Up(_) | Phase::Retired(..), Body::Records(records)) => {
+                self.take_records(now, lower, records)
+            }
             (Phase::Up(_), Body::LinkInfo(info)) => self.link_info(now, lower, &info),
             _ => self.stats.count("drop.unexpected_message"),
         }
@@ -55,7 +69,9 @@ impl Unicast {
 
     /// Sends the frames of a link's channel that are due.
     pub(super) fn pump_link_channel(&mut self, now: Now, lower: FlowId) {
-        let Some(link) = self.links.get_mut(&lower) else { return };
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
         if !link.can_seal() {
             return;
         }
@@ -85,7 +101,9 @@ impl Unicast {
     /// Says something to a member, now or as soon as there are keys. Says whether there was room to keep it.
     pub(super) fn tell_peer(&mut self, now: Now, address: Addr, body: Body) -> bool {
         self.pump = true;
-        let Some(peer) = self.peer(now, address) else { return false };
+        let Some(peer) = self.peer(now, address) else {
+            return false;
+        };
         let message = wire::Message { body: Some(body) }.encode_to_vec();
         let kept = peer.channel.send(&message).is_ok();
         if !kept {
@@ -97,7 +115,9 @@ impl Unicast {
     /// Takes a frame of the channel with a member.
     pub(super) fn peer_frame(&mut self, now: Now, from: Addr, frame: &[u8]) {
         self.pump = true;
-        let Some(peer) = self.peer(now, from) else { return };
+        let Some(peer) = self.peer(now, from) else {
+            return;
+        };
         let bad = peer.channel.handle(now.mono, frame).is_err();
         let reset = peer.channel.reset_seen();
         if bad {
@@ -123,7 +143,11 @@ impl Unicast {
             Body::FlowDeallocAck(ack) => self.flow_dealloc_ack(from, &ack),
             Body::EnrolRelay(relay) => self.enrol_relay(now, from, relay),
             Body::EnrolRelayReply(reply) => self.enrol_relay_reply(from, reply),
-            Body::EnrolRequest(_) | Body::EnrolReply(_) | Body::Digest(_) | Body::Records(_) | Body::LinkInfo(_) => {
+            Body::EnrolRequest(_)
+            | Body::EnrolReply(_)
+            | Body::Digest(_)
+            | Body::Records(_)
+            | Body::LinkInfo(_) => {
                 self.stats.count("drop.unexpected_message");
             }
         }
@@ -131,15 +155,23 @@ impl Unicast {
 
     /// Sends the frames of the channel with a member that are due, once there are keys and a way.
     pub(super) fn pump_peer_channel(&mut self, now: Now, address: Addr) {
-        let Some(path) = self.path(address) else { return };
-        let Some(peer) = self.peers.get(&address) else { return };
+        let Some(path) = self.path(address) else {
+            return;
+        };
+        let Some(peer) = self.peers.get(&address) else {
+            return;
+        };
         if !path.direct && !peer.channel.is_idle() && peer.sessions.wants_fresh(now.mono) {
             self.associate(now, address);
         }
         if !self.can_tell(now, address, path.direct) {
             return;
         }
-        while let Some(frame) = self.peers.get_mut(&address).and_then(|p| p.channel.poll(now.mono)) {
+        while let Some(frame) = self
+            .peers
+            .get_mut(&address)
+            .and_then(|p| p.channel.poll(now.mono))
+        {
             if !self.send_peer_frame(now, address, &frame) {
                 break;
             }
@@ -150,7 +182,11 @@ impl Unicast {
     }
 
     fn can_tell(&self, now: Now, address: Addr, direct: bool) -> bool {
-        direct || self.peers.get(&address).is_some_and(|p| p.sessions.usable(now.mono))
+        direct
+            || self
+                .peers
+                .get(&address)
+                .is_some_and(|p| p.sessions.usable(now.mono))
     }
 
     fn channel_dead(&mut self, now: Now, address: Addr) {
@@ -168,8 +204,13 @@ impl Unicast {
         let peer = self.peers.get(&address)?;
         let path = self.path(address)?;
         let idle = peer.channel.is_idle();
-        let retry = (!path.direct && !idle && peer.sessions.wants_fresh(now.mono)).then_some(peer.retry_at).filter(|at| *at > now.mono);
-        let frames = self.can_tell(now, address, path.direct).then(|| peer.channel.deadline()).flatten();
+        let retry = (!path.direct && !idle && peer.sessions.wants_fresh(now.mono))
+            .then_some(peer.retry_at)
+            .filter(|at| *at > now.mono);
+        let frames = self
+            .can_tell(now, address, path.direct)
+            .then(|| peer.channel.deadline())
+            .flatten();
         [retry, frames].into_iter().flatten().min()
     }
 }

@@ -85,6 +85,9 @@ pub struct Unicast {
     warnings: BTreeMap<String, String>,
     forwarded: u64,
     stats: Stats,
+    /// What passed through this member, as it could read it.
+    #[cfg(test)]
+    seen: Vec<Vec<u8>>,
 }
 
 impl Unicast {
@@ -116,6 +119,8 @@ impl Unicast {
             warnings: BTreeMap::new(),
             forwarded: 0,
             stats: Stats::default(),
+            #[cfg(test)]
+            seen: Vec::new(),
         }
     }
 
@@ -193,10 +198,18 @@ impl Unicast {
     fn next_wake(&self, now: Now) -> Option<Instant> {
         let links = self.links.values().flat_map(|l| {
             let channel = l.can_seal().then(|| l.channel.deadline()).flatten();
-            l.handshakes.iter().map(session::Running::deadline).chain([l.deadline(), l.rekey_at(now.mono), channel]).flatten()
+            l.handshakes
+                .iter()
+                .map(session::Running::deadline)
+                .chain([l.deadline(), l.rekey_at(now.mono), channel])
+                .flatten()
         });
         let peers = self.peers.iter().flat_map(|(address, p)| {
-            p.handshakes.iter().map(session::Running::deadline).chain([self.peer_deadline(now, *address)]).flatten()
+            p.handshakes
+                .iter()
+                .map(session::Running::deadline)
+                .chain([self.peer_deadline(now, *address)])
+                .flatten()
         });
         let rooms = [
             self.dialling.deadline(),
@@ -212,7 +225,8 @@ impl Unicast {
     }
 
     fn done(&mut self, id: CommandId, answer: Result<Answer, Reason>) {
-        self.out.push_back(Output::Control(proto::ipcp::Event::Done(id, answer)));
+        self.out
+            .push_back(Output::Control(proto::ipcp::Event::Done(id, answer)));
     }
 }
 
@@ -254,10 +268,16 @@ impl Ipcp for Unicast {
             return Some(output);
         }
         let next = |links: &mut BTreeMap<FlowId, Link>, class| {
-            links.iter_mut().find_map(|(lower, link)| Some(Output::Lower(*lower, link.tx.pop(class)?)))
+            links
+                .iter_mut()
+                .find_map(|(lower, link)| Some(Output::Lower(*lower, link.tx.pop(class)?)))
         };
         next(&mut self.links, Class::Control)
-            .or_else(|| self.uppers.pop_front().map(|(flow, batch)| Output::Upper(flow, batch)))
+            .or_else(|| {
+                self.uppers
+                    .pop_front()
+                    .map(|(flow, batch)| Output::Upper(flow, batch))
+            })
             .or_else(|| {
                 let flow = std::iter::from_fn(|| self.upper_ready.pop_first()).find_map(|e| {
                     let flow = self.flows.get_mut(e)?;

@@ -21,7 +21,11 @@ pub(super) enum Class {
 
 impl TxQueue {
     pub(super) fn new(framing: Framing) -> Self {
-        Self { framing, control: VecDeque::new(), data: VecDeque::new() }
+        Self {
+            framing,
+            control: VecDeque::new(),
+            data: VecDeque::new(),
+        }
     }
 
     /// Room for a packet of `len` bytes behind those that wait; `None` if it is too long or too many wait.
@@ -71,7 +75,9 @@ mod tests {
         for len in [100, 100, 100, 120, 120] {
             assert_eq!(queue.slot(Class::Data, len).unwrap().len(), len);
         }
-        let counts: Vec<_> = std::iter::from_fn(|| queue.pop(Class::Data)).map(|b| b.count()).collect();
+        let counts: Vec<_> = std::iter::from_fn(|| queue.pop(Class::Data))
+            .map(|b| b.count())
+            .collect();
         assert_eq!(counts, [3, 2]);
     }
 
@@ -87,7 +93,9 @@ mod tests {
     fn the_queue_is_bounded() {
         let mut queue = TxQueue::new(Framing::Train);
         // Each longer than the one before, so that each needs a train of its own.
-        let taken = (1..500).take_while(|len| queue.slot(Class::Data, *len).is_some()).count();
+        let taken = (1..500)
+            .take_while(|len| queue.slot(Class::Data, *len).is_some())
+            .count();
         assert_eq!(taken, MAX_BATCHES);
         assert!(queue.slot(Class::Control, 1).is_some());
     }

@@ -98,7 +98,11 @@ impl<'a> Inner<'a> {
         Some(match *body.first()? {
             DIRECT => {
                 let (head, payload) = body.split_at_mut_checked(Direct::LEN)?;
-                let direct = Direct { flags: head[1], cube: head[2], endpoint: EndpointId(u64_at(head, 4)) };
+                let direct = Direct {
+                    flags: head[1],
+                    cube: head[2],
+                    endpoint: EndpointId(u64_at(head, 4)),
+                };
                 Self::Direct(direct, payload)
             }
             ROUTED => Self::Routed(Routed::parse(body)?, body),
@@ -106,7 +110,11 @@ impl<'a> Inner<'a> {
             HELLO => Self::Hello(Hello::parse(body)?),
             ROUTED_HANDSHAKE => {
                 let (head, pdu) = body.split_at_mut_checked(RoutedHandshake::LEN)?;
-                let header = RoutedHandshake { ttl: head[3], dst: Addr(u64_at(head, 4)), src: Addr(u64_at(head, 12)) };
+                let header = RoutedHandshake {
+                    ttl: head[3],
+                    dst: Addr(u64_at(head, 4)),
+                    src: Addr(u64_at(head, 12)),
+                };
                 Self::RoutedHandshake(header, pdu)
             }
             _ => return None,
@@ -172,7 +180,12 @@ impl Hello {
 
     fn parse(body: &[u8]) -> Option<Self> {
         let head: &[u8; Self::LEN] = body.first_chunk()?;
-        Some(Self { sequence: u32_at(head, 4), time: u64_at(head, 8), echo: u64_at(head, 16), held: u32_at(head, 24) })
+        Some(Self {
+            sequence: u32_at(head, 4),
+            time: u64_at(head, 8),
+            echo: u64_at(head, 16),
+            held: u32_at(head, 24),
+        })
     }
 
     /// Writes the hello; whatever room is left becomes padding.

@@ -51,7 +51,11 @@ impl Peer {
     pub(super) fn new(me: Addr, peer: Addr, stream: u32, now: Instant) -> Self {
         Self {
             cert: None,
-            sessions: Sessions { me, peer, list: Vec::new() },
+            sessions: Sessions {
+                me,
+                peer,
+                list: Vec::new(),
+            },
             channel: Channel::new(stream, PEER_FRAME),
             ends: Ends::new(EndpointId(0), EndpointId(0)),
             handshakes: Vec::new(),
@@ -70,7 +74,12 @@ impl Sessions {
         if self.list.len() >= MAX_SESSIONS {
             self.list.remove(0);
         }
-        self.list.push(Session { id, secrets, confirmed: !client, born: now });
+        self.list.push(Session {
+            id,
+            secrets,
+            confirmed: !client,
+            born: now,
+        });
     }
 
     /// The other side has the keys too. Says whether that is news.
@@ -103,7 +112,10 @@ impl Sessions {
     }
 
     fn newest(&self, now: Instant) -> Option<&Session> {
-        self.list.iter().rev().find(|s| s.confirmed && s.age(now) < KEY_LIFE)
+        self.list
+            .iter()
+            .rev()
+            .find(|s| s.confirmed && s.age(now) < KEY_LIFE)
     }
 }
 
@@ -115,34 +127,67 @@ impl Session {
 
 impl Ends {
     pub(super) fn new(local: EndpointId, remote: EndpointId) -> Self {
-        Self { local, remote, seal: Vec::new(), open: Vec::new() }
+        Self {
+            local,
+            remote,
+            seal: Vec::new(),
+            open: Vec::new(),
+        }
     }
 
     /// The session to seal with and its key; `None`: a handshake is needed first.
-    pub(super) fn sealer(&mut self, now: Instant, sessions: &Sessions) -> Option<(u32, &mut SealKey)> {
+    pub(super) fn sealer(
+        &mut self,
+        now: Instant,
+        sessions: &Sessions,
+    ) -> Option<(u32, &mut SealKey)> {
         let session = sessions.newest(now)?;
         if !self.seal.iter().any(|(id, _)| *id == session.id) {
-            self.seal.retain(|(id, _)| sessions.list.iter().any(|s| s.id == *id));
-            let key = session.secrets.flow_keys(sessions.me, sessions.peer, self.local, self.remote).into_seal();
+            self.seal
+                .retain(|(id, _)| sessions.list.iter().any(|s| s.id == *id));
+            let key = session
+                .secrets
+                .flow_keys(sessions.me, sessions.peer, self.local, self.remote)
+                .into_seal();
             self.seal.push((session.id, key));
         }
-        self.seal.iter_mut().find(|(id, _)| *id == session.id).map(|(id, key)| (*id, key))
+        self.seal
+            .iter_mut()
+            .find(|(id, _)| *id == session.id)
+            .map(|(id, key)| (*id, key))
     }
 
     /// The key to open a PDU of that session with.
-    pub(super) fn opener(&mut self, now: Instant, id: u32, sessions: &Sessions) -> Option<&mut OpenKey> {
-        let session = sessions.list.iter().find(|s| s.id == id && s.age(now) < KEY_LIFE)?;
+    pub(super) fn opener(
+        &mut self,
+        now: Instant,
+        id: u32,
+        sessions: &Sessions,
+    ) -> Option<&mut OpenKey> {
+        let session = sessions
+            .list
+            .iter()
+            .find(|s| s.id == id && s.age(now) < KEY_LIFE)?;
         if !self.open.iter().any(|(known, _)| *known == id) {
-            self.open.retain(|(known, _)| sessions.list.iter().any(|s| s.id == *known));
-            let key = session.secrets.flow_keys(sessions.peer, sessions.me, self.remote, self.local).into_open();
+            self.open
+                .retain(|(known, _)| sessions.list.iter().any(|s| s.id == *known));
+            let key = session
+                .secrets
+                .flow_keys(sessions.peer, sessions.me, self.remote, self.local)
+                .into_open();
             self.open.push((id, key));
         }
-        self.open.iter_mut().find(|(known, _)| *known == id).map(|(_, key)| key)
+        self.open
+            .iter_mut()
+            .find(|(known, _)| *known == id)
+            .map(|(_, key)| key)
     }
 
     /// Whether the key that seals has done so much that fresh ones are due.
     pub(super) fn worn(&self) -> bool {
-        self.seal.last().is_some_and(|(_, key)| key.blocks() >= REKEY_BLOCKS)
+        self.seal
+            .last()
+            .is_some_and(|(_, key)| key.blocks() >= REKEY_BLOCKS)
     }
 }
 

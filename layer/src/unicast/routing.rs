@@ -24,7 +24,13 @@ impl Routing {
     pub(super) fn new(identity: &Identity, incarnation: u64) -> Self {
         let me = identity.address();
         let lsdb = Lsdb::new(me, identity.layer().clone(), incarnation);
-        Self { lsdb, fib: Fib::default(), me, spf_at: None, lives: BTreeMap::new() }
+        Self {
+            lsdb,
+            fib: Fib::default(),
+            me,
+            spf_at: None,
+            lives: BTreeMap::new(),
+        }
     }
 
     /// The neighbour to send to on the way to a member.
@@ -69,17 +75,25 @@ impl Routing {
     pub(super) fn reborn(&mut self, record: &wire::SignedRecord) -> Option<Addr> {
         let record = wire::Record::decode(record.body.as_slice()).ok()?;
         let before = self.lives.insert(Addr(record.origin), record.incarnation);
-        before.is_some_and(|before| before < record.incarnation).then_some(Addr(record.origin))
+        before
+            .is_some_and(|before| before < record.incarnation)
+            .then_some(Addr(record.origin))
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.spf_at, self.lsdb.deadline()].into_iter().flatten().min()
+        [self.spf_at, self.lsdb.deadline()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 }
 
 /// What the directory shows of an entry whose name nobody here knows.
 pub(super) fn hash_text(hash: &[u8; 32], known: &[(Name, [u8; 32])]) -> String {
-    let name = known.iter().find(|(_, h)| h == hash).map(|(name, _)| name.to_string());
+    let name = known
+        .iter()
+        .find(|(_, h)| h == hash)
+        .map(|(name, _)| name.to_string());
     name.unwrap_or_else(|| hash.iter().map(|b| format!("{b:02x}")).collect())
 }
 

@@ -32,7 +32,13 @@ enum Step {
 
 impl Running {
     fn new(handshake: Handshake, joiner: bool) -> Self {
-        Self { handshake, done: false, confirmed: false, joiner, drop_at: None }
+        Self {
+            handshake,
+            done: false,
+            confirmed: false,
+            joiner,
+            drop_at: None,
+        }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -90,11 +96,21 @@ impl Unicast {
             },
             (None, None) => return,
         };
-        let Some(link) = self.links.get_mut(&lower) else { return };
-        match Handshake::client(tls, session, link.own_mtu().min(SAFE_MTU) as usize, now.mono) {
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
+        match Handshake::client(
+            tls,
+            session,
+            link.own_mtu().min(SAFE_MTU) as usize,
+            now.mono,
+        ) {
             Ok(handshake) => link.handshakes.push(Running::new(handshake, joiner)),
             Err(error) => {
-                let reason = Reason::new(Code::Failed, format!("no handshake with a neighbour could begin: {error}"));
+                let reason = Reason::new(
+                    Code::Failed,
+                    format!("no handshake with a neighbour could begin: {error}"),
+                );
                 self.link_failed(now, lower, reason);
             }
         }
@@ -103,13 +119,22 @@ impl Unicast {
     /// Takes a handshake PDU that came over a link.
     pub(super) fn link_handshake(&mut self, now: Now, lower: FlowId, bytes: &mut [u8]) {
         self.pump = true;
-        let Some((session, initial)) = pdu::handshake_session(bytes) else { return self.stats.count("drop.malformed") };
-        let Some(link) = self.links.get_mut(&lower) else { return };
-        let known = link.handshakes.iter_mut().find(|r| r.handshake.session() == session);
+        let Some((session, initial)) = pdu::handshake_session(bytes) else {
+            return self.stats.count("drop.malformed");
+        };
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
+        let known = link
+            .handshakes
+            .iter_mut()
+            .find(|r| r.handshake.session() == session);
         let bad = if let Some(running) = known {
             running.handshake.handle(now.mono, bytes).is_err()
         } else {
-            let Some(me) = &self.me else { return self.stats.count("drop.not_a_member") };
+            let Some(me) = &self.me else {
+                return self.stats.count("drop.not_a_member");
+            };
             let busy = link.handshakes.iter().filter(|r| !r.done).count() >= MAX_RUNNING;
             if !initial || busy || link.dialled.is_some() {
                 return self.stats.count("drop.unknown_handshake");
@@ -135,7 +160,9 @@ impl Unicast {
     /// Sends what the handshakes of a link have to send, and takes what they have become.
     pub(super) fn pump_link_handshakes(&mut self, now: Now, lower: FlowId) {
         let mut steps = Vec::new();
-        let Some(link) = self.links.get_mut(&lower) else { return };
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
         for running in &mut link.handshakes {
             while let Some(bytes) = running.handshake.poll(now.mono) {
                 match link.tx.slot(Class::Control, bytes.len()) {
@@ -144,7 +171,12 @@ impl Unicast {
                 }
             }
             while let Some(step) = running.step() {
-                steps.push((running.handshake.session(), running.handshake.is_client(), running.joiner, step));
+                steps.push((
+                    running.handshake.session(),
+                    running.handshake.is_client(),
+                    running.joiner,
+                    step,
+                ));
             }
         }
         link.handshakes.retain_mut(|r| !r.is_over(now.mono));
@@ -166,9 +198,19 @@ impl Unicast {
         }
     }
 
-    fn link_keys(&mut self, now: Now, lower: FlowId, session: u32, client: bool, joiner: bool, secrets: Box<Secrets>) {
+    fn link_keys(
+        &mut self,
+        now: Now,
+        lower: FlowId,
+        session: u32,
+        client: bool,
+        joiner: bool,
+        secrets: Box<Secrets>,
+    ) {
         self.stats.count("handshake.done");
-        let Some(link) = self.links.get_mut(&lower) else { return };
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
         let cert = match (secrets.peer(), joiner) {
             (Some(cert), false) => cert.clone(),
             (via, _) => {
@@ -187,9 +229,13 @@ impl Unicast {
         if let Err(reason) = self.expected(lower, &cert) {
             return self.link_failed(now, lower, reason);
         }
-        let Some(link) = self.links.get_mut(&lower) else { return };
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
         link.add_session(now.mono, session, client, Some(address), &secrets);
-        let Some(peer) = self.peer(now, address) else { return };
+        let Some(peer) = self.peer(now, address) else {
+            return;
+        };
         peer.cert = Some(cert);
         peer.sessions.add(now.mono, session, client, *secrets);
         if !client {
@@ -199,13 +245,26 @@ impl Unicast {
 
     /// Whether the certificate is of a member who may be at the other end of this link.
     fn expected(&self, lower: FlowId, cert: &crate::crypt::MemberCert) -> Result<(), Reason> {
-        let (Some(link), Some(me)) = (self.links.get(&lower), &self.me) else { return Ok(()) };
+        let (Some(link), Some(me)) = (self.links.get(&lower), &self.me) else {
+            return Ok(());
+        };
         let text = match (&link.dialled, link.peer()) {
-            _ if cert.address() == me.address => format!("{} answered itself; check the hosts of {}", cert.member(), link.over),
+            _ if cert.address() == me.address => format!(
+                "{} answered itself; check the hosts of {}",
+                cert.member(),
+                link.over
+            ),
             (Some(dialled), _) if dialled != cert.member() => {
-                format!("{} answered where {dialled} was dialled; check the hosts of {}", cert.member(), link.over)
+                format!(
+                    "{} answered where {dialled} was dialled; check the hosts of {}",
+                    cert.member(),
+                    link.over
+                )
             }
-            (_, Some(peer)) if peer != cert.address() => format!("another member, {}, showed its certificate on a link", cert.member()),
+            (_, Some(peer)) if peer != cert.address() => format!(
+                "another member, {}, showed its certificate on a link",
+                cert.member()
+            ),
             _ => return Ok(()),
         };
         Err(Reason::new(Code::PeerMisbehaved, text))
@@ -213,8 +272,12 @@ impl Unicast {
 
     /// Both sides have the keys.
     pub(super) fn link_confirmed(&mut self, now: Now, lower: FlowId, session: u32) {
-        let Some(link) = self.links.get_mut(&lower) else { return };
-        let Some(address) = link.confirm(session) else { return };
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
+        let Some(address) = link.confirm(session) else {
+            return;
+        };
         let greeting = link.peer().is_none();
         if let Some(peer) = self.peers.get_mut(&address) {
             peer.sessions.confirm(session);
@@ -237,7 +300,8 @@ impl Unicast {
                 return None;
             }
             let stream = self.rng.next_u32();
-            self.peers.insert(address, Peer::new(me, address, stream, now.mono));
+            self.peers
+                .insert(address, Peer::new(me, address, stream, now.mono));
         }
         let peer = self.peers.get_mut(&address)?;
         peer.used = now.mono;
@@ -246,8 +310,12 @@ impl Unicast {
 
     /// Forgets keys that may no longer be used, and members with whom nothing was shared for long.
     pub(super) fn tick_peers(&mut self, now: Now) {
-        let busy: std::collections::BTreeSet<Addr> =
-            self.flows.iter().map(|f| f.peer).chain(self.links.values().filter_map(super::link::Link::peer)).collect();
+        let busy: std::collections::BTreeSet<Addr> = self
+            .flows
+            .iter()
+            .map(|f| f.peer)
+            .chain(self.links.values().filter_map(super::link::Link::peer))
+            .collect();
         self.peers.retain(|address, peer| {
             peer.sessions.expire(now.mono);
             busy.contains(address) || now.mono.saturating_duration_since(peer.used) < IDLE
@@ -257,13 +325,20 @@ impl Unicast {
     /// Makes sure that PDUs can be sealed to a member, now or soon.
     pub(super) fn associate(&mut self, now: Now, address: Addr) {
         let session = self.rng.next_u32();
-        let Some(peer) = self.peer(now, address) else { return };
-        let running = peer.handshakes.iter().any(|r| !r.done && r.handshake.is_client());
+        let Some(peer) = self.peer(now, address) else {
+            return;
+        };
+        let running = peer
+            .handshakes
+            .iter()
+            .any(|r| !r.done && r.handshake.is_client());
         if !peer.sessions.wants_fresh(now.mono) || running || now.mono < peer.retry_at {
             return;
         }
         peer.retry_at = now.mono + RETRY;
-        let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&address)) else { return };
+        let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&address)) else {
+            return;
+        };
         match Handshake::client(&me.tls, session, ROUTED_MTU, now.mono) {
             Ok(handshake) => peer.handshakes.push(Running::new(handshake, false)),
             Err(_) => self.stats.count("handshake.failed"),
@@ -273,32 +348,56 @@ impl Unicast {
 
     /// Takes a handshake PDU that came through other members, or sends it on.
     pub(super) fn routed_handshake(&mut self, now: Now, header: RoutedHandshake, bytes: &mut [u8]) {
-        let Some(me) = self.me.as_ref().map(|me| me.address) else { return };
+        let Some(me) = self.me.as_ref().map(|me| me.address) else {
+            return;
+        };
         if header.dst != me {
             return self.forward_handshake(header, bytes);
         }
         self.pump = true;
-        let Some((session, initial)) = pdu::handshake_session(bytes) else { return self.stats.count("drop.malformed") };
+        let Some((session, initial)) = pdu::handshake_session(bytes) else {
+            return self.stats.count("drop.malformed");
+        };
         if header.src == me {
             return self.stats.count("drop.foreign_handshake");
         }
-        let known = self.peers.get(&header.src).is_some_and(|p| p.handshakes.iter().any(|r| r.handshake.session() == session));
-        let running = self.peers.values().flat_map(|p| &p.handshakes).filter(|r| !r.done).count();
+        let known = self.peers.get(&header.src).is_some_and(|p| {
+            p.handshakes
+                .iter()
+                .any(|r| r.handshake.session() == session)
+        });
+        let running = self
+            .peers
+            .values()
+            .flat_map(|p| &p.handshakes)
+            .filter(|r| !r.done)
+            .count();
         if !known && (!initial || running >= MAX_ROUTED) {
             return self.stats.count("drop.unknown_handshake");
         }
         if self.peer(now, header.src).is_none() {
             return;
         }
-        let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&header.src)) else { return };
+        let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&header.src)) else {
+            return;
+        };
         if !known {
-            let servers = peer.handshakes.iter().filter(|r| !r.done && !r.handshake.is_client()).count();
+            let servers = peer
+                .handshakes
+                .iter()
+                .filter(|r| !r.done && !r.handshake.is_client())
+                .count();
             match Handshake::server(&me.tls, session, ROUTED_MTU, now.mono) {
-                Ok(handshake) if servers < MAX_RUNNING => peer.handshakes.push(Running::new(handshake, false)),
+                Ok(handshake) if servers < MAX_RUNNING => {
+                    peer.handshakes.push(Running::new(handshake, false))
+                }
                 Ok(_) | Err(_) => return self.stats.count("drop.unknown_handshake"),
             }
         }
-        let running = peer.handshakes.iter_mut().find(|r| r.handshake.session() == session);
+        let running = peer
+            .handshakes
+            .iter_mut()
+            .find(|r| r.handshake.session() == session);
         if running.is_some_and(|r| r.handshake.handle(now.mono, bytes).is_err()) {
             self.stats.count("drop.bad_handshake");
             if !known {
@@ -311,11 +410,20 @@ impl Unicast {
         if header.ttl <= 1 {
             return self.stats.count("drop.ttl");
         }
-        self.send_handshake(RoutedHandshake { ttl: header.ttl - 1, ..header }, bytes);
+        self.send_handshake(
+            RoutedHandshake {
+                ttl: header.ttl - 1,
+                ..header
+            },
+            bytes,
+        );
     }
 
     fn send_handshake(&mut self, header: RoutedHandshake, bytes: &[u8]) {
-        let Some(link) = self.path(header.dst).and_then(|path| self.links.get_mut(&path.lower)) else {
+        let Some(link) = self
+            .path(header.dst)
+            .and_then(|path| self.links.get_mut(&path.lower))
+        else {
             return self.stats.count("drop.no_route");
         };
         let sent = link.send(Class::Control, RoutedHandshake::LEN + bytes.len(), |body| {
@@ -330,18 +438,33 @@ impl Unicast {
 
     /// Sends what the routed handshakes with a member have to send, and takes what they have become.
     pub(super) fn pump_peer_handshakes(&mut self, now: Now, address: Addr) {
-        let Some(me) = self.me.as_ref().map(|me| me.address) else { return };
+        let Some(me) = self.me.as_ref().map(|me| me.address) else {
+            return;
+        };
         let (mut steps, mut out) = (Vec::new(), Vec::new());
-        let Some(peer) = self.peers.get_mut(&address) else { return };
+        let Some(peer) = self.peers.get_mut(&address) else {
+            return;
+        };
         for running in &mut peer.handshakes {
             out.extend(std::iter::from_fn(|| running.handshake.poll(now.mono)));
             while let Some(step) = running.step() {
-                steps.push((running.handshake.session(), running.handshake.is_client(), step));
+                steps.push((
+                    running.handshake.session(),
+                    running.handshake.is_client(),
+                    step,
+                ));
             }
         }
         peer.handshakes.retain_mut(|r| !r.is_over(now.mono));
         for bytes in out {
-            self.send_handshake(RoutedHandshake { ttl: TTL, dst: address, src: me }, &bytes);
+            self.send_handshake(
+                RoutedHandshake {
+                    ttl: TTL,
+                    dst: address,
+                    src: me,
+                },
+                &bytes,
+            );
         }
         for (session, client, step) in steps {
             match step {
@@ -360,13 +483,26 @@ impl Unicast {
         }
     }
 
-    fn peer_keys(&mut self, now: Now, address: Addr, session: u32, client: bool, secrets: Box<Secrets>) {
+    fn peer_keys(
+        &mut self,
+        now: Now,
+        address: Addr,
+        session: u32,
+        client: bool,
+        secrets: Box<Secrets>,
+    ) {
         // Whoever sits on the way may answer in another's stead, but only with a certificate of its own.
-        let Some(cert) = secrets.peer().filter(|cert| cert.address() == address).cloned() else {
+        let Some(cert) = secrets
+            .peer()
+            .filter(|cert| cert.address() == address)
+            .cloned()
+        else {
             return self.stats.count("drop.foreign_handshake");
         };
         self.stats.count("handshake.done");
-        let Some(peer) = self.peers.get_mut(&address) else { return };
+        let Some(peer) = self.peers.get_mut(&address) else {
+            return;
+        };
         peer.cert = Some(cert);
         peer.sessions.add(now.mono, session, client, *secrets);
         if !client {

@@ -13,7 +13,11 @@ impl Unicast {
     /// The answer to `status`.
     pub(super) fn status(&self, now: Now) -> irm::IpcpStatus {
         let me = self.me.as_ref();
-        let mut counters: std::collections::HashMap<String, u64> = self.stats.iter().map(|(what, n)| (what.to_owned(), n)).collect();
+        let mut counters: std::collections::HashMap<String, u64> = self
+            .stats
+            .iter()
+            .map(|(what, n)| (what.to_owned(), n))
+            .collect();
         counters.insert("forwarded".to_owned(), self.forwarded);
         irm::IpcpStatus {
             state: self.state.word().to_owned(),
@@ -27,9 +31,20 @@ impl Unicast {
             warnings: self.status_warnings(now),
             member: me.map(|me| me.label().to_string()).unwrap_or_default(),
             cert_expires: me.map_or(0, |me| me.identity.cert().not_after().secs()),
-            names: me.map(|me| me.names().map(ToString::to_string).collect()).unwrap_or_default(),
+            names: me
+                .map(|me| me.names().map(ToString::to_string).collect())
+                .unwrap_or_default(),
             settings: self.status_settings().collect(),
-            prefixes: me.map(|me| me.identity.cert().prefixes().iter().map(ToString::to_string).collect()).unwrap_or_default(),
+            prefixes: me
+                .map(|me| {
+                    me.identity
+                        .cert()
+                        .prefixes()
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect()
+                })
+                .unwrap_or_default(),
             directory: self.status_directory(),
         }
     }
@@ -39,8 +54,12 @@ impl Unicast {
         let join = |labels: Vec<String>| labels.join(",");
         let over = me.map(|me| join(me.over.iter().map(ToString::to_string).collect()));
         let kept = me.map(|me| join(me.kept.iter().map(ToString::to_string).collect()));
-        let issuer = me.and_then(|me| me.issuer.as_ref()).map(ToString::to_string);
-        [("over", over), ("neighbours", kept), ("issuer", issuer)].into_iter().filter_map(|(k, v)| Some((k.to_owned(), v?)))
+        let issuer = me
+            .and_then(|me| me.issuer.as_ref())
+            .map(ToString::to_string);
+        [("over", over), ("neighbours", kept), ("issuer", issuer)]
+            .into_iter()
+            .filter_map(|(k, v)| Some((k.to_owned(), v?)))
     }
 
     fn status_link(&self, link: &Link) -> irm::Link {
@@ -50,7 +69,11 @@ impl Unicast {
             Phase::Up(_) => "up",
             Phase::Retired(..) => "retired",
         };
-        let dialled = link.dialled.as_ref().map(ToString::to_string).unwrap_or_default();
+        let dialled = link
+            .dialled
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default();
         irm::Link {
             member: link.peer().map_or(dialled, |peer| self.member_name(peer)),
             lower_layer: link.over.to_string(),
@@ -68,14 +91,24 @@ impl Unicast {
         let stands = self.flows.iter().map(|f| {
             let member = proto::Label::new(self.member_name(f.peer)).ok();
             let path = self.path(f.peer);
-            let rtt = path.filter(|p| p.direct).and_then(|p| self.links.get(&p.lower)).map_or(0, Link::rtt_us);
+            let rtt = path
+                .filter(|p| p.direct)
+                .and_then(|p| self.links.get(&p.lower))
+                .map_or(0, Link::rtt_us);
             irm::FlowInfo {
                 id: f.id.0,
                 name: f.name.to_string(),
                 layer: layer.as_ref().map(ToString::to_string).unwrap_or_default(),
                 state: "allocated".to_owned(),
                 qos: Some(f.qos.into()),
-                peer: Some(record::Peer { name: f.peer_name.clone(), layer: layer.clone(), member }.into()),
+                peer: Some(
+                    record::Peer {
+                        name: f.peer_name.clone(),
+                        layer: layer.clone(),
+                        member,
+                    }
+                    .into(),
+                ),
                 encrypted: true,
                 rx_bytes: f.rx_bytes,
                 tx_bytes: f.tx_bytes,
@@ -101,8 +134,14 @@ impl Unicast {
         let expiring = self.me.as_ref().and_then(|me| {
             let left = me.identity.cert().not_after().0.saturating_sub(now.wall.0);
             (left < WARN_EXPIRY).then(|| match left.as_secs() / 86_400 {
-                0 if left.is_zero() => format!("the certificate of {} has expired; enroll it anew", me.label()),
-                days => format!("the certificate of {} expires in {days} days; enroll it anew before", me.label()),
+                0 if left.is_zero() => format!(
+                    "the certificate of {} has expired; enroll it anew",
+                    me.label()
+                ),
+                days => format!(
+                    "the certificate of {} expires in {days} days; enroll it anew before",
+                    me.label()
+                ),
             })
         });
         self.warnings.values().cloned().chain(expiring).collect()
@@ -119,14 +158,20 @@ impl Unicast {
             self.warnings.pop_first();
         }
         let fields = vec![("member".to_owned(), member.to_owned())];
-        self.out.push_back(Output::Control(Event::Notice(Notice { kind: kind.to_owned(), text, fields, warning })));
+        self.out.push_back(Output::Control(Event::Notice(Notice {
+            kind: kind.to_owned(),
+            text,
+            fields,
+            warning,
+        })));
     }
 
     /// Enters another state, and says so.
     pub(super) fn state(&mut self, state: State, detail: &str) {
         if self.state != state {
             self.state = state;
-            self.out.push_back(Output::Control(Event::State(state, detail.to_owned())));
+            self.out
+                .push_back(Output::Control(Event::State(state, detail.to_owned())));
         }
     }
 }

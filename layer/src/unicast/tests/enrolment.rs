@@ -2,6 +2,15 @@
 
 use super::*;
 
+fn links_up(net: &mut Net, name: &'static str) -> Vec<String> {
+    status(net, name)
+        .links
+        .into_iter()
+        .filter(|l| l.state == "up")
+        .map(|l| l.member)
+        .collect()
+}
+
 #[test]
 fn the_first_member_lets_another_in_by_an_invitation() {
     let mut net = Net::new(&["a", "b"]);
@@ -14,6 +23,173 @@ fn the_first_member_lets_another_in_by_an_invitation() {
         let up: Vec<_> = status.links.iter().filter(|l| l.state == "up").collect();
         assert_eq!(up.len(), 1);
         assert_eq!(up[0].member, other);
-        assert!((3_000..6_000).contains(&up[0].rtt_us), "{} µs", up[0].rtt_us);
+        assert!(
+            (3_000..6_000).contains(&up[0].rtt_us),
+            "{} µs",
+            up[0].rtt_us
+        );
+        assert_eq!(status.members.len(), 2);
+        assert!(status.members.iter().all(|m| m.reachable));
+    }
+}
+
+#[test]
+fn a_member_joins_through_one_that_is_not_the_issuer() {
+    let mut net = Net::new(&["a", "b", "d"]);
+    net.cut("b", "d");
+    bootstrap(&mut net, "b");
+    join(&mut net, "b", "a");
+    net.seconds(1);
+    join(&mut net, "b", "d");
+    net.seconds(1);
+    assert_eq!(links_up(&mut net, "d"), ["a"]);
+    let status = status(&mut net, "d");
+    assert_eq!(status.members.len(), 3);
+    assert!(
+        status
+            .routes
+            .iter()
+            .any(|r| r.member == "b" && r.next_hop == "a")
+    );
+}
+
+#[test]
+fn only_the_issuer_invites_and_the_others_say_who_that_is() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    join(&mut net, "a", "b");
+    let reason = invite(&mut net, "b", "c").unwrap_err();
+    assert_eq!(reason.code, Code::Denied);
+    assert!(reason.text.contains("member a"), "{reason}");
+}
+
+#[test]
+fn an_invitation_works_once_and_for_its_name_only() {
+    let mut net = Net::new(&["a", "b", "c"]);
+    bootstrap(&mut net, "a");
+    let url = invite(&mut net, "a", "b").unwrap();
+    assert_eq!(
+        enroll(&mut net, "c", url.clone()).unwrap_err().code,
+        Code::Conflict
+    );
+    assert!(enroll(&mut net, "b", url.clone()).is_ok());
+    // The same again is no news.
+    assert!(enroll(&mut net, "b", url.clone()).is_ok());
+    net.boot("b", Files::new());
+    let reason = enroll(&mut net, "b", url).unwrap_err();
+    assert!(!reason.text.is_empty());
+    assert_eq!(status(&mut net, "b").state, "down");
+}
+
+#[test]
+fn an_expired_or_altered_invitation_is_refused_at_once() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    let url = invite(&mut net, "a", "b").unwrap();
+    let before = net.now().mono;
+    for cut in [0, 1, url.len() / 2, url.len() - 1] {
+        let altered: String = url
+            .char_indices()
+            .map(|(i, c)| if i == cut { '~' } else { c })
+            .collect();
+        assert!(enroll(&mut net, "b", altered).is_err());
+    }
+    assert!(net.now().mono - before < Duration::from_secs(1));
+    net.seconds(601);
+    assert!(enroll(&mut net, "b", url).is_err());
+}
+
+#[test]
+fn a_joiner_that_reaches_nobody_says_so_in_time() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    let url = invite(&mut net, "a", "b").unwrap();
+    net.cut("a", "b");
+    let before = net.now().mono;
+    let reason = enroll(&mut net, "b", url.clone()).unwrap_err();
+    assert_eq!(reason.code, Code::TimedOut);
+    assert!(reason.text.contains("a is not there"), "{reason}");
+    assert!(net.now().mono - before < Duration::from_secs(11));
+    net.mend("a", "b");
+    assert!(enroll(&mut net, "b", url).is_ok());
+}
+
+#[test]
+fn a_member_that_restarts_rejoins_with_what_it_kept() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    join(&mut net, "a", "b");
+    net.seconds(1);
+    for name in ["b", "a"] {
+        let files = net.node(name).files.clone();
+        net.boot(name, files);
+        let rejoin = Enroll {
+            entry: Entry::Rejoin,
+            over: vec![label("net")],
+            timeout_ms: 5_000,
+        };
+        assert!(matches!(
+            net.ask(name, Command::Enroll(rejoin)),
+            Ok(Answer::Configured(_))
+        ));
+        net.seconds(3);
+        assert_eq!(
+            (links_up(&mut net, "a"), links_up(&mut net, "b")),
+            (vec!["b".to_owned()], vec!["a".to_owned()]),
+            "{name}"
+        );
+    }
+    // The authority came back with a.
+    assert!(invite(&mut net, "a", "c").is_ok());
+}
+
+#[test]
+fn the_same_bootstrap_again_is_fine_and_another_is_a_conflict() {
+    let mut net = Net::new(&["a"]);
+    bootstrap(&mut net, "a");
+    bootstrap(&mut net, "a");
+    let other = Bootstrap {
+        layer: label("other"),
+        over: vec![label("net")],
+        prefixes: Vec::new(),
+        shim_udp: None,
+    };
+    assert_eq!(
+        net.ask("a", Command::Bootstrap(other.clone()))
+            .unwrap_err()
+            .code,
+        Code::Conflict
+    );
+    let files = net.node("a").files.clone();
+    net.boot("a", files);
+    assert_eq!(
+        net.ask("a", Command::Bootstrap(other)).unwrap_err().code,
+        Code::Conflict
+    );
+    bootstrap(&mut net, "a");
+    // Its incarnation has risen, lest the others take its old words for newer.
+    assert_eq!(net.node("a").files["incarnation"].as_slice(), b"2\n");
+}
+
+#[test]
+fn a_damaged_file_is_named_and_never_replaced() {
+    let mut net = Net::new(&["a"]);
+    bootstrap(&mut net, "a");
+    let whole = net.node("a").files.clone();
+    for file in ["identity", "authority"] {
+        let mut files = whole.clone();
+        let bytes = files.get_mut(file).unwrap();
+        let half = bytes.len() / 2;
+        bytes.truncate(half);
+        net.boot("a", files.clone());
+        let ask = Bootstrap {
+            layer: label("ovl"),
+            over: vec![label("net")],
+            prefixes: Vec::new(),
+            shim_udp: None,
+        };
+        let reason = net.ask("a", Command::Bootstrap(ask)).unwrap_err();
+        assert!(reason.text.contains(file), "{reason}");
+        assert_eq!(net.node("a").files[file], files[file]);
     }
 }

@@ -17,7 +17,10 @@ pub(super) fn line() -> Net {
 }
 
 pub(super) fn register(net: &mut Net, at: &'static str, name: &str) {
-    assert_eq!(net.ask(at, Command::Register(Name::new(name).unwrap())), Ok(Answer::Ok));
+    assert_eq!(
+        net.ask(at, Command::Register(Name::new(name).unwrap())),
+        Ok(Answer::Ok)
+    );
 }
 
 pub(super) fn allocate(name: &str, flow: u64, qos: QosSpec) -> Allocate {
@@ -27,7 +30,10 @@ pub(super) fn allocate(name: &str, flow: u64, qos: QosSpec) -> Allocate {
         source: Some(Name::new("client").unwrap()),
         qos,
         peer: None,
-        user: User { uid: 1000, ipcp: false },
+        user: User {
+            uid: 1000,
+            ipcp: false,
+        },
         timeout_ms: 5_000,
     }
 }
@@ -36,7 +42,9 @@ pub(super) fn allocate(name: &str, flow: u64, qos: QosSpec) -> Allocate {
 pub(super) fn request(net: &mut Net, at: &'static str) -> FlowRequest {
     for _ in 0..500 {
         let events = &mut net.node(at).events;
-        let found = events.iter().position(|e| matches!(e, Event::FlowRequest(_)));
+        let found = events
+            .iter()
+            .position(|e| matches!(e, Event::FlowRequest(_)));
         if let Some(Event::FlowRequest(request)) = found.map(|i| events.remove(i)) {
             return request;
         }
@@ -56,13 +64,32 @@ pub(super) fn wait(net: &mut Net, at: &'static str, id: CommandId) -> Result<Ans
 }
 
 /// Allocates a flow and accepts it; both ends get the same number.
-pub(super) fn flow(net: &mut Net, from: &'static str, to: &'static str, name: &str, id: u64, qos: QosSpec) -> Allocated {
+pub(super) fn flow(
+    net: &mut Net,
+    from: &'static str,
+    to: &'static str,
+    name: &str,
+    id: u64,
+    qos: QosSpec,
+) -> Allocated {
     let command = net.command(from, Command::Allocate(allocate(name, id, qos)));
     let request = request(net, to);
     assert_eq!((request.name.as_str(), request.qos), (name, qos));
     assert_eq!(request.peer.member, Some(label(from)));
-    let verdict = Ok((FlowId(id), User { uid: 1000, ipcp: false }));
-    let answer = net.ask(to, Command::Respond(Respond { request: request.request, verdict }));
+    let verdict = Ok((
+        FlowId(id),
+        User {
+            uid: 1000,
+            ipcp: false,
+        },
+    ));
+    let answer = net.ask(
+        to,
+        Command::Respond(Respond {
+            request: request.request,
+            verdict,
+        }),
+    );
     assert!(matches!(answer, Ok(Answer::Allocated(_))), "{answer:?}");
     match wait(net, from, command) {
         Ok(Answer::Allocated(allocated)) => allocated,
@@ -80,7 +107,10 @@ pub(super) fn write(net: &mut Net, at: &'static str, flow: u64, sdus: &[&[u8]]) 
 /// What has come on a flow since the last look.
 pub(super) fn read(net: &mut Net, at: &'static str, flow: u64) -> Vec<Vec<u8>> {
     net.run(Duration::from_millis(50));
-    net.node(at).received.remove(&FlowId(flow)).unwrap_or_default()
+    net.node(at)
+        .received
+        .remove(&FlowId(flow))
+        .unwrap_or_default()
 }
 
 fn counters(net: &mut Net, at: &'static str) -> std::collections::HashMap<String, u64> {
@@ -99,12 +129,19 @@ fn a_flow_carries_sdus_both_ways_through_another_member() {
         assert_eq!(allocated.mtu, MTU - overhead);
         let whole = vec![7; allocated.mtu as usize];
         write(&mut net, "a", id, &[b"one", b"two", &whole]);
-        assert_eq!(read(&mut net, "c", id), [b"one".to_vec(), b"two".to_vec(), whole]);
+        assert_eq!(
+            read(&mut net, "c", id),
+            [b"one".to_vec(), b"two".to_vec(), whole]
+        );
         write(&mut net, "c", id, &[b"back"]);
         assert_eq!(read(&mut net, "a", id), [b"back".to_vec()]);
     }
     assert!(status(&mut net, "b").counters["forwarded"] > 0);
-    let route = status(&mut net, "a").routes.into_iter().find(|r| r.member == "c").unwrap();
+    let route = status(&mut net, "a")
+        .routes
+        .into_iter()
+        .find(|r| r.member == "c")
+        .unwrap();
     assert_eq!((route.next_hop.as_str(), route.hops), ("b", 2));
 }
 
@@ -127,7 +164,9 @@ fn a_reliable_flow_is_refused_with_advice_and_never_lowered() {
     let mut net = line();
     register(&mut net, "c", "server");
     for qos in [QosSpec::DATA, QosSpec::VIDEO, QosSpec::VOICE] {
-        let reason = net.ask("a", Command::Allocate(allocate("server", 5, qos))).unwrap_err();
+        let reason = net
+            .ask("a", Command::Allocate(allocate("server", 5, qos)))
+            .unwrap_err();
         assert_eq!(reason.code, Code::QosNotGranted);
         assert!(reason.text.contains("best"), "{reason}");
     }
@@ -137,7 +176,9 @@ fn a_reliable_flow_is_refused_with_advice_and_never_lowered() {
 fn a_name_that_nobody_has_is_not_found_within_a_second() {
     let mut net = line();
     let before = net.now().mono;
-    let reason = net.ask("a", Command::Allocate(allocate("nobody", 5, QosSpec::RAW))).unwrap_err();
+    let reason = net
+        .ask("a", Command::Allocate(allocate("nobody", 5, QosSpec::RAW)))
+        .unwrap_err();
     assert_eq!(reason.code, Code::NotFound);
     assert!(net.now().mono - before <= Duration::from_millis(1100));
 }
@@ -149,8 +190,21 @@ fn a_name_may_turn_up_while_it_is_waited_for() {
     net.run(Duration::from_millis(500));
     register(&mut net, "c", "late");
     let request = request(&mut net, "c");
-    let verdict = Ok((FlowId(5), User { uid: 0, ipcp: false }));
-    net.ask("c", Command::Respond(Respond { request: request.request, verdict })).unwrap();
+    let verdict = Ok((
+        FlowId(5),
+        User {
+            uid: 0,
+            ipcp: false,
+        },
+    ));
+    net.ask(
+        "c",
+        Command::Respond(Respond {
+            request: request.request,
+            verdict,
+        }),
+    )
+    .unwrap();
     assert!(wait(&mut net, "a", command).is_ok());
 }
 
@@ -160,15 +214,31 @@ fn a_pinned_flow_goes_to_that_member_or_nowhere() {
     register(&mut net, "b", "server");
     register(&mut net, "c", "server");
     net.run(Duration::from_millis(100));
-    let pinned = |member| Allocate { peer: Some(label(member)), ..allocate("server", 5, QosSpec::RAW) };
+    let pinned = |member| Allocate {
+        peer: Some(label(member)),
+        ..allocate("server", 5, QosSpec::RAW)
+    };
     let command = net.command("a", Command::Allocate(pinned("c")));
     let request = request(&mut net, "c");
     let refusal = Reason::new(Code::Refused, "no room");
-    net.ask("c", Command::Respond(Respond { request: request.request, verdict: Err(refusal.clone()) })).unwrap();
+    net.ask(
+        "c",
+        Command::Respond(Respond {
+            request: request.request,
+            verdict: Err(refusal.clone()),
+        }),
+    )
+    .unwrap();
     assert_eq!(wait(&mut net, "a", command), Err(refusal));
     let reason = net.ask("a", Command::Allocate(pinned("d"))).unwrap_err();
     assert_eq!(reason.code, Code::Denied);
-    assert!(!net.node("b").events.iter().any(|e| matches!(e, Event::FlowRequest(_))), "b was asked");
+    assert!(
+        !net.node("b")
+            .events
+            .iter()
+            .any(|e| matches!(e, Event::FlowRequest(_))),
+        "b was asked"
+    );
 }
 
 #[test]
@@ -183,7 +253,11 @@ fn the_end_of_a_flow_leaves_nothing_on_either_side() {
             net.input(closer, Input::UpperGone(FlowId(id)));
             net.node(closer).open.remove(&FlowId(id));
         } else {
-            net.ask(closer, Command::Dealloc(FlowId(id), Reason::new(Code::Closed, "done"))).unwrap();
+            net.ask(
+                closer,
+                Command::Dealloc(FlowId(id), Reason::new(Code::Closed, "done")),
+            )
+            .unwrap();
         }
         net.run(Duration::from_millis(100));
         assert_eq!(net.node(other).closed[&FlowId(id)].code, Code::Closed);
@@ -192,7 +266,11 @@ fn the_end_of_a_flow_leaves_nothing_on_either_side() {
         assert!(status(&mut net, name).flows.is_empty());
         assert!(net.node(name).open.is_empty());
         let machine = &net.node(name).machine;
-        assert!(machine.flows.closing.is_empty() && machine.flows.outgoing.is_empty() && machine.flows.incoming.is_empty());
+        assert!(
+            machine.flows.closing.is_empty()
+                && machine.flows.outgoing.is_empty()
+                && machine.flows.incoming.is_empty()
+        );
     }
 }
 
@@ -207,8 +285,20 @@ fn a_caller_that_gives_up_leaves_no_half_of_a_flow() {
     assert_eq!(reason.code, Code::TimedOut);
     net.mend("a", "b");
     net.seconds(3);
-    let verdict = Ok((FlowId(5), User { uid: 0, ipcp: false }));
-    let _ = net.ask("c", Command::Respond(Respond { request: request.request, verdict }));
+    let verdict = Ok((
+        FlowId(5),
+        User {
+            uid: 0,
+            ipcp: false,
+        },
+    ));
+    let _ = net.ask(
+        "c",
+        Command::Respond(Respond {
+            request: request.request,
+            verdict,
+        }),
+    );
     net.seconds(1);
     assert!(status(&mut net, "c").flows.is_empty());
     assert!(status(&mut net, "a").flows.is_empty());
@@ -225,6 +315,10 @@ fn a_flow_to_a_member_that_stays_away_goes_down_with_a_reason() {
     net.seconds(14);
     let reason = net.node("a").closed[&FlowId(5)].clone();
     assert_eq!(reason.code, Code::Unreachable);
-    assert!(net.node("a").events.contains(&Event::FlowDown(FlowId(5), reason)));
+    assert!(
+        net.node("a")
+            .events
+            .contains(&Event::FlowDown(FlowId(5), reason))
+    );
     assert!(counters(&mut net, "a").contains_key("routes.found"));
 }

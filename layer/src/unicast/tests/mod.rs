@@ -2,6 +2,8 @@
 
 mod enrolment;
 mod flows;
+mod hostile;
+mod routes;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
@@ -50,7 +52,10 @@ pub(super) struct Node {
 
 impl Net {
     pub(super) fn new(names: &[&'static str]) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "somewhere the virtual clock must begin")]
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "somewhere the virtual clock must begin"
+        )]
         let start = Instant::now();
         let mut net = Self {
             nodes: BTreeMap::new(),
@@ -75,7 +80,12 @@ impl Net {
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.serial.to_be_bytes());
         let machine = Unicast::new(label(name), seed, files.clone());
-        let gone: Vec<_> = self.wires.keys().filter(|(n, _)| *n == name).copied().collect();
+        let gone: Vec<_> = self
+            .wires
+            .keys()
+            .filter(|(n, _)| *n == name)
+            .copied()
+            .collect();
         for end in gone {
             self.hangup(end.0, end.1);
         }
@@ -95,7 +105,10 @@ impl Net {
     }
 
     pub(super) fn now(&self) -> Now {
-        Now { mono: self.start + self.elapsed, wall: UnixTime(Duration::from_secs(1_800_000_000) + self.elapsed) }
+        Now {
+            mono: self.start + self.elapsed,
+            wall: UnixTime(Duration::from_secs(1_800_000_000) + self.elapsed),
+        }
     }
 
     pub(super) fn node(&mut self, name: &'static str) -> &mut Node {
@@ -135,7 +148,9 @@ impl Net {
     /// Lets a machine have an input now.
     pub(super) fn input(&mut self, name: &'static str, input: In) {
         let now = self.now();
-        let Some(node) = self.nodes.get_mut(name).filter(|n| !n.exited) else { return };
+        let Some(node) = self.nodes.get_mut(name).filter(|n| !n.exited) else {
+            return;
+        };
         node.machine.handle(now, input);
         while let Some(output) = self.node(name).machine.poll() {
             self.output(name, output);
@@ -146,19 +161,33 @@ impl Net {
     pub(super) fn run(&mut self, time: Duration) {
         let end = self.elapsed + time;
         loop {
-            let timers = self.nodes.iter().filter(|(_, n)| !n.exited).filter_map(|(name, n)| Some((n.machine.deadline()?, *name)));
-            let timer = timers.min().map(|(at, name)| (at.saturating_duration_since(self.start).max(self.elapsed), name));
+            let timers = self
+                .nodes
+                .iter()
+                .filter(|(_, n)| !n.exited)
+                .filter_map(|(name, n)| Some((n.machine.deadline()?, *name)));
+            let timer = timers.min().map(|(at, name)| {
+                (
+                    at.saturating_duration_since(self.start).max(self.elapsed),
+                    name,
+                )
+            });
             let packet = self.queue.peek().map(|Reverse((at, _))| *at);
             match (timer, packet) {
                 (Some((at, name)), packet) if at <= end && packet.is_none_or(|p| at < p) => {
                     self.elapsed = at;
                     self.input(name, Input::Timeout);
                     let next = self.node(name).machine.deadline();
-                    assert!(next.is_none_or(|next| next > self.start + at), "{name} asks for a time-out that has come already");
+                    assert!(
+                        next.is_none_or(|next| next > self.start + at),
+                        "{name} asks for a time-out that has come already"
+                    );
                 }
                 (_, Some(at)) if at <= end => {
                     self.elapsed = at;
-                    let Some(Reverse((_, serial))) = self.queue.pop() else { unreachable!() };
+                    let Some(Reverse((_, serial))) = self.queue.pop() else {
+                        unreachable!()
+                    };
                     let (name, input) = self.inputs.remove(&serial).unwrap();
                     self.input(name, input);
                 }
@@ -174,7 +203,8 @@ impl Net {
 
     fn later(&mut self, name: &'static str, input: In) {
         self.serial += 1;
-        self.queue.push(Reverse((self.elapsed + LATENCY, self.serial)));
+        self.queue
+            .push(Reverse((self.elapsed + LATENCY, self.serial)));
         self.inputs.insert(self.serial, (name, input));
     }
 
@@ -184,8 +214,14 @@ impl Net {
             Output::Control(Event::Done(id, answer)) => drop(node.answers.insert(id, answer)),
             Output::Control(event) => node.events.push(event),
             Output::Upper(flow, batch) => {
-                assert!(node.open.contains(&flow), "{name}: an SDU for flow {flow}, which is not open");
-                node.received.entry(flow).or_default().extend(batch.iter().map(<[u8]>::to_vec));
+                assert!(
+                    node.open.contains(&flow),
+                    "{name}: an SDU for flow {flow}, which is not open"
+                );
+                node.received
+                    .entry(flow)
+                    .or_default()
+                    .extend(batch.iter().map(<[u8]>::to_vec));
             }
             Output::UpperMtu(flow, mtu) => drop(node.mtus.insert(flow, mtu)),
             Output::UpperOpen(flow, _, allocated) => {
@@ -197,7 +233,9 @@ impl Net {
                 node.closed.insert(flow, reason);
             }
             Output::Lower(lower, batch) => self.carry(name, lower, &batch),
-            Output::Ask(FlowAsk::Dial { dial, dst, over }) => self.dial(name, dial, dst.as_str(), over),
+            Output::Ask(FlowAsk::Dial { dial, dst, over }) => {
+                self.dial(name, dial, dst.as_str(), over)
+            }
             Output::Ask(FlowAsk::Hangup(lower)) => self.hangup(name, lower),
             Output::Save(file, bytes) => drop(node.files.insert(file.to_owned(), bytes)),
             Output::Exit => node.exited = true,
@@ -205,7 +243,9 @@ impl Net {
     }
 
     fn carry(&mut self, name: &'static str, lower: FlowId, batch: &Batch) {
-        let Some((to, at)) = self.wires.get(&(name, lower)).copied() else { return };
+        let Some((to, at)) = self.wires.get(&(name, lower)).copied() else {
+            return;
+        };
         if self.cut.contains(&(name, to)) {
             return;
         }
@@ -222,7 +262,11 @@ impl Net {
     }
 
     fn dial(&mut self, name: &'static str, dial: u64, dst: &str, over: Label) {
-        let to = self.nodes.iter().find(|(n, node)| **n == dst && !node.exited).map(|(n, _)| *n);
+        let to = self
+            .nodes
+            .iter()
+            .find(|(n, node)| **n == dst && !node.exited)
+            .map(|(n, _)| *n);
         let Some(to) = to.filter(|to| !self.cut.contains(&(name, *to))) else {
             let reason = Reason::new(Code::Unreachable, format!("{dst} is not there"));
             return self.later(name, Input::Tell(FlowTell::DialFailed(dial, reason)));
@@ -231,30 +275,63 @@ impl Net {
         let (here, there) = (FlowId(self.serial), FlowId(self.serial - 1));
         self.wires.insert((name, here), (to, there));
         self.wires.insert((to, there), (name, here));
-        let up = |lower, via, over| FlowTell::Up { lower, over, mtu: MTU, framing: Framing::Train, via };
-        self.later(to, Input::Tell(up(there, Via::Accepted(Some(label(name).to_name())), over.clone())));
+        let up = |lower, via, over| FlowTell::Up {
+            lower,
+            over,
+            mtu: MTU,
+            framing: Framing::Train,
+            via,
+        };
+        self.later(
+            to,
+            Input::Tell(up(
+                there,
+                Via::Accepted(Some(label(name).to_name())),
+                over.clone(),
+            )),
+        );
         self.later(name, Input::Tell(up(here, Via::Dialled(dial), over)));
     }
 
     fn hangup(&mut self, name: &'static str, lower: FlowId) {
-        let Some((to, at)) = self.wires.remove(&(name, lower)) else { return };
+        let Some((to, at)) = self.wires.remove(&(name, lower)) else {
+            return;
+        };
         self.wires.remove(&(to, at));
         if !self.cut.contains(&(name, to)) {
-            self.later(to, Input::Tell(FlowTell::Down(at, Reason::new(Code::Closed, "hung up"))));
+            self.later(
+                to,
+                Input::Tell(FlowTell::Down(at, Reason::new(Code::Closed, "hung up"))),
+            );
         }
     }
 }
 
 /// A layer `ovl` that `first` begins, over the one lower layer there is.
 pub(super) fn bootstrap(net: &mut Net, first: &'static str) {
-    let ask = Bootstrap { layer: label("ovl"), over: vec![label("net")], prefixes: Vec::new(), shim_udp: None };
+    let ask = Bootstrap {
+        layer: label("ovl"),
+        over: vec![label("net")],
+        prefixes: Vec::new(),
+        shim_udp: None,
+    };
     let answer = net.ask(first, Command::Bootstrap(ask));
     assert!(matches!(answer, Ok(Answer::Configured(_))), "{answer:?}");
 }
 
 /// An invitation of the issuer for one member.
-pub(super) fn invite(net: &mut Net, issuer: &'static str, member: &'static str) -> Result<String, Reason> {
-    let ask = Invite { member: Some(label(member)), prefixes: Vec::new(), expires_ms: 600_000, uses: 1, hints: Vec::new() };
+pub(super) fn invite(
+    net: &mut Net,
+    issuer: &'static str,
+    member: &'static str,
+) -> Result<String, Reason> {
+    let ask = Invite {
+        member: Some(label(member)),
+        prefixes: Vec::new(),
+        expires_ms: 600_000,
+        uses: 1,
+        hints: Vec::new(),
+    };
     match net.ask(issuer, Command::Invite(ask))? {
         Answer::Invitation(url) => Ok(url),
         other => panic!("{other:?}"),
@@ -262,7 +339,14 @@ pub(super) fn invite(net: &mut Net, issuer: &'static str, member: &'static str) 
 }
 
 pub(super) fn enroll(net: &mut Net, member: &'static str, url: String) -> Result<Answer, Reason> {
-    net.ask(member, Command::Enroll(Enroll { entry: Entry::Invitation(url), over: vec![label("net")], timeout_ms: 10_000 }))
+    net.ask(
+        member,
+        Command::Enroll(Enroll {
+            entry: Entry::Invitation(url),
+            over: vec![label("net")],
+            timeout_ms: 10_000,
+        }),
+    )
 }
 
 /// Lets a member join by an invitation of the issuer.
