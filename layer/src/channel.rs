@@ -12,9 +12,10 @@
 //! `ack` says that all bytes of `ack_stream` before it have arrived; a sender that has heard nothing yet acknowledges
 //! byte 0 of stream 0. Until the first acknowledgement of a stream, only its first frame is sent, so that a frame at
 //! another offset shows that its receiver once knew the stream:
-//! - data of an unknown stream at offset 0 replaces the other side's stream;
+//! - data of an unknown stream at offset 0 replaces the other side's stream; if it doesn't acknowledge ours, which was
+//!   acknowledged before, we go on with `stream + 1`, and what was queued is dropped;
 //! - data of an unknown stream at another offset is answered with a reset: this side has begun anew since;
-//! - a reset of our stream makes us go on with `stream + 1`, and what was queued is dropped.
+//! - a reset of our stream makes us go on with `stream + 1` in the same way.
 //!
 //! [`Channel::reset_seen`] tells the owner of both, so that it says again what still matters.
 
@@ -90,7 +91,13 @@ impl Channel {
                 self.sender.check(ack_stream, ack)?;
                 match self.receiver.data(stream, offset, bytes)? {
                     Received::Taken => {}
-                    Received::Replaced => self.reset_seen = true,
+                    Received::Replaced => {
+                        self.reset_seen = true;
+                        // It has begun anew: what it doesn't acknowledge, it doesn't know.
+                        if ack_stream != self.sender.stream() {
+                            self.sender.restart();
+                        }
+                    }
                     Received::Unknown => self.reset = Some(stream),
                 }
                 self.sender.ack(now, ack_stream, ack, false);

@@ -191,6 +191,17 @@ impl Sender {
         ours
     }
 
+    /// The other side has begun anew: goes on with another stream, unless it may still take this one from its begin.
+    pub(super) fn restart(&mut self) {
+        if self.established {
+            self.reset(self.stream);
+        }
+    }
+
+    pub(super) fn stream(&self) -> u32 {
+        self.stream
+    }
+
     pub(super) fn dead(&self) -> bool {
         self.dead
     }

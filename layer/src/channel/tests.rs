@@ -191,6 +191,63 @@ fn a_side_that_begins_anew_is_noticed_by_both_and_the_channel_goes_on() {
 }
 
 #[test]
+fn what_the_survivor_says_again_arrives_at_once() {
+    for seed in 0..20 {
+        let mut link = Link::new(seed, 30);
+        link.ends[0].send(b"before").unwrap();
+        link.ends[1].send(b"before").unwrap();
+        link.run(Duration::from_secs(60));
+        link.ends[1] = Channel::new(4000, 200);
+        link.got = [Vec::new(), Vec::new()];
+        link.ends[1].send(b"who is there?").unwrap();
+        link.run(Duration::from_secs(60));
+        assert_eq!((link.resets, link.got[0].len()), ([1, 0], 1), "seed {seed}");
+        // The owner has been told once, and what it says now is not dropped again.
+        link.ends[0].send(b"all that I know").unwrap();
+        link.run(Duration::from_secs(60));
+        assert_eq!(link.got[1], [b"all that I know".to_vec()], "seed {seed}");
+        assert_eq!(link.resets, [1, 0], "seed {seed}");
+    }
+}
+
+#[test]
+fn no_sequence_of_frames_panics_or_grows() {
+    for seed in 0..200 {
+        let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let mut number = move |below: u64| rng.next_u64() % below;
+        let (now, mut end) = (begin(), Channel::new(5, 200));
+        for step in 0..300 {
+            let now = now + Duration::from_millis(step * 7);
+            let bytes: Vec<u8> = (0..1 + number(40)).map(|_| number(3) as u8).collect();
+            let (stream, ack_stream, ack) = (number(4) as u32, 4 + number(3) as u32, number(600));
+            let offset = if number(20) == 0 {
+                u64::MAX - number(30)
+            } else {
+                number(300)
+            };
+            let frame = match number(12) {
+                0 => Frame::Reset { stream: ack_stream },
+                1..4 => Frame::Ack { ack_stream, ack },
+                _ => Frame::Data {
+                    stream,
+                    offset,
+                    ack_stream,
+                    ack,
+                    bytes: &bytes,
+                },
+            };
+            let _ = end.handle(now, &frame.encode());
+            if number(2) == 0 {
+                let _ = end.send(&bytes);
+            }
+            let sent = (0..40).take_while(|_| end.poll(now).is_some()).count();
+            assert!(sent < 40, "seed {seed}: it never stops sending");
+            while end.recv().is_some() {}
+        }
+    }
+}
+
+#[test]
 fn a_late_frame_of_a_replaced_stream_changes_nothing() {
     let now = begin();
     let (mut old, mut new, mut end) = (

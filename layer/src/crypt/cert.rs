@@ -7,7 +7,10 @@ use ipnet::IpNet;
 use proto::{Addr, Label};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use rustls_pki_types::{self as pki, CertificateDer, TrustAnchor};
-use webpki::{EndEntityCert, KeyUsage};
+use webpki::{
+    EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
+    RequiredEkuNotFoundContext,
+};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry::{OID_SIG_ED25519, Oid};
@@ -91,19 +94,17 @@ impl MemberCert {
             .iter()
             .map(|der| CertificateDer::from(der.as_slice()))
             .collect();
-        for usage in [KeyUsage::server_auth(), KeyUsage::client_auth()] {
-            let time = pki::UnixTime::since_unix_epoch(Duration::from_secs(now.secs()));
-            leaf.verify_for_usage(
-                webpki::ALL_VERIFICATION_ALGS,
-                &roots.anchors,
-                &chain,
-                time,
-                usage,
-                None,
-                None,
-            )
-            .map_err(from_webpki)?;
-        }
+        let time = pki::UnixTime::since_unix_epoch(Duration::from_secs(now.secs()));
+        leaf.verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            &roots.anchors,
+            &chain,
+            time,
+            BothWays,
+            None,
+            None,
+        )
+        .map_err(from_webpki)?;
         if cert.layer != *layer {
             return Err(CertError::WrongLayer {
                 found: cert.layer,
@@ -301,4 +302,167 @@ fn from_webpki(error: webpki::Error) -> CertError {
     }
 }
 
+/// A member is client and server: where a certificate restricts its use, it must allow both.
+struct BothWays;
+
+impl ExtendedKeyUsageValidator for BothWays {
+    fn validate(&self, purposes: KeyPurposeIdIter<'_, '_>) -> Result<(), webpki::Error> {
+        let (mut restricted, mut server, mut client) = (false, false, false);
+        for purpose in purposes {
+            let purpose = purpose?;
+            restricted = true;
+            server |= purpose == KeyPurposeId::new(SERVER_AUTH);
+            client |= purpose == KeyPurposeId::new(CLIENT_AUTH);
+        }
+        if !restricted || (server && client) {
+            return Ok(());
+        }
+        Err(webpki::Error::RequiredEkuNotFoundContext(
+            RequiredEkuNotFoundContext {
+                required: if server {
+                    KeyUsage::client_auth()
+                } else {
+                    KeyUsage::server_auth()
+                },
+                present: Vec::new(),
+            },
+        ))
+    }
+}
+
+/// id-kp-serverAuth and id-kp-clientAuth, 1.3.6.1.5.5.7.3.1 and 2, as in DER.
+const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 const SCHEME: &str = "strata://";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypt::fixtures::{NOW, at, label};
+    use rcgen::{
+        BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose as Eku, IsCa,
+        Issuer, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_ED25519, SanType, SignatureAlgorithm,
+    };
+
+    /// A certificate of a site's own ECDSA authority, as `change` wants it, and that authority.
+    fn issued(
+        key: &'static SignatureAlgorithm,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> (Vec<u8>, Roots) {
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
+        let root = ca.self_signed(&ca_key).unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names = vec![name("strata://ovl/b")];
+        change(&mut params);
+        let key = KeyPair::generate_for(key).unwrap();
+        let cert = params.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap();
+        (
+            cert.der().to_vec(),
+            Roots::new(vec![root.der().to_vec()]).unwrap(),
+        )
+    }
+
+    fn name(uri: &str) -> SanType {
+        SanType::URI(uri.try_into().unwrap())
+    }
+
+    fn verified(change: impl FnOnce(&mut CertificateParams)) -> Result<MemberCert, CertError> {
+        let (der, roots) = issued(&PKCS_ED25519, change);
+        MemberCert::verify(&der, &[], &roots, &label("ovl"), at(NOW))
+    }
+
+    #[test]
+    fn a_sites_own_authority_may_issue_what_a_member_needs() {
+        assert_eq!(verified(|_| {}).unwrap().member(), &label("b"));
+        let with_dns = verified(|p| {
+            p.subject_alt_names
+                .push(SanType::DnsName("b.example.org".try_into().unwrap()))
+        });
+        assert_eq!(with_dns.unwrap().member(), &label("b"));
+        assert!(
+            verified(|p| p.extended_key_usages =
+                vec![Eku::ServerAuth, Eku::ClientAuth, Eku::EmailProtection])
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn what_isnt_a_members_certificate_is_refused() {
+        let nets = |bytes: &[u8]| {
+            vec![CustomExtension::from_oid_content(
+                &prefix::OID,
+                bytes.to_vec(),
+            )]
+        };
+        let unknown = |critical| {
+            let mut extension =
+                CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99999, 1], vec![5, 0]);
+            extension.set_criticality(critical);
+            vec![extension]
+        };
+        let refused: [(&str, Result<MemberCert, CertError>); 11] = [
+            (
+                "server only",
+                verified(|p| p.extended_key_usages = vec![Eku::ServerAuth]),
+            ),
+            (
+                "client only",
+                verified(|p| p.extended_key_usages = vec![Eku::ClientAuth]),
+            ),
+            (
+                "neither",
+                verified(|p| p.extended_key_usages = vec![Eku::CodeSigning]),
+            ),
+            ("no name", verified(|p| p.subject_alt_names.clear())),
+            (
+                "two names",
+                verified(|p| p.subject_alt_names.push(name("strata://ovl/c"))),
+            ),
+            (
+                "a bad layer",
+                verified(|p| p.subject_alt_names = vec![name("strata://OVL/b")]),
+            ),
+            (
+                "no member",
+                verified(|p| p.subject_alt_names = vec![name("strata://ovl/")]),
+            ),
+            (
+                "a path",
+                verified(|p| p.subject_alt_names = vec![name("strata://ovl/b/c")]),
+            ),
+            (
+                "broken prefixes",
+                verified(|p| p.custom_extensions = nets(&[0x30, 1])),
+            ),
+            (
+                "an authority",
+                verified(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)),
+            ),
+            (
+                "unknown and critical",
+                verified(|p| p.custom_extensions = unknown(true)),
+            ),
+        ];
+        for (what, result) in refused {
+            assert!(
+                matches!(result, Err(CertError::Malformed(_))),
+                "{what}: {result:?}"
+            );
+        }
+        assert!(verified(|p| p.custom_extensions = unknown(false)).is_ok());
+        let (der, roots) = issued(&PKCS_ECDSA_P256_SHA256, |_| {});
+        let ecdsa = MemberCert::verify(&der, &[], &roots, &label("ovl"), at(NOW));
+        assert_eq!(
+            ecdsa,
+            Err(CertError::Malformed("a member's key must be Ed25519"))
+        );
+    }
+
+    #[test]
+    fn roots_must_be_certificates() {
+        assert!(Roots::new(Vec::new()).is_err());
+        assert!(Roots::new(vec![b"no certificate".to_vec()]).is_err());
+    }
+}

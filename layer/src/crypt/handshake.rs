@@ -19,7 +19,7 @@ use rustls_pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::tls::describe;
-use super::{Aead, Secrets, TAG, TlsConfig};
+use super::{Aead, MemberCert, Secrets, TAG, TlsConfig};
 use frame::{Frame, Header, Level};
 use stream::{Incoming, Outgoing};
 
@@ -296,13 +296,15 @@ impl Handshake {
         };
         let peer = match self.tls.peer_certificates() {
             Some(chain) if !chain.is_empty() => {
-                let verified = self.config.trust.verify(chain, self.config.clock.now());
-                Some(verified.map_err(|e| {
+                // TLS has verified the chain, with our verifier.
+                let parsed = MemberCert::parse(&chain[0]);
+                let blame = |e| {
                     Reason::new(
                         Code::Denied,
                         format!("the other side can't be believed: {e}"),
                     )
-                })?)
+                };
+                Some(parsed.map_err(blame)?)
             }
             _ => None,
         };

@@ -32,7 +32,8 @@ impl Secrets {
         self.peer.as_ref()
     }
 
-    /// The keys of the link that the handshake ran over.
+    /// The keys of the link that the handshake ran over. To be called once: keys made twice would use the same counters
+    /// twice.
     pub fn hop_keys(&self, is_client: bool) -> (SealKey, OpenKey) {
         let (client, server) = (self.derive(&[b"hop", &[0]]), self.derive(&[b"hop", &[1]]));
         if is_client {

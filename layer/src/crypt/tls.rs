@@ -33,8 +33,7 @@ pub struct TlsConfig {
     pub(super) client: Arc<ClientConfig>,
     /// None for a joiner: nobody dials it.
     pub(super) server: Option<Arc<ServerConfig>>,
-    pub(super) trust: Arc<Trust>,
-    pub(super) clock: Clock,
+    layer: Label,
     /// Carried in place of QUIC's transport parameters, authenticated: the protocol and its version.
     pub(super) parameters: &'static [u8],
 }
@@ -115,8 +114,7 @@ impl TlsConfig {
         Ok(Self {
             client: Arc::new(hardened(client)),
             server: Some(Arc::new(server)),
-            trust,
-            clock: clock.clone(),
+            layer: trust.layer.clone(),
             parameters: PARAMETERS,
         })
     }
@@ -128,8 +126,7 @@ impl TlsConfig {
         Ok(Self {
             client: Arc::new(hardened(client)),
             server: None,
-            trust,
-            clock: clock.clone(),
+            layer: trust.layer.clone(),
             parameters: PARAMETERS,
         })
     }
@@ -137,7 +134,7 @@ impl TlsConfig {
 
 impl fmt::Debug for TlsConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "TlsConfig({})", self.trust.layer)
+        write!(f, "TlsConfig({})", self.layer)
     }
 }
 
@@ -195,7 +192,7 @@ fn aes_is_fast() -> bool {
 const GROUPS: &[&dyn SupportedKxGroup] = &[kx_group::X25519];
 
 impl Trust {
-    fn new(layer: Label, anchor: Anchor) -> Arc<Self> {
+    pub(super) fn new(layer: Label, anchor: Anchor) -> Arc<Self> {
         let provider = CryptoProvider {
             cipher_suites: suites(),
             kx_groups: GROUPS.to_vec(),

@@ -7,6 +7,7 @@ use super::*;
 use crate::crypt::fixtures::{
     NOW, YEAR, at, begin, config, enrolled, first, invite, invited, label, under_one_root,
 };
+use crate::crypt::tls::{Anchor, Trust};
 use crate::crypt::{Identity, SealKey};
 
 /// A client, a server and a link that harms what it carries; the clock jumps to the next thing that happens.
@@ -315,15 +316,11 @@ fn a_server_refuses_a_client_that_trusts_it_but_has_a_foreign_certificate() {
     let ((_, a), (_, b)) = (first("ovl"), first("ovl"));
     // A client of one authority that would take any server of the other.
     let mut mixed = config(&a, NOW);
-    mixed.client = {
-        let mut client = (*mixed.client).clone();
-        let theirs = config(&b, NOW);
-        client
-            .dangerous()
-            .set_certificate_verifier(theirs.trust.clone());
-        mixed.trust = theirs.trust;
-        Arc::new(client)
-    };
+    let mut client = (*mixed.client).clone();
+    client
+        .dangerous()
+        .set_certificate_verifier(Trust::new(label("ovl"), Anchor::Roots(b.roots().clone())));
+    mixed.client = Arc::new(client);
     let mut net = Net::new(&mixed, &config(&b, NOW), 1400);
     let [client, server] = net.reasons();
     assert!(server.text.contains("unknown authority"), "{server}");
