@@ -16,7 +16,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Instant;
 
 use ipcp::Counters;
-use ipcp::udp::Offloads;
+use ipcp::udp::{Offloads, widen};
 use proto::{Batch, FlowId};
 use rustc_hash::FxHashMap;
 use rustix::event::{Timespec, epoll};
@@ -169,6 +169,7 @@ impl Sockets {
 
     fn listen(&mut self, at: SocketAddr) {
         let listening = udp::bind(at).and_then(|socket| {
+            widen(&socket);
             epoll::add(
                 &self.epoll,
                 &socket,

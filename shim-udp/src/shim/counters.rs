@@ -34,6 +34,8 @@ pub(super) const UNCONFIRMED: &str = "drop.unconfirmed";
 pub(super) const EVICTED: &str = "drop.evicted";
 /// Requests from a source that has too many unconfirmed.
 pub(super) const SOURCE_LIMIT: &str = "drop.source-limit";
+/// Requests of strangers beyond what a second allows.
+pub(super) const FLOODED: &str = "drop.flood";
 /// Requests of no name: empty, too long, not UTF-8, or with control characters.
 pub(super) const BAD_NAME: &str = "drop.bad-name";
 /// Requests for a name that isn't registered here.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::{Duration, Instant};
 
 use rand_core::RngCore;
 
@@ -22,11 +23,14 @@ impl Source {
 
 /// The unconfirmed requests of a shim: at most [`Unconfirmed::PER_SOURCE`] of one source, in two shares, one for sources
 /// that have a confirmed flow. A full share gives up one of its own at random, so that neither a flood nor its pattern
-/// decides whose request survives.
+/// decides whose request survives. Strangers also get no more than [`Unconfirmed::A_SECOND`] new sockets a second, since
+/// each costs ten system calls, which live flows need more.
 #[derive(Debug)]
 pub(super) struct Unconfirmed {
     shares: [Share; 2],
     per_source: BTreeMap<Source, usize>,
+    /// When strangers will have used up what a second allows.
+    used_until: Option<Instant>,
     /// Of each request: its share, its place in that, and its source.
     of: BTreeMap<SocketKey, (usize, usize, Source)>,
 }
@@ -44,6 +48,8 @@ pub(super) enum Room {
     For(Option<SocketKey>),
     /// Its source has enough.
     SourceFull,
+    /// There are too many of strangers in this second.
+    Flooded,
 }
 
 impl Unconfirmed {
@@ -51,6 +57,8 @@ impl Unconfirmed {
     pub(super) const PER_SOURCE: usize = 64;
     /// Of all sources at once.
     pub(super) const ALL: usize = 1024;
+    /// Of strangers in a second; a quarter of that may come at once.
+    pub(super) const A_SECOND: u32 = 4096;
 
     /// Room for `most` requests, a quarter of it for sources with a confirmed flow.
     pub(super) fn new(most: usize) -> Self {
@@ -63,22 +71,29 @@ impl Unconfirmed {
         Self {
             shares: [share(most - known), share(known)],
             per_source: BTreeMap::new(),
+            used_until: None,
             of: BTreeMap::new(),
         }
     }
 
     pub(super) fn admit(
         &mut self,
+        now: Instant,
         key: SocketKey,
-        source: Source,
-        known: bool,
+        (source, known): (Source, bool),
         rng: &mut impl RngCore,
     ) -> Room {
-        let count = self.per_source.entry(source).or_default();
-        if *count >= Self::PER_SOURCE {
+        if self
+            .per_source
+            .get(&source)
+            .is_some_and(|count| *count >= Self::PER_SOURCE)
+        {
             return Room::SourceFull;
         }
-        *count += 1;
+        if !known && !self.within_a_second(now) {
+            return Room::Flooded;
+        }
+        *self.per_source.entry(source).or_default() += 1;
         let which = usize::from(known);
         let share = &mut self.shares[which];
         let evicted = (share.keys.len() >= share.most)
@@ -89,6 +104,16 @@ impl Unconfirmed {
             self.remove(old);
         }
         Room::For(evicted)
+    }
+
+    /// Whether a stranger may have a socket now, which is then counted.
+    fn within_a_second(&mut self, now: Instant) -> bool {
+        let from = self.used_until.map_or(now, |until| until.max(now));
+        let free = from < now + Duration::from_millis(250);
+        if free {
+            self.used_until = Some(from + Duration::from_secs(1) / Self::A_SECOND);
+        }
+        free
     }
 
     /// Takes a request out, because it was confirmed or is over; whether it was there.
@@ -125,22 +150,30 @@ mod tests {
         Source::of(IpAddr::V4(n.into()))
     }
 
+    // A time to count from; which one doesn't matter.
+    #[allow(clippy::disallowed_methods)]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
     #[test]
     fn one_source_gets_64_and_no_more() {
-        let (mut all, mut rng) = (Unconfirmed::new(1024), ChaCha8Rng::seed_from_u64(1));
+        let (mut all, mut rng, now) = (
+            Unconfirmed::new(1024),
+            ChaCha8Rng::seed_from_u64(1),
+            start(),
+        );
+        let one = (source(1), false);
         for n in 0..64 {
-            assert_eq!(
-                all.admit(SocketKey(n), source(1), false, &mut rng),
-                Room::For(None)
-            );
+            assert_eq!(all.admit(now, SocketKey(n), one, &mut rng), Room::For(None));
         }
         assert_eq!(
-            all.admit(SocketKey(64), source(1), false, &mut rng),
+            all.admit(now, SocketKey(64), one, &mut rng),
             Room::SourceFull
         );
         assert!(all.remove(SocketKey(7)));
         assert_eq!(
-            all.admit(SocketKey(65), source(1), false, &mut rng),
+            all.admit(now, SocketKey(65), one, &mut rng),
             Room::For(None)
         );
     }
@@ -155,12 +188,40 @@ mod tests {
 
     #[test]
     fn strangers_never_evict_those_who_are_known() {
-        let (mut all, mut rng) = (Unconfirmed::new(1024), ChaCha8Rng::seed_from_u64(2));
-        all.admit(SocketKey(0), source(1), true, &mut rng);
+        let (mut all, mut rng, now) = (
+            Unconfirmed::new(1024),
+            ChaCha8Rng::seed_from_u64(2),
+            start(),
+        );
+        all.admit(now, SocketKey(0), (source(1), true), &mut rng);
         for n in 1..10_000 {
-            let room = all.admit(SocketKey(n), source(n as u32 + 1), false, &mut rng);
-            assert!(!matches!(room, Room::For(Some(SocketKey(0)))));
+            let then = now + Duration::from_millis(1) * n;
+            let room = all.admit(then, SocketKey(n.into()), (source(n + 1), false), &mut rng);
+            assert!(matches!(room, Room::For(evicted) if evicted != Some(SocketKey(0))));
         }
         assert!(all.len() <= Unconfirmed::ALL && all.remove(SocketKey(0)));
+    }
+
+    #[test]
+    fn strangers_get_so_many_sockets_a_second_and_the_known_any_number() {
+        let (mut all, mut rng, now) = (
+            Unconfirmed::new(1024),
+            ChaCha8Rng::seed_from_u64(3),
+            start(),
+        );
+        let mut taken = 0;
+        for n in 0..40_000_u32 {
+            let then = now + Duration::from_micros(50) * n;
+            taken += u32::from(
+                all.admit(then, SocketKey(n.into()), (source(n), false), &mut rng) != Room::Flooded,
+            );
+        }
+        // In 2 s, and a quarter of a second's worth at once.
+        assert!(
+            (2 * 4096..=2 * 4096 + 1100).contains(&taken),
+            "{taken} were taken"
+        );
+        let end = now + Duration::from_secs(2);
+        assert!(all.admit(end, SocketKey(50_000), (source(9), true), &mut rng) != Room::Flooded);
     }
 }

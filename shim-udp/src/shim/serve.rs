@@ -57,8 +57,12 @@ impl Shim {
         let key = self.new_key();
         let source = Source::of(from.ip());
         let known = self.known.contains_key(&source);
-        match self.unconfirmed.admit(key, source, known, &mut self.rng) {
+        match self
+            .unconfirmed
+            .admit(now.mono, key, (source, known), &mut self.rng)
+        {
             Room::SourceFull => return self.counters.count(counters::SOURCE_LIMIT),
+            Room::Flooded => return self.counters.count(counters::FLOODED),
             Room::For(Some(old)) => {
                 self.counters.count(counters::EVICTED);
                 self.drop_conn(old);

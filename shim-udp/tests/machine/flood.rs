@@ -81,7 +81,7 @@ fn a_flood_of_20_000_sources_a_second_leaves_flows_alone_and_holds_at_most_1024_
 
 #[test]
 fn a_client_that_is_known_gets_a_new_flow_in_the_middle_of_a_flood() {
-    let (mut shim, now) = server();
+    let (mut shim, mut now) = server();
     let mut open = BTreeSet::from([SocketKey(1)]);
     feed(
         &mut shim,
@@ -94,6 +94,7 @@ fn a_client_that_is_known_gets_a_new_flow_in_the_middle_of_a_flood() {
     );
     let mine = *open.last().unwrap();
     for n in 0..20_000_u32 {
+        now.mono += Duration::from_micros(50);
         let from = SocketAddr::from((Ipv4Addr::from(0x0b00_0000 + n), 4000));
         feed(
             &mut shim,

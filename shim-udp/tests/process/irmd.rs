@@ -42,6 +42,7 @@ pub(crate) struct Shim {
     events: Streaming<pb::IpcpEvent>,
     kept: VecDeque<Event>,
     last_id: u64,
+    at: Option<SocketAddr>,
 }
 
 struct Service(mpsc::Sender<Attached>);
@@ -123,6 +124,7 @@ impl Irmd {
                     events,
                     kept: VecDeque::new(),
                     last_id: 0,
+                    at: None,
                 };
             }
             let next = tokio::time::timeout(Duration::from_secs(10), async {
@@ -138,6 +140,7 @@ impl Shim {
     /// Bootstraps it on a free port.
     pub(crate) async fn bootstrap(&mut self, ip: &str, hosts: &[String]) -> SocketAddr {
         let at = UdpSocket::bind((ip, 0)).unwrap().local_addr().unwrap();
+        self.at = Some(at);
         let hosts = hosts.iter().map(|h| h.parse().unwrap()).collect();
         let shim_udp = ShimUdp {
             ip: at.ip(),
@@ -237,6 +240,18 @@ impl Shim {
 
     pub(crate) fn signal(&self, signal: Signal) {
         rustix::process::kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    /// Where its requests go.
+    pub(crate) fn at(&self) -> SocketAddr {
+        self.at.unwrap()
+    }
+
+    /// What of it is in memory.
+    pub(crate) fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
     }
 
     /// How many descriptors the process has open.

@@ -8,6 +8,7 @@
     clippy::disallowed_methods
 )]
 
+mod flood;
 mod irmd;
 
 use std::net::UdpSocket;
@@ -121,6 +122,42 @@ async fn a_thousand_flows_made_and_closed_leave_no_descriptor() {
 }
 
 #[tokio::test]
+async fn a_flood_of_requests_leaves_flows_their_rate_and_takes_at_most_1024_sockets() {
+    let irmd = Irmd::new();
+    let (mut a, mut b) = pair(&irmd).await;
+    let (end_a, end_b) = joined(&mut a, &mut b, false).await;
+    let flood = flood::start(b.at());
+    let (mut written, mut came, mut most, mut memory) = (0_u64, 0_u64, 0, 0);
+    let begin = Instant::now();
+    while begin.elapsed() < Duration::from_secs(5) {
+        end_a.socket.try_send_sdu(&written.to_be_bytes()).unwrap();
+        written += 1;
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        came += waiting(&end_b.socket);
+        most = most.max(b.descriptors());
+        if begin.elapsed() < Duration::from_secs(2) {
+            memory = b.memory_kib();
+        }
+    }
+    let sent = flood.stop();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    came += waiting(&end_b.socket);
+    assert!(came * 10 >= written * 9, "{came} of {written} SDUs came");
+    assert!((200..=1024 + 32).contains(&most), "{most} descriptors");
+    assert!(
+        b.memory_kib() < memory + 4096,
+        "{memory} KiB became {}",
+        b.memory_kib()
+    );
+    let Ok(Answer::Status(status)) = b.ask(Command::Status).await else {
+        panic!("no status")
+    };
+    assert!(sent > 1000 && status.counters["requests"] > 1000);
+    // A client that is in earnest gets through.
+    assert!(a.allocate(11, "srv", false).await.is_ok());
+}
+
+#[tokio::test]
 async fn status_counts_and_shutdown_ends_the_process() {
     let irmd = Irmd::new();
     let (mut a, mut b) = pair(&irmd).await;
@@ -146,6 +183,15 @@ fn sdu(socket: &UdpSocket) -> Vec<u8> {
             len => return bytes[..len].to_vec(),
         }
     }
+}
+
+/// How many SDUs are there now.
+fn waiting(socket: &RecordSocket) -> u64 {
+    let (mut batch, mut count) = (Batch::new(Framing::Record), 0);
+    while let Ok(Received::Data) = socket.try_recv(&mut batch) {
+        count += batch.count() as u64;
+    }
+    count
 }
 
 /// The SDUs of the next record, or why the flow is down.
