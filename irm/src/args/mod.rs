@@ -228,6 +228,59 @@ mod tests {
         }
     }
 
+    /// The `irm` commands in a page: of indented lines, and between backticks where there is no ellipsis.
+    fn commands(page: &str) -> Vec<String> {
+        let of_line = |line: &str| line.strip_prefix("    irm ").map(|l| format!("irm {l}"));
+        let mut found: Vec<String> = page.lines().filter_map(of_line).collect();
+        found.extend(
+            page.split('`')
+                .skip(1)
+                .step_by(2)
+                .filter(|c| c.starts_with("irm "))
+                .map(str::to_owned),
+        );
+        let bare = |c: &String| {
+            c.split(" #")
+                .next()
+                .unwrap_or_default()
+                .split(" | ")
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .to_owned()
+        };
+        let concrete = |c: &String| {
+            !c.contains('…')
+                && !c
+                    .split(' ')
+                    .any(|w| !w.is_empty() && w.bytes().all(|b| b.is_ascii_uppercase()))
+        };
+        found.iter().map(bare).filter(concrete).collect()
+    }
+
+    #[test]
+    fn what_the_pages_say_can_be_typed() {
+        let pages = [
+            include_str!("../../../README.md"),
+            include_str!("../../../docs/operations.md"),
+        ];
+        let typed: Vec<String> = pages.iter().flat_map(|p| commands(p)).collect();
+        assert!(
+            typed.len() > 20,
+            "the pages hold hardly a command: {typed:?}"
+        );
+        for line in typed {
+            let argv = line
+                .split_whitespace()
+                .map(|w| w.trim_matches('\'').into())
+                .collect();
+            let argv = crate::keywords::translate(argv, &Cli::command()).unwrap();
+            if let Err(error) = Cli::try_parse_from(argv) {
+                assert!(!error.use_stderr(), "{line}: {error}");
+            }
+        }
+    }
+
     #[test]
     fn what_comes_later_is_not_promised() {
         let mut help = Cli::command().render_long_help().to_string();
