@@ -154,7 +154,12 @@ impl UdpPort {
             );
             match got {
                 // From before the socket was connected, when everybody could send to it.
-                Ok(_) if meta[0].addr.ip() != self.peer.ip() || meta[0].addr.port() != self.peer.port() => self.strangers += 1,
+                Ok(_)
+                    if meta[0].addr.ip() != self.peer.ip()
+                        || meta[0].addr.port() != self.peer.port() =>
+                {
+                    self.strangers += 1
+                }
                 Ok(_) if meta[0].len == 0 => {
                     (self.last_heard, self.peer_keeps_alive) = (now, true);
                     return Received::KeepAlive;
@@ -385,7 +390,9 @@ pub fn path_mtu(socket: &impl AsFd, peer: SocketAddr) -> u32 {
         SocketAddr::V6(_) => (sockopt::ipv6_mtu(socket), 40 + 8),
     };
     // 1280 is what every path carries that IPv6 goes over.
-    mtu.unwrap_or(1280).saturating_sub(headers).min(Batch::MAX_PACKET as u32)
+    mtu.unwrap_or(1280)
+        .saturating_sub(headers)
+        .min(Batch::MAX_PACKET as u32)
 }
 
 /// Gives a socket buffers of [`UdpPort::BUFFER`]: beyond the system's limit only for who may, else as much as is allowed.

@@ -1,6 +1,7 @@
 //! The runtime between a daemon and users, over real sockets.
 #![allow(
     clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
     reason = "a test fails by panicking, in its helpers too"
 )]
 

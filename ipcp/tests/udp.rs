@@ -1,6 +1,7 @@
 //! The UDP data port over loopback.
 #![allow(
     clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
     reason = "a test fails by panicking, in its helpers too"
 )]
 

@@ -1,6 +1,7 @@
 //! Two programs of one host and a daemon between them: libflow's faces over real sockets.
 #![allow(
     clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
     reason = "a test fails by panicking, in its helpers too"
 )]
 

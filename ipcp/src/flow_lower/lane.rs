@@ -1,0 +1,151 @@
+//! One lower flow: its sockets, and what waits to be sent on them.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
+
+use libflow::port::{Received, RecordSocket};
+use proto::record::Item;
+use proto::{Batch, Code, Framing, Reason};
+
+use crate::io::{Interest, Io, Key, Watch};
+use crate::udp::{Offloads, Sent, UdpPort};
+
+/// One lower flow.
+#[derive(Debug)]
+pub(super) struct Lane {
+    pub(super) data: Data,
+    pub(super) held: VecDeque<(Batch, usize)>,
+}
+
+/// The way of the packets.
+#[derive(Debug)]
+pub(super) enum Data {
+    Records {
+        socket: RecordSocket,
+        watch: Watch,
+    },
+    /// The shim's own socket; what it was handed over with stays for control items.
+    Udp {
+        port: Box<UdpPort>,
+        watch: Watch,
+        control: RecordSocket,
+        control_key: Key,
+    },
+}
+
+/// What a record socket says.
+pub(super) enum Heard {
+    Sdus,
+    Mtu(u32),
+    Down(Reason),
+    Nothing,
+}
+
+/// What a record socket says, in the words of a lower network.
+pub(super) fn control_item(received: io::Result<Received>) -> Heard {
+    match received {
+        Ok(Received::Data) => Heard::Sdus,
+        Ok(Received::Item(Item::Mtu(mtu))) => Heard::Mtu(mtu),
+        Ok(Received::Item(Item::Down(reason)) | Received::Bad(reason)) => Heard::Down(reason),
+        Ok(Received::Item(Item::Join(_) | Item::Welcome(_))) => Heard::Down(Reason::new(
+            Code::PeerMisbehaved,
+            "a Join or Welcome came in the midst of the flow",
+        )),
+        Ok(Received::End) => Heard::Down(Reason::new(
+            Code::Unreachable,
+            "the IPC process below ended",
+        )),
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => Heard::Nothing,
+        Err(e) => Heard::Down(Reason::new(
+            Code::Failed,
+            format!("reading the socket failed: {e}"),
+        )),
+    }
+}
+
+impl Data {
+    /// Takes the socket of a flow, and the one that was handed over with it.
+    pub(super) fn new(
+        io: &mut Io,
+        socket: RecordSocket,
+        handed: Option<OwnedFd>,
+        offloads: Offloads,
+    ) -> io::Result<Self> {
+        let Some(fd) = handed else {
+            let watch = io.watch(&socket, Interest::READ)?;
+            return Ok(Self::Records { socket, watch });
+        };
+        let port = Box::new(UdpPort::new(UdpSocket::from(fd), offloads, Instant::now())?);
+        let watch = io.watch(&port.as_fd(), Interest::READ)?;
+        let control_key = io.watch(&socket, Interest::READ)?.key();
+        Ok(Self::Udp {
+            port,
+            watch,
+            control: socket,
+            control_key,
+        })
+    }
+
+    /// Sends a batch from byte `from` on.
+    pub(super) fn send(&mut self, io: &mut Io, batch: &Batch, from: usize, now: Instant) -> Sent {
+        match self {
+            Self::Udp { port, .. } => port.send(batch, from, &mut io.counters, now),
+            Self::Records { socket, .. } => match socket.try_send(batch) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => Sent::Full(0),
+                Ok(()) => Sent::Done,
+                // The end of the file, which comes in by itself, says why.
+                Err(_) => {
+                    io.counters.add("drop.lower_gone", batch.count() as u64);
+                    Sent::Done
+                }
+            },
+        }
+    }
+
+    /// The batch as this way takes it: a train is put into records for a record socket, which costs a copy.
+    pub(super) fn framed(&self, batch: Batch) -> (Batch, Option<Batch>) {
+        if matches!(self, Self::Udp { .. }) || batch.framing() == Framing::Record {
+            return (batch, None);
+        }
+        // Two lengths more a packet: what one train holds, two records do.
+        let (mut first, mut second) = (Batch::new(Framing::Record), None);
+        for packet in batch.iter() {
+            let room = match first.fits(packet.len()) && second.is_none() {
+                true => first.push(packet.len()),
+                false => second
+                    .get_or_insert_with(|| Batch::new(Framing::Record))
+                    .push(packet.len()),
+            };
+            if let Some(room) = room {
+                room.copy_from_slice(packet);
+            }
+        }
+        (first, second)
+    }
+
+    /// Whether sending found something that only receiving reports.
+    pub(super) fn has_news(&self) -> bool {
+        match self {
+            Self::Udp { port, .. } => port.has_news(),
+            Self::Records { .. } => false,
+        }
+    }
+
+    /// Waits for packets, and for room if something waits to be sent.
+    pub(super) fn arm(&mut self, io: &mut Io, waits: bool) {
+        let interest = Interest {
+            read: true,
+            write: waits,
+        };
+        let armed = match self {
+            Self::Records { socket, watch } => io.set(watch, &socket.as_fd(), interest),
+            Self::Udp { port, watch, .. } => io.set(watch, &port.as_fd(), interest),
+        };
+        if let Err(e) = armed {
+            tracing::error!("can't wait on a lower flow: {e}");
+        }
+    }
+}
