@@ -1,0 +1,102 @@
+//! A direct flow between two programs of one host against a bare `SOCK_SEQPACKET` pair, in the same run.
+//!
+//! `cargo bench -p libflow`: the median of `round_trip/flow` is to be at most 1.3 times that of `round_trip/bare`.
+#![allow(clippy::unwrap_used, reason = "a benchmark fails by panicking")]
+
+#[allow(dead_code, reason = "the tests use all of it")]
+#[path = "../tests/broker/mod.rs"]
+mod broker;
+
+use divan::Bencher;
+use divan::counter::BytesCount;
+use libflow::blocking::{Flow, Irm};
+use libflow::port::RecordSocket;
+use libflow::{AllocOptions, Batch, Framing};
+use rustix::net::{RecvFlags, SendFlags};
+
+fn main() {
+    divan::main();
+}
+
+/// A flow whose other end a thread serves.
+fn with_flow(serve: impl Fn(Flow) + Send + 'static, run: impl FnOnce(Flow)) {
+    let dir = tempfile::tempdir().unwrap();
+    let _broker = broker::Broker::start(dir.path(), 0);
+    let irm = Irm::connect(Some(dir.path())).unwrap();
+    let mut listener = irm.listen("bench", &[]).unwrap();
+    let server = std::thread::spawn(move || serve(listener.accept().unwrap().accept().unwrap()));
+    run(irm.allocate("bench", AllocOptions::default()).unwrap());
+    server.join().unwrap();
+}
+
+#[divan::bench_group(sample_count = 200, sample_size = 200)]
+mod round_trip {
+    use super::*;
+
+    const SIZES: [usize; 2] = [64, 1400];
+
+    #[divan::bench(args = SIZES)]
+    fn bare(bencher: Bencher<'_, '_>, size: usize) {
+        let (here, there) = RecordSocket::pair().unwrap();
+        let server = std::thread::spawn(move || {
+            let mut buf = [0; 2048];
+            loop {
+                let (_, len) = rustix::net::recv(&there, &mut buf[..], RecvFlags::empty()).unwrap();
+                if len == 0 {
+                    return;
+                }
+                rustix::net::send(&there, &buf[..len], SendFlags::empty()).unwrap();
+            }
+        });
+        let (sdu, mut buf) = (vec![0; size], [0; 2048]);
+        bencher.bench_local(|| {
+            rustix::net::send(&here, &sdu, SendFlags::empty()).unwrap();
+            rustix::net::recv(&here, &mut buf[..], RecvFlags::empty()).unwrap();
+        });
+        drop(here);
+        server.join().unwrap();
+    }
+
+    #[divan::bench(args = SIZES)]
+    fn flow(bencher: Bencher<'_, '_>, size: usize) {
+        let serve = |flow: Flow| {
+            let mut buf = [0; 2048];
+            while let Ok(len) = flow.read(&mut buf) {
+                flow.write(&buf[..len]).unwrap();
+            }
+        };
+        with_flow(serve, |flow| {
+            let (sdu, mut buf) = (vec![0; size], [0; 2048]);
+            bencher.bench_local(|| {
+                flow.write(&sdu).unwrap();
+                flow.read(&mut buf).unwrap();
+            });
+        });
+    }
+}
+
+/// 1 MB in full records of SDUs, written by one thread and read by another.
+#[divan::bench(args = [64, 1400, 9000], sample_count = 50)]
+fn batches(bencher: Bencher<'_, '_>, size: usize) {
+    let serve = |flow: Flow| {
+        let mut batch = Batch::new(Framing::Record);
+        while flow.read_batch(&mut batch).is_ok() {
+            divan::black_box(batch.iter().map(<[u8]>::len).sum::<usize>());
+        }
+    };
+    with_flow(serve, |flow| {
+        let mut batch = Batch::new(Framing::Record);
+        while let Some(room) = batch.push(size) {
+            room.fill(1);
+        }
+        let payload = batch.count() * size;
+        let records = (1 << 20) / payload;
+        bencher
+            .counter(BytesCount::new(records * payload))
+            .bench_local(|| {
+                for _ in 0..records {
+                    flow.write_batch(&batch).unwrap();
+                }
+            });
+    });
+}
