@@ -9,7 +9,6 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proto::ipcp::Invite;
 use proto::{Addr, Code, Label, Reason, wire};
-use ring::rand::{SecureRandom, SystemRandom};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use zeroize::Zeroizing;
 
@@ -17,7 +16,8 @@ use super::cert::key_hash_of;
 use super::file::{Corrupt, Reader, Writer};
 use super::invitation::{Invitation, seed_public, signed_part};
 use super::issue::{Request, Root};
-use super::{Identity, MemberCert, Roots, address, prefix, sha256};
+use super::key::Key;
+use super::{Identity, MemberCert, Roots, address, prefix, random, sha256};
 use crate::UnixTime;
 
 /// The authority of one layer.
@@ -75,7 +75,7 @@ impl Authority {
             audit: VecDeque::new(),
         };
         let prefixes = authority.checked_prefixes(prefixes, now)?;
-        let key = super::issue::member_key()?;
+        let key = Key::generate()?;
         let certificate = authority.root.issue(layer, first, &prefixes, &key, now)?;
         let broken = |e: super::CertError| {
             Reason::new(
@@ -85,8 +85,7 @@ impl Authority {
         };
         let roots = Roots::new(vec![authority.root.der().to_vec()]).map_err(broken)?;
         let cert = MemberCert::verify(&certificate, &[], &roots, layer, now).map_err(broken)?;
-        let identity = Identity::new(Zeroizing::new(key.serialize_der()), cert, Vec::new(), roots)
-            .map_err(broken)?;
+        let identity = Identity::new(key, cert, Vec::new(), roots).map_err(broken)?;
         authority.members.insert(
             first.clone(),
             Issued {
@@ -109,7 +108,7 @@ impl Authority {
     }
 
     /// Issues an invitation and gives its line. `issuer` is the member that holds this authority, `members` are whom a
-    /// joiner may dial.
+    /// joiner may dial; the first 8 are named.
     pub fn invite(
         &mut self,
         invite: &Invite,
@@ -164,7 +163,7 @@ impl Authority {
             layer: self.layer.clone(),
             issuer: issuer.clone(),
             member: invite.member.clone(),
-            vias: members.to_vec(),
+            vias: members.iter().take(MAX_VIAS).cloned().collect(),
             hints: invite.hints.clone(),
             expires: UnixTime(Duration::from_secs(expires)),
             id,
@@ -284,7 +283,8 @@ impl Authority {
         let mut r = Reader::new(KIND, VERSION, bytes)?;
         let layer = r.text()?;
         let (pkcs8, der) = (r.bytes()?, r.bytes()?);
-        let root = Root::load(pkcs8, der).ok_or_else(|| r.damaged("its key can't be used"))?;
+        let root = Root::load(Zeroizing::new(pkcs8.to_vec()), der)
+            .ok_or_else(|| r.damaged("its key can't be used"))?;
         let members = r.list(|r| {
             let member: Label = r.text()?;
             let prefixes = r.list(Reader::text)?;
@@ -511,24 +511,14 @@ impl fmt::Debug for Authority {
     }
 }
 
-pub(super) fn random<const N: usize>() -> Result<[u8; N], Reason> {
-    let mut out = [0; N];
-    let failed = |_| {
-        Reason::new(
-            Code::Failed,
-            "the system gives no random numbers; see why /dev/urandom fails",
-        )
-    };
-    SystemRandom::new().fill(&mut out).map_err(failed)?;
-    Ok(out)
-}
-
 const KIND: &str = "authority";
 const VERSION: u16 = 1;
 /// An expired invitation is remembered for a day.
 const FORGET: u64 = 24 * 60 * 60;
 const MAX_INVITATIONS: usize = 1024;
 const MAX_AUDIT: usize = 4096;
+/// Members to dial that a line names: it shall stay one that can be pasted.
+const MAX_VIAS: usize = 8;
 /// So that a certificate stays within a few PDUs of a handshake.
 const MAX_PREFIXES: usize = 64;
 

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use proto::Label;
 use proto::ipcp::Invite;
-use zeroize::Zeroizing;
 
-use super::issue::{Root, member_key};
+use super::issue::Root;
+use super::key::Key;
 use super::{Authority, Clock, Identity, Invitation, MemberCert, Roots, TlsConfig};
 use crate::UnixTime;
 
@@ -81,13 +81,13 @@ pub(super) fn enrolled(authority: &mut Authority, name: &str) -> Identity {
 pub(super) fn under_one_root(layers: [&str; 2]) -> [Identity; 2] {
     let root = Root::create(&label("site"), at(NOW)).unwrap();
     layers.map(|layer| {
-        let (key, member) = (member_key().unwrap(), label(&format!("m-{layer}")));
+        let (key, member) = (Key::generate().unwrap(), label(&format!("m-{layer}")));
         let der = root
             .issue(&label(layer), &member, &[], &key, at(NOW))
             .unwrap();
         let roots = Roots::new(vec![root.der().to_vec()]).unwrap();
         let cert = MemberCert::verify(&der, &[], &roots, &label(layer), at(NOW)).unwrap();
-        Identity::new(Zeroizing::new(key.serialize_der()), cert, Vec::new(), roots).unwrap()
+        Identity::new(key, cert, Vec::new(), roots).unwrap()
     })
 }
 

@@ -3,19 +3,18 @@
 use std::fmt;
 
 use proto::{Addr, Code, Label, Reason};
-use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
 use super::file::{Corrupt, Reader, Writer};
+use super::key::Key;
 use super::{CertError, MemberCert, Roots};
 use crate::UnixTime;
 
 /// The identity of one member of one layer.
 pub struct Identity {
-    pkcs8: Zeroizing<Vec<u8>>,
-    key: Ed25519KeyPair,
+    key: Key,
     cert: MemberCert,
     chain: Vec<Vec<u8>>,
     roots: Roots,
@@ -24,14 +23,12 @@ pub struct Identity {
 impl Identity {
     /// Puts together what belongs together; refuses a key that isn't the certificate's.
     pub(super) fn new(
-        pkcs8: Zeroizing<Vec<u8>>,
+        key: Key,
         cert: MemberCert,
         intermediates: Vec<Vec<u8>>,
         roots: Roots,
     ) -> Result<Self, CertError> {
-        let key = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8)
-            .map_err(|_| CertError::Malformed("its key can't be read"))?;
-        if key.public_key().as_ref() != cert.public_key() {
+        if key.public() != cert.public_key() {
             return Err(CertError::Malformed("its key is another one"));
         }
         // The root goes along, so that a joiner can compare it with its invitation.
@@ -41,7 +38,6 @@ impl Identity {
             .chain(roots.ders().iter().cloned())
             .collect();
         Ok(Self {
-            pkcs8,
             key,
             cert,
             chain,
@@ -61,13 +57,14 @@ impl Identity {
     ) -> Result<Self, Reason> {
         let roots = certificates(ca, "--ca")?;
         let mut chain = certificates(cert, "--cert")?;
-        let key = private_key(key)?;
         let usage = |e: CertError| {
             Reason::new(
                 Code::Usage,
                 format!("can't use this certificate as member {member}: {e}"),
             )
         };
+        let key = Key::from_pkcs8(private_key(key)?)
+            .ok_or_else(|| usage(CertError::Malformed("its key is none of Ed25519 in PKCS#8")))?;
         let roots = Roots::new(roots).map_err(usage)?;
         let leaf = chain.remove(0);
         let cert = MemberCert::verify(&leaf, &chain, &roots, layer, now).map_err(usage)?;
@@ -84,7 +81,8 @@ impl Identity {
     /// Reads what [`Identity::to_bytes`] wrote. Whether the certificate is still in time shows at the first handshake.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Corrupt> {
         let mut r = Reader::new(KIND, VERSION, bytes)?;
-        let key = Zeroizing::new(r.bytes()?.to_vec());
+        let key = Key::from_pkcs8(Zeroizing::new(r.bytes()?.to_vec()))
+            .ok_or_else(|| r.damaged("its key can't be read"))?;
         let cert = MemberCert::parse(r.bytes()?)
             .map_err(|_| r.damaged("its certificate can't be read"))?;
         let intermediates = r.list(|r| r.bytes().map(<[u8]>::to_vec))?;
@@ -98,7 +96,7 @@ impl Identity {
     /// The bytes to keep in a file that only the owner may read.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut w = Writer::new(KIND, VERSION);
-        w.bytes(&self.pkcs8).bytes(self.cert.der());
+        w.bytes(self.key.pkcs8()).bytes(self.cert.der());
         let intermediates = &self.chain[1..self.chain.len() - self.roots.ders().len()];
         for list in [intermediates, self.roots.ders()] {
             w.u64(list.len() as u64);
@@ -141,13 +139,11 @@ impl Identity {
 
     /// An Ed25519 signature.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
-        let mut out = [0; 64];
-        out.copy_from_slice(self.key.sign(message).as_ref());
-        out
+        self.key.sign(message)
     }
 
     pub(super) fn private_key(&self) -> PrivateKeyDer<'static> {
-        PrivatePkcs8KeyDer::from(self.pkcs8.to_vec()).into()
+        PrivatePkcs8KeyDer::from(self.key.pkcs8().to_vec()).into()
     }
 }
 

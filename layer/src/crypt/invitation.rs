@@ -12,12 +12,13 @@ use std::time::Duration;
 
 use proto::ipcp::Host;
 use proto::{Code, Label, Name, Reason, wire};
-use rcgen::{CertificateParams, DistinguishedName, PKCS_ED25519, SanType};
+use rcgen::{CertificateParams, DistinguishedName, SanType};
 use ring::signature::{Ed25519KeyPair, KeyPair as _};
 use zeroize::Zeroizing;
 
 use super::cert::uri;
-use super::{Clock, Identity, MemberCert, Roots, TlsConfig, sha256};
+use super::key::Key;
+use super::{Clock, Identity, MemberCert, Roots, TlsConfig, failed, sha256};
 use crate::UnixTime;
 
 /// An invitation as the joiner holds it. The seed in it is a secret: it never leaves the joiner, it only signs.
@@ -47,8 +48,7 @@ pub struct Joiner {
     invitation: [u8; 16],
     root: [u8; 32],
     seed: Ed25519KeyPair,
-    pkcs8: Zeroizing<Vec<u8>>,
-    public_key: [u8; 32],
+    key: Key,
     csr: Vec<u8>,
 }
 
@@ -158,25 +158,16 @@ impl Invitation {
             );
             return Err(Reason::new(Code::Conflict, text));
         }
-        let failed = |what: &str| {
-            Reason::new(
-                Code::Failed,
-                format!("can't make a key to join with: {what}"),
-            )
-        };
         let seed = Ed25519KeyPair::from_seed_unchecked(&*self.seed)
             .map_err(|_| failed("the seed is refused"))?;
-        let key =
-            rcgen::KeyPair::generate_for(&PKCS_ED25519).map_err(|e| failed(&e.to_string()))?;
+        let key = Key::generate()?;
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         let san = uri(&self.layer, name)
             .try_into()
             .map_err(|_| failed("the name is refused"))?;
         params.subject_alt_names = vec![SanType::URI(san)];
-        let csr = params
-            .serialize_request(&key)
-            .map_err(|e| failed(&e.to_string()))?;
+        let csr = params.serialize_request(&key).map_err(failed)?;
         Ok(Joiner {
             layer: self.layer.clone(),
             member: name.clone(),
@@ -184,11 +175,7 @@ impl Invitation {
             invitation: self.id,
             root: self.root,
             seed,
-            public_key: key
-                .public_key_raw()
-                .try_into()
-                .map_err(|_| failed("it has a strange length"))?,
-            pkcs8: Zeroizing::new(key.serialize_der()),
+            key,
             csr: csr.der().to_vec(),
         })
     }
@@ -256,13 +243,13 @@ impl Joiner {
             Roots::pinned(reply.chain.iter().map(Vec::as_slice), &self.root).map_err(blame)?;
         let cert = MemberCert::verify(&reply.certificate, &reply.chain, &roots, &self.layer, now)
             .map_err(blame)?;
-        if *cert.member() != self.member || *cert.public_key() != self.public_key {
+        if *cert.member() != self.member || *cert.public_key() != *self.key.public() {
             return Err(Reason::new(
                 Code::PeerMisbehaved,
                 format!("{} sent a certificate for somebody else", self.issuer),
             ));
         }
-        Identity::new(self.pkcs8, cert, Vec::new(), roots).map_err(blame)
+        Identity::new(self.key, cert, Vec::new(), roots).map_err(blame)
     }
 }
 

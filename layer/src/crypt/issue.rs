@@ -6,22 +6,21 @@ use ipnet::IpNet;
 use proto::{Code, Label, Reason};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension,
-    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose,
     PKCS_ED25519, PublicKeyData, SanType, SerialNumber,
 };
-use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::authority::random;
 use super::cert::{key_hash_of, member_of, uri};
-use super::prefix;
+use super::key::Key;
+use super::{failed, prefix, random};
 use crate::UnixTime;
 
 /// The key and the certificate of a layer's authority.
 pub(super) struct Root {
-    issuer: Issuer<'static, KeyPair>,
-    pkcs8: Zeroizing<Vec<u8>>,
+    issuer: Issuer<'static, Key>,
     der: Vec<u8>,
 }
 
@@ -34,37 +33,32 @@ pub(super) struct Request {
 
 impl Root {
     pub(super) fn create(layer: &Label, now: UnixTime) -> Result<Self, Reason> {
-        let key = member_key()?;
+        let key = Key::generate()?;
         let mut params = params(&format!("strata {layer} authority"), now, ROOT_LIFE)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
         let der = params.self_signed(&key).map_err(failed)?.der().to_vec();
-        let pkcs8 = Zeroizing::new(key.serialize_der());
         Ok(Self {
             issuer: Issuer::new(params, key),
-            pkcs8,
             der,
         })
     }
 
     /// None if key and certificate can't be read or don't belong together.
-    pub(super) fn load(pkcs8: &[u8], der: &[u8]) -> Option<Self> {
-        let key =
-            KeyPair::from_pkcs8_der_and_sign_algo(&PrivatePkcs8KeyDer::from(pkcs8), &PKCS_ED25519)
-                .ok()?;
+    pub(super) fn load(pkcs8: Zeroizing<Vec<u8>>, der: &[u8]) -> Option<Self> {
+        let key = Key::from_pkcs8(pkcs8)?;
         if key_hash_of(der)? != super::sha256(&[&key.subject_public_key_info()]) {
             return None;
         }
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(der), key).ok()?;
         Some(Self {
             issuer,
-            pkcs8: Zeroizing::new(pkcs8.to_vec()),
             der: der.to_vec(),
         })
     }
 
     pub(super) fn pkcs8(&self) -> &[u8] {
-        &self.pkcs8
+        self.issuer.key().pkcs8()
     }
 
     pub(super) fn der(&self) -> &[u8] {
@@ -142,11 +136,6 @@ impl Request {
     }
 }
 
-/// A fresh Ed25519 key.
-pub(super) fn member_key() -> Result<KeyPair, Reason> {
-    KeyPair::generate_for(&PKCS_ED25519).map_err(failed)
-}
-
 fn params(common_name: &str, now: UnixTime, life: Duration) -> Result<CertificateParams, Reason> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -166,10 +155,6 @@ fn date(at: Duration) -> Result<OffsetDateTime, Reason> {
     let seconds = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
     OffsetDateTime::from_unix_timestamp(seconds)
         .map_err(|_| Reason::new(Code::Failed, "this host's clock is far off; set it right"))
-}
-
-fn failed(error: impl std::fmt::Display) -> Reason {
-    Reason::new(Code::Failed, format!("can't make a certificate: {error}"))
 }
 
 /// How far the clock of a member may be behind that of the authority.

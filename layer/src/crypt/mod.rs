@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `cert` | a member's certificate and when it is believed |
 //! | `prefix` | the prefixes in it (RFC 3779) |
+//! | `key` | an Ed25519 key |
+//! | `issue` | making certificates, reading requests |
 //! | `identity` | key, chain and roots of one member |
 //! | `authority` | the root key of a layer, its ledger and its open invitations |
 //! | `invitation` | the line that lets somebody join, and the joiner's side of enrolment |
@@ -24,6 +26,7 @@ mod handshake;
 mod identity;
 mod invitation;
 mod issue;
+mod key;
 mod prefix;
 mod seal;
 mod secrets;
@@ -43,8 +46,9 @@ pub use secrets::Secrets;
 pub use tls::{Clock, TlsConfig};
 pub use window::ReplayWindow;
 
-use proto::{Addr, Label, Name};
+use proto::{Addr, Code, Label, Name, Reason};
 use ring::digest;
+use ring::rand::{SecureRandom, SystemRandom};
 
 /// The address of a member: the first 8 bytes of SHA-256(layer ‖ 0 ‖ member).
 pub fn address(layer: &Label, member: &Label) -> Addr {
@@ -64,4 +68,22 @@ fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out
+}
+
+/// Chance for keys and ids, from ring.
+fn random<const N: usize>() -> Result<[u8; N], Reason> {
+    let mut out = [0; N];
+    let text = "the system gives no random numbers; see why /dev/urandom fails";
+    SystemRandom::new()
+        .fill(&mut out)
+        .map_err(|_| Reason::new(Code::Failed, text))?;
+    Ok(out)
+}
+
+/// Something that fails only if a library or a file of ours is broken.
+fn failed(what: impl std::fmt::Display) -> Reason {
+    Reason::new(
+        Code::Failed,
+        format!("can't make a key or a certificate: {what}"),
+    )
 }
