@@ -6,7 +6,11 @@ use clap::Parser;
 
 /// The daemon of a host: owns names, programs, IPC processes and the allocation of flows.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "irmd", version, after_help = "Example: irmd --run-dir /run/irm --config /etc/irm.toml")]
+#[command(
+    name = "irmd",
+    version,
+    after_help = "Example: irmd --run-dir /run/irm --config /etc/irm.toml"
+)]
 pub(crate) struct Args {
     /// Where the sockets are; else IRM_RUN_DIR, /run/irm for root, $XDG_RUNTIME_DIR/irm for a user
     #[arg(long, env = "IRM_RUN_DIR", value_name = "DIR")]
@@ -33,7 +37,11 @@ pub(crate) struct Dirs {
 
 impl Dirs {
     /// Chooses the directories; `home` looks up environment variables, `root` says whether the system's own are used.
-    pub(crate) fn choose(args: &Args, root: bool, env: impl Fn(&str) -> Option<PathBuf>) -> Result<Self, String> {
+    pub(crate) fn choose(
+        args: &Args,
+        root: bool,
+        env: impl Fn(&str) -> Option<PathBuf>,
+    ) -> Result<Self, String> {
         let state = match (&args.state_dir, &args.run_dir, root) {
             (Some(dir), _, _) => dir.clone(),
             (None, Some(dir), _) => dir.join("state"),
@@ -46,9 +54,14 @@ impl Dirs {
         let run = match (&args.run_dir, root) {
             (Some(dir), _) => dir.clone(),
             (None, true) => PathBuf::from("/run/irm"),
-            (None, false) => env("XDG_RUNTIME_DIR").ok_or("XDG_RUNTIME_DIR is not set; give --run-dir DIR")?.join("irm"),
+            (None, false) => env("XDG_RUNTIME_DIR")
+                .ok_or("XDG_RUNTIME_DIR is not set; give --run-dir DIR")?
+                .join("irm"),
         };
-        Ok(Self { run: absolute(&run)?, state: absolute(&state)? })
+        Ok(Self {
+            run: absolute(&run)?,
+            state: absolute(&state)?,
+        })
     }
 
     /// Everybody's socket.
@@ -63,7 +76,8 @@ impl Dirs {
 }
 
 fn absolute(dir: &Path) -> Result<PathBuf, String> {
-    std::path::absolute(dir).map_err(|e| format!("cannot use {}: {e}; give an absolute path", dir.display()))
+    std::path::absolute(dir)
+        .map_err(|e| format!("cannot use {}: {e}; give an absolute path", dir.display()))
 }
 
 #[cfg(test)]
@@ -71,16 +85,24 @@ mod tests {
     use super::*;
 
     fn dirs(line: &[&str], root: bool) -> Result<Dirs, String> {
-        let args = Args { run_dir: None, ..Args::parse_from(["irmd"]) };
+        let args = Args {
+            run_dir: None,
+            ..Args::parse_from(["irmd"])
+        };
         let given = Args::parse_from([&["irmd"], line].concat());
         let args = if line.is_empty() { args } else { given };
-        Dirs::choose(&args, root, |key| (key == "HOME").then(|| PathBuf::from("/home/u")))
+        Dirs::choose(&args, root, |key| {
+            (key == "HOME").then(|| PathBuf::from("/home/u"))
+        })
     }
 
     #[test]
     fn the_state_lies_below_a_run_directory_that_was_given() {
         let d = dirs(&["--run-dir", "/tmp/r"], true).unwrap();
-        assert_eq!((d.run.to_str(), d.state.to_str()), (Some("/tmp/r"), Some("/tmp/r/state")));
+        assert_eq!(
+            (d.run.to_str(), d.state.to_str()),
+            (Some("/tmp/r"), Some("/tmp/r/state"))
+        );
         let d = dirs(&["--run-dir", "/tmp/r", "--state-dir", "/s"], false).unwrap();
         assert_eq!(d.state.to_str(), Some("/s"));
     }

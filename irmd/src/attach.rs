@@ -33,7 +33,10 @@ type Commands = Pin<Box<dyn Stream<Item = Result<IpcpCommand, Status>> + Send>>;
 impl Ipcps for Service {
     type AttachStream = Commands;
 
-    async fn attach(&self, request: Request<Streaming<IpcpEvent>>) -> Result<Response<Commands>, Status> {
+    async fn attach(
+        &self,
+        request: Request<Streaming<IpcpEvent>>,
+    ) -> Result<Response<Commands>, Status> {
         caller(&self.0, &request)?;
         let (tx, rx) = mpsc::channel(QUEUE);
         let (daemon, events) = (self.0.clone(), request.into_inner());
@@ -55,21 +58,34 @@ async fn serve(
     tx: &mpsc::Sender<Result<IpcpCommand, Status>>,
 ) -> Result<(), Reason> {
     let hello = match tokio::time::timeout(HELLO, events.message()).await {
-        Err(_) => return Err(Reason::new(Code::TimedOut, "no hello came; say hello first")),
+        Err(_) => {
+            return Err(Reason::new(
+                Code::TimedOut,
+                "no hello came; say hello first",
+            ));
+        }
         Ok(Err(status)) => return Err(status.into()),
         Ok(Ok(message)) => match message.and_then(|m| m.event) {
             Some(Pb::Hello(hello)) => hello,
-            _ => return Err(Reason::new(Code::Usage, "the first message of an attachment must be a hello")),
+            _ => {
+                return Err(Reason::new(
+                    Code::Usage,
+                    "the first message of an attachment must be a hello",
+                ));
+            }
         },
     };
     let ipcp = admit(daemon, &hello)?;
     let attachment = welcome(daemon, &ipcp, hello, tx)?;
-    let _life = Life { daemon, ipcp: ipcp.clone(), attachment };
+    let _life = Life {
+        daemon,
+        ipcp: ipcp.clone(),
+        attachment,
+    };
     loop {
-        let message = match events.message().await {
-            Ok(Some(message)) => message,
-            // A process that dies breaks the stream: that is its end, not a fault of this side.
-            Ok(None) | Err(_) => return Ok(()),
+        // A process that dies breaks the stream: that is its end, not a fault of this side.
+        let Ok(Some(message)) = events.message().await else {
+            return Ok(());
         };
         match Event::from_message(message) {
             Ok(Some(event)) => handle(daemon, &ipcp, event),
@@ -84,12 +100,21 @@ async fn serve(
 
 fn admit(daemon: &Arc<Daemon>, hello: &IpcpHello) -> Result<Arc<Ipcp>, Reason> {
     if hello.version != VERSION {
-        let text = format!("IPC process {:?} speaks version {}, irmd {VERSION}; install one version of all programs", hello.name, hello.version);
+        let text = format!(
+            "IPC process {:?} speaks version {}, irmd {VERSION}; install one version of all programs",
+            hello.name, hello.version
+        );
         return Err(Reason::new(Code::Failed, text));
     }
     match daemon.running.who(&hello.secret) {
         Some(Instance::Ipcp(name)) if name.as_str() == hello.name => daemon.ipcp(&name),
-        _ => Err(Reason::new(Code::Denied, format!("{:?} shows no secret of a process that irmd started under this name", hello.name))),
+        _ => Err(Reason::new(
+            Code::Denied,
+            format!(
+                "{:?} shows no secret of a process that irmd started under this name",
+                hello.name
+            ),
+        )),
     }
 }
 
@@ -99,11 +124,22 @@ fn welcome(
     hello: IpcpHello,
     tx: &mpsc::Sender<Result<IpcpCommand, Status>>,
 ) -> Result<u64, Reason> {
-    let names = hello.names.into_iter().map(Name::new).collect::<Result<BTreeSet<_>, _>>()?;
-    let layer = (!hello.layer.is_empty()).then(|| Label::new(hello.layer)).transpose()?;
-    let welcome = ipcp_command::Command::Welcome(AttachWelcome { irmd_version: env!("CARGO_PKG_VERSION").to_owned() });
+    let names = hello
+        .names
+        .into_iter()
+        .map(Name::new)
+        .collect::<Result<BTreeSet<_>, _>>()?;
+    let layer = (!hello.layer.is_empty())
+        .then(|| Label::new(hello.layer))
+        .transpose()?;
+    let welcome = ipcp_command::Command::Welcome(AttachWelcome {
+        irmd_version: env!("CARGO_PKG_VERSION").to_owned(),
+    });
     // The queue is new and empty.
-    let _ = tx.try_send(Ok(IpcpCommand { id: 0, command: Some(welcome) }));
+    let _ = tx.try_send(Ok(IpcpCommand {
+        id: 0,
+        command: Some(welcome),
+    }));
     let attachment = ipcp.attach(tx.clone(), hello.data_socket, names);
     if let Some(layer) = &layer {
         ipcp.inner().layer = Some(layer.clone());
@@ -121,7 +157,11 @@ fn welcome(
         seen.state = state.unwrap_or_default();
         seen.detail.clear();
     });
-    daemon.events.emit("ipcp.attached", format!("IPC process {} is attached", ipcp.name), &[("ipcp", ipcp.name.as_str())]);
+    daemon.events.emit(
+        "ipcp.attached",
+        format!("IPC process {} is attached", ipcp.name),
+        &[("ipcp", ipcp.name.as_str())],
+    );
     daemon.reconcile.notify_one();
     Ok(attachment)
 }
@@ -130,8 +170,16 @@ fn welcome(
 fn adopt(daemon: &Arc<Daemon>, ipcp: &Ipcp, layer: Label, info: FlowInfo) -> Result<(), Reason> {
     let flow = Flow {
         name: Name::new(info.name)?,
-        qos: info.qos.map(QosSpec::try_from).transpose()?.unwrap_or_default(),
-        peer: info.peer.map(Peer::try_from).transpose()?.unwrap_or_default(),
+        qos: info
+            .qos
+            .map(QosSpec::try_from)
+            .transpose()?
+            .unwrap_or_default(),
+        peer: info
+            .peer
+            .map(Peer::try_from)
+            .transpose()?
+            .unwrap_or_default(),
         uid: info.uid,
         incoming: info.incoming,
         carrier: Carrier::Ipcp(ipcp.name.clone(), layer),
@@ -157,8 +205,14 @@ fn handle(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, event: Event) {
             tokio::spawn(async move { broker::incoming(&daemon, &ipcp, request).await });
         }
         Event::FlowDown(id, reason) => {
-            let mine = daemon.flows().get(id).is_some_and(|f| matches!(&f.carrier, Carrier::Ipcp(name, _) if *name == ipcp.name));
-            let flow = if mine { daemon.flows().remove(id) } else { None };
+            let mine = daemon.flows().get(id).is_some_and(
+                |f| matches!(&f.carrier, Carrier::Ipcp(name, _) if *name == ipcp.name),
+            );
+            let flow = if mine {
+                daemon.flows().remove(id)
+            } else {
+                None
+            };
             if let Some((_, (_, tx))) = daemon.offers.remove_if(&id, |_, _| mine) {
                 // Nobody waits any more: then nobody needs the reason.
                 let _ = tx.send(Err(reason.clone()));
@@ -168,9 +222,18 @@ fn handle(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, event: Event) {
             }
         }
         Event::State(state, detail) => {
-            let text = format!("IPC process {} is {}{}{detail}", ipcp.name, state.word(), if detail.is_empty() { "" } else { ": " });
+            let text = format!(
+                "IPC process {} is {}{}{detail}",
+                ipcp.name,
+                state.word(),
+                if detail.is_empty() { "" } else { ": " }
+            );
             ipcp.set_state(state, detail);
-            daemon.events.emit("ipcp.state", text, &[("ipcp", ipcp.name.as_str()), ("state", state.word())]);
+            daemon.events.emit(
+                "ipcp.state",
+                text,
+                &[("ipcp", ipcp.name.as_str()), ("state", state.word())],
+            );
             daemon.reconcile.notify_one();
         }
         Event::Notice(notice) => heed(daemon, ipcp, &notice),
@@ -186,9 +249,15 @@ fn heed(daemon: &Arc<Daemon>, ipcp: &Ipcp, notice: &Notice) {
             warnings.insert(notice.kind.clone(), notice.text.clone());
         }
     }
-    let mut fields: Vec<(&str, &str)> = notice.fields.iter().map(|(k, v)| (k.as_str(), v.as_str())).collect();
+    let mut fields: Vec<(&str, &str)> = notice
+        .fields
+        .iter()
+        .map(|(k, v)| (k.as_str(), v.as_str()))
+        .collect();
     fields.push(("ipcp", ipcp.name.as_str()));
-    daemon.events.emit(&notice.kind, notice.text.clone(), &fields);
+    daemon
+        .events
+        .emit(&notice.kind, notice.text.clone(), &fields);
 }
 
 /// Ends an attachment, however it ended.
@@ -202,7 +271,11 @@ impl Drop for Life<'_> {
     fn drop(&mut self) {
         if self.ipcp.detach(self.attachment) {
             let name = self.ipcp.name.as_str();
-            self.daemon.events.emit("ipcp.detached", format!("IPC process {name} is no longer attached"), &[("ipcp", name)]);
+            self.daemon.events.emit(
+                "ipcp.detached",
+                format!("IPC process {name} is no longer attached"),
+                &[("ipcp", name)],
+            );
         }
     }
 }

@@ -48,8 +48,10 @@ pub(crate) async fn allocate(daemon: &Arc<Daemon>, want: Want) -> Result<FlowEnd
     let mut refusals: Vec<(String, Reason)> = Vec::new();
     let deadline = tokio::time::Instant::from_std(want.deadline);
     let open: Vec<String> = tried.iter().map(|(at, _)| at.clone()).collect();
-    let mut running: FuturesUnordered<_> =
-        tried.drain(..).map(|(at, future)| async move { (at, future.await) }).collect();
+    let mut running: FuturesUnordered<_> = tried
+        .drain(..)
+        .map(|(at, future)| async move { (at, future.await) })
+        .collect();
     loop {
         match tokio::time::timeout_at(deadline, running.next()).await {
             Ok(Some((_, Ok(end)))) => return Ok(end),
@@ -78,7 +80,10 @@ async fn candidates(daemon: &Arc<Daemon>, want: &Want) -> Result<Vec<Candidate>,
     let here = local.is_some();
     if let Some(listener) = local {
         let (daemon, want) = (daemon.clone(), want.clone());
-        all.push(("this host".to_owned(), Box::pin(async move { direct(&daemon, &want, &listener).await })));
+        all.push((
+            "this host".to_owned(),
+            Box::pin(async move { direct(&daemon, &want, &listener).await }),
+        ));
     }
     for ipcp in daemon.unicast_up() {
         // A layer in which this host offers the name would only lead back to it.
@@ -89,23 +94,37 @@ async fn candidates(daemon: &Arc<Daemon>, want: &Want) -> Result<Vec<Candidate>,
     if all.is_empty() {
         return Err(Reason::new(
             Code::NotFound,
-            format!("nobody offers {}: no program of this host listens to it and no unicast layer is up here; see `irm status`", want.name),
+            format!(
+                "nobody offers {}: no program of this host listens to it and no unicast layer is up here; see `irm status`",
+                want.name
+            ),
         ));
     }
     Ok(all)
 }
 
 fn remote_candidate(daemon: &Arc<Daemon>, ipcp: Arc<Ipcp>, want: &Want) -> Candidate {
-    let at = format!("layer {}", ipcp.layer().map(|l| l.to_string()).unwrap_or_default());
+    let at = format!(
+        "layer {}",
+        ipcp.layer().map(|l| l.to_string()).unwrap_or_default()
+    );
     let (daemon, want) = (daemon.clone(), want.clone());
-    (at, Box::pin(async move { remote(&daemon, &want, &ipcp).await }))
+    (
+        at,
+        Box::pin(async move { remote(&daemon, &want, &ipcp).await }),
+    )
 }
 
 /// A flow between two programs of this host.
 async fn direct(daemon: &Arc<Daemon>, want: &Want, listener: &Listener) -> Result<FlowEnd, Reason> {
-    let session = daemon.session(listener.session).ok_or_else(|| ended(&want.name))?;
+    let session = daemon
+        .session(listener.session)
+        .ok_or_else(|| ended(&want.name))?;
     let token = Token(daemon.random()?);
-    let peer = Peer { name: want.source.clone(), ..Peer::default() };
+    let peer = Peer {
+        name: want.source.clone(),
+        ..Peer::default()
+    };
     let flow = daemon.add_flow(Flow {
         name: want.name.clone(),
         qos: want.qos,
@@ -116,7 +135,11 @@ async fn direct(daemon: &Arc<Daemon>, want: &Want, listener: &Listener) -> Resul
         phase: Phase::Pending(want.deadline),
         counters: Counters::default(),
     })?;
-    let mut pending = Pending { daemon, flow: Some(flow), undo: Undo::Offer(session.clone()) };
+    let mut pending = Pending {
+        daemon,
+        flow: Some(flow),
+        undo: Undo::Offer(session.clone()),
+    };
     let offer = FlowOffer {
         flow: flow.0,
         listener: listener.id,
@@ -132,43 +155,69 @@ async fn direct(daemon: &Arc<Daemon>, want: &Want, listener: &Listener) -> Resul
     answer_to(daemon, &session, flow, offer).await?;
     daemon.flows().allocated(flow, peer, want.qos);
     pending.done("flow.allocated");
-    Ok(FlowEnd { flow: flow.0, socket: session.data_socket, token: token.0.to_vec() })
+    Ok(FlowEnd {
+        flow: flow.0,
+        socket: session.data_socket,
+        token: token.0.to_vec(),
+    })
 }
 
 /// A flow that an IPC process carries.
 async fn remote(daemon: &Arc<Daemon>, want: &Want, ipcp: &Arc<Ipcp>) -> Result<FlowEnd, Reason> {
-    let layer = ipcp.layer().ok_or_else(|| ipcp.unreachable("it has no layer yet"))?;
+    let layer = ipcp
+        .layer()
+        .ok_or_else(|| ipcp.unreachable("it has no layer yet"))?;
     let flow = daemon.add_flow(Flow {
         name: want.name.clone(),
         qos: want.qos,
-        peer: Peer { name: Some(want.name.clone()), layer: Some(layer.clone()), member: None },
+        peer: Peer {
+            name: Some(want.name.clone()),
+            layer: Some(layer.clone()),
+            member: None,
+        },
         uid: want.uid,
         incoming: false,
         carrier: Carrier::Ipcp(ipcp.name.clone(), layer),
         phase: Phase::Pending(want.deadline),
         counters: Counters::default(),
     })?;
-    let mut pending = Pending { daemon, flow: Some(flow), undo: Undo::Dealloc(ipcp.clone()) };
+    let mut pending = Pending {
+        daemon,
+        flow: Some(flow),
+        undo: Undo::Dealloc(ipcp.clone()),
+    };
     let ask = Command::Allocate(Allocate {
         flow,
         name: want.name.clone(),
         source: want.source.clone(),
         qos: want.qos,
         peer: want.peer.clone(),
-        user: User { uid: want.uid, ipcp: matches!(want.who, Who::Ipcp(_)) },
+        user: User {
+            uid: want.uid,
+            ipcp: matches!(want.who, Who::Ipcp(_)),
+        },
         timeout_ms: left_ms(want.deadline),
     });
     match ipcp.call(ask, left(want.deadline)).await {
         Ok(Answer::Allocated(a)) => {
-            let token = a.token.ok_or_else(|| misbehaved(ipcp, "allocated a flow without a token"))?;
+            let token = a
+                .token
+                .ok_or_else(|| misbehaved(ipcp, "allocated a flow without a token"))?;
             if !daemon.flows().allocated(flow, a.peer, a.qos) {
                 return Err(ipcp.unreachable("the flow went down as it was allocated"));
             }
             pending.done("flow.allocated");
             let socket = ipcp.inner().data_socket.clone();
-            Ok(FlowEnd { flow: flow.0, socket, token: token.0.to_vec() })
+            Ok(FlowEnd {
+                flow: flow.0,
+                socket,
+                token: token.0.to_vec(),
+            })
         }
-        Ok(_) => Err(misbehaved(ipcp, "answered an allocation with something else")),
+        Ok(_) => Err(misbehaved(
+            ipcp,
+            "answered an allocation with something else",
+        )),
         Err(reason) => {
             if reason.code != Code::TimedOut {
                 pending.undo = Undo::Nothing;
@@ -185,20 +234,34 @@ pub(crate) async fn incoming(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, request: Fl
     if let Err(reason) = accept(daemon, ipcp, request).await {
         daemon.tally.add("refused.incoming");
         tracing::debug!(%name, %reason, "flow request refused");
-        ipcp.tell(Command::Respond(Respond { request: id, verdict: Err(reason) }));
+        ipcp.tell(Command::Respond(Respond {
+            request: id,
+            verdict: Err(reason),
+        }));
     }
 }
 
-async fn accept(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, request: FlowRequest) -> Result<(), Reason> {
+async fn accept(
+    daemon: &Arc<Daemon>,
+    ipcp: &Arc<Ipcp>,
+    request: FlowRequest,
+) -> Result<(), Reason> {
     let deadline = Instant::now() + bounded(request.timeout_ms);
-    let layer = ipcp.layer().ok_or_else(|| ipcp.unreachable("it has no layer yet"))?;
+    let layer = ipcp
+        .layer()
+        .ok_or_else(|| ipcp.unreachable("it has no layer yet"))?;
     let picked = daemon.registry().pick(&request.name);
     let listener = match picked {
         Some(listener) => listener,
         None => autostart::listener(daemon, &request.name, deadline).await?,
     };
-    let session = daemon.session(listener.session).ok_or_else(|| ended(&request.name))?;
-    let user = User { uid: session.uid, ipcp: matches!(session.who, Who::Ipcp(_)) };
+    let session = daemon
+        .session(listener.session)
+        .ok_or_else(|| ended(&request.name))?;
+    let user = User {
+        uid: session.uid,
+        ipcp: matches!(session.who, Who::Ipcp(_)),
+    };
     let flow = daemon.add_flow(Flow {
         name: request.name.clone(),
         qos: request.qos,
@@ -209,7 +272,11 @@ async fn accept(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, request: FlowRequest) ->
         phase: Phase::Pending(deadline),
         counters: Counters::default(),
     })?;
-    let mut pending = Pending { daemon, flow: Some(flow), undo: Undo::Offer(session.clone()) };
+    let mut pending = Pending {
+        daemon,
+        flow: Some(flow),
+        undo: Undo::Offer(session.clone()),
+    };
     let offer = FlowOffer {
         flow: flow.0,
         listener: listener.id,
@@ -221,37 +288,63 @@ async fn accept(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, request: FlowRequest) ->
         ..FlowOffer::default()
     };
     answer_to(daemon, &session, flow, offer).await?;
-    let respond = Command::Respond(Respond { request: request.request, verdict: Ok((flow, user)) });
+    let respond = Command::Respond(Respond {
+        request: request.request,
+        verdict: Ok((flow, user)),
+    });
     match ipcp.call(respond, left(deadline)).await {
         Ok(Answer::Allocated(a)) if a.token.is_some() => {
             let token = a.token.map(|t| t.0.to_vec()).unwrap_or_default();
             if daemon.flows().allocated(flow, a.peer, a.qos) {
                 pending.done("flow.allocated");
                 let socket = ipcp.inner().data_socket.clone();
-                session.send(ToProgram::Ready(FlowEnd { flow: flow.0, socket, token }));
+                session.send(ToProgram::Ready(FlowEnd {
+                    flow: flow.0,
+                    socket,
+                    token,
+                }));
             }
         }
         // The request has been answered: what failed since concerns the acceptor only, who hears of it by `pending`.
         Ok(_) => tracing::warn!(ipcp = %ipcp.name, "accepted a flow without a token"),
-        Err(reason) => tracing::debug!(%reason, ipcp = %ipcp.name, "an accepted flow did not stand"),
+        Err(reason) => {
+            tracing::debug!(%reason, ipcp = %ipcp.name, "an accepted flow did not stand")
+        }
     }
     Ok(())
 }
 
 /// Offers a flow to a program and waits for its answer.
-async fn answer_to(daemon: &Arc<Daemon>, session: &Session, flow: FlowId, offer: FlowOffer) -> Result<(), Reason> {
+async fn answer_to(
+    daemon: &Arc<Daemon>,
+    session: &Session,
+    flow: FlowId,
+    offer: FlowOffer,
+) -> Result<(), Reason> {
     let (tx, rx) = oneshot::channel();
     let wait = Duration::from_millis(offer.deadline_ms);
     let name = offer.name.clone();
     daemon.offers.insert(flow, (session.id, tx));
     if !session.send(ToProgram::Offer(offer)) {
         daemon.tally.add("refused.program_does_not_read");
-        return Err(Reason::new(Code::Refused, format!("the program that listens to {name} does not take offers; try again")));
+        return Err(Reason::new(
+            Code::Refused,
+            format!("the program that listens to {name} does not take offers; try again"),
+        ));
     }
     match tokio::time::timeout(wait, rx).await {
         Ok(Ok(answer)) => answer,
-        Ok(Err(_)) => Err(Reason::new(Code::Refused, format!("the program that listened to {name} has ended; try again"))),
-        Err(_) => Err(Reason::new(Code::TimedOut, format!("the program that listens to {name} did not answer in {} ms", wait.as_millis()))),
+        Ok(Err(_)) => Err(Reason::new(
+            Code::Refused,
+            format!("the program that listened to {name} has ended; try again"),
+        )),
+        Err(_) => Err(Reason::new(
+            Code::TimedOut,
+            format!(
+                "the program that listens to {name} did not answer in {} ms",
+                wait.as_millis()
+            ),
+        )),
     }
 }
 
@@ -297,7 +390,9 @@ fn left(deadline: Instant) -> Duration {
 }
 
 fn left_ms(deadline: Instant) -> u64 {
-    u64::try_from(left(deadline).as_millis()).unwrap_or(u64::MAX).max(1)
+    u64::try_from(left(deadline).as_millis())
+        .unwrap_or(u64::MAX)
+        .max(1)
 }
 
 /// How long a caller waits: what it said, within bounds.
@@ -309,28 +404,56 @@ pub(crate) fn bounded(timeout_ms: u64) -> Duration {
 }
 
 fn ended(name: &Name) -> Reason {
-    Reason::new(Code::NotFound, format!("the program that listened to {name} has ended; try again"))
+    Reason::new(
+        Code::NotFound,
+        format!("the program that listened to {name} has ended; try again"),
+    )
 }
 
 fn misbehaved(ipcp: &Ipcp, what: &str) -> Reason {
-    Reason::new(Code::PeerMisbehaved, format!("IPC process {} {what}; restart it, and report this", ipcp.name))
+    Reason::new(
+        Code::PeerMisbehaved,
+        format!(
+            "IPC process {} {what}; restart it, and report this",
+            ipcp.name
+        ),
+    )
 }
 
 /// Of several refusals the one that says most: not found is what the others said too.
 fn none_of(name: &Name, refusals: Vec<(String, Reason)>) -> Reason {
-    let code = refusals.iter().map(|(_, r)| r.code).find(|c| *c != Code::NotFound).unwrap_or(Code::NotFound);
+    let code = refusals
+        .iter()
+        .map(|(_, r)| r.code)
+        .find(|c| *c != Code::NotFound)
+        .unwrap_or(Code::NotFound);
     Reason::new(code, format!("no flow to {name}: {}", list(&refusals)))
 }
 
 fn too_late(name: &Name, open: &[String], refusals: &[(String, Reason)]) -> Reason {
-    let silent: Vec<&str> = open.iter().map(String::as_str).filter(|at| refusals.iter().all(|(r, _)| r != at)).collect();
-    let rest = if refusals.is_empty() { String::new() } else { format!("; {}", list(refusals)) };
-    let text = format!("no flow to {name} in time: no answer from {}{rest}; see `irm status`, or give --timeout", silent.join(", "));
+    let silent: Vec<&str> = open
+        .iter()
+        .map(String::as_str)
+        .filter(|at| refusals.iter().all(|(r, _)| r != at))
+        .collect();
+    let rest = if refusals.is_empty() {
+        String::new()
+    } else {
+        format!("; {}", list(refusals))
+    };
+    let text = format!(
+        "no flow to {name} in time: no answer from {}{rest}; see `irm status`, or give --timeout",
+        silent.join(", ")
+    );
     Reason::new(Code::TimedOut, text)
 }
 
 fn list(refusals: &[(String, Reason)]) -> String {
-    refusals.iter().map(|(at, r)| format!("{at}: {r}")).collect::<Vec<_>>().join("; ")
+    refusals
+        .iter()
+        .map(|(at, r)| format!("{at}: {r}"))
+        .collect::<Vec<_>>()
+        .join("; ")
 }
 
 const DEFAULT: Duration = Duration::from_secs(10);
@@ -344,7 +467,13 @@ mod tests {
     fn the_refusal_that_says_most_decides_the_code() {
         let name = Name::new("n").unwrap();
         let no = |code| Reason::new(code, "x");
-        let of = |codes: &[Code]| none_of(&name, codes.iter().map(|c| ("l".to_owned(), no(*c))).collect()).code;
+        let of = |codes: &[Code]| {
+            none_of(
+                &name,
+                codes.iter().map(|c| ("l".to_owned(), no(*c))).collect(),
+            )
+            .code
+        };
         assert_eq!(of(&[Code::NotFound, Code::NotFound]), Code::NotFound);
         assert_eq!(of(&[Code::NotFound, Code::Refused]), Code::Refused);
     }
@@ -352,9 +481,21 @@ mod tests {
     #[test]
     fn a_timeout_names_who_was_silent_and_who_was_not() {
         let name = Name::new("n").unwrap();
-        let refusals = [("layer a".to_owned(), Reason::new(Code::NotFound, "no such name"))];
-        let reason = too_late(&name, &["layer a".to_owned(), "layer b".to_owned()], &refusals);
-        assert!(reason.text.contains("no answer from layer b; layer a: no such name"), "{reason}");
+        let refusals = [(
+            "layer a".to_owned(),
+            Reason::new(Code::NotFound, "no such name"),
+        )];
+        let reason = too_late(
+            &name,
+            &["layer a".to_owned(), "layer b".to_owned()],
+            &refusals,
+        );
+        assert!(
+            reason
+                .text
+                .contains("no answer from layer b; layer a: no such name"),
+            "{reason}"
+        );
         assert_eq!(reason.code, Code::TimedOut);
     }
 }

@@ -48,7 +48,9 @@ pub(crate) struct ConfigError {
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.at {
-            Some((line, column)) => write!(f, "{}:{line}:{column}: {}", self.file.display(), self.what),
+            Some((line, column)) => {
+                write!(f, "{}:{line}:{column}: {}", self.file.display(), self.what)
+            }
             None => write!(f, "{}: {}", self.file.display(), self.what),
         }
     }
@@ -143,14 +145,22 @@ impl Config {
             at: None,
             what: format!("cannot read the config file: {e}; give --config FILE that can be read"),
         })?;
-        Self::parse(&text).map_err(|(offset, what)| ConfigError { file: file.to_owned(), at: offset.map(|o| place(&text, o)), what })
+        Self::parse(&text).map_err(|(offset, what)| ConfigError {
+            file: file.to_owned(),
+            at: offset.map(|o| place(&text, o)),
+            what,
+        })
     }
 
     fn parse(text: &str) -> Result<Self, (Option<usize>, String)> {
-        let file: File = toml::from_str(text).map_err(|e| (e.span().map(|s| s.start), e.message().replace('\n', " ")))?;
+        let file: File = toml::from_str(text)
+            .map_err(|e| (e.span().map(|s| s.start), e.message().replace('\n', " ")))?;
         let mut items = Vec::new();
         // Shims first: they are what others lie over.
-        let (shims, others): (Vec<_>, Vec<_>) = file.ipcp.into_iter().partition(|t| t.get_ref().r#type == Kind::ShimUdp.word());
+        let (shims, others): (Vec<_>, Vec<_>) = file
+            .ipcp
+            .into_iter()
+            .partition(|t| t.get_ref().r#type == Kind::ShimUdp.word());
         for table in shims.into_iter().chain(others) {
             let at = table.span().start;
             ipcp_items(table.into_inner(), &mut items).map_err(|r| (Some(at), r.text))?;
@@ -167,7 +177,14 @@ impl Config {
             let at = table.span().start;
             let t = table.into_inner();
             Label::new(t.layer.clone()).map_err(|e| (Some(at), e.to_string()))?;
-            let request = VpnUpRequest { layer: t.layer, address: t.address, dev: t.dev, routes: t.routes, tap: t.tap, timeout_ms: VPN_MS };
+            let request = VpnUpRequest {
+                layer: t.layer,
+                address: t.address,
+                dev: t.dev,
+                routes: t.routes,
+                tap: t.tap,
+                timeout_ms: VPN_MS,
+            };
             items.push(Item::Vpn(request));
         }
         Ok(Self { items })
@@ -177,24 +194,46 @@ impl Config {
 fn ipcp_items(t: IpcpTable, items: &mut Vec<Item>) -> Result<(), Reason> {
     let usage = |text: &str| Reason::new(Code::Usage, text);
     let (name, kind) = (Label::new(t.name)?, Kind::parse(&t.r#type)?);
-    let shim_keys = t.ip.is_some() || t.port != 0 || !t.hosts.is_empty() || !t.dns.is_empty() || !t.flow_ports.is_empty() || !t.offload.is_empty();
+    let shim_keys = t.ip.is_some()
+        || t.port != 0
+        || !t.hosts.is_empty()
+        || !t.dns.is_empty()
+        || !t.flow_ports.is_empty()
+        || !t.offload.is_empty();
     if kind == Kind::Unicast && shim_keys {
-        return Err(usage("ip, port, hosts, dns, flow-ports and offload are for a shim-udp"));
+        return Err(usage(
+            "ip, port, hosts, dns, flow-ports and offload are for a shim-udp",
+        ));
     }
     let enroll = |invitation: String, layer: String, dst: String| {
-        let message = pb::Enroll { invitation, layer, dst, over: t.over.clone(), timeout_ms: ENROLL_MS, ..pb::Enroll::default() };
+        let message = pb::Enroll {
+            invitation,
+            layer,
+            dst,
+            over: t.over.clone(),
+            timeout_ms: ENROLL_MS,
+            ..pb::Enroll::default()
+        };
         Enroll::try_from(message).map_err(Reason::from)
     };
     let item = match (t.layer, t.invite, t.dst) {
         (None, None, None) => Item::Create(name.clone(), kind),
         (layer, None, Some(dst)) => match (layer, t.ca, t.cert, t.key) {
-            (Some(layer), Some(ca), Some(cert), Some(key)) => {
-                Item::EnrollFiles(name.clone(), enroll(String::new(), layer, dst)?, [ca, cert, key])
-            }
+            (Some(layer), Some(ca), Some(cert), Some(key)) => Item::EnrollFiles(
+                name.clone(),
+                enroll(String::new(), layer, dst)?,
+                [ca, cert, key],
+            ),
             _ => return Err(usage("dst needs layer, ca, cert and key")),
         },
-        (None, Some(url), None) => Item::Enroll(name.clone(), enroll(url, String::new(), String::new())?),
-        (_, Some(_), _) => return Err(usage("an invitation says layer and dst itself; leave them out")),
+        (None, Some(url), None) => {
+            Item::Enroll(name.clone(), enroll(url, String::new(), String::new())?)
+        }
+        (_, Some(_), _) => {
+            return Err(usage(
+                "an invitation says layer and dst itself; leave them out",
+            ));
+        }
         (Some(layer), None, None) => {
             let shim_udp = t.ip.map(|ip| pb::ShimUdpConfig {
                 ip,
@@ -207,7 +246,12 @@ fn ipcp_items(t: IpcpTable, items: &mut Vec<Item>) -> Result<(), Reason> {
             if kind == Kind::ShimUdp && shim_udp.is_none() {
                 return Err(usage("a shim-udp needs ip"));
             }
-            let message = pb::Bootstrap { layer, over: t.over, prefixes: t.prefixes, shim_udp };
+            let message = pb::Bootstrap {
+                layer,
+                over: t.over,
+                prefixes: t.prefixes,
+                shim_udp,
+            };
             Item::Bootstrap(name.clone(), kind, message.try_into()?)
         }
     };
@@ -219,15 +263,32 @@ fn ipcp_items(t: IpcpTable, items: &mut Vec<Item>) -> Result<(), Reason> {
 }
 
 fn name_item(t: NameTable) -> Result<Item, Reason> {
-    Ok(Item::Name(Name::new(t.name)?, t.layers.into_iter().map(Label::new).collect::<Result<_, _>>()?))
+    Ok(Item::Name(
+        Name::new(t.name)?,
+        t.layers
+            .into_iter()
+            .map(Label::new)
+            .collect::<Result<_, _>>()?,
+    ))
 }
 
 fn bind_item(t: BindTable) -> Result<Item, Reason> {
     if t.program.is_empty() == (t.pid == 0) {
-        return Err(Reason::new(Code::Usage, "a bind needs either program or pid"));
+        return Err(Reason::new(
+            Code::Usage,
+            "a bind needs either program or pid",
+        ));
     }
     let name = Name::new(t.name)?.to_string();
-    Ok(Item::Bind(BindRequest { name, binding: Some(Binding { program: t.program, pid: t.pid, auto: t.auto, args: t.args }) }))
+    Ok(Item::Bind(BindRequest {
+        name,
+        binding: Some(Binding {
+            program: t.program,
+            pid: t.pid,
+            auto: t.auto,
+            args: t.args,
+        }),
+    }))
 }
 
 /// Line and column, from 1, of an offset in a text.
@@ -253,7 +314,11 @@ pub(crate) async fn apply(daemon: Arc<Daemon>, config: Config) {
         }
         daemon.warn("config", first.map(|r| format!("the config file: {r}")));
         if failed.is_empty() {
-            return daemon.events.emit("config.applied", "all that the config file says is so", &[]);
+            return daemon.events.emit(
+                "config.applied",
+                "all that the config file says is so",
+                &[],
+            );
         }
         left = failed;
         tokio::time::sleep(wait).await;
@@ -264,25 +329,45 @@ pub(crate) async fn apply(daemon: Arc<Daemon>, config: Config) {
 async fn bring_about(daemon: &Arc<Daemon>, item: &Item) -> Result<(), Reason> {
     match item.clone() {
         Item::Create(name, kind) => admin::create(daemon, &name, Some(kind)).await.map(|_| ()),
-        Item::Bootstrap(name, kind, b) => admin::bootstrap(daemon, &name, Some(kind), b).await.map(|_| ()),
-        Item::Enroll(name, e) => admin::enroll(daemon, &name, Some(Kind::Unicast), e).await.map(|_| ()),
+        Item::Bootstrap(name, kind, b) => admin::bootstrap(daemon, &name, Some(kind), b)
+            .await
+            .map(|_| ()),
+        Item::Enroll(name, e) => admin::enroll(daemon, &name, Some(Kind::Unicast), e)
+            .await
+            .map(|_| ()),
         Item::EnrollFiles(name, mut e, files) => {
             if let proto::ipcp::Entry::Certificate { ca, cert, key, .. } = &mut e.entry {
                 for (to, file) in [ca, cert, key].into_iter().zip(&files) {
                     let read = std::fs::read(file);
-                    *to = read.map_err(|e| Reason::new(Code::NotFound, format!("cannot read {}: {e}", file.display())))?;
+                    *to = read.map_err(|e| {
+                        Reason::new(
+                            Code::NotFound,
+                            format!("cannot read {}: {e}", file.display()),
+                        )
+                    })?;
                 }
             }
-            admin::enroll(daemon, &name, Some(Kind::Unicast), e).await.map(|_| ())
+            admin::enroll(daemon, &name, Some(Kind::Unicast), e)
+                .await
+                .map(|_| ())
         }
         Item::Connect(name, member) => {
             let ipcp = daemon.ipcp(&name)?;
             admin::connect(daemon, &ipcp, member, false, Duration::from_secs(10)).await
         }
-        Item::Name(name, layers) if layers.is_empty() => admin::create_name(daemon, name.to_string()),
+        Item::Name(name, layers) if layers.is_empty() => {
+            admin::create_name(daemon, name.to_string())
+        }
         Item::Name(name, layers) => {
             let layers = layers.iter().map(Label::to_string).collect();
-            admin::register(daemon, RegisterNameRequest { name: name.to_string(), layers }).await
+            admin::register(
+                daemon,
+                RegisterNameRequest {
+                    name: name.to_string(),
+                    layers,
+                },
+            )
+            .await
         }
         Item::Bind(request) => admin::bind(daemon, request),
         Item::Vpn(request) => vpns::up(daemon, request).await.map(|_| ()),
@@ -330,7 +415,9 @@ address = "10.7.0.1/32"
     #[test]
     fn a_file_says_everything_and_shims_come_first() {
         let items = Config::parse(GOOD).unwrap().items;
-        assert!(matches!(&items[0], Item::Bootstrap(name, Kind::ShimUdp, _) if name.as_str() == "udp-a"));
+        assert!(
+            matches!(&items[0], Item::Bootstrap(name, Kind::ShimUdp, _) if name.as_str() == "udp-a")
+        );
         assert!(matches!(&items[2], Item::Connect(..)) && matches!(&items[5], Item::Vpn(_)));
         assert_eq!(items.len(), 6);
     }
@@ -340,7 +427,11 @@ address = "10.7.0.1/32"
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("c.toml");
         for (text, at, what) in [
-            ("[[ipcp]]\nname = \"a\"\ntype = \"unicast\"\nnmae = 1\n", "4:1", "nmae"),
+            (
+                "[[ipcp]]\nname = \"a\"\ntype = \"unicast\"\nnmae = 1\n",
+                "4:1",
+                "nmae",
+            ),
             ("\n[[name]]\nname = \"\"\n", "2:1", "empty"),
             ("[[ipcp]]\nname = \"a\"\ntype = \"x\"\n", "1:1", "shim-udp"),
             ("[[name]]\nname = 5\n", "2:8", "string"),
@@ -348,7 +439,10 @@ address = "10.7.0.1/32"
         ] {
             std::fs::write(&file, text).unwrap();
             let error = Config::read(&file).unwrap_err().to_string();
-            assert!(error.contains(&format!("c.toml:{at}")) && error.contains(what), "{error}");
+            assert!(
+                error.contains(&format!("c.toml:{at}")) && error.contains(what),
+                "{error}"
+            );
         }
     }
 

@@ -83,10 +83,16 @@ impl Daemon {
     pub(crate) fn load(dirs: Dirs, exe: PathBuf) -> anyhow::Result<Self> {
         let store = Store::new(&dirs.state);
         let incarnation = store.load::<u32>("incarnation")?;
-        let incarnation = incarnation.checked_add(1).ok_or_else(|| anyhow::anyhow!("the incarnation counter is used up"))?;
+        let incarnation = incarnation
+            .checked_add(1)
+            .ok_or_else(|| anyhow::anyhow!("the incarnation counter is used up"))?;
         store.save("incarnation", &incarnation)?;
-        let registry = Registry::from_saved(store.load::<SavedNames>("names")?)
-            .map_err(|r| anyhow::anyhow!("the state file names.json in {} is damaged: {r}", dirs.state.display()))?;
+        let registry = Registry::from_saved(store.load::<SavedNames>("names")?).map_err(|r| {
+            anyhow::anyhow!(
+                "the state file names.json in {} is damaged: {r}",
+                dirs.state.display()
+            )
+        })?;
         let running = Running::load(&store)?;
         let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
         Ok(Self {
@@ -104,7 +110,9 @@ impl Daemon {
             counted: Notify::new(),
             round: AtomicU64::new(0),
             ending: watch::Sender::new(Ending::No),
-            overflow_uid: overflow.and_then(|s| s.trim().parse().ok()).unwrap_or(65534),
+            overflow_uid: overflow
+                .and_then(|s| s.trim().parse().ok())
+                .unwrap_or(65534),
             registry: Mutex::new(registry),
             flows: Mutex::new(Flows::new(incarnation)),
             random: SystemRandom::new(),
@@ -116,17 +124,26 @@ impl Daemon {
 
     /// The names.
     pub(crate) fn registry(&self) -> MutexGuard<'_, Registry> {
-        self.registry.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.registry
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// The flows.
     pub(crate) fn flows(&self) -> MutexGuard<'_, Flows> {
-        self.flows.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.flows
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Adds a flow.
     pub(crate) fn add_flow(&self, flow: Flow) -> Result<FlowId, Reason> {
-        let spent = || Reason::new(Code::Busy, "this daemon has given out all its flow ids; restart it with `irm daemon restart`");
+        let spent = || {
+            Reason::new(
+                Code::Busy,
+                "this daemon has given out all its flow ids; restart it with `irm daemon restart`",
+            )
+        };
         self.flows().add(flow).ok_or_else(spent)
     }
 
@@ -135,17 +152,25 @@ impl Daemon {
         let mut bytes = [0; N];
         match self.random.fill(&mut bytes) {
             Ok(()) => Ok(bytes),
-            Err(_) => Err(Reason::new(Code::Failed, "the system gives no random bytes; try again")),
+            Err(_) => Err(Reason::new(
+                Code::Failed,
+                "the system gives no random bytes; try again",
+            )),
         }
     }
 
     /// Changes names and keeps them on disk, or does neither.
-    pub(crate) fn change_names<T>(&self, change: impl FnOnce(&mut Registry) -> Result<T, Reason>) -> Result<T, Reason> {
+    pub(crate) fn change_names<T>(
+        &self,
+        change: impl FnOnce(&mut Registry) -> Result<T, Reason>,
+    ) -> Result<T, Reason> {
         let mut registry = self.registry();
         let before = registry.snapshot();
         let done = change(&mut registry).and_then(|done| {
             if before != registry.snapshot() {
-                self.store.save("names", &registry.to_saved()).map_err(failed)?;
+                self.store
+                    .save("names", &registry.to_saved())
+                    .map_err(failed)?;
             }
             Ok(done)
         });
@@ -159,8 +184,17 @@ impl Daemon {
 
     /// Keeps the specs of all IPC processes on disk.
     pub(crate) fn save_specs(&self) -> Result<(), Reason> {
-        let specs: BTreeMap<Label, _> = self.ipcps().into_iter().map(|i| (i.name.clone(), i.inner().spec.clone())).collect();
-        self.store.save("ipcps", &SavedSpecs::of(specs.iter().map(|(n, s)| (n, s.clone())))).map_err(failed)
+        let specs: BTreeMap<Label, _> = self
+            .ipcps()
+            .into_iter()
+            .map(|i| (i.name.clone(), i.inner().spec.clone()))
+            .collect();
+        self.store
+            .save(
+                "ipcps",
+                &SavedSpecs::of(specs.iter().map(|(n, s)| (n, s.clone()))),
+            )
+            .map_err(failed)
     }
 
     /// All IPC processes, by name.
@@ -173,12 +207,20 @@ impl Daemon {
     /// One IPC process.
     pub(crate) fn ipcp(&self, name: &Label) -> Result<Arc<Ipcp>, Reason> {
         let found = self.ipcps.get(name).map(|i| i.value().clone());
-        found.ok_or_else(|| Reason::new(Code::NotFound, format!("no IPC process {name} on this host; see `irm ipcp list`")))
+        found.ok_or_else(|| {
+            Reason::new(
+                Code::NotFound,
+                format!("no IPC process {name} on this host; see `irm ipcp list`"),
+            )
+        })
     }
 
     /// The IPC process of this host in a layer.
     pub(crate) fn in_layer(&self, layer: &Label) -> Result<Arc<Ipcp>, Reason> {
-        let found = self.ipcps().into_iter().find(|i| i.layer().as_ref() == Some(layer));
+        let found = self
+            .ipcps()
+            .into_iter()
+            .find(|i| i.layer().as_ref() == Some(layer));
         found.ok_or_else(|| {
             Reason::new(Code::NotFound, format!("no IPC process of layer {layer} on this host; see `irm status`, or join it with `irm ipcp enroll`"))
         })
@@ -198,7 +240,12 @@ impl Daemon {
         if !named.is_empty() {
             return named;
         }
-        let shims: BTreeSet<Label> = self.ipcps().iter().filter(|i| i.kind == Kind::ShimUdp).filter_map(|i| i.layer()).collect();
+        let shims: BTreeSet<Label> = self
+            .ipcps()
+            .iter()
+            .filter(|i| i.kind == Kind::ShimUdp)
+            .filter_map(|i| i.layer())
+            .collect();
         shims.into_iter().collect()
     }
 
@@ -227,13 +274,28 @@ impl Daemon {
         };
         let id = id.to_string();
         let verb = kind.rsplit('.').next().unwrap_or(kind);
-        let text = if why.is_empty() { format!("flow {id} to {} is {verb}", flow.name) } else { format!("flow {id} to {} is {verb}: {why}", flow.name) };
-        self.events.emit(kind, text, &[("flow", &id), ("name", flow.name.as_str()), ("layer", layer)]);
+        let text = if why.is_empty() {
+            format!("flow {id} to {} is {verb}", flow.name)
+        } else {
+            format!("flow {id} to {} is {verb}: {why}", flow.name)
+        };
+        self.events.emit(
+            kind,
+            text,
+            &[
+                ("flow", &id),
+                ("name", flow.name.as_str()),
+                ("layer", layer),
+            ],
+        );
     }
 
     /// Sets or clears a warning of the daemon itself.
     pub(crate) fn warn(&self, topic: &str, text: Option<String>) {
-        let mut warnings = self.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut warnings = self
+            .warnings
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         match text {
             Some(text) => {
                 tracing::warn!(topic, %text);
@@ -245,10 +307,21 @@ impl Daemon {
 
     /// The names that an IPC process should be registered for: those wanted in its layer, and IPC processes above it.
     pub(crate) fn wanted_at(&self, ipcp: &Ipcp) -> BTreeSet<Name> {
-        let Some(layer) = ipcp.layer() else { return BTreeSet::new() };
-        let mut names: BTreeSet<Name> = self.registry().wanted().into_iter().filter(|(l, _)| *l == layer).map(|(_, n)| n).collect();
+        let Some(layer) = ipcp.layer() else {
+            return BTreeSet::new();
+        };
+        let mut names: BTreeSet<Name> = self
+            .registry()
+            .wanted()
+            .into_iter()
+            .filter(|(l, _)| *l == layer)
+            .map(|(_, n)| n)
+            .collect();
         for upper in self.ipcps() {
-            if upper.kind == Kind::Unicast && upper.name != ipcp.name && self.over(&upper).contains(&layer) {
+            if upper.kind == Kind::Unicast
+                && upper.name != ipcp.name
+                && self.over(&upper).contains(&layer)
+            {
                 names.insert(upper.name.to_name());
             }
         }
@@ -274,7 +347,9 @@ impl Daemon {
         for name in there.difference(&wanted) {
             match ipcp.call(Command::Unregister(name.clone()), COMMAND).await {
                 Ok(_) => drop(ipcp.inner().registered.remove(name)),
-                Err(reason) => tracing::debug!(%name, %reason, ipcp = %ipcp.name, "not unregistered"),
+                Err(reason) => {
+                    tracing::debug!(%name, %reason, ipcp = %ipcp.name, "not unregistered")
+                }
             }
         }
         refused
@@ -282,17 +357,28 @@ impl Daemon {
 
     /// Is the name to be started by this caller, or does another see to it already? Ends with [`Daemon::started`].
     pub(crate) fn claim_start(&self, name: &Name) -> bool {
-        self.starting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).insert(name.clone())
+        self.starting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .insert(name.clone())
     }
 
     /// The start that was claimed is over.
     pub(crate) fn started(&self, name: &Name) {
-        self.starting.lock().unwrap_or_else(std::sync::PoisonError::into_inner).remove(name);
+        self.starting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .remove(name);
     }
 
     /// The candidates of an allocation that names no layer.
     pub(crate) fn unicast_up(&self) -> Vec<Arc<Ipcp>> {
-        self.ipcps().into_iter().filter(|i| i.kind == Kind::Unicast && i.state() == State::Up && i.seen.borrow().attached != 0).collect()
+        self.ipcps()
+            .into_iter()
+            .filter(|i| {
+                i.kind == Kind::Unicast && i.state() == State::Up && i.seen.borrow().attached != 0
+            })
+            .collect()
     }
 
     /// What a caller is, if it shows the session that it has.
@@ -300,7 +386,9 @@ impl Daemon {
         if session.is_empty() {
             return Some((Who::Program, None));
         }
-        let session = self.session(SessionId(session.try_into().ok()?)).filter(|s| s.uid == uid)?;
+        let session = self
+            .session(SessionId(session.try_into().ok()?))
+            .filter(|s| s.uid == uid)?;
         Some((session.who.clone(), Some(session)))
     }
 }

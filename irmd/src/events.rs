@@ -18,16 +18,26 @@ pub(crate) struct Events {
 impl Events {
     /// An empty ring.
     pub(crate) fn new() -> Self {
-        Self { tx: broadcast::Sender::new(RING) }
+        Self {
+            tx: broadcast::Sender::new(RING),
+        }
     }
 
     /// Tells everybody.
     pub(crate) fn emit(&self, kind: &str, text: impl Into<String>, fields: &[(&str, &str)]) {
         let text = text.into();
         tracing::info!(kind, %text);
-        let fields = fields.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<HashMap<_, _>>();
+        let fields = fields
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect::<HashMap<_, _>>();
         // Without listeners there is nobody to tell.
-        let _ = self.tx.send(Event { time_ms: unix_ms(), kind: kind.to_owned(), text, fields });
+        let _ = self.tx.send(Event {
+            time_ms: unix_ms(),
+            kind: kind.to_owned(),
+            text,
+            fields,
+        });
     }
 
     /// Hears what is told from now on.
@@ -38,5 +48,7 @@ impl Events {
 
 /// Milliseconds since 1970, for people and logs.
 pub(crate) fn unix_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }

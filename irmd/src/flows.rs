@@ -70,7 +70,11 @@ pub(crate) struct Counters {
 impl Flows {
     /// An empty table; `incarnation` is one that no daemon on this state directory has used.
     pub(crate) fn new(incarnation: u32) -> Self {
-        Self { incarnation, counter: 0, table: BTreeMap::new() }
+        Self {
+            incarnation,
+            counter: 0,
+            table: BTreeMap::new(),
+        }
     }
 
     /// Adds a flow under an id that was never used; `None` when this incarnation has given out all of its 2^32.
@@ -93,7 +97,9 @@ impl Flows {
 
     /// Marks a flow as standing; false if it is gone.
     pub(crate) fn allocated(&mut self, id: FlowId, peer: Peer, qos: QosSpec) -> bool {
-        let Some(flow) = self.table.get_mut(&id) else { return false };
+        let Some(flow) = self.table.get_mut(&id) else {
+            return false;
+        };
         (flow.phase, flow.peer, flow.qos) = (Phase::Allocated, peer, qos);
         true
     }
@@ -205,7 +211,11 @@ mod tests {
 
     #[test]
     fn an_exhausted_incarnation_gives_no_more_ids() {
-        let mut flows = Flows { incarnation: 1, counter: u32::MAX - 1, table: BTreeMap::new() };
+        let mut flows = Flows {
+            incarnation: 1,
+            counter: u32::MAX - 1,
+            table: BTreeMap::new(),
+        };
         assert!(flows.add(flow(Phase::Allocated)).is_some());
         assert!(flows.add(flow(Phase::Allocated)).is_none());
     }
@@ -214,7 +224,11 @@ mod tests {
     fn only_the_acceptor_counts_for_a_direct_flow() {
         let mut flows = Flows::new(1);
         let id = flows.add(flow(Phase::Allocated)).unwrap();
-        let counters = Counters { rx: 5, tx: 6, round: 1 };
+        let counters = Counters {
+            rx: 5,
+            tx: 6,
+            round: 1,
+        };
         flows.count(id, SessionId([2; 16]), counters);
         assert_eq!(flows.get(id).unwrap().counters, Counters::default());
         flows.count(id, SessionId([1; 16]), counters);

@@ -16,12 +16,23 @@ pub(crate) struct Open {
 impl Open {
     /// Reads `strata://LAYER/enrol?v=1,…,at=NAME=ADDR:PORT,…`.
     pub(crate) fn read(url: &str) -> Self {
-        let Some((layer, fields)) = url.trim().strip_prefix("strata://").and_then(|rest| rest.split_once('/')) else {
+        let Some((layer, fields)) = url
+            .trim()
+            .strip_prefix("strata://")
+            .and_then(|rest| rest.split_once('/'))
+        else {
             return Self::default();
         };
         let fields = fields.split_once('?').map_or("", |(_, fields)| fields);
-        let hosts = fields.split(',').filter_map(|f| host(f.strip_prefix("at=")?)).take(MOST).collect();
-        Self { layer: Label::new(layer).ok(), hosts }
+        let hosts = fields
+            .split(',')
+            .filter_map(|f| host(f.strip_prefix("at=")?))
+            .take(MOST)
+            .collect();
+        Self {
+            layer: Label::new(layer).ok(),
+            hosts,
+        }
     }
 }
 
@@ -41,7 +52,10 @@ fn host(text: &str) -> Option<Host> {
             _ => bytes.push(*first),
         }
     }
-    Some(Host { name: proto::Name::from_bytes(&bytes).ok()?, at: at.parse().ok()? })
+    Some(Host {
+        name: proto::Name::from_bytes(&bytes).ok()?,
+        at: at.parse().ok()?,
+    })
 }
 
 /// More hosts than that no honest invitation names.
@@ -54,9 +68,17 @@ mod tests {
 
     #[test]
     fn layer_and_hosts_are_read_and_the_rest_is_left_alone() {
-        let open = Open::read("strata://ovl/enrol?v=1,id=00,seed=11,at=ovl-a=10.0.0.1:3359,at=a%3Db=[fd00::1]:99,sum=1234\n");
+        let open = Open::read(
+            "strata://ovl/enrol?v=1,id=00,seed=11,at=ovl-a=10.0.0.1:3359,at=a%3Db=[fd00::1]:99,sum=1234\n",
+        );
         assert_eq!(open.layer, Label::new("ovl").ok());
-        assert_eq!(open.hosts, ["ovl-a=10.0.0.1:3359".parse().unwrap(), "a=b=[fd00::1]:99".parse().unwrap()]);
+        assert_eq!(
+            open.hosts,
+            [
+                "ovl-a=10.0.0.1:3359".parse().unwrap(),
+                "a=b=[fd00::1]:99".parse().unwrap()
+            ]
+        );
     }
 
     proptest! {

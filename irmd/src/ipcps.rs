@@ -74,7 +74,11 @@ pub(crate) struct Inner {
 impl Ipcp {
     /// A process that is yet to be started.
     pub(crate) fn new(name: Label, spec: Spec) -> Self {
-        let inner = Inner { layer: spec.layer.clone(), spec, ..Inner::default() };
+        let inner = Inner {
+            layer: spec.layer.clone(),
+            spec,
+            ..Inner::default()
+        };
         Self {
             name,
             kind: inner.spec.kind,
@@ -90,7 +94,9 @@ impl Ipcp {
 
     /// What changes while it lives. Never held across an await.
     pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// Its layer, once it is known.
@@ -104,7 +110,12 @@ impl Ipcp {
     }
 
     /// A process has attached; returns which attachment this is. Commands to an earlier one are lost.
-    pub(crate) fn attach(&self, tx: mpsc::Sender<Result<IpcpCommand, Status>>, data_socket: String, names: BTreeSet<Name>) -> u64 {
+    pub(crate) fn attach(
+        &self,
+        tx: mpsc::Sender<Result<IpcpCommand, Status>>,
+        data_socket: String,
+        names: BTreeSet<Name>,
+    ) -> u64 {
         self.drop_calls();
         let attachment = self.next.fetch_add(1, Ordering::Relaxed);
         let mut inner = self.inner();
@@ -145,7 +156,11 @@ impl Ipcp {
             Ok(Err(_)) => Err(self.unreachable("its process died")),
             Err(_) => Err(Reason::new(
                 Code::TimedOut,
-                format!("IPC process {} did not answer in {} ms; see `irm status`", self.name, timeout.as_millis()),
+                format!(
+                    "IPC process {} did not answer in {} ms; see `irm status`",
+                    self.name,
+                    timeout.as_millis()
+                ),
             )),
         };
         drop(forget);
@@ -166,7 +181,11 @@ impl Ipcp {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) | Err(_) => {
                 let detail = self.seen.borrow().detail.clone();
-                let why = if detail.is_empty() { "its process has not attached" } else { &detail };
+                let why = if detail.is_empty() {
+                    "its process has not attached"
+                } else {
+                    &detail
+                };
                 Err(self.unreachable(why))
             }
         }
@@ -189,16 +208,29 @@ impl Ipcp {
 
     /// It can't be reached, for this cause.
     pub(crate) fn unreachable(&self, why: &str) -> Reason {
-        Reason::new(Code::Unreachable, format!("IPC process {} can't be reached: {why}; see `irm status`", self.name))
+        Reason::new(
+            Code::Unreachable,
+            format!(
+                "IPC process {} can't be reached: {why}; see `irm status`",
+                self.name
+            ),
+        )
     }
 
     fn send(&self, id: CommandId, command: Command) -> Result<(), Reason> {
-        let tx = self.inner().tx.clone().ok_or_else(|| self.unreachable("it is not running"))?;
-        tx.try_send(Ok(command.into_message(id))).map_err(|_| self.unreachable("it does not read its commands"))
+        let tx = self
+            .inner()
+            .tx
+            .clone()
+            .ok_or_else(|| self.unreachable("it is not running"))?;
+        tx.try_send(Ok(command.into_message(id)))
+            .map_err(|_| self.unreachable("it does not read its commands"))
     }
 
     fn calls(&self) -> MutexGuard<'_, HashMap<CommandId, oneshot::Sender<Result<Answer, Reason>>>> {
-        self.calls.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.calls
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn drop_calls(&self) {

@@ -19,14 +19,25 @@ use crate::spec::{Kind, SavedSpecs};
 use crate::{config, process, server, supervise, vpns};
 
 /// Runs the daemon until it is told to end.
-pub(crate) async fn live(dirs: Dirs, exe: PathBuf, file: Option<PathBuf>, config: Option<Config>) -> anyhow::Result<Ending> {
+pub(crate) async fn live(
+    dirs: Dirs,
+    exe: PathBuf,
+    file: Option<PathBuf>,
+    config: Option<Config>,
+) -> anyhow::Result<Ending> {
     let mut term = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let daemon = Arc::new(Daemon::load(dirs, exe)?);
-    let specs = daemon.store.load::<SavedSpecs>("ipcps")?.parse().map_err(|r| damaged(&daemon, "ipcps", &r))?;
+    let specs = daemon
+        .store
+        .load::<SavedSpecs>("ipcps")?
+        .parse()
+        .map_err(|r| damaged(&daemon, "ipcps", &r))?;
     for (name, spec) in specs {
-        daemon.ipcps.insert(name.clone(), Arc::new(Ipcp::new(name, spec)));
+        daemon
+            .ipcps
+            .insert(name.clone(), Arc::new(Ipcp::new(name, spec)));
     }
     vpns::load(&daemon)?;
     // The sockets stand before anybody is started who would look for them.
@@ -39,7 +50,15 @@ pub(crate) async fn live(dirs: Dirs, exe: PathBuf, file: Option<PathBuf>, config
     tokio::spawn(tend(daemon.clone()));
     let mut applying = config.map(|c| tokio::spawn(config::apply(daemon.clone(), c)));
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
-    daemon.events.emit("irmd.up", format!("irmd {} serves {}", env!("CARGO_PKG_VERSION"), daemon.dirs.run.display()), &[]);
+    daemon.events.emit(
+        "irmd.up",
+        format!(
+            "irmd {} serves {}",
+            env!("CARGO_PKG_VERSION"),
+            daemon.dirs.run.display()
+        ),
+        &[],
+    );
     let mut ending = daemon.ending.subscribe();
     let how = loop {
         tokio::select! {
@@ -65,16 +84,27 @@ pub(crate) async fn live(dirs: Dirs, exe: PathBuf, file: Option<PathBuf>, config
 
 /// Replaces this process by a new daemon; returns only if that fails, with the reason.
 pub(crate) fn again(exe: &Path) -> String {
-    let error = std::process::Command::new(exe).args(std::env::args_os().skip(1)).exec();
-    format!("cannot start {} again: {error}; start irmd by hand", exe.display())
+    let error = std::process::Command::new(exe)
+        .args(std::env::args_os().skip(1))
+        .exec();
+    format!(
+        "cannot start {} again: {error}; start irmd by hand",
+        exe.display()
+    )
 }
 
 fn damaged(daemon: &Daemon, concern: &str, reason: &Reason) -> anyhow::Error {
     let dir = daemon.dirs.state.display();
-    anyhow::anyhow!("the state file {dir}/{concern}.json is damaged: {reason}; mend it, or remove it to begin without it")
+    anyhow::anyhow!(
+        "the state file {dir}/{concern}.json is damaged: {reason}; mend it, or remove it to begin without it"
+    )
 }
 
-fn reload(daemon: &Arc<Daemon>, file: Option<&Path>, applying: &mut Option<tokio::task::JoinHandle<()>>) {
+fn reload(
+    daemon: &Arc<Daemon>,
+    file: Option<&Path>,
+    applying: &mut Option<tokio::task::JoinHandle<()>>,
+) {
     let Some(file) = file else { return };
     match Config::read(file) {
         Ok(config) => {
@@ -82,7 +112,11 @@ fn reload(daemon: &Arc<Daemon>, file: Option<&Path>, applying: &mut Option<tokio
                 old.abort();
             }
             daemon.warn("config", None);
-            daemon.events.emit("config.reloaded", format!("{} was read again", file.display()), &[]);
+            daemon.events.emit(
+                "config.reloaded",
+                format!("{} was read again", file.display()),
+                &[],
+            );
             *applying = Some(tokio::spawn(config::apply(daemon.clone(), config)));
         }
         Err(error) => daemon.warn("config", Some(error.to_string())),
@@ -112,15 +146,25 @@ async fn tend(daemon: Arc<Daemon>) {
         let _ = tokio::time::timeout(Duration::from_secs(1), daemon.reconcile.notified()).await;
         // Programs that a daemon before this one (same process) started are reaped by nobody else; those that
         // somebody watches are watched through their pidfd, which does not need the status.
-        while waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG).is_ok_and(|s| s.is_some()) {}
+        while waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
+            .is_ok_and(|s| s.is_some())
+        {}
         let late = daemon.flows().expire(std::time::Instant::now());
         for (id, _) in late {
             daemon.offers.remove(&id);
             daemon.tally.add("expired.flow");
         }
         let all = daemon.ipcps();
-        for (ipcp, refused) in join_all(all.iter().map(|i| async { (i.clone(), daemon.reconcile_names(i).await) })).await {
-            let text = refused.iter().map(|(n, r)| format!("{n} is not registered by {}: {r}", ipcp.name)).min();
+        for (ipcp, refused) in join_all(
+            all.iter()
+                .map(|i| async { (i.clone(), daemon.reconcile_names(i).await) }),
+        )
+        .await
+        {
+            let text = refused
+                .iter()
+                .map(|(n, r)| format!("{n} is not registered by {}: {r}", ipcp.name))
+                .min();
             daemon.warn(&format!("register.{}", ipcp.name), text);
         }
     }
@@ -130,7 +174,14 @@ async fn tend(daemon: Arc<Daemon>) {
 async fn end(daemon: &Arc<Daemon>) {
     vpns::end_all(daemon).await;
     for kind in [Kind::Unicast, Kind::ShimUdp] {
-        join_all(daemon.ipcps().into_iter().filter(|i| i.kind == kind).map(|i| async move { stop(&i).await })).await;
+        join_all(
+            daemon
+                .ipcps()
+                .into_iter()
+                .filter(|i| i.kind == kind)
+                .map(|i| async move { stop(&i).await }),
+        )
+        .await;
     }
     for sock in [daemon.dirs.irm_sock(), daemon.dirs.admin_sock()] {
         if let Err(error) = std::fs::remove_file(&sock) {
@@ -140,7 +191,10 @@ async fn end(daemon: &Arc<Daemon>) {
     // What a killed child left there.
     if let Ok(entries) = std::fs::read_dir(&daemon.dirs.run) {
         use std::os::unix::fs::FileTypeExt;
-        for entry in entries.flatten().filter(|e| e.file_type().is_ok_and(|t| t.is_socket())) {
+        for entry in entries
+            .flatten()
+            .filter(|e| e.file_type().is_ok_and(|t| t.is_socket()))
+        {
             let _ = std::fs::remove_file(entry.path());
         }
     }

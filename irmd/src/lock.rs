@@ -36,18 +36,37 @@ pub(crate) enum LockError {
 impl DirLock {
     /// Makes the directory with this mode if it isn't there, and locks it.
     pub(crate) fn take(dir: &Path, mode: u32) -> Result<Self, LockError> {
-        let io = |error| LockError::Io { dir: dir.to_owned(), error };
-        DirBuilder::new().recursive(true).mode(mode).create(dir).map_err(io)?;
+        let io = |error| LockError::Io {
+            dir: dir.to_owned(),
+            error,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(dir)
+            .map_err(io)?;
         let meta = fs::metadata(dir).map_err(io)?;
-        if meta.uid() == rustix::process::geteuid().as_raw() && meta.permissions().mode() & 0o777 != mode {
+        if meta.uid() == rustix::process::geteuid().as_raw()
+            && meta.permissions().mode() & 0o777 != mode
+        {
             fs::set_permissions(dir, Permissions::from_mode(mode)).map_err(io)?;
         }
         let path = dir.join("irmd.lock");
         for _ in 0..10 {
-            let file = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(io)?;
+            let file = OpenOptions::new()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(0o600)
+                .open(&path)
+                .map_err(io)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
-                Err(e) if e == rustix::io::Errno::WOULDBLOCK => return Err(LockError::InUse { dir: dir.to_owned() }),
+                Err(e) if e == rustix::io::Errno::WOULDBLOCK => {
+                    return Err(LockError::InUse {
+                        dir: dir.to_owned(),
+                    });
+                }
                 Err(e) => return Err(io(e.into())),
             }
             // A daemon that ended between our open and lock has removed the file: what we hold is nobody's.
@@ -56,7 +75,9 @@ impl DirLock {
                 return Ok(Self { _file: file, path });
             }
         }
-        Err(LockError::InUse { dir: dir.to_owned() })
+        Err(LockError::InUse {
+            dir: dir.to_owned(),
+        })
     }
 
     /// Gives the directory up and removes the lock file.
@@ -75,7 +96,10 @@ mod tests {
     fn a_directory_is_locked_once_and_free_again_after() {
         let dir = tempfile::tempdir().unwrap();
         let lock = DirLock::take(dir.path(), 0o700).unwrap();
-        assert!(matches!(DirLock::take(dir.path(), 0o700), Err(LockError::InUse { .. })));
+        assert!(matches!(
+            DirLock::take(dir.path(), 0o700),
+            Err(LockError::InUse { .. })
+        ));
         lock.remove();
         assert!(fs::read_dir(dir.path()).unwrap().next().is_none());
         DirLock::take(dir.path(), 0o700).unwrap();

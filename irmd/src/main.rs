@@ -47,8 +47,12 @@ use crate::lock::{DirLock, LockError};
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("IRM_LOG").unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("IRM_LOG").unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     match run(args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(code, text)) => {
@@ -69,13 +73,20 @@ impl From<anyhow::Error> for Failure {
 
 fn run(args: Args) -> Result<(), Failure> {
     let usage = |text: String| Failure(2, text);
-    let config = args.config.as_deref().map(config::Config::read).transpose().map_err(|e| usage(e.to_string()))?;
+    let config = args
+        .config
+        .as_deref()
+        .map(config::Config::read)
+        .transpose()
+        .map_err(|e| usage(e.to_string()))?;
     if args.check_config {
         return Ok(());
     }
-    let exe = std::env::current_exe().map_err(|e| Failure(1, format!("cannot find this program's own file: {e}")))?;
+    let exe = std::env::current_exe()
+        .map_err(|e| Failure(1, format!("cannot find this program's own file: {e}")))?;
     let root = rustix::process::geteuid().is_root();
-    let dirs = Dirs::choose(&args, root, |key| std::env::var_os(key).map(Into::into)).map_err(usage)?;
+    let dirs =
+        Dirs::choose(&args, root, |key| std::env::var_os(key).map(Into::into)).map_err(usage)?;
     let locked = |dir, mode| {
         DirLock::take(dir, mode).map_err(|e| match e {
             LockError::InUse { .. } => Failure(6, e.to_string()),
@@ -84,7 +95,10 @@ fn run(args: Args) -> Result<(), Failure> {
     };
     let run_lock = locked(&dirs.run, 0o755)?;
     let state_lock = locked(&dirs.state, 0o700)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(anyhow::Error::from)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)?;
     let ended = runtime.block_on(life::live(dirs.clone(), exe.clone(), args.config, config))?;
     // Tasks that still hold sockets end here, before the directories are given up.
     drop(runtime);

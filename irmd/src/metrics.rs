@@ -28,7 +28,11 @@ pub(crate) fn text(status: &StatusReply) -> Result<String, std::fmt::Error> {
             Some(reason) => (&drops, "reason", reason),
             None => (&counters, "what", name),
         };
-        let labels = vec![("process", process.to_owned()), ("layer", layer.to_owned()), (key, reason.to_owned())];
+        let labels = vec![
+            ("process", process.to_owned()),
+            ("layer", layer.to_owned()),
+            (key, reason.to_owned()),
+        ];
         family.get_or_create(&labels).inc_by(value);
     };
     for (name, value) in &status.counters {
@@ -60,23 +64,43 @@ type Levels = Family<Labels, Gauge>;
 fn gauges(status: &StatusReply, registry: &mut Registry) {
     let (up, restarts) = (Levels::default(), Labelled::default());
     for ipcp in &status.ipcps {
-        let labels = vec![("process", ipcp.name.clone()), ("layer", ipcp.layer.clone())];
+        let labels = vec![
+            ("process", ipcp.name.clone()),
+            ("layer", ipcp.layer.clone()),
+        ];
         up.get_or_create(&labels).set(i64::from(ipcp.state == "up"));
-        restarts.get_or_create(&labels).inc_by(u64::from(ipcp.restarts));
+        restarts
+            .get_or_create(&labels)
+            .inc_by(u64::from(ipcp.restarts));
     }
     for vpn in &status.vpns {
         let labels = vec![("process", vpn.dev.clone()), ("layer", vpn.layer.clone())];
         up.get_or_create(&labels).set(i64::from(vpn.state == "up"));
     }
     registry.register("up", "1 where the process is up", up);
-    registry.register("restarts", "How often the process was started anew", restarts);
+    registry.register(
+        "restarts",
+        "How often the process was started anew",
+        restarts,
+    );
     let members = Levels::default();
     for layer in &status.layers {
-        members.get_or_create(&vec![("layer", layer.name.clone())]).set(i64::from(layer.members));
+        members
+            .get_or_create(&vec![("layer", layer.name.clone())])
+            .set(i64::from(layer.members));
     }
-    registry.register("members", "Members of the layer that this host knows", members);
+    registry.register(
+        "members",
+        "Members of the layer that this host knows",
+        members,
+    );
     let uptime = Gauge::<i64>::default();
-    uptime.set(status.daemon.as_ref().map_or(0, |d| i64::try_from(d.uptime_ms / 1000).unwrap_or(i64::MAX)));
+    uptime.set(
+        status
+            .daemon
+            .as_ref()
+            .map_or(0, |d| i64::try_from(d.uptime_ms / 1000).unwrap_or(i64::MAX)),
+    );
     registry.register("uptime_seconds", "Since irmd began", uptime);
 }
 
@@ -86,7 +110,11 @@ fn flows(status: &StatusReply, registry: &mut Registry) {
         let labels = vec![("layer", flow.layer.clone()), ("state", flow.state.clone())];
         count.get_or_create(&labels).inc();
         for (direction, n) in [("rx", flow.rx_bytes), ("tx", flow.tx_bytes)] {
-            let labels = vec![("flow", flow.id.to_string()), ("layer", flow.layer.clone()), ("direction", direction.to_owned())];
+            let labels = vec![
+                ("flow", flow.id.to_string()),
+                ("layer", flow.layer.clone()),
+                ("direction", direction.to_owned()),
+            ];
             bytes.get_or_create(&labels).inc_by(n);
         }
     }
@@ -116,7 +144,10 @@ impl<S> Layer<S> for PageLayer {
     type Service = Page<S>;
 
     fn layer(&self, inner: S) -> Page<S> {
-        Page { daemon: self.0.clone(), inner }
+        Page {
+            daemon: self.0.clone(),
+            inner,
+        }
     }
 }
 
@@ -146,8 +177,12 @@ async fn page(daemon: &Arc<Daemon>) -> http::Response<Body> {
     let mut response = http::Response::default();
     match text(&status::reply(daemon).await) {
         Ok(text) => {
-            let kind = http::HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
-            response.headers_mut().insert(http::header::CONTENT_TYPE, kind);
+            let kind = http::HeaderValue::from_static(
+                "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            );
+            response
+                .headers_mut()
+                .insert(http::header::CONTENT_TYPE, kind);
             *response.body_mut() = Body::new(text);
         }
         Err(_) => *response.status_mut() = http::StatusCode::INTERNAL_SERVER_ERROR,
@@ -162,9 +197,22 @@ mod tests {
 
     #[test]
     fn drops_carry_their_reason_and_their_process() {
-        let status = IpcpStatus { counters: [("drop.forged".to_owned(), 3), ("sent".to_owned(), 4)].into(), ..IpcpStatus::default() };
-        let ipcp = IpcpInfo { name: "a".into(), layer: "ovl".into(), state: "up".into(), status: Some(status), ..IpcpInfo::default() };
-        let text = text(&StatusReply { ipcps: vec![ipcp], ..StatusReply::default() }).unwrap();
+        let status = IpcpStatus {
+            counters: [("drop.forged".to_owned(), 3), ("sent".to_owned(), 4)].into(),
+            ..IpcpStatus::default()
+        };
+        let ipcp = IpcpInfo {
+            name: "a".into(),
+            layer: "ovl".into(),
+            state: "up".into(),
+            status: Some(status),
+            ..IpcpInfo::default()
+        };
+        let text = text(&StatusReply {
+            ipcps: vec![ipcp],
+            ..StatusReply::default()
+        })
+        .unwrap();
         for line in [
             r#"strata_drops_total{process="a",layer="ovl",reason="forged"} 3"#,
             r#"strata_events_total{process="a",layer="ovl",what="sent"} 4"#,

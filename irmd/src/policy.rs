@@ -8,17 +8,29 @@ use crate::session::Who;
 const VPN: &str = "vpn/";
 
 /// May this caller listen to the name? `is_ipcp` says whether an IPC process of this host has it.
-pub(crate) fn may_listen(who: &Who, name: &Name, is_ipcp: impl Fn(&str) -> bool) -> Result<(), Reason> {
+pub(crate) fn may_listen(
+    who: &Who,
+    name: &Name,
+    is_ipcp: impl Fn(&str) -> bool,
+) -> Result<(), Reason> {
     let allowed = match who {
         Who::Ipcp(me) => name.as_str() == me.as_str(),
         Who::Vpn(_) => name.as_str().starts_with(VPN),
         Who::Program => !reserved(name, is_ipcp),
     };
-    if allowed { Ok(()) } else { Err(denied("listen to", name)) }
+    if allowed {
+        Ok(())
+    } else {
+        Err(denied("listen to", name))
+    }
 }
 
 /// May this caller allocate a flow to the name?
-pub(crate) fn may_allocate(who: &Who, name: &Name, is_ipcp: impl Fn(&str) -> bool) -> Result<(), Reason> {
+pub(crate) fn may_allocate(
+    who: &Who,
+    name: &Name,
+    is_ipcp: impl Fn(&str) -> bool,
+) -> Result<(), Reason> {
     match who {
         Who::Ipcp(_) | Who::Vpn(_) => Ok(()),
         Who::Program if reserved(name, is_ipcp) => Err(denied("allocate a flow to", name)),
@@ -28,7 +40,11 @@ pub(crate) fn may_allocate(who: &Who, name: &Name, is_ipcp: impl Fn(&str) -> boo
 
 /// May an administrator create, bind or register the name?
 pub(crate) fn may_administer(name: &Name, is_ipcp: impl Fn(&str) -> bool) -> Result<(), Reason> {
-    if reserved(name, is_ipcp) { Err(denied("change", name)) } else { Ok(()) }
+    if reserved(name, is_ipcp) {
+        Err(denied("change", name))
+    } else {
+        Ok(())
+    }
 }
 
 /// May a name that is listened to by `owner` get a listener of `uid` too? Root may always.
@@ -38,20 +54,32 @@ pub(crate) fn may_share(name: &Name, owner: u32, uid: u32) -> Result<(), Reason>
     }
     Err(Reason::new(
         Code::Denied,
-        format!("cannot listen to {name}: a program of another user does; choose another name, or ask user {owner}"),
+        format!(
+            "cannot listen to {name}: a program of another user does; choose another name, or ask user {owner}"
+        ),
     ))
 }
 
 /// May a new unicast IPC process of `layer` use the layers `over`? `below` gives the layers that one uses already.
-pub(crate) fn no_cycle<'a>(layer: &'a Label, over: &'a [Label], below: impl Fn(&Label) -> Vec<&'a Label>) -> Result<(), Reason> {
+pub(crate) fn no_cycle<'a>(
+    layer: &'a Label,
+    over: &'a [Label],
+    below: impl Fn(&Label) -> Vec<&'a Label>,
+) -> Result<(), Reason> {
     let mut todo: Vec<&Label> = over.iter().collect();
     let mut seen = Vec::new();
     while let Some(next) = todo.pop() {
         if next == layer {
-            let via = over.iter().map(Label::as_str).collect::<Vec<_>>().join(", ");
+            let via = over
+                .iter()
+                .map(Label::as_str)
+                .collect::<Vec<_>>()
+                .join(", ");
             return Err(Reason::new(
                 Code::Conflict,
-                format!("layer {layer} cannot lie over {via}: that lies over {layer} itself; name other layers with --over"),
+                format!(
+                    "layer {layer} cannot lie over {via}: that lies over {layer} itself; name other layers with --over"
+                ),
             ));
         }
         if !seen.contains(&next) {
@@ -69,7 +97,9 @@ fn reserved(name: &Name, is_ipcp: impl Fn(&str) -> bool) -> bool {
 fn denied(what: &str, name: &Name) -> Reason {
     Reason::new(
         Code::Denied,
-        format!("may not {what} {name}: names of IPC processes and vpn/* are reserved to processes that irmd started; use another name"),
+        format!(
+            "may not {what} {name}: names of IPC processes and vpn/* are reserved to processes that irmd started; use another name"
+        ),
     )
 }
 
@@ -90,9 +120,22 @@ mod tests {
         let is_ipcp = |n: &str| n == "ovl-a";
         let me = Who::Ipcp(label("ovl-a"));
         for bad in ["ovl-a", "vpn/x"] {
-            assert_eq!(may_listen(&Who::Program, &name(bad), is_ipcp).unwrap_err().code, Code::Denied);
-            assert_eq!(may_allocate(&Who::Program, &name(bad), is_ipcp).unwrap_err().code, Code::Denied);
-            assert_eq!(may_administer(&name(bad), is_ipcp).unwrap_err().code, Code::Denied);
+            assert_eq!(
+                may_listen(&Who::Program, &name(bad), is_ipcp)
+                    .unwrap_err()
+                    .code,
+                Code::Denied
+            );
+            assert_eq!(
+                may_allocate(&Who::Program, &name(bad), is_ipcp)
+                    .unwrap_err()
+                    .code,
+                Code::Denied
+            );
+            assert_eq!(
+                may_administer(&name(bad), is_ipcp).unwrap_err().code,
+                Code::Denied
+            );
         }
         assert!(may_listen(&me, &name("ovl-a"), is_ipcp).is_ok());
         assert!(may_listen(&me, &name("other"), is_ipcp).is_err());
@@ -110,8 +153,18 @@ mod tests {
             "c" => vec![&a],
             _ => vec![],
         };
-        assert_eq!(no_cycle(&a, std::slice::from_ref(&b), below).unwrap_err().code, Code::Conflict);
-        assert_eq!(no_cycle(&a, std::slice::from_ref(&a), |_| vec![]).unwrap_err().code, Code::Conflict);
+        assert_eq!(
+            no_cycle(&a, std::slice::from_ref(&b), below)
+                .unwrap_err()
+                .code,
+            Code::Conflict
+        );
+        assert_eq!(
+            no_cycle(&a, std::slice::from_ref(&a), |_| vec![])
+                .unwrap_err()
+                .code,
+            Code::Conflict
+        );
         assert!(no_cycle(&b, std::slice::from_ref(&c), below).is_ok());
     }
 

@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
@@ -27,12 +29,21 @@ pub(crate) struct Child {
 
 impl Child {
     /// Starts a program in a process group of its own; `secret` is what it reads from its standard input.
-    pub(crate) fn spawn(program: &Path, args: &[OsString], run_dir: &Path, secret: &[u8]) -> io::Result<Self> {
+    pub(crate) fn spawn(
+        program: &Path,
+        args: &[OsString],
+        run_dir: &Path,
+        secret: &[u8],
+    ) -> io::Result<Self> {
         let mut child = Command::new(program)
             .args(args)
             .env("IRM_RUN_DIR", run_dir)
             .process_group(0)
-            .stdin(if secret.is_empty() { Stdio::null() } else { Stdio::piped() })
+            .stdin(if secret.is_empty() {
+                Stdio::null()
+            } else {
+                Stdio::piped()
+            })
             .stdout(Stdio::null())
             .spawn()?;
         if let Some(mut stdin) = child.stdin.take() {
@@ -66,7 +77,10 @@ impl Child {
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
         // One that an earlier daemon started is not ours to reap.
-        let _ = waitid(WaitId::PidFd(rustix::fd::AsFd::as_fd(self.fd.get_ref())), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+        let _ = waitid(
+            WaitId::PidFd(rustix::fd::AsFd::as_fd(self.fd.get_ref())),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        );
     }
 
     /// Waits for its end at most so long; false if it still runs.
@@ -89,9 +103,16 @@ impl Child {
     }
 
     fn open(pid: u32, start: u64) -> io::Result<Self> {
-        let number = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or_else(|| io::Error::other("no process number"))?;
+        let number = i32::try_from(pid)
+            .ok()
+            .and_then(Pid::from_raw)
+            .ok_or_else(|| io::Error::other("no process number"))?;
         let fd = pidfd_open(number, PidfdFlags::NONBLOCK)?;
-        Ok(Self { pid, start, fd: watchable(fd)? })
+        Ok(Self {
+            pid,
+            start,
+            fd: watchable(fd)?,
+        })
     }
 }
 
@@ -101,13 +122,21 @@ pub(crate) fn find(exe: &Path, program: &str) -> Result<PathBuf, String> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path).map(|dir| dir.join(program));
     let found = beside.into_iter().chain(on_path).find(|p| p.is_file());
-    found.ok_or_else(|| format!("the program {program} is neither beside {} nor on the PATH; install it there", exe.display()))
+    found.ok_or_else(|| {
+        format!(
+            "the program {program} is neither beside {} nor on the PATH; install it there",
+            exe.display()
+        )
+    })
 }
 
 /// A descriptor that tokio watches.
 // What was deprecated in its favour is unsafe, for the sake of types that may close their descriptor early; an `OwnedFd` keeps
 // its own open until it is dropped.
-#[expect(deprecated, reason = "the replacement is unsafe, which this workspace forbids")]
+#[expect(
+    deprecated,
+    reason = "the replacement is unsafe, which this workspace forbids"
+)]
 fn watchable(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(fd, Interest::READABLE)
 }
@@ -150,7 +179,10 @@ mod tests {
     use super::*;
 
     fn runtime() -> tokio::runtime::Runtime {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+        tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap()
     }
 
     #[test]
@@ -159,7 +191,13 @@ mod tests {
             let dir = tempfile::tempdir().unwrap();
             let out = dir.path().join("out");
             let script = format!("cat > {}; exec sleep 60", out.display());
-            let child = Child::spawn(Path::new("/bin/sh"), &["-c".into(), script.into()], dir.path(), &[b'x'; 32]).unwrap();
+            let child = Child::spawn(
+                Path::new("/bin/sh"),
+                &["-c".into(), script.into()],
+                dir.path(),
+                &[b'x'; 32],
+            )
+            .unwrap();
             assert!(!child.wait_for(Duration::from_millis(300)).await);
             assert_eq!(std::fs::read(&out).unwrap(), [b'x'; 32]);
             let again = Child::adopt(child.pid, child.start).unwrap();
@@ -172,15 +210,27 @@ mod tests {
 
     #[test]
     fn a_program_that_is_nowhere_is_named() {
-        assert!(find(Path::new("/nowhere/irmd"), "no-such-program").unwrap_err().contains("no-such-program"));
-        assert_eq!(find(Path::new("/bin/irmd"), "sh").unwrap(), Path::new("/bin/sh"));
+        assert!(
+            find(Path::new("/nowhere/irmd"), "no-such-program")
+                .unwrap_err()
+                .contains("no-such-program")
+        );
+        assert_eq!(
+            find(Path::new("/bin/irmd"), "sh").unwrap(),
+            Path::new("/bin/sh")
+        );
     }
 
     #[test]
     fn the_pause_doubles_up_to_ten_seconds_and_begins_anew_after_a_good_minute() {
         let mut backoff = Backoff::new();
-        let waits: Vec<_> = (0..9).map(|_| backoff.after(Duration::ZERO).as_millis()).collect();
-        assert_eq!(waits, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+        let waits: Vec<_> = (0..9)
+            .map(|_| backoff.after(Duration::ZERO).as_millis())
+            .collect();
+        assert_eq!(
+            waits,
+            [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]
+        );
         assert_eq!(backoff.after(Duration::from_secs(60)).as_millis(), 100);
     }
 }

@@ -10,8 +10,8 @@ use proto::ipcp::State;
 use proto::irm::program_event::Event;
 use proto::irm::programs_server::Programs;
 use proto::irm::{
-    AllocFlowRequest, DirectFlow, FlowAnswer, FlowEnd, Listen, Listening, ProgramCommand, ProgramEvent, ProgramHello,
-    ProgramWelcome, program_command::Command,
+    AllocFlowRequest, DirectFlow, FlowAnswer, FlowEnd, Listen, Listening, ProgramCommand,
+    ProgramEvent, ProgramHello, ProgramWelcome, program_command::Command,
 };
 use proto::record::Peer;
 use proto::{Code, FlowId, Label, Name, QosSpec, Reason};
@@ -39,7 +39,10 @@ type Commands = Pin<Box<dyn Stream<Item = Result<ProgramCommand, Status>> + Send
 impl Programs for Service {
     type SessionStream = Commands;
 
-    async fn session(&self, request: Request<Streaming<ProgramEvent>>) -> Result<Response<Commands>, Status> {
+    async fn session(
+        &self,
+        request: Request<Streaming<ProgramEvent>>,
+    ) -> Result<Response<Commands>, Status> {
         let uid = caller(&self.0, &request)?;
         let (tx, rx) = mpsc::channel(QUEUE);
         let (daemon, events) = (self.0.clone(), request.into_inner());
@@ -54,36 +57,62 @@ impl Programs for Service {
         Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
     }
 
-    async fn alloc_flow(&self, request: Request<AllocFlowRequest>) -> Result<Response<FlowEnd>, Status> {
+    async fn alloc_flow(
+        &self,
+        request: Request<AllocFlowRequest>,
+    ) -> Result<Response<FlowEnd>, Status> {
         let uid = caller(&self.0, &request)?;
         let want = parse(&self.0, uid, request.into_inner())?;
-        let end = broker::allocate(&self.0, want).await.inspect_err(|_| self.0.tally.add("failed.allocation"))?;
+        let end = broker::allocate(&self.0, want)
+            .await
+            .inspect_err(|_| self.0.tally.add("failed.allocation"))?;
         Ok(Response::new(end))
     }
 }
 
 /// The user at the other end of the socket; never the overflow uid, which owns nothing.
 pub(crate) fn caller<T>(daemon: &Daemon, request: &Request<T>) -> Result<u32, Reason> {
-    let cred = request.extensions().get::<UdsConnectInfo>().and_then(|i| i.peer_cred);
+    let cred = request
+        .extensions()
+        .get::<UdsConnectInfo>()
+        .and_then(|i| i.peer_cred);
     match cred.map(|c| c.uid()) {
         Some(uid) if uid != daemon.overflow_uid => Ok(uid),
         Some(uid) => Err(Reason::new(
             Code::Denied,
-            format!("the caller is user {uid}, whom this host can't name, so it owns no flow; run it as a user of this host"),
+            format!(
+                "the caller is user {uid}, whom this host can't name, so it owns no flow; run it as a user of this host"
+            ),
         )),
-        None => Err(Reason::new(Code::Denied, "the caller's user is unknown; connect over the Unix socket")),
+        None => Err(Reason::new(
+            Code::Denied,
+            "the caller's user is unknown; connect over the Unix socket",
+        )),
     }
 }
 
 fn parse(daemon: &Daemon, uid: u32, r: AllocFlowRequest) -> Result<Want, Reason> {
     let label = |text: String| (!text.is_empty()).then(|| Label::new(text)).transpose();
-    let unknown = || Reason::new(Code::Denied, "the session is unknown: it has ended or belongs to another user; open one again");
+    let unknown = || {
+        Reason::new(
+            Code::Denied,
+            "the session is unknown: it has ended or belongs to another user; open one again",
+        )
+    };
     let (who, session) = daemon.who(&r.session, uid).ok_or_else(unknown)?;
-    let qos = r.qos.ok_or_else(|| Reason::new(Code::Usage, "the field qos is missing"))?;
+    let qos = r
+        .qos
+        .ok_or_else(|| Reason::new(Code::Usage, "the field qos is missing"))?;
     let source = match (r.source.is_empty(), &who) {
         (true, Who::Ipcp(me)) => Some(me.to_name()),
         (true, _) => None,
-        (false, _) => Some(attested(daemon, uid, &who, session.as_ref(), Name::new(r.source)?)?),
+        (false, _) => Some(attested(
+            daemon,
+            uid,
+            &who,
+            session.as_ref(),
+            Name::new(r.source)?,
+        )?),
     };
     Ok(Want {
         name: Name::new(r.name)?,
@@ -98,35 +127,66 @@ fn parse(daemon: &Daemon, uid: u32, r: AllocFlowRequest) -> Result<Want, Reason>
 }
 
 /// A source name is given on only if the caller may listen to it, or somebody of the same user does.
-fn attested(daemon: &Daemon, uid: u32, who: &Who, session: Option<&Session>, name: Name) -> Result<Name, Reason> {
+fn attested(
+    daemon: &Daemon,
+    uid: u32,
+    who: &Who,
+    session: Option<&Session>,
+    name: Name,
+) -> Result<Name, Reason> {
     let theirs = match who {
         Who::Program => daemon.registry().goes_by(&name, uid),
-        Who::Ipcp(_) | Who::Vpn(_) => session.is_some() && policy::may_listen(who, &name, |n| daemon.is_ipcp(n)).is_ok(),
+        Who::Ipcp(_) | Who::Vpn(_) => {
+            session.is_some() && policy::may_listen(who, &name, |n| daemon.is_ipcp(n)).is_ok()
+        }
     };
     if theirs {
         return Ok(name);
     }
-    let text = format!("may not allocate as {name}: no program of user {uid} listens to it; listen to it first, or give no source");
+    let text = format!(
+        "may not allocate as {name}: no program of user {uid} listens to it; listen to it first, or give no source"
+    );
     Err(Reason::new(Code::Denied, text))
 }
 
 type ToProgram = mpsc::Sender<Result<ProgramCommand, Status>>;
 
-async fn serve(daemon: &Arc<Daemon>, uid: u32, mut events: Streaming<ProgramEvent>, tx: &ToProgram) -> Result<(), Reason> {
+async fn serve(
+    daemon: &Arc<Daemon>,
+    uid: u32,
+    mut events: Streaming<ProgramEvent>,
+    tx: &ToProgram,
+) -> Result<(), Reason> {
     let first = tokio::time::timeout(HELLO, events.message()).await;
     let hello = match first {
-        Err(_) => return Err(Reason::new(Code::TimedOut, "no hello came; say hello first")),
+        Err(_) => {
+            return Err(Reason::new(
+                Code::TimedOut,
+                "no hello came; say hello first",
+            ));
+        }
         Ok(Err(status)) => return Err(status.into()),
         Ok(Ok(message)) => match message.and_then(|m| m.event) {
             Some(Event::Hello(hello)) => hello,
-            _ => return Err(Reason::new(Code::Usage, "the first message of a session must be a hello")),
+            _ => {
+                return Err(Reason::new(
+                    Code::Usage,
+                    "the first message of a session must be a hello",
+                ));
+            }
         },
     };
     let session = open(daemon, uid, hello, tx.clone())?;
-    let _life = Life { daemon, id: session.id };
+    let _life = Life {
+        daemon,
+        id: session.id,
+    };
     while let Some(message) = events.message().await? {
         let Some(event) = message.event else {
-            return Err(Reason::new(Code::Usage, "malformed message: the field event is missing"));
+            return Err(Reason::new(
+                Code::Usage,
+                "malformed message: the field event is missing",
+            ));
         };
         handle(daemon, &session, event).await?;
     }
@@ -152,23 +212,45 @@ impl Drop for Life<'_> {
     }
 }
 
-fn open(daemon: &Arc<Daemon>, uid: u32, hello: ProgramHello, tx: ToProgram) -> Result<Session, Reason> {
+fn open(
+    daemon: &Arc<Daemon>,
+    uid: u32,
+    hello: ProgramHello,
+    tx: ToProgram,
+) -> Result<Session, Reason> {
     let who = match hello.secret.is_empty() {
         true => Who::Program,
         false => match daemon.running.who(&hello.secret) {
             Some(Instance::Ipcp(name)) => Who::Ipcp(name),
             Some(Instance::Vpn(dev)) => Who::Vpn(dev),
-            None => return Err(Reason::new(Code::Denied, "the secret is that of no process which irmd started")),
+            None => {
+                return Err(Reason::new(
+                    Code::Denied,
+                    "the secret is that of no process which irmd started",
+                ));
+            }
         },
     };
-    if !hello.data_socket.is_empty() && (!hello.data_socket.starts_with('/') || hello.data_socket.len() > SOCKET_PATH) {
-        return Err(Reason::new(Code::Usage, format!("the field data_socket must be an absolute path of at most {SOCKET_PATH} bytes")));
+    if !hello.data_socket.is_empty()
+        && (!hello.data_socket.starts_with('/') || hello.data_socket.len() > SOCKET_PATH)
+    {
+        return Err(Reason::new(
+            Code::Usage,
+            format!(
+                "the field data_socket must be an absolute path of at most {SOCKET_PATH} bytes"
+            ),
+        ));
     }
     let session = Session {
         id: SessionId(daemon.random()?),
         uid,
         who,
-        program: hello.program.chars().filter(|c| !c.is_control()).take(64).collect(),
+        program: hello
+            .program
+            .chars()
+            .filter(|c| !c.is_control())
+            .take(64)
+            .collect(),
         process: Process::of(hello.pid, uid),
         data_socket: hello.data_socket,
         tx,
@@ -177,7 +259,10 @@ fn open(daemon: &Arc<Daemon>, uid: u32, hello: ProgramHello, tx: ToProgram) -> R
         adopt(daemon, &session, flow)?;
     }
     daemon.sessions.insert(session.id, session.clone());
-    let welcome = ProgramWelcome { irmd_version: env!("CARGO_PKG_VERSION").to_owned(), session: session.id.0.to_vec() };
+    let welcome = ProgramWelcome {
+        irmd_version: env!("CARGO_PKG_VERSION").to_owned(),
+        session: session.id.0.to_vec(),
+    };
     session.send(Command::Welcome(welcome));
     Ok(session)
 }
@@ -187,8 +272,15 @@ fn adopt(daemon: &Arc<Daemon>, session: &Session, f: DirectFlow) -> Result<(), R
     let optional = |text: String| (!text.is_empty()).then(|| Name::new(text)).transpose();
     let flow = Flow {
         name: Name::new(f.name)?,
-        qos: f.qos.map(QosSpec::try_from).transpose()?.unwrap_or_default(),
-        peer: Peer { name: optional(f.peer_name)?, ..Peer::default() },
+        qos: f
+            .qos
+            .map(QosSpec::try_from)
+            .transpose()?
+            .unwrap_or_default(),
+        peer: Peer {
+            name: optional(f.peer_name)?,
+            ..Peer::default()
+        },
         uid: session.uid,
         incoming: true,
         carrier: Carrier::Direct(session.id),
@@ -218,7 +310,10 @@ async fn handle(daemon: &Arc<Daemon>, session: &Session, event: Event) -> Result
                 if outcome.is_err() {
                     daemon.registry().unlisten(session.id, id);
                 }
-                session.send(Command::Listening(Listening { id, failure: outcome.err().map(Into::into) }));
+                session.send(Command::Listening(Listening {
+                    id,
+                    failure: outcome.err().map(Into::into),
+                }));
             });
         }
         Event::Unlisten(u) => {
@@ -228,8 +323,15 @@ async fn handle(daemon: &Arc<Daemon>, session: &Session, event: Event) -> Result
         Event::Answer(answer) => answered(daemon, session, answer),
         Event::Closed(closed) => {
             let id = FlowId(closed.flow);
-            let mine = daemon.flows().get(id).is_some_and(|f| f.carrier == Carrier::Direct(session.id));
-            let flow = if mine { daemon.flows().remove(id) } else { None };
+            let mine = daemon
+                .flows()
+                .get(id)
+                .is_some_and(|f| f.carrier == Carrier::Direct(session.id));
+            let flow = if mine {
+                daemon.flows().remove(id)
+            } else {
+                None
+            };
             if let Some(flow) = flow {
                 let why = closed.reason.map(|r| r.text).unwrap_or_default();
                 daemon.flow_event("flow.down", id, &flow, &why);
@@ -237,7 +339,11 @@ async fn handle(daemon: &Arc<Daemon>, session: &Session, event: Event) -> Result
         }
         Event::Counters(c) => {
             let round = daemon.round.load(Ordering::Relaxed);
-            let counters = Counters { rx: c.rx_bytes, tx: c.tx_bytes, round };
+            let counters = Counters {
+                rx: c.rx_bytes,
+                tx: c.tx_bytes,
+                round,
+            };
             daemon.flows().count(FlowId(c.flow), session.id, counters);
             daemon.counted.notify_waiters();
         }
@@ -246,13 +352,19 @@ async fn handle(daemon: &Arc<Daemon>, session: &Session, event: Event) -> Result
 }
 
 fn answered(daemon: &Arc<Daemon>, session: &Session, answer: FlowAnswer) {
-    let offer = daemon.offers.remove_if(&FlowId(answer.flow), |_, (to, _)| *to == session.id);
+    let offer = daemon
+        .offers
+        .remove_if(&FlowId(answer.flow), |_, (to, _)| *to == session.id);
     let Some((_, (_, tx))) = offer else {
         // Too late: who asked has given up, and the program has been told so.
         return daemon.tally.add("dropped.late_answer");
     };
     let refused = || Reason::new(Code::Refused, "the program refused the flow");
-    let verdict = if answer.accept { Ok(()) } else { Err(answer.reason.map_or_else(refused, Reason::from)) };
+    let verdict = if answer.accept {
+        Ok(())
+    } else {
+        Err(answer.reason.map_or_else(refused, Reason::from))
+    };
     // Who asked may be gone in this instant; its own guard tells the program.
     let _ = tx.send(verdict);
 }
@@ -261,12 +373,21 @@ type Registered = (Option<Name>, BTreeSet<Label>);
 
 /// Adds the listener, so that flows of this host may come.
 fn enlist(daemon: &Arc<Daemon>, session: &Session, listen: Listen) -> Result<Registered, Reason> {
-    let name = (!listen.name.is_empty()).then(|| Name::new(listen.name)).transpose()?;
-    let layers = listen.layers.into_iter().map(Label::new).collect::<Result<BTreeSet<_>, _>>()?;
+    let name = (!listen.name.is_empty())
+        .then(|| Name::new(listen.name))
+        .transpose()?;
+    let layers = listen
+        .layers
+        .into_iter()
+        .map(Label::new)
+        .collect::<Result<BTreeSet<_>, _>>()?;
     if let Some(name) = &name {
         policy::may_listen(&session.who, name, |n| daemon.is_ipcp(n))?;
     } else if !layers.is_empty() {
-        return Err(Reason::new(Code::Usage, "layers need a name to register there; give one, or no layers"));
+        return Err(Reason::new(
+            Code::Usage,
+            "layers need a name to register there; give one, or no layers",
+        ));
     }
     for layer in &layers {
         daemon.in_layer(layer)?;
@@ -283,7 +404,11 @@ fn enlist(daemon: &Arc<Daemon>, session: &Session, listen: Listen) -> Result<Reg
 }
 
 /// Registers the name where the program wants it. A layer that is not up yet gets it when it is.
-async fn registered(daemon: &Arc<Daemon>, name: Option<Name>, layers: BTreeSet<Label>) -> Result<(), Reason> {
+async fn registered(
+    daemon: &Arc<Daemon>,
+    name: Option<Name>,
+    layers: BTreeSet<Label>,
+) -> Result<(), Reason> {
     let Some(name) = name else { return Ok(()) };
     for layer in layers {
         let ipcp = daemon.in_layer(&layer)?;

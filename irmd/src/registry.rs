@@ -87,10 +87,23 @@ impl Registry {
     pub(crate) fn from_saved(saved: SavedNames) -> Result<Self, Reason> {
         let mut names = BTreeMap::new();
         for one in saved.names {
-            let layers = one.layers.into_iter().map(Label::new).collect::<Result<_, _>>()?;
-            names.insert(Name::new(one.name)?, Saved { layers, bindings: one.bindings });
+            let layers = one
+                .layers
+                .into_iter()
+                .map(Label::new)
+                .collect::<Result<_, _>>()?;
+            names.insert(
+                Name::new(one.name)?,
+                Saved {
+                    layers,
+                    bindings: one.bindings,
+                },
+            );
         }
-        Ok(Self { saved: names, ..Self::default() })
+        Ok(Self {
+            saved: names,
+            ..Self::default()
+        })
     }
 
     /// What belongs on disk.
@@ -100,7 +113,9 @@ impl Registry {
             layers: saved.layers.iter().map(Label::to_string).collect(),
             bindings: saved.bindings.clone(),
         };
-        SavedNames { names: self.saved.iter().map(one).collect() }
+        SavedNames {
+            names: self.saved.iter().map(one).collect(),
+        }
     }
 
     /// What an administrator said, for [`Registry::restore`] when it can't be written.
@@ -120,7 +135,10 @@ impl Registry {
 
     /// Forgets a name with its bindings and registrations.
     pub(crate) fn destroy(&mut self, name: &Name) -> Result<(), Reason> {
-        self.saved.remove(name).map(|_| ()).ok_or_else(|| no_such(name))
+        self.saved
+            .remove(name)
+            .map(|_| ())
+            .ok_or_else(|| no_such(name))
     }
 
     /// Wants the name registered in the layer; creates it.
@@ -130,7 +148,11 @@ impl Registry {
 
     /// No longer wants the name registered in the layer; what is not registered there stays so.
     pub(crate) fn unregister(&mut self, name: &Name, layer: &Label) -> Result<(), Reason> {
-        self.saved.get_mut(name).ok_or_else(|| no_such(name))?.layers.remove(layer);
+        self.saved
+            .get_mut(name)
+            .ok_or_else(|| no_such(name))?
+            .layers
+            .remove(layer);
         Ok(())
     }
 
@@ -141,7 +163,9 @@ impl Registry {
             Some(old) if *old == bound => Ok(()),
             Some(_) => Err(Reason::new(
                 Code::Conflict,
-                format!("{name} is bound to that program with other arguments; unbind it first with `irm unbind`"),
+                format!(
+                    "{name} is bound to that program with other arguments; unbind it first with `irm unbind`"
+                ),
             )),
             None => {
                 bindings.push(bound);
@@ -151,8 +175,16 @@ impl Registry {
     }
 
     /// Undoes [`Registry::bind`]; false if there was no such binding.
-    pub(crate) fn unbind(&mut self, name: &Name, matches: impl Fn(&Bound) -> bool) -> Result<bool, Reason> {
-        let bindings = &mut self.saved.get_mut(name).ok_or_else(|| no_such(name))?.bindings;
+    pub(crate) fn unbind(
+        &mut self,
+        name: &Name,
+        matches: impl Fn(&Bound) -> bool,
+    ) -> Result<bool, Reason> {
+        let bindings = &mut self
+            .saved
+            .get_mut(name)
+            .ok_or_else(|| no_such(name))?
+            .bindings;
         let before = bindings.len();
         bindings.retain(|b| !matches(b));
         Ok(bindings.len() < before)
@@ -161,7 +193,11 @@ impl Registry {
     /// Adds a listener. One number names one listener of a session.
     pub(crate) fn listen(&mut self, listener: Listener) -> Result<(), Reason> {
         if let Some(name) = &listener.name {
-            for other in self.listeners.iter().filter(|l| l.name.as_ref() == Some(name)) {
+            for other in self
+                .listeners
+                .iter()
+                .filter(|l| l.name.as_ref() == Some(name))
+            {
                 policy::may_share(name, other.uid, listener.uid)?;
             }
         } else if listener.process.is_none() {
@@ -177,7 +213,8 @@ impl Registry {
 
     /// Takes a listener away.
     pub(crate) fn unlisten(&mut self, session: SessionId, id: u64) {
-        self.listeners.retain(|l| (l.session, l.id) != (session, id));
+        self.listeners
+            .retain(|l| (l.session, l.id) != (session, id));
     }
 
     /// Takes all listeners of a session away.
@@ -188,7 +225,9 @@ impl Registry {
     /// Who takes the next flow to this name. Several take turns.
     pub(crate) fn pick(&mut self, name: &Name) -> Option<Listener> {
         let able: Vec<&Listener> = self.listeners_of(name).collect();
-        let chosen = able.get(self.turn % able.len().max(1)).map(|l| (*l).clone());
+        let chosen = able
+            .get(self.turn % able.len().max(1))
+            .map(|l| (*l).clone());
         self.turn = self.turn.wrapping_add(1);
         chosen
     }
@@ -201,16 +240,28 @@ impl Registry {
     /// The program to start for a name that nobody listens to.
     pub(crate) fn auto(&self, name: &Name) -> Option<(PathBuf, Vec<String>)> {
         self.saved.get(name)?.bindings.iter().find_map(|b| match b {
-            Bound::Program { path, auto: true, args } => Some((path.clone(), args.clone())),
+            Bound::Program {
+                path,
+                auto: true,
+                args,
+            } => Some((path.clone(), args.clone())),
             Bound::Program { .. } | Bound::Process { .. } => None,
         })
     }
 
     /// All registrations that should be: by administrators, and by programs that listen.
     pub(crate) fn wanted(&self) -> BTreeSet<(Label, Name)> {
-        let saved = self.saved.iter().flat_map(|(name, s)| s.layers.iter().map(|l| (l.clone(), name.clone())));
-        let own = self.listeners.iter().filter_map(|l| l.name.as_ref().map(|name| (name, &l.layers)));
-        saved.chain(own.flat_map(|(name, layers)| layers.iter().map(|l| (l.clone(), name.clone())))).collect()
+        let saved = self
+            .saved
+            .iter()
+            .flat_map(|(name, s)| s.layers.iter().map(|l| (l.clone(), name.clone())));
+        let own = self
+            .listeners
+            .iter()
+            .filter_map(|l| l.name.as_ref().map(|name| (name, &l.layers)));
+        saved
+            .chain(own.flat_map(|(name, layers)| layers.iter().map(|l| (l.clone(), name.clone()))))
+            .collect()
     }
 
     /// Is the name known here at all?
@@ -224,7 +275,8 @@ impl Registry {
         registered: impl Fn(&Label, &Name) -> bool,
         label: impl Fn(SessionId) -> String,
     ) -> Vec<NameInfo> {
-        let mut layers: BTreeMap<&Name, BTreeSet<Label>> = self.saved.keys().map(|n| (n, BTreeSet::new())).collect();
+        let mut layers: BTreeMap<&Name, BTreeSet<Label>> =
+            self.saved.keys().map(|n| (n, BTreeSet::new())).collect();
         for name in self.listeners.iter().filter_map(|l| l.name.as_ref()) {
             layers.entry(name).or_default();
         }
@@ -233,7 +285,8 @@ impl Registry {
             layers.entry(name).or_default().insert(layer.clone());
         }
         let info = |(name, layers): (&Name, BTreeSet<Label>)| {
-            let listeners: Vec<String> = self.listeners_of(name).map(|l| label(l.session)).collect();
+            let listeners: Vec<String> =
+                self.listeners_of(name).map(|l| label(l.session)).collect();
             let there = match layers.is_empty() {
                 true => !listeners.is_empty(),
                 false => layers.iter().all(|l| registered(l, name)),
@@ -243,7 +296,11 @@ impl Registry {
                 layers: layers.iter().map(Label::to_string).collect(),
                 state: if there { "registered" } else { "unregistered" }.to_owned(),
                 listeners,
-                bindings: self.saved.get(name).map(|s| s.bindings.iter().map(Bound::info).collect()).unwrap_or_default(),
+                bindings: self
+                    .saved
+                    .get(name)
+                    .map(|s| s.bindings.iter().map(Bound::info).collect())
+                    .unwrap_or_default(),
             }
         };
         layers.into_iter().map(info).collect()
@@ -253,7 +310,10 @@ impl Registry {
         let bindings = self.saved.get(name).map_or(&[][..], |s| &s.bindings);
         self.listeners.iter().filter(move |l| match &l.name {
             Some(own) => own == name,
-            None => l.process.as_ref().is_some_and(|p| bindings.iter().any(|b| b.is(p))),
+            None => l
+                .process
+                .as_ref()
+                .is_some_and(|p| bindings.iter().any(|b| b.is(p))),
         })
     }
 }
@@ -269,23 +329,34 @@ impl Bound {
     fn same_target(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Program { path: a, .. }, Self::Program { path: b, .. }) => a == b,
-            (Self::Process { pid: a, start: s }, Self::Process { pid: b, start: t }) => (a, s) == (b, t),
+            (Self::Process { pid: a, start: s }, Self::Process { pid: b, start: t }) => {
+                (a, s) == (b, t)
+            }
             _ => false,
         }
     }
 
     fn info(&self) -> BindingInfo {
         match self {
-            Self::Program { path, auto, args } => {
-                BindingInfo { program: path.display().to_string(), pid: 0, auto: *auto, args: args.clone() }
-            }
-            Self::Process { pid, .. } => BindingInfo { pid: *pid, ..BindingInfo::default() },
+            Self::Program { path, auto, args } => BindingInfo {
+                program: path.display().to_string(),
+                pid: 0,
+                auto: *auto,
+                args: args.clone(),
+            },
+            Self::Process { pid, .. } => BindingInfo {
+                pid: *pid,
+                ..BindingInfo::default()
+            },
         }
     }
 }
 
 fn no_such(name: &Name) -> Reason {
-    Reason::new(Code::NotFound, format!("no name {name}; see `irm name list`, or create it with `irm name create {name}`"))
+    Reason::new(
+        Code::NotFound,
+        format!("no name {name}; see `irm name list`, or create it with `irm name create {name}`"),
+    )
 }
 
 #[cfg(test)]
@@ -301,8 +372,19 @@ mod tests {
     }
 
     fn listener(session: u8, id: u64, n: Option<&str>, uid: u32) -> Listener {
-        let process = Some(Process { pid: u32::from(session), start: 7, exe: Some("/bin/x".into()) });
-        Listener { session: SessionId([session; 16]), id, name: n.map(name), layers: BTreeSet::new(), uid, process }
+        let process = Some(Process {
+            pid: u32::from(session),
+            start: 7,
+            exe: Some("/bin/x".into()),
+        });
+        Listener {
+            session: SessionId([session; 16]),
+            id,
+            name: n.map(name),
+            layers: BTreeSet::new(),
+            uid,
+            process,
+        }
     }
 
     #[test]
@@ -311,7 +393,9 @@ mod tests {
         assert_eq!(r.pick(&name("n")), None);
         r.listen(listener(1, 1, Some("n"), 0)).unwrap();
         r.listen(listener(2, 1, Some("n"), 0)).unwrap();
-        let picked: BTreeSet<_> = (0..2).map(|_| r.pick(&name("n")).unwrap().session).collect();
+        let picked: BTreeSet<_> = (0..2)
+            .map(|_| r.pick(&name("n")).unwrap().session)
+            .collect();
         assert_eq!(picked.len(), 2);
         r.end_session(SessionId([1; 16]));
         assert_eq!(r.pick(&name("n")).unwrap().session, SessionId([2; 16]));
@@ -323,23 +407,43 @@ mod tests {
     fn a_bound_process_need_not_know_its_name_and_a_later_process_with_its_number_is_another() {
         let mut r = Registry::default();
         r.listen(listener(9, 1, None, 0)).unwrap();
-        r.bind(&name("old"), Bound::Process { pid: 9, start: 6 }).unwrap();
+        r.bind(&name("old"), Bound::Process { pid: 9, start: 6 })
+            .unwrap();
         assert_eq!(r.pick(&name("old")), None);
-        r.bind(&name("n"), Bound::Process { pid: 9, start: 7 }).unwrap();
+        r.bind(&name("n"), Bound::Process { pid: 9, start: 7 })
+            .unwrap();
         assert!(r.pick(&name("n")).is_some());
-        r.bind(&name("p"), Bound::Program { path: "/bin/x".into(), auto: false, args: vec![] }).unwrap();
+        r.bind(
+            &name("p"),
+            Bound::Program {
+                path: "/bin/x".into(),
+                auto: false,
+                args: vec![],
+            },
+        )
+        .unwrap();
         assert!(r.pick(&name("p")).is_some());
-        assert!(r.unbind(&name("p"), |b| matches!(b, Bound::Program { .. })).unwrap());
+        assert!(
+            r.unbind(&name("p"), |b| matches!(b, Bound::Program { .. }))
+                .unwrap()
+        );
         assert_eq!(r.pick(&name("p")), None);
     }
 
     #[test]
     fn a_repeated_binding_is_fine_and_another_for_the_same_program_a_conflict() {
         let mut r = Registry::default();
-        let bound = |auto| Bound::Program { path: "/bin/x".into(), auto, args: vec![] };
+        let bound = |auto| Bound::Program {
+            path: "/bin/x".into(),
+            auto,
+            args: vec![],
+        };
         r.bind(&name("n"), bound(true)).unwrap();
         r.bind(&name("n"), bound(true)).unwrap();
-        assert_eq!(r.bind(&name("n"), bound(false)).unwrap_err().code, Code::Conflict);
+        assert_eq!(
+            r.bind(&name("n"), bound(false)).unwrap_err().code,
+            Code::Conflict
+        );
         assert_eq!(r.auto(&name("n")), Some(("/bin/x".into(), vec![])));
     }
 
@@ -347,8 +451,15 @@ mod tests {
     fn registrations_of_programs_end_with_them_and_those_of_administrators_stay() {
         let mut r = Registry::default();
         r.register(name("a"), label("ovl"));
-        r.listen(Listener { layers: [label("ovl")].into(), ..listener(1, 1, Some("b"), 0) }).unwrap();
-        assert_eq!(r.wanted(), [(label("ovl"), name("a")), (label("ovl"), name("b"))].into());
+        r.listen(Listener {
+            layers: [label("ovl")].into(),
+            ..listener(1, 1, Some("b"), 0)
+        })
+        .unwrap();
+        assert_eq!(
+            r.wanted(),
+            [(label("ovl"), name("a")), (label("ovl"), name("b"))].into()
+        );
         r.end_session(SessionId([1; 16]));
         assert_eq!(r.wanted(), [(label("ovl"), name("a"))].into());
     }
@@ -357,7 +468,8 @@ mod tests {
     fn what_is_saved_is_what_was_said() {
         let mut r = Registry::default();
         r.register(name("a"), label("ovl"));
-        r.bind(&name("a"), Bound::Process { pid: 3, start: 4 }).unwrap();
+        r.bind(&name("a"), Bound::Process { pid: 3, start: 4 })
+            .unwrap();
         let json = serde_json::to_string(&r.to_saved()).unwrap();
         let again = Registry::from_saved(serde_json::from_str(&json).unwrap()).unwrap();
         assert_eq!(again.saved, r.saved);
@@ -367,7 +479,10 @@ mod tests {
     fn another_user_does_not_get_a_name_that_is_listened_to() {
         let mut r = Registry::default();
         r.listen(listener(1, 1, Some("n"), 1000)).unwrap();
-        assert_eq!(r.listen(listener(2, 1, Some("n"), 1001)).unwrap_err().code, Code::Denied);
+        assert_eq!(
+            r.listen(listener(2, 1, Some("n"), 1001)).unwrap_err().code,
+            Code::Denied
+        );
         assert!(r.goes_by(&name("n"), 1000) && !r.goes_by(&name("n"), 1001));
     }
 
@@ -377,7 +492,9 @@ mod tests {
         r.register(name("a"), label("x"));
         r.register(name("a"), label("y"));
         let state = |r: &Registry, there: &[&str]| {
-            r.infos(|l, _| there.contains(&l.as_str()), |_| String::new())[0].state.clone()
+            r.infos(|l, _| there.contains(&l.as_str()), |_| String::new())[0]
+                .state
+                .clone()
         };
         assert_eq!(state(&r, &["x"]), "unregistered");
         assert_eq!(state(&r, &["x", "y"]), "registered");

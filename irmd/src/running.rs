@@ -51,8 +51,16 @@ impl Running {
         for (name, entry) in saved.ipcps {
             table.insert(Instance::Ipcp(Label::new(name)?), entry);
         }
-        table.extend(saved.vpns.into_iter().map(|(dev, entry)| (Instance::Vpn(dev), entry)));
-        Ok(Self { table: Mutex::new(table), store: store.clone() })
+        table.extend(
+            saved
+                .vpns
+                .into_iter()
+                .map(|(dev, entry)| (Instance::Vpn(dev), entry)),
+        );
+        Ok(Self {
+            table: Mutex::new(table),
+            store: store.clone(),
+        })
     }
 
     /// The child that an earlier daemon started, if it still lives.
@@ -63,7 +71,14 @@ impl Running {
 
     /// A secret for a child that is about to be started; it counts at once.
     pub(crate) fn expect(&self, instance: Instance, secret: &[u8]) {
-        self.table().insert(instance, Entry { pid: 0, start: 0, secret: hex(secret) });
+        self.table().insert(
+            instance,
+            Entry {
+                pid: 0,
+                start: 0,
+                secret: hex(secret),
+            },
+        );
     }
 
     /// The child runs.
@@ -83,7 +98,10 @@ impl Running {
     /// Who shows this secret.
     pub(crate) fn who(&self, secret: &[u8]) -> Option<Instance> {
         let shown = hex(secret);
-        self.table().iter().find(|(_, e)| e.secret == shown).map(|(instance, _)| instance.clone())
+        self.table()
+            .iter()
+            .find(|(_, e)| e.secret == shown)
+            .map(|(instance, _)| instance.clone())
     }
 
     /// Children of an earlier daemon that none of these is.
@@ -103,12 +121,18 @@ impl Running {
     }
 
     fn table(&self) -> MutexGuard<'_, BTreeMap<Instance, Entry>> {
-        self.table.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.table
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
 fn hex(secret: &[u8]) -> String {
-    digest(&SHA256, secret).as_ref().iter().map(|b| format!("{b:02x}")).collect()
+    digest(&SHA256, secret)
+        .as_ref()
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -125,7 +149,11 @@ mod tests {
         assert_eq!(running.who(b"other"), None);
         assert_eq!(running.who(b""), None);
         running.save().unwrap();
-        assert!(!std::fs::read_to_string(dir.path().join("running.json")).unwrap().contains("secret\": \"secret"));
+        assert!(
+            !std::fs::read_to_string(dir.path().join("running.json"))
+                .unwrap()
+                .contains("secret\": \"secret")
+        );
         running.ended(&me).unwrap();
         assert_eq!(running.who(b"secret"), None);
     }

@@ -24,7 +24,9 @@ pub(crate) fn start(daemon: &Arc<Daemon>) -> anyhow::Result<()> {
     give_to_group(&daemon.dirs.admin_sock());
     let irm = Server::builder()
         .add_service(ProgramsServer::new(programs::Service(daemon.clone())))
-        .add_service(IpcpsServer::new(attach::Service(daemon.clone())).max_decoding_message_size(MESSAGE))
+        .add_service(
+            IpcpsServer::new(attach::Service(daemon.clone())).max_decoding_message_size(MESSAGE),
+        )
         .add_service(VpnsServer::new(vpns::Service(daemon.clone())));
     let admin = Server::builder()
         .accept_http1(true)
@@ -32,9 +34,22 @@ pub(crate) fn start(daemon: &Arc<Daemon>) -> anyhow::Result<()> {
         .add_service(ProgramsServer::new(programs::Service(daemon.clone())))
         .add_service(AdminServer::new(admin::Service(daemon.clone())));
     let d = daemon.clone();
-    tokio::spawn(async move { ended(&d, irm.serve_with_incoming(UnixListenerStream::new(everybody)).await) });
+    tokio::spawn(async move {
+        ended(
+            &d,
+            irm.serve_with_incoming(UnixListenerStream::new(everybody))
+                .await,
+        )
+    });
     let d = daemon.clone();
-    tokio::spawn(async move { ended(&d, admin.serve_with_incoming(UnixListenerStream::new(admins)).await) });
+    tokio::spawn(async move {
+        ended(
+            &d,
+            admin
+                .serve_with_incoming(UnixListenerStream::new(admins))
+                .await,
+        )
+    });
     Ok(())
 }
 
@@ -48,7 +63,9 @@ fn ended(daemon: &Daemon, result: Result<(), tonic::transport::Error>) {
 fn bind(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     // The directory is locked, so a socket there is that of a daemon which has died.
     match fs::remove_file(path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => anyhow::bail!("cannot replace {}: {e}; remove it", path.display()),
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            anyhow::bail!("cannot replace {}: {e}; remove it", path.display())
+        }
         Ok(()) | Err(_) => {}
     }
     // Bound beside its place and moved there, so that nobody ever finds it with the wrong mode.
@@ -59,13 +76,22 @@ fn bind(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
         fs::rename(&new, path)?;
         Ok(listener)
     });
-    bound.map_err(|e| anyhow::anyhow!("cannot make the socket {}: {e}; give another --run-dir", path.display()))
+    bound.map_err(|e| {
+        anyhow::anyhow!(
+            "cannot make the socket {}: {e}; give another --run-dir",
+            path.display()
+        )
+    })
 }
 
 /// The group `irm`, where there is one, may administrate.
 fn give_to_group(path: &Path) {
-    let Ok(groups) = fs::read_to_string("/etc/group") else { return };
-    let gid = groups.lines().find_map(|line| line.strip_prefix("irm:")?.split(':').nth(1)?.parse().ok());
+    let Ok(groups) = fs::read_to_string("/etc/group") else {
+        return;
+    };
+    let gid = groups
+        .lines()
+        .find_map(|line| line.strip_prefix("irm:")?.split(':').nth(1)?.parse().ok());
     if let Some(gid) = gid {
         let group = rustix::fs::Gid::from_raw(gid);
         if let Err(error) = rustix::fs::chown(path, None, Some(group)) {

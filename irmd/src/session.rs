@@ -59,12 +59,19 @@ pub(crate) enum Who {
 impl Session {
     /// Sends a command; false if the program is gone or has left too many unread.
     pub(crate) fn send(&self, command: Command) -> bool {
-        self.tx.try_send(Ok(ProgramCommand { command: Some(command) })).is_ok()
+        self.tx
+            .try_send(Ok(ProgramCommand {
+                command: Some(command),
+            }))
+            .is_ok()
     }
 
     /// Tells the program that a flow which it was offered or has accepted is gone.
     pub(crate) fn gone(&self, flow: FlowId, reason: Reason) {
-        self.send(Command::Gone(FlowGone { flow: flow.0, reason: Some(reason.into()) }));
+        self.send(Command::Gone(FlowGone {
+            flow: flow.0,
+            reason: Some(reason.into()),
+        }));
     }
 
     /// For people.
@@ -85,7 +92,11 @@ impl Process {
         if uid != 0 && owner != uid {
             return None;
         }
-        Some(Self { pid, start: start_time(pid)?, exe: std::fs::read_link(dir.join("exe")).ok() })
+        Some(Self {
+            pid,
+            start: start_time(pid)?,
+            exe: std::fs::read_link(dir.join("exe")).ok(),
+        })
     }
 }
 

@@ -56,10 +56,18 @@ impl Kind {
             "unicast" | "normal" => Ok(Self::Unicast),
             "broadcast" | "local" => Err(Reason::new(
                 Code::Usage,
-                format!("type {word} does not exist yet; use shim-udp or unicast (programs of one host need no IPC process)"),
+                format!(
+                    "type {word} does not exist yet; use shim-udp or unicast (programs of one host need no IPC process)"
+                ),
             )),
-            "" => Err(Reason::new(Code::Usage, "the field type is missing; use --type shim-udp or unicast")),
-            other => Err(Reason::new(Code::Usage, format!("{other:?} is no type of IPC process; use shim-udp or unicast"))),
+            "" => Err(Reason::new(
+                Code::Usage,
+                "the field type is missing; use --type shim-udp or unicast",
+            )),
+            other => Err(Reason::new(
+                Code::Usage,
+                format!("{other:?} is no type of IPC process; use shim-udp or unicast"),
+            )),
         }
     }
 
@@ -85,15 +93,26 @@ impl Spec {
     pub(crate) fn command(&self, over: Vec<Label>) -> Option<Command> {
         match &self.role {
             Role::None => None,
-            Role::First(b) => Some(Command::Bootstrap(Bootstrap { over, ..(**b).clone() })),
-            Role::Member => Some(Command::Enroll(Enroll { entry: Entry::Rejoin, over, timeout_ms: 0 })),
+            Role::First(b) => Some(Command::Bootstrap(Bootstrap {
+                over,
+                ..(**b).clone()
+            })),
+            Role::Member => Some(Command::Enroll(Enroll {
+                entry: Entry::Rejoin,
+                over,
+                timeout_ms: 0,
+            })),
         }
     }
 
     /// What was set since, to be sent after [`Spec::command`].
     pub(crate) fn settings(&self) -> Option<Settings> {
         let some = !self.hosts.is_empty() || !self.offload.is_empty();
-        some.then(|| Settings { hosts: self.hosts.clone(), offload: self.offload.clone(), over: Vec::new() })
+        some.then(|| Settings {
+            hosts: self.hosts.clone(),
+            offload: self.offload.clone(),
+            over: Vec::new(),
+        })
     }
 
     /// Takes new settings in: the last word for a host or switch counts.
@@ -135,7 +154,10 @@ struct SavedSpec {
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 enum SavedRole {
     None,
-    First { prefixes: Vec<String>, shim_udp: Option<SavedShim> },
+    First {
+        prefixes: Vec<String>,
+        shim_udp: Option<SavedShim>,
+    },
     Member,
 }
 
@@ -153,12 +175,19 @@ struct SavedShim {
 impl SavedSpecs {
     /// What belongs on disk.
     pub(crate) fn of<'a>(specs: impl Iterator<Item = (&'a Label, Spec)>) -> Self {
-        Self { ipcps: specs.map(|(name, spec)| (name.to_string(), SavedSpec::of(&spec))).collect() }
+        Self {
+            ipcps: specs
+                .map(|(name, spec)| (name.to_string(), SavedSpec::of(&spec)))
+                .collect(),
+        }
     }
 
     /// What was on disk.
     pub(crate) fn parse(self) -> Result<Vec<(Label, Spec)>, Reason> {
-        self.ipcps.into_iter().map(|(name, saved)| Ok((Label::new(name)?, saved.parse()?))).collect()
+        self.ipcps
+            .into_iter()
+            .map(|(name, saved)| Ok((Label::new(name)?, saved.parse()?)))
+            .collect()
     }
 }
 
@@ -169,15 +198,22 @@ impl SavedSpec {
             Role::Member => SavedRole::Member,
             Role::First(b) => {
                 let message = proto::irm::Bootstrap::from((**b).clone());
-                let shim_udp = message.shim_udp.zip(b.shim_udp.as_ref()).map(|(s, shim)| SavedShim {
-                    ip: s.ip,
-                    port: shim.port,
-                    hosts: s.hosts,
-                    dns: s.dns,
-                    flow_ports: s.flow_ports,
-                    offload: s.offload,
-                });
-                SavedRole::First { prefixes: message.prefixes, shim_udp }
+                let shim_udp =
+                    message
+                        .shim_udp
+                        .zip(b.shim_udp.as_ref())
+                        .map(|(s, shim)| SavedShim {
+                            ip: s.ip,
+                            port: shim.port,
+                            hosts: s.hosts,
+                            dns: s.dns,
+                            flow_ports: s.flow_ports,
+                            offload: s.offload,
+                        });
+                SavedRole::First {
+                    prefixes: message.prefixes,
+                    shim_udp,
+                }
             }
         };
         Self {
@@ -192,7 +228,11 @@ impl SavedSpec {
     }
 
     fn parse(self) -> Result<Spec, Reason> {
-        let settings = Settings::try_from(proto::irm::Set { hosts: self.hosts, offload: self.offload, over: self.over })?;
+        let settings = Settings::try_from(proto::irm::Set {
+            hosts: self.hosts,
+            offload: self.offload,
+            over: self.over,
+        })?;
         let role = match self.role {
             SavedRole::None => Role::None,
             SavedRole::Member => Role::Member,
@@ -206,7 +246,12 @@ impl SavedSpec {
                     offload: s.offload,
                 });
                 let layer = self.layer.clone().unwrap_or_default();
-                let message = proto::irm::Bootstrap { layer, over: Vec::new(), prefixes, shim_udp };
+                let message = proto::irm::Bootstrap {
+                    layer,
+                    over: Vec::new(),
+                    prefixes,
+                    shim_udp,
+                };
                 Role::First(Box::new(message.try_into()?))
             }
         };
@@ -217,7 +262,11 @@ impl SavedSpec {
             over: settings.over,
             hosts: settings.hosts,
             offload: settings.offload,
-            connect: self.connect.into_iter().map(Label::new).collect::<Result<_, _>>()?,
+            connect: self
+                .connect
+                .into_iter()
+                .map(Label::new)
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -236,22 +285,55 @@ mod tests {
 
     #[test]
     fn a_spec_survives_the_disk() {
-        let shim = proto::irm::ShimUdpConfig { ip: "127.0.0.1".into(), hosts: vec!["b=127.0.0.2".into()], ..Default::default() };
-        let message = proto::irm::Bootstrap { layer: "net".into(), shim_udp: Some(shim), ..Default::default() };
+        let shim = proto::irm::ShimUdpConfig {
+            ip: "127.0.0.1".into(),
+            hosts: vec!["b=127.0.0.2".into()],
+            ..Default::default()
+        };
+        let message = proto::irm::Bootstrap {
+            layer: "net".into(),
+            shim_udp: Some(shim),
+            ..Default::default()
+        };
         let first = Bootstrap::try_from(message).unwrap();
-        let mut spec = Spec { layer: Some(label("net")), role: Role::First(Box::new(first)), ..Spec::default() };
-        spec.merge(&Settings { hosts: vec!["c=10.0.0.1:99".parse().unwrap()], offload: vec!["gso=off".parse().unwrap()], over: vec![] });
-        let member = Spec { kind: Kind::Unicast, role: Role::Member, over: vec![label("net")], connect: vec![label("b")], ..Spec::default() };
+        let mut spec = Spec {
+            layer: Some(label("net")),
+            role: Role::First(Box::new(first)),
+            ..Spec::default()
+        };
+        spec.merge(&Settings {
+            hosts: vec!["c=10.0.0.1:99".parse().unwrap()],
+            offload: vec!["gso=off".parse().unwrap()],
+            over: vec![],
+        });
+        let member = Spec {
+            kind: Kind::Unicast,
+            role: Role::Member,
+            over: vec![label("net")],
+            connect: vec![label("b")],
+            ..Spec::default()
+        };
         let specs = vec![(label("a"), spec), (label("b"), member)];
-        let json = serde_json::to_string(&SavedSpecs::of(specs.iter().map(|(n, s)| (n, s.clone())))).unwrap();
-        assert_eq!(serde_json::from_str::<SavedSpecs>(&json).unwrap().parse().unwrap(), specs);
+        let json =
+            serde_json::to_string(&SavedSpecs::of(specs.iter().map(|(n, s)| (n, s.clone()))))
+                .unwrap();
+        assert_eq!(
+            serde_json::from_str::<SavedSpecs>(&json)
+                .unwrap()
+                .parse()
+                .unwrap(),
+            specs
+        );
     }
 
     #[test]
     fn the_last_word_for_a_host_counts() {
         let mut spec = Spec::default();
         for at in ["x=10.0.0.1", "x=10.0.0.2"] {
-            spec.merge(&Settings { hosts: vec![at.parse().unwrap()], ..Settings::default() });
+            spec.merge(&Settings {
+                hosts: vec![at.parse().unwrap()],
+                ..Settings::default()
+            });
         }
         assert_eq!(spec.hosts, ["x=10.0.0.2".parse().unwrap()]);
     }

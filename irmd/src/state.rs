@@ -33,7 +33,9 @@ pub(crate) enum StateError {
         error: io::Error,
     },
     /// Not what a daemon has written.
-    #[error("the state file {path} is damaged: {error}; a copy is at {backup}; mend the file, or remove it to begin without it")]
+    #[error(
+        "the state file {path} is damaged: {error}; a copy is at {backup}; mend the file, or remove it to begin without it"
+    )]
     Damaged {
         /// The file.
         path: PathBuf,
@@ -72,25 +74,44 @@ struct Head {
 impl Store {
     /// Files in this directory.
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self {
+            dir: dir.to_owned(),
+        }
     }
 
     /// Reads a concern; a file that isn't there gives the default.
-    pub(crate) fn load<T: DeserializeOwned + Default>(&self, concern: &str) -> Result<T, StateError> {
+    pub(crate) fn load<T: DeserializeOwned + Default>(
+        &self,
+        concern: &str,
+    ) -> Result<T, StateError> {
         let path = self.path(concern);
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(T::default()),
-            Err(error) => return Err(StateError::Io { what: "read", path, error }),
+            Err(error) => {
+                return Err(StateError::Io {
+                    what: "read",
+                    path,
+                    error,
+                });
+            }
         };
         let damaged = |error: serde_json::Error| match self.backup(&path, &bytes) {
-            Ok(backup) => StateError::Damaged { path: path.clone(), error: error.to_string(), backup },
+            Ok(backup) => StateError::Damaged {
+                path: path.clone(),
+                error: error.to_string(),
+                backup,
+            },
             Err(e) => e,
         };
         let head: Head = serde_json::from_slice(&bytes).map_err(damaged)?;
         if head.version > VERSION {
             let backup = self.backup(&path, &bytes)?;
-            return Err(StateError::Newer { path, found: head.version, backup });
+            return Err(StateError::Newer {
+                path,
+                found: head.version,
+                backup,
+            });
         }
         let envelope: Envelope<T> = serde_json::from_slice(&bytes).map_err(damaged)?;
         Ok(envelope.data)
@@ -99,14 +120,23 @@ impl Store {
     /// Writes a concern: a new file beside the old one, on the disk before it takes its place.
     pub(crate) fn save<T: Serialize>(&self, concern: &str, data: &T) -> Result<(), StateError> {
         let path = self.path(concern);
-        let fail = |error| StateError::Io { what: "write", path: path.clone(), error };
-        let mut bytes =
-            serde_json::to_vec_pretty(&Envelope { version: VERSION, data }).map_err(|e| fail(io::Error::other(e)))?;
+        let fail = |error| StateError::Io {
+            what: "write",
+            path: path.clone(),
+            error,
+        };
+        let mut bytes = serde_json::to_vec_pretty(&Envelope {
+            version: VERSION,
+            data,
+        })
+        .map_err(|e| fail(io::Error::other(e)))?;
         bytes.push(b'\n');
         let new = path.with_extension("new");
         write_synced(&new, &bytes).map_err(fail)?;
         fs::rename(&new, &path).map_err(fail)?;
-        File::open(&self.dir).and_then(|d| d.sync_all()).map_err(fail)
+        File::open(&self.dir)
+            .and_then(|d| d.sync_all())
+            .map_err(fail)
     }
 
     fn path(&self, concern: &str) -> PathBuf {
@@ -115,13 +145,22 @@ impl Store {
 
     fn backup(&self, path: &Path, bytes: &[u8]) -> Result<PathBuf, StateError> {
         let backup = path.with_extension("json.bad");
-        write_synced(&backup, bytes).map_err(|error| StateError::Io { what: "write", path: backup.clone(), error })?;
+        write_synced(&backup, bytes).map_err(|error| StateError::Io {
+            what: "write",
+            path: backup.clone(),
+            error,
+        })?;
         Ok(backup)
     }
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -135,7 +174,11 @@ mod tests {
     type Data = BTreeMap<String, Vec<u32>>;
 
     fn sample() -> Data {
-        [("a".to_owned(), vec![1, 22, 333]), ("b\"é".to_owned(), vec![])].into()
+        [
+            ("a".to_owned(), vec![1, 22, 333]),
+            ("b\"é".to_owned(), vec![]),
+        ]
+        .into()
     }
 
     #[test]
@@ -145,7 +188,10 @@ mod tests {
         assert_eq!(store.load::<Data>("x").unwrap(), Data::new());
         store.save("x", &sample()).unwrap();
         assert_eq!(store.load::<Data>("x").unwrap(), sample());
-        let mode = fs::metadata(dir.path().join("x.json")).unwrap().permissions().mode();
+        let mode = fs::metadata(dir.path().join("x.json"))
+            .unwrap()
+            .permissions()
+            .mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(!dir.path().join("x.new").exists());
     }
@@ -161,7 +207,9 @@ mod tests {
         for end in 0..whole.len() - 1 {
             fs::write(&path, &whole[..end]).unwrap();
             let error = store.load::<Data>("x").unwrap_err();
-            let StateError::Damaged { backup, .. } = error else { panic!("cut at {end}: {error}") };
+            let StateError::Damaged { backup, .. } = error else {
+                panic!("cut at {end}: {error}")
+            };
             assert_eq!(fs::read(backup).unwrap(), &whole[..end]);
         }
     }
@@ -172,14 +220,19 @@ mod tests {
         let text = r#"{"version":2,"data":{},"more":1}"#;
         fs::write(dir.path().join("x.json"), text).unwrap();
         let error = Store::new(dir.path()).load::<Data>("x").unwrap_err();
-        assert!(matches!(error, StateError::Newer { found: 2, .. }), "{error}");
+        assert!(
+            matches!(error, StateError::Newer { found: 2, .. }),
+            "{error}"
+        );
         assert_eq!(fs::read_to_string(dir.path().join("x.json")).unwrap(), text);
     }
 
     #[test]
     fn a_directory_that_is_gone_is_an_error_that_names_the_file() {
         let dir = tempfile::tempdir().unwrap();
-        let error = Store::new(&dir.path().join("gone")).save("x", &sample()).unwrap_err();
+        let error = Store::new(&dir.path().join("gone"))
+            .save("x", &sample())
+            .unwrap_err();
         assert!(error.to_string().contains("x.json"), "{error}");
     }
 }

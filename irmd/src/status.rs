@@ -10,7 +10,8 @@ use proto::Label;
 use proto::ipcp::{Answer, Command};
 use proto::irm::program_command::Command as ToProgram;
 use proto::irm::{
-    CountersWanted, DaemonInfo, FlowInfo, IpcpInfo, IpcpStatus, LayerInfo, NameInfo, StatusReply, VpnInfo,
+    CountersWanted, DaemonInfo, FlowInfo, IpcpInfo, IpcpStatus, LayerInfo, NameInfo, StatusReply,
+    VpnInfo,
 };
 
 use crate::daemon::Daemon;
@@ -37,14 +38,23 @@ pub(crate) async fn reply(daemon: &Arc<Daemon>) -> StatusReply {
         names: names(daemon),
         vpns,
         warnings,
-        counters: daemon.tally.read().into_iter().map(|(k, v)| (k.to_owned(), v)).collect(),
+        counters: daemon
+            .tally
+            .read()
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v))
+            .collect(),
     }
 }
 
 /// Every IPC process with what it says of itself.
 pub(crate) async fn ipcps(daemon: &Arc<Daemon>) -> Vec<IpcpInfo> {
     let all = daemon.ipcps();
-    join_all(all.iter().map(|ipcp| async { ipcp_info(daemon, ipcp, ask(ipcp).await) })).await
+    join_all(
+        all.iter()
+            .map(|ipcp| async { ipcp_info(daemon, ipcp, ask(ipcp).await) }),
+    )
+    .await
 }
 
 /// What an IPC process says of itself, if it does in time.
@@ -66,7 +76,11 @@ pub(crate) fn ipcp_info(daemon: &Daemon, ipcp: &Ipcp, status: Option<IpcpStatus>
     IpcpInfo {
         name: ipcp.name.to_string(),
         r#type: ipcp.kind.word().to_owned(),
-        layer: inner.layer.as_ref().map(Label::to_string).unwrap_or_default(),
+        layer: inner
+            .layer
+            .as_ref()
+            .map(Label::to_string)
+            .unwrap_or_default(),
         state: seen.state.word().to_owned(),
         pid: inner.pid.unwrap_or_default(),
         address: inner.address,
@@ -98,12 +112,19 @@ pub(crate) fn names(daemon: &Daemon) -> Vec<NameInfo> {
         .flat_map(|(layer, names)| names.into_iter().map(move |n| (layer.clone(), n)))
         .collect();
     let label = |id| daemon.session(id).map(|s| s.label()).unwrap_or_default();
-    daemon.registry().infos(|layer, name| there.contains(&(layer.clone(), name.clone())), label)
+    daemon.registry().infos(
+        |layer, name| there.contains(&(layer.clone(), name.clone())),
+        label,
+    )
 }
 
 /// irmd's own table, overlaid with what the IPC processes know better.
 fn merge(daemon: &Daemon, ipcps: &[IpcpInfo]) -> Vec<FlowInfo> {
-    let mut all: BTreeMap<u64, FlowInfo> = daemon.flows().iter().map(|(id, f)| (id.0, f.info(id))).collect();
+    let mut all: BTreeMap<u64, FlowInfo> = daemon
+        .flows()
+        .iter()
+        .map(|(id, f)| (id.0, f.info(id)))
+        .collect();
     for ipcp in ipcps {
         for said in ipcp.status.iter().flat_map(|s| &s.flows) {
             let mut flow = said.clone();
@@ -145,12 +166,17 @@ async fn count_direct(daemon: &Arc<Daemon>) {
     }
     let round = daemon.round.fetch_add(1, Ordering::Relaxed) + 1;
     let wanted = acceptors.into_iter().filter_map(|id| daemon.session(id));
-    let asked: BTreeSet<_> = wanted.filter(|s| s.send(ToProgram::Counters(CountersWanted {}))).map(|s| s.id).collect();
+    let asked: BTreeSet<_> = wanted
+        .filter(|s| s.send(ToProgram::Counters(CountersWanted {})))
+        .map(|s| s.id)
+        .collect();
     let all_there = async {
         loop {
             let heard = daemon.counted.notified();
             let missing = daemon.flows().iter().any(|(_, f)| {
-                matches!(f.carrier, Carrier::Direct(s) if asked.contains(&s)) && f.phase == Phase::Allocated && f.counters.round < round
+                matches!(f.carrier, Carrier::Direct(s) if asked.contains(&s))
+                    && f.phase == Phase::Allocated
+                    && f.counters.round < round
             });
             if !missing {
                 return;
@@ -180,20 +206,35 @@ fn layers(ipcps: &[IpcpInfo]) -> Vec<LayerInfo> {
         layer.r#type.clone_from(&ipcp.r#type);
         layer.ipcps.push(ipcp.name.clone());
         let members = ipcp.status.as_ref().map_or(0, |s| s.members.len());
-        layer.members = layer.members.max(u32::try_from(members).unwrap_or(u32::MAX));
+        layer.members = layer
+            .members
+            .max(u32::try_from(members).unwrap_or(u32::MAX));
     }
     layers.into_values().collect()
 }
 
 fn warnings(daemon: &Daemon, ipcps: &[IpcpInfo]) -> Vec<String> {
-    let own = daemon.warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let own = daemon
+        .warnings
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut all: Vec<String> = own.values().cloned().collect();
     drop(own);
     for ipcp in daemon.ipcps() {
-        all.extend(ipcp.inner().warnings.values().map(|text| format!("{}: {text}", ipcp.name)));
+        all.extend(
+            ipcp.inner()
+                .warnings
+                .values()
+                .map(|text| format!("{}: {text}", ipcp.name)),
+        );
     }
     for ipcp in ipcps {
-        all.extend(ipcp.status.iter().flat_map(|s| &s.warnings).map(|text| format!("{}: {text}", ipcp.name)));
+        all.extend(
+            ipcp.status
+                .iter()
+                .flat_map(|s| &s.warnings)
+                .map(|text| format!("{}: {text}", ipcp.name)),
+        );
     }
     all.sort();
     all.dedup();

@@ -44,9 +44,14 @@ async fn run(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>) {
             break;
         }
         let wait = backoff.after(began.elapsed());
-        ipcp.set_state(State::Down, format!("{why}; started again in {} ms", wait.as_millis()));
+        ipcp.set_state(
+            State::Down,
+            format!("{why}; started again in {} ms", wait.as_millis()),
+        );
         let text = format!("IPC process {} is down: {why}", ipcp.name);
-        daemon.events.emit("ipcp.down", text, &[("ipcp", ipcp.name.as_str())]);
+        daemon
+            .events
+            .emit("ipcp.down", text, &[("ipcp", ipcp.name.as_str())]);
         ipcp.inner().restarts += 1;
         // Set or not: the loop looks.
         let _ = tokio::time::timeout(wait, stop.changed()).await;
@@ -80,7 +85,10 @@ fn spawn(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>) -> Result<Child, String> {
 
 fn make_private(dir: &std::path::Path) -> std::io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
 }
 
 /// One life, until the process is gone; says why it ended.
@@ -106,7 +114,9 @@ async fn attached(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, first: Duration) -> St
     let mut seen = ipcp.seen.subscribe();
     let mut wait = first;
     loop {
-        let attached = tokio::time::timeout(wait, seen.wait_for(|s| s.attached != 0)).await.is_ok_and(|r| r.is_ok());
+        let attached = tokio::time::timeout(wait, seen.wait_for(|s| s.attached != 0))
+            .await
+            .is_ok_and(|r| r.is_ok());
         if !attached {
             return format!("it did not attach within {} s", wait.as_secs());
         }
@@ -127,7 +137,9 @@ async fn configure(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>) {
         }
         let over = daemon.over(ipcp);
         let spec = ipcp.inner().spec.clone();
-        let Some(command) = spec.command(over) else { return };
+        let Some(command) = spec.command(over) else {
+            return;
+        };
         match ipcp.call(command, CONFIGURE).await {
             Ok(_) => return configured(daemon, ipcp).await,
             Err(reason) => {
@@ -167,7 +179,15 @@ async fn announce_lower(daemon: &Arc<Daemon>, shim: &Arc<Ipcp>) {
         let takes_all = upper.kind == Kind::Unicast && upper.inner().spec.over.is_empty();
         if takes_all && upper.name != shim.name && upper.seen.borrow().configured {
             let over = daemon.over(&upper);
-            tell(daemon, &upper, Command::Set(Settings { over, ..Settings::default() })).await;
+            tell(
+                daemon,
+                &upper,
+                Command::Set(Settings {
+                    over,
+                    ..Settings::default()
+                }),
+            )
+            .await;
         }
     }
 }
@@ -190,8 +210,14 @@ fn after(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, instance: &Instance) {
     let attachment = ipcp.seen.borrow().attached;
     ipcp.detach(attachment);
     ipcp.seen.send_modify(|s| s.configured = false);
-    let reason = Reason::new(Code::Unreachable, format!("IPC process {} has ended", ipcp.name));
-    daemon.flows_down(|f| matches!(&f.carrier, Carrier::Ipcp(name, _) if *name == ipcp.name), &reason);
+    let reason = Reason::new(
+        Code::Unreachable,
+        format!("IPC process {} has ended", ipcp.name),
+    );
+    daemon.flows_down(
+        |f| matches!(&f.carrier, Carrier::Ipcp(name, _) if *name == ipcp.name),
+        &reason,
+    );
     if let Err(error) = daemon.running.ended(instance) {
         daemon.warn("state", Some(error.to_string()));
     }

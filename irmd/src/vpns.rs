@@ -10,7 +10,9 @@ use futures_util::future::join_all;
 use proto::ipcp::{Answer, Command};
 use proto::irm::vpn_event::Event;
 use proto::irm::vpns_server::Vpns;
-use proto::irm::{Shutdown, StatusWanted, VpnCommand, VpnConfig, VpnEvent, VpnInfo, VpnUpRequest, vpn_command};
+use proto::irm::{
+    Shutdown, StatusWanted, VpnCommand, VpnConfig, VpnEvent, VpnInfo, VpnUpRequest, vpn_command,
+};
 use proto::{Code, Label, Reason};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -69,7 +71,10 @@ impl Vpn {
     /// As the administrator sees it.
     pub(crate) fn info(&self) -> VpnInfo {
         let inner = self.inner();
-        let mut info = inner.info.clone().unwrap_or_else(|| VpnInfo { state: "down".to_owned(), ..VpnInfo::default() });
+        let mut info = inner.info.clone().unwrap_or_else(|| VpnInfo {
+            state: "down".to_owned(),
+            ..VpnInfo::default()
+        });
         info.layer.clone_from(&self.spec.layer);
         info.dev.clone_from(&self.spec.dev);
         info.pid = inner.pid.unwrap_or_default();
@@ -84,7 +89,12 @@ impl Vpn {
         let mut said = self.said.subscribe();
         let tx = self.inner().tx.clone();
         let wanted = vpn_command::Command::Status(StatusWanted {});
-        if tx.is_some_and(|tx| tx.try_send(Ok(VpnCommand { command: Some(wanted) })).is_ok()) {
+        if tx.is_some_and(|tx| {
+            tx.try_send(Ok(VpnCommand {
+                command: Some(wanted),
+            }))
+            .is_ok()
+        }) {
             // Silence: what it said last is shown.
             let _ = tokio::time::timeout(Duration::from_secs(1), said.changed()).await;
         }
@@ -92,7 +102,9 @@ impl Vpn {
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn change(&self, change: impl FnOnce(&mut Inner)) {
@@ -125,7 +137,12 @@ pub(crate) fn all(daemon: &Daemon) -> Vec<Arc<Vpn>> {
 
 /// Ends all, at once.
 pub(crate) async fn end_all(daemon: &Daemon) {
-    join_all(all(daemon).into_iter().map(|vpn| async move { end(&vpn).await })).await;
+    join_all(
+        all(daemon)
+            .into_iter()
+            .map(|vpn| async move { end(&vpn).await }),
+    )
+    .await;
 }
 
 /// Makes a VPN and waits until its device is up. The same again is fine, other arguments are a conflict.
@@ -137,15 +154,34 @@ pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<Vp
         true => default_dev(&layer),
         false => request.dev,
     };
-    if dev.len() > DEV || !dev.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b)) || dev.starts_with('.') {
-        return Err(Reason::new(Code::Usage, format!("{dev:?} is no device name; use 1 to {DEV} letters, digits, '-', '_' or '.'")));
+    if dev.len() > DEV
+        || !dev
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
+        || dev.starts_with('.')
+    {
+        return Err(Reason::new(
+            Code::Usage,
+            format!("{dev:?} is no device name; use 1 to {DEV} letters, digits, '-', '_' or '.'"),
+        ));
     }
-    let spec = VpnSpec { layer: layer.to_string(), dev: dev.clone(), address: request.address, routes: request.routes, tap: request.tap };
-    let known = all(daemon).into_iter().find(|v| v.spec.dev == dev || v.spec.layer == spec.layer);
+    let spec = VpnSpec {
+        layer: layer.to_string(),
+        dev: dev.clone(),
+        address: request.address,
+        routes: request.routes,
+        tap: request.tap,
+    };
+    let known = all(daemon)
+        .into_iter()
+        .find(|v| v.spec.dev == dev || v.spec.layer == spec.layer);
     let (vpn, new) = match known {
         Some(vpn) if vpn.spec == spec => (vpn, false),
         Some(vpn) => {
-            let text = format!("the VPN {} of layer {} exists with other arguments; take it down first with `irm vpn down`", vpn.spec.dev, vpn.spec.layer);
+            let text = format!(
+                "the VPN {} of layer {} exists with other arguments; take it down first with `irm vpn down`",
+                vpn.spec.dev, vpn.spec.layer
+            );
             return Err(Reason::new(Code::Conflict, text));
         }
         None => (Vpn::new(spec), true),
@@ -181,11 +217,23 @@ async fn wait_up(vpn: &Vpn, timeout: Duration) -> Result<VpnInfo, Reason> {
             }
         }
     };
-    tokio::time::timeout(timeout, wait).await.unwrap_or_else(|_| {
-        let detail = vpn.info().detail;
-        let why = if detail.is_empty() { "its program has not said why" } else { &detail };
-        Err(Reason::new(Code::TimedOut, format!("the VPN {} did not come up in time: {why}; see `irm vpn status`", vpn.spec.dev)))
-    })
+    tokio::time::timeout(timeout, wait)
+        .await
+        .unwrap_or_else(|_| {
+            let detail = vpn.info().detail;
+            let why = if detail.is_empty() {
+                "its program has not said why"
+            } else {
+                &detail
+            };
+            Err(Reason::new(
+                Code::TimedOut,
+                format!(
+                    "the VPN {} did not come up in time: {why}; see `irm vpn status`",
+                    vpn.spec.dev
+                ),
+            ))
+        })
 }
 
 /// Takes a VPN down and forgets it.
@@ -202,7 +250,10 @@ async fn end(vpn: &Vpn) {
 }
 
 fn save(daemon: &Daemon) -> Result<(), Reason> {
-    let specs: BTreeMap<String, VpnSpec> = all(daemon).into_iter().map(|v| (v.spec.dev.clone(), v.spec.clone())).collect();
+    let specs: BTreeMap<String, VpnSpec> = all(daemon)
+        .into_iter()
+        .map(|v| (v.spec.dev.clone(), v.spec.clone()))
+        .collect();
     daemon.store.save("vpns", &specs).map_err(failed)
 }
 
@@ -235,9 +286,18 @@ async fn run(daemon: &Arc<Daemon>, vpn: &Arc<Vpn>) {
             break;
         }
         let wait = backoff.after(began.elapsed());
-        vpn.change(|i| i.detail = i.failure.as_ref().map_or_else(|| why.clone(), |f| f.text.clone()));
+        vpn.change(|i| {
+            i.detail = i
+                .failure
+                .as_ref()
+                .map_or_else(|| why.clone(), |f| f.text.clone())
+        });
         let dev = vpn.spec.dev.as_str();
-        daemon.events.emit("vpn.down", format!("the VPN {dev} is down: {}", vpn.info().detail), &[("dev", dev)]);
+        daemon.events.emit(
+            "vpn.down",
+            format!("the VPN {dev} is down: {}", vpn.info().detail),
+            &[("dev", dev)],
+        );
         // Set or not: the loop looks.
         let _ = tokio::time::timeout(wait, stop.changed()).await;
     }
@@ -248,8 +308,14 @@ fn spawn(daemon: &Arc<Daemon>, vpn: &Arc<Vpn>) -> Result<Child, String> {
     let program = find(&daemon.exe, "vpn")?;
     let secret = zeroize::Zeroizing::new(daemon.random::<32>().map_err(|r| r.text)?);
     let run_dir: OsString = daemon.dirs.run.clone().into();
-    let args: [OsString; 6] =
-        ["--layer".into(), vpn.spec.layer.clone().into(), "--dev".into(), vpn.spec.dev.clone().into(), "--run-dir".into(), run_dir];
+    let args: [OsString; 6] = [
+        "--layer".into(),
+        vpn.spec.layer.clone().into(),
+        "--dev".into(),
+        vpn.spec.dev.clone().into(),
+        "--run-dir".into(),
+        run_dir,
+    ];
     let instance = Instance::Vpn(vpn.spec.dev.clone());
     daemon.running.expect(instance.clone(), &*secret);
     let child = Child::spawn(&program, &args, &daemon.dirs.run, &*secret);
@@ -302,7 +368,10 @@ type Commands = Pin<Box<dyn Stream<Item = Result<VpnCommand, Status>> + Send>>;
 impl Vpns for Service {
     type ServeStream = Commands;
 
-    async fn serve(&self, request: Request<Streaming<VpnEvent>>) -> Result<Response<Commands>, Status> {
+    async fn serve(
+        &self,
+        request: Request<Streaming<VpnEvent>>,
+    ) -> Result<Response<Commands>, Status> {
         caller(&self.0, &request)?;
         let (tx, rx) = mpsc::channel(64);
         let (daemon, events) = (self.0.clone(), request.into_inner());
@@ -320,19 +389,40 @@ impl Vpns for Service {
 
 type ToVpn = mpsc::Sender<Result<VpnCommand, Status>>;
 
-async fn serve(daemon: &Arc<Daemon>, mut events: Streaming<VpnEvent>, tx: &ToVpn) -> Result<(), Reason> {
+async fn serve(
+    daemon: &Arc<Daemon>,
+    mut events: Streaming<VpnEvent>,
+    tx: &ToVpn,
+) -> Result<(), Reason> {
     let first = tokio::time::timeout(Duration::from_secs(5), events.message()).await;
     let hello = match first {
-        Ok(Ok(Some(VpnEvent { event: Some(Event::Hello(hello)) }))) => hello,
+        Ok(Ok(Some(VpnEvent {
+            event: Some(Event::Hello(hello)),
+        }))) => hello,
         Ok(Err(status)) => return Err(status.into()),
-        Ok(Ok(_)) => return Err(Reason::new(Code::Usage, "the first message of a vpn process must be a hello")),
-        Err(_) => return Err(Reason::new(Code::TimedOut, "no hello came; say hello first")),
+        Ok(Ok(_)) => {
+            return Err(Reason::new(
+                Code::Usage,
+                "the first message of a vpn process must be a hello",
+            ));
+        }
+        Err(_) => {
+            return Err(Reason::new(
+                Code::TimedOut,
+                "no hello came; say hello first",
+            ));
+        }
     };
     let found = match daemon.running.who(&hello.secret) {
         Some(Instance::Vpn(dev)) => daemon.vpns.get(&dev).map(|v| v.value().clone()),
         Some(Instance::Ipcp(_)) | None => None,
     };
-    let vpn = found.ok_or_else(|| Reason::new(Code::Denied, "the secret is that of no vpn process which irmd started"))?;
+    let vpn = found.ok_or_else(|| {
+        Reason::new(
+            Code::Denied,
+            "the secret is that of no vpn process which irmd started",
+        )
+    })?;
     vpn.change(|i| (i.tx, i.failure) = (Some(tx.clone()), None));
     let mut told = None;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
@@ -346,7 +436,11 @@ async fn serve(daemon: &Arc<Daemon>, mut events: Streaming<VpnEvent>, tx: &ToVpn
             _ = tick.tick() => tell(daemon, &vpn, tx, &mut told).await,
         }
     }
-    let mine = vpn.inner().tx.as_ref().is_some_and(|now| now.same_channel(tx));
+    let mine = vpn
+        .inner()
+        .tx
+        .as_ref()
+        .is_some_and(|now| now.same_channel(tx));
     if mine {
         vpn.change(|i| (i.tx, i.info) = (None, None));
     }
@@ -361,7 +455,11 @@ fn heard(daemon: &Arc<Daemon>, vpn: &Vpn, message: VpnEvent) {
             let now = vpn.info();
             if now.state != before {
                 let text = format!("the VPN {} is {}", now.dev, now.state);
-                daemon.events.emit(&format!("vpn.{}", now.state), text, &[("dev", &now.dev), ("layer", &now.layer)]);
+                daemon.events.emit(
+                    &format!("vpn.{}", now.state),
+                    text,
+                    &[("dev", &now.dev), ("layer", &now.layer)],
+                );
             }
         }
         Some(Event::Failed(failure)) => vpn.change(|i| i.failure = Some(failure.into())),
@@ -375,11 +473,18 @@ async fn tell(daemon: &Arc<Daemon>, vpn: &Vpn, tx: &ToVpn, told: &mut Option<Vpn
         Ok(config) if told.as_ref() == Some(&config) => {}
         Ok(config) => {
             let command = vpn_command::Command::Config(config.clone());
-            if tx.try_send(Ok(VpnCommand { command: Some(command) })).is_ok() {
+            if tx
+                .try_send(Ok(VpnCommand {
+                    command: Some(command),
+                }))
+                .is_ok()
+            {
                 *told = Some(config);
             }
         }
-        Err(reason) if told.is_none() => vpn.change(|i| i.detail = format!("waits for layer {}: {reason}", vpn.spec.layer)),
+        Err(reason) if told.is_none() => {
+            vpn.change(|i| i.detail = format!("waits for layer {}: {reason}", vpn.spec.layer))
+        }
         // The layer is restarting: what was said still holds.
         Err(_) => {}
     }

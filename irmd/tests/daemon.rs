@@ -26,11 +26,22 @@ async fn sigterm_leaves_no_socket_and_no_child() {
     let mut host = Host::started().await;
     let mut admin = host.admin().await;
     // The script never attaches: create fails in the end, and a daemon that ends meanwhile takes it along.
-    let create = tokio::spawn(async move { admin.create_ipcp(CreateIpcpRequest { name: "a".into(), r#type: "unicast".into() }).await });
+    let create = tokio::spawn(async move {
+        admin
+            .create_ipcp(CreateIpcpRequest {
+                name: "a".into(),
+                r#type: "unicast".into(),
+            })
+            .await
+    });
     let (pid, _) = host.child_besides(&[]).await;
     assert!(host.terminate().success());
     assert!(!alive(pid));
-    let left: Vec<_> = fs::read_dir(host.run()).unwrap().flatten().map(|e| e.file_name()).collect();
+    let left: Vec<_> = fs::read_dir(host.run())
+        .unwrap()
+        .flatten()
+        .map(|e| e.file_name())
+        .collect();
     assert_eq!(left, ["state"]);
     assert!(create.await.unwrap().is_err());
 }
@@ -38,11 +49,20 @@ async fn sigterm_leaves_no_socket_and_no_child() {
 #[tokio::test]
 async fn a_damaged_state_file_ends_the_start_with_a_reason_and_a_copy() {
     let mut host = Host::started().await;
-    host.admin().await.create_name(NameRef { name: "kept".into() }).await.unwrap();
+    host.admin()
+        .await
+        .create_name(NameRef {
+            name: "kept".into(),
+        })
+        .await
+        .unwrap();
     host.terminate();
     let file = host.run().join("state/names.json");
     let whole = fs::read(&file).unwrap();
-    for (bytes, word) in [(&whole[..whole.len() / 2], "damaged"), (&b"{\"version\": 9, \"data\": {}}"[..], "version 9")] {
+    for (bytes, word) in [
+        (&whole[..whole.len() / 2], "damaged"),
+        (&b"{\"version\": 9, \"data\": {}}"[..], "version 9"),
+    ] {
         fs::write(&file, bytes).unwrap();
         let out = host.output(&[]);
         let text = String::from_utf8_lossy(&out.stderr).into_owned();
@@ -62,14 +82,29 @@ async fn a_config_file_is_checked_with_line_and_column_and_brings_about_what_it_
     let out = host.output(&["--config", &path, "--check-config"]);
     assert_eq!(out.status.code(), Some(2));
     let text = String::from_utf8_lossy(&out.stderr).into_owned();
-    assert!(text.contains("irm.toml:3:1") && text.contains("layer"), "{text}");
+    assert!(
+        text.contains("irm.toml:3:1") && text.contains("layer"),
+        "{text}"
+    );
     fs::write(&file, "[[name]]\nname = \"web\"\n").unwrap();
-    assert_eq!(host.output(&["--config", &path, "--check-config"]).status.code(), Some(0));
+    assert_eq!(
+        host.output(&["--config", &path, "--check-config"])
+            .status
+            .code(),
+        Some(0)
+    );
     assert!(!host.run().exists());
     host.start(&["--config", &path]).await;
     let has = async |name: &str| {
         for _ in 0..500 {
-            let names = host.admin().await.list_names(Empty {}).await.unwrap().into_inner().names;
+            let names = host
+                .admin()
+                .await
+                .list_names(Empty {})
+                .await
+                .unwrap()
+                .into_inner()
+                .names;
             if names.iter().any(|n| n.name == name) {
                 return true;
             }
@@ -88,13 +123,28 @@ async fn metrics_are_served_to_plain_http_and_by_grpc() {
     let host = Host::started().await;
     let missing = host.alloc("nobody", |_| {}).await;
     assert!(missing.is_err());
-    let mut stream = tokio::net::UnixStream::connect(host.run().join("admin.sock")).await.unwrap();
-    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: irmd\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut stream = tokio::net::UnixStream::connect(host.run().join("admin.sock"))
+        .await
+        .unwrap();
+    stream
+        .write_all(b"GET /metrics HTTP/1.1\r\nHost: irmd\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-    assert!(text.contains(r#"strata_events_total{process="irmd",layer="",what="failed.allocation"} 1"#), "{text}");
-    let grpc = host.admin().await.metrics(MetricsRequest {}).await.unwrap().into_inner().text;
+    assert!(
+        text.contains(r#"strata_events_total{process="irmd",layer="",what="failed.allocation"} 1"#),
+        "{text}"
+    );
+    let grpc = host
+        .admin()
+        .await
+        .metrics(MetricsRequest {})
+        .await
+        .unwrap()
+        .into_inner()
+        .text;
     assert!(grpc.contains("strata_uptime_seconds"), "{grpc}");
 }
 
@@ -102,18 +152,36 @@ async fn metrics_are_served_to_plain_http_and_by_grpc() {
 async fn sockets_have_the_modes_that_say_who_may() {
     use std::os::unix::fs::PermissionsExt;
     let host = Host::started().await;
-    let mode = |f: &str| fs::metadata(host.run().join(f)).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode("irm.sock"), mode("admin.sock"), mode("state")), (0o666, 0o660, 0o700));
+    let mode = |f: &str| {
+        fs::metadata(host.run().join(f))
+            .unwrap()
+            .permissions()
+            .mode()
+            & 0o777
+    };
+    assert_eq!(
+        (mode("irm.sock"), mode("admin.sock"), mode("state")),
+        (0o666, 0o660, 0o700)
+    );
     assert!(host.channel("irm.sock").await.is_ok());
     let on_everybodys = host.channel("irm.sock").await.unwrap();
-    let refused = admin_client::AdminClient::new(on_everybodys).status(StatusRequest {}).await.unwrap_err();
+    let refused = admin_client::AdminClient::new(on_everybodys)
+        .status(StatusRequest {})
+        .await
+        .unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unimplemented);
 }
 
 #[tokio::test]
 async fn events_tell_of_flows() {
     let host = Host::started().await;
-    let mut events = host.admin().await.events(EventsRequest {}).await.unwrap().into_inner();
+    let mut events = host
+        .admin()
+        .await
+        .events(EventsRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     let mut server = host.program().await;
     server.listen(1, "n", &[]).await.unwrap();
     let (end, ()) = tokio::join!(host.alloc("n", |_| {}), async {
@@ -121,6 +189,9 @@ async fn events_tell_of_flows() {
         server.answer(offer.flow, None).await;
     });
     let event = common::soon(events.message()).await.unwrap().unwrap();
-    assert_eq!((event.kind.as_str(), event.fields["name"].as_str()), ("flow.allocated", "n"));
+    assert_eq!(
+        (event.kind.as_str(), event.fields["name"].as_str()),
+        ("flow.allocated", "n")
+    );
     assert_eq!(event.fields["flow"], end.unwrap().flow.to_string());
 }

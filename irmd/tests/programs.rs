@@ -1,5 +1,10 @@
 //! Programs at a real irmd: sessions, direct flows, restarts, ends.
 
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "what is not expected fails the test"
+)]
+
 mod common;
 
 use common::{Host, qos, soon};
@@ -22,15 +27,43 @@ async fn a_flow_between_two_programs_needs_no_ipc_process() {
         offer
     });
     let end = end.unwrap();
-    assert_eq!((offer.listener, offer.name.as_str(), offer.direct), (7, "echo", true));
+    assert_eq!(
+        (offer.listener, offer.name.as_str(), offer.direct),
+        (7, "echo", true)
+    );
     assert_eq!((end.flow, &end.token), (offer.flow, &offer.token));
     assert_eq!(end.token.len(), 16);
     assert!(end.socket.ends_with("/data"));
     assert_eq!(offer.uid, rustix::process::geteuid().as_raw());
-    let flows = host.admin().await.list_flows(Empty {}).await.unwrap().into_inner().flows;
-    assert_eq!((flows[0].id, flows[0].name.as_str(), flows[0].state.as_str(), flows[0].layer.as_str()), (end.flow, "echo", "allocated", ""));
-    server.send(Event::Closed(FlowClosed { flow: end.flow, reason: None })).await;
-    let wait = WaitRequest { kind: "flow".into(), what: end.flow.to_string(), state: "down".into(), timeout_ms: 3000 };
+    let flows = host
+        .admin()
+        .await
+        .list_flows(Empty {})
+        .await
+        .unwrap()
+        .into_inner()
+        .flows;
+    assert_eq!(
+        (
+            flows[0].id,
+            flows[0].name.as_str(),
+            flows[0].state.as_str(),
+            flows[0].layer.as_str()
+        ),
+        (end.flow, "echo", "allocated", "")
+    );
+    server
+        .send(Event::Closed(FlowClosed {
+            flow: end.flow,
+            reason: None,
+        }))
+        .await;
+    let wait = WaitRequest {
+        kind: "flow".into(),
+        what: end.flow.to_string(),
+        state: "down".into(),
+        timeout_ms: 3000,
+    };
     host.admin().await.wait(wait).await.unwrap();
 }
 
@@ -41,7 +74,12 @@ async fn refusals_come_with_the_reason_of_the_program() {
     server.listen(1, "shy", &[]).await.unwrap();
     let (end, ()) = tokio::join!(host.alloc("shy", |_| {}), async {
         let offer = server.offer().await;
-        server.answer(offer.flow, Some(Reason::new(Code::Busy, "full; come back at noon"))).await;
+        server
+            .answer(
+                offer.flow,
+                Some(Reason::new(Code::Busy, "full; come back at noon")),
+            )
+            .await;
     });
     let reason = end.unwrap_err();
     assert_eq!(reason.code, Code::Busy);
@@ -53,8 +91,14 @@ async fn a_name_that_nobody_has_is_not_found_and_the_reason_says_what_to_do() {
     let host = Host::started().await;
     let reason = host.alloc("nobody", |_| {}).await.unwrap_err();
     assert_eq!(reason.code, Code::NotFound);
-    assert!(reason.text.contains("nobody") && reason.text.contains("irm status"), "{reason}");
-    let reason = host.alloc("x", |r| r.layer = "nolayer".into()).await.unwrap_err();
+    assert!(
+        reason.text.contains("nobody") && reason.text.contains("irm status"),
+        "{reason}"
+    );
+    let reason = host
+        .alloc("x", |r| r.layer = "nolayer".into())
+        .await
+        .unwrap_err();
     assert_eq!(reason.code, Code::NotFound);
     assert!(reason.text.contains("nolayer"), "{reason}");
 }
@@ -71,7 +115,16 @@ async fn a_silent_program_costs_its_caller_the_deadline_and_hears_that_the_flow_
         Command::Gone(gone) => assert_eq!(gone.flow, offer.flow),
         other => panic!("no FlowGone but {other:?}"),
     }
-    assert!(host.admin().await.list_flows(Empty {}).await.unwrap().into_inner().flows.is_empty());
+    assert!(
+        host.admin()
+            .await
+            .list_flows(Empty {})
+            .await
+            .unwrap()
+            .into_inner()
+            .flows
+            .is_empty()
+    );
 }
 
 #[tokio::test]
@@ -99,19 +152,49 @@ async fn the_end_of_a_program_refuses_who_waits_for_it_and_takes_its_names_away(
         drop(server);
     });
     assert_eq!(end.unwrap_err().code, Code::Refused);
-    assert_eq!(host.alloc("n", |_| {}).await.unwrap_err().code, Code::NotFound);
-    assert!(host.admin().await.list_names(Empty {}).await.unwrap().into_inner().names.is_empty());
+    assert_eq!(
+        host.alloc("n", |_| {}).await.unwrap_err().code,
+        Code::NotFound
+    );
+    assert!(
+        host.admin()
+            .await
+            .list_names(Empty {})
+            .await
+            .unwrap()
+            .into_inner()
+            .names
+            .is_empty()
+    );
 }
 
 #[tokio::test]
 async fn reserved_names_and_borrowed_sources_are_denied() {
     let host = Host::started().await;
     let mut program = host.program().await;
-    assert_eq!(program.listen(1, "vpn/a", &[]).await.unwrap_err().code, Code::Denied);
-    assert_eq!(host.alloc("vpn/a", |_| {}).await.unwrap_err().code, Code::Denied);
+    assert_eq!(
+        program.listen(1, "vpn/a", &[]).await.unwrap_err().code,
+        Code::Denied
+    );
+    assert_eq!(
+        host.alloc("vpn/a", |_| {}).await.unwrap_err().code,
+        Code::Denied
+    );
     program.listen(2, "mine", &[]).await.unwrap();
-    assert_eq!(host.alloc("mine", |r| r.source = "yours".into()).await.unwrap_err().code, Code::Denied);
-    assert_eq!(host.alloc("mine", |r| r.session = vec![1; 16]).await.unwrap_err().code, Code::Denied);
+    assert_eq!(
+        host.alloc("mine", |r| r.source = "yours".into())
+            .await
+            .unwrap_err()
+            .code,
+        Code::Denied
+    );
+    assert_eq!(
+        host.alloc("mine", |r| r.session = vec![1; 16])
+            .await
+            .unwrap_err()
+            .code,
+        Code::Denied
+    );
     let (end, offer) = tokio::join!(host.alloc("mine", |r| r.source = "mine".into()), async {
         let offer = program.offer().await;
         program.answer(offer.flow, None).await;
@@ -125,8 +208,14 @@ async fn reserved_names_and_borrowed_sources_are_denied() {
 async fn a_bound_process_accepts_for_a_name_that_it_does_not_know() {
     let host = Host::started().await;
     let mut admin = host.admin().await;
-    let binding = Binding { pid: std::process::id(), ..Default::default() };
-    let request = BindRequest { name: "web".into(), binding: Some(binding) };
+    let binding = Binding {
+        pid: std::process::id(),
+        ..Default::default()
+    };
+    let request = BindRequest {
+        name: "web".into(),
+        binding: Some(binding),
+    };
     admin.bind(request.clone()).await.unwrap();
     admin.bind(request).await.unwrap();
     let mut server = host.program().await;
@@ -148,23 +237,127 @@ async fn requests_with_missing_fields_get_a_clear_error() {
         assert_eq!(reason.code, Code::Usage, "{reason}");
         assert!(reason.text.contains(what), "{what} is not in {reason}");
     };
-    usage(admin.bootstrap_ipcp(BootstrapIpcpRequest { name: "a".into(), ..Default::default() }).await.unwrap_err(), "config");
-    usage(admin.enroll_ipcp(EnrollIpcpRequest { name: "a".into(), ..Default::default() }).await.unwrap_err(), "config");
-    usage(admin.create_ipcp(CreateIpcpRequest { name: "a".into(), ..Default::default() }).await.unwrap_err(), "type");
-    usage(admin.create_ipcp(CreateIpcpRequest { r#type: "unicast".into(), ..Default::default() }).await.unwrap_err(), "name");
-    usage(admin.bind(BindRequest { name: "a".into(), binding: None }).await.unwrap_err(), "binding");
-    usage(admin.register_name(RegisterNameRequest { name: "a".into(), layers: vec![] }).await.unwrap_err(), "layers");
-    usage(admin.create_name(NameRef::default()).await.unwrap_err(), "empty");
-    usage(admin.create_name(NameRef { name: "x".repeat(256) }).await.unwrap_err(), "256");
-    usage(admin.create_name(NameRef { name: "a\nb".into() }).await.unwrap_err(), "control");
-    usage(admin.wait(WaitRequest::default()).await.unwrap_err(), "wait");
+    usage(
+        admin
+            .bootstrap_ipcp(BootstrapIpcpRequest {
+                name: "a".into(),
+                ..Default::default()
+            })
+            .await
+            .unwrap_err(),
+        "config",
+    );
+    usage(
+        admin
+            .enroll_ipcp(EnrollIpcpRequest {
+                name: "a".into(),
+                ..Default::default()
+            })
+            .await
+            .unwrap_err(),
+        "config",
+    );
+    usage(
+        admin
+            .create_ipcp(CreateIpcpRequest {
+                name: "a".into(),
+                ..Default::default()
+            })
+            .await
+            .unwrap_err(),
+        "type",
+    );
+    usage(
+        admin
+            .create_ipcp(CreateIpcpRequest {
+                r#type: "unicast".into(),
+                ..Default::default()
+            })
+            .await
+            .unwrap_err(),
+        "name",
+    );
+    usage(
+        admin
+            .bind(BindRequest {
+                name: "a".into(),
+                binding: None,
+            })
+            .await
+            .unwrap_err(),
+        "binding",
+    );
+    usage(
+        admin
+            .register_name(RegisterNameRequest {
+                name: "a".into(),
+                layers: vec![],
+            })
+            .await
+            .unwrap_err(),
+        "layers",
+    );
+    usage(
+        admin.create_name(NameRef::default()).await.unwrap_err(),
+        "empty",
+    );
+    usage(
+        admin
+            .create_name(NameRef {
+                name: "x".repeat(256),
+            })
+            .await
+            .unwrap_err(),
+        "256",
+    );
+    usage(
+        admin
+            .create_name(NameRef {
+                name: "a\nb".into(),
+            })
+            .await
+            .unwrap_err(),
+        "control",
+    );
+    usage(
+        admin.wait(WaitRequest::default()).await.unwrap_err(),
+        "wait",
+    );
     let mut programs = host.programs().await;
-    usage(programs.alloc_flow(AllocFlowRequest { name: "a".into(), ..Default::default() }).await.unwrap_err(), "qos");
-    usage(programs.alloc_flow(AllocFlowRequest { qos: Some(qos()), ..Default::default() }).await.unwrap_err(), "empty");
-    let first = ProgramEvent { event: Some(Event::Listen(Listen::default())) };
-    let mut session = programs.session(tokio_stream::iter([first])).await.unwrap().into_inner();
+    usage(
+        programs
+            .alloc_flow(AllocFlowRequest {
+                name: "a".into(),
+                ..Default::default()
+            })
+            .await
+            .unwrap_err(),
+        "qos",
+    );
+    usage(
+        programs
+            .alloc_flow(AllocFlowRequest {
+                qos: Some(qos()),
+                ..Default::default()
+            })
+            .await
+            .unwrap_err(),
+        "empty",
+    );
+    let first = ProgramEvent {
+        event: Some(Event::Listen(Listen::default())),
+    };
+    let mut session = programs
+        .session(tokio_stream::iter([first]))
+        .await
+        .unwrap()
+        .into_inner();
     usage(soon(session.message()).await.unwrap_err(), "hello");
-    let mut session = programs.session(tokio_stream::iter([ProgramEvent { event: None }])).await.unwrap().into_inner();
+    let mut session = programs
+        .session(tokio_stream::iter([ProgramEvent { event: None }]))
+        .await
+        .unwrap()
+        .into_inner();
     usage(soon(session.message()).await.unwrap_err(), "hello");
 }
 
@@ -173,20 +366,51 @@ async fn names_and_bindings_survive_a_restart_and_a_repeated_command_succeeds() 
     let mut host = Host::started().await;
     let mut admin = host.admin().await;
     for _ in 0..2 {
-        admin.create_name(NameRef { name: "kept".into() }).await.unwrap();
+        admin
+            .create_name(NameRef {
+                name: "kept".into(),
+            })
+            .await
+            .unwrap();
     }
     let bind = |auto| BindRequest {
         name: "kept".into(),
-        binding: Some(Binding { program: "/bin/sh".into(), auto, args: vec!["-c".into(), "exit".into()], ..Default::default() }),
+        binding: Some(Binding {
+            program: "/bin/sh".into(),
+            auto,
+            args: vec!["-c".into(), "exit".into()],
+            ..Default::default()
+        }),
     };
     admin.bind(bind(true)).await.unwrap();
-    assert_eq!(Reason::from(admin.bind(bind(false)).await.unwrap_err()).code, Code::Conflict);
+    assert_eq!(
+        Reason::from(admin.bind(bind(false)).await.unwrap_err()).code,
+        Code::Conflict
+    );
     assert!(host.terminate().success());
     host.start(&[]).await;
-    let names = host.admin().await.list_names(Empty {}).await.unwrap().into_inner().names;
-    assert_eq!((names[0].name.as_str(), names[0].state.as_str()), ("kept", "unregistered"));
+    let names = host
+        .admin()
+        .await
+        .list_names(Empty {})
+        .await
+        .unwrap()
+        .into_inner()
+        .names;
+    assert_eq!(
+        (names[0].name.as_str(), names[0].state.as_str()),
+        ("kept", "unregistered")
+    );
     assert!(names[0].bindings[0].auto);
-    let reason = Reason::from(host.admin().await.destroy_name(NameRef { name: "other".into() }).await.unwrap_err());
+    let reason = Reason::from(
+        host.admin()
+            .await
+            .destroy_name(NameRef {
+                name: "other".into(),
+            })
+            .await
+            .unwrap_err(),
+    );
     assert_eq!(reason.code, Code::NotFound);
 }
 
@@ -202,11 +426,35 @@ async fn after_a_kill_direct_flows_are_listed_again_and_no_id_is_used_twice() {
     let before = end.unwrap().flow;
     host.kill();
     host.start(&[]).await;
-    let flows = vec![DirectFlow { flow: before, name: "n".into(), qos: Some(qos()), peer_name: "".into() }];
-    let hello = ProgramHello { program: "test".into(), data_socket: "/x".into(), flows, pid: std::process::id(), ..Default::default() };
+    let flows = vec![DirectFlow {
+        flow: before,
+        name: "n".into(),
+        qos: Some(qos()),
+        peer_name: "".into(),
+    }];
+    let hello = ProgramHello {
+        program: "test".into(),
+        data_socket: "/x".into(),
+        flows,
+        pid: std::process::id(),
+        ..Default::default()
+    };
     let mut server = host.session(hello).await;
-    let flows = host.admin().await.list_flows(Empty {}).await.unwrap().into_inner().flows;
-    assert_eq!(flows.iter().map(|f| (f.id, f.state.as_str())).collect::<Vec<_>>(), [(before, "allocated")]);
+    let flows = host
+        .admin()
+        .await
+        .list_flows(Empty {})
+        .await
+        .unwrap()
+        .into_inner()
+        .flows;
+    assert_eq!(
+        flows
+            .iter()
+            .map(|f| (f.id, f.state.as_str()))
+            .collect::<Vec<_>>(),
+        [(before, "allocated")]
+    );
     server.listen(1, "n", &[]).await.unwrap();
     let (end, ()) = tokio::join!(host.alloc("n", |_| {}), async {
         let offer = server.offer().await;
@@ -219,9 +467,24 @@ async fn after_a_kill_direct_flows_are_listed_again_and_no_id_is_used_twice() {
 async fn a_program_is_started_for_a_name_that_is_bound_with_auto() {
     let host = Host::started().await;
     let touched = host.dir.path().join("touched");
-    let args = vec!["-c".into(), format!("echo $IRM_RUN_DIR > {}; sleep 5", touched.display())];
-    let binding = Binding { program: "/bin/sh".into(), auto: true, args, ..Default::default() };
-    host.admin().await.bind(BindRequest { name: "lazy".into(), binding: Some(binding) }).await.unwrap();
+    let args = vec![
+        "-c".into(),
+        format!("echo $IRM_RUN_DIR > {}; sleep 5", touched.display()),
+    ];
+    let binding = Binding {
+        program: "/bin/sh".into(),
+        auto: true,
+        args,
+        ..Default::default()
+    };
+    host.admin()
+        .await
+        .bind(BindRequest {
+            name: "lazy".into(),
+            binding: Some(binding),
+        })
+        .await
+        .unwrap();
     let (end, _server) = tokio::join!(host.alloc("lazy", |_| {}), async {
         while !std::fs::read_to_string(&touched).is_ok_and(|s| s.ends_with('\n')) {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -234,5 +497,8 @@ async fn a_program_is_started_for_a_name_that_is_bound_with_auto() {
         server
     });
     end.unwrap();
-    assert_eq!(std::fs::read_to_string(touched).unwrap().trim(), host.run().display().to_string());
+    assert_eq!(
+        std::fs::read_to_string(touched).unwrap().trim(),
+        host.run().display().to_string()
+    );
 }

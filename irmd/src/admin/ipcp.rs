@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::ipcp::{Answer, Bootstrap, Command, Configured, Enroll, Entry, Host, Invite, Settings, State};
+use proto::ipcp::{
+    Answer, Bootstrap, Command, Configured, Enroll, Entry, Host, Invite, Settings, State,
+};
 use proto::irm::{InviteRequest, IpcpInfo, LayerReply};
 use proto::{Code, Label, Reason};
 
@@ -15,25 +17,43 @@ use crate::spec::{Kind, Role, Spec};
 use crate::{life, status, supervise};
 
 /// Creates an IPC process, or finds the one that is there; says whether it is new.
-pub(crate) async fn create(daemon: &Arc<Daemon>, name: &Label, kind: Option<Kind>) -> Result<(Arc<Ipcp>, bool), Reason> {
+pub(crate) async fn create(
+    daemon: &Arc<Daemon>,
+    name: &Label,
+    kind: Option<Kind>,
+) -> Result<(Arc<Ipcp>, bool), Reason> {
     let known = daemon.ipcps.get(name).map(|i| i.value().clone());
     if let Some(ipcp) = known {
         return match kind {
             Some(kind) if kind != ipcp.kind => Err(Reason::new(
                 Code::Conflict,
-                format!("IPC process {name} exists with type {}; destroy it first, or choose another name", ipcp.kind.word()),
+                format!(
+                    "IPC process {name} exists with type {}; destroy it first, or choose another name",
+                    ipcp.kind.word()
+                ),
             )),
             Some(_) | None => Ok((ipcp, false)),
         };
     }
     let Some(kind) = kind else {
-        let text = format!("no IPC process {name} on this host; give --type shim-udp or unicast to create it");
+        let text = format!(
+            "no IPC process {name} on this host; give --type shim-udp or unicast to create it"
+        );
         return Err(Reason::new(Code::NotFound, text));
     };
     if daemon.registry().knows(&name.to_name()) {
-        return Err(Reason::new(Code::Conflict, format!("{name} is the name of a program already; choose another")));
+        return Err(Reason::new(
+            Code::Conflict,
+            format!("{name} is the name of a program already; choose another"),
+        ));
     }
-    let ipcp = Arc::new(Ipcp::new(name.clone(), Spec { kind, ..Spec::default() }));
+    let ipcp = Arc::new(Ipcp::new(
+        name.clone(),
+        Spec {
+            kind,
+            ..Spec::default()
+        },
+    ));
     daemon.ipcps.insert(name.clone(), ipcp.clone());
     if let Err(reason) = daemon.save_specs() {
         daemon.ipcps.remove(name);
@@ -44,7 +64,11 @@ pub(crate) async fn create(daemon: &Arc<Daemon>, name: &Label, kind: Option<Kind
         destroy(daemon, &ipcp).await?;
         return Err(reason);
     }
-    daemon.events.emit("ipcp.created", format!("IPC process {name} was created"), &[("ipcp", name.as_str())]);
+    daemon.events.emit(
+        "ipcp.created",
+        format!("IPC process {name} was created"),
+        &[("ipcp", name.as_str())],
+    );
     Ok((ipcp, true))
 }
 
@@ -56,11 +80,18 @@ pub(crate) async fn destroy(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>) -> Result<()
     let files = daemon.dirs.state.join("ipcps").join(ipcp.name.as_str());
     match std::fs::remove_dir_all(&files) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Reason::new(Code::Failed, format!("cannot remove {}: {e}; remove it by hand", files.display())));
+            return Err(Reason::new(
+                Code::Failed,
+                format!("cannot remove {}: {e}; remove it by hand", files.display()),
+            ));
         }
         Ok(()) | Err(_) => {}
     }
-    daemon.events.emit("ipcp.destroyed", format!("IPC process {} was destroyed", ipcp.name), &[("ipcp", ipcp.name.as_str())]);
+    daemon.events.emit(
+        "ipcp.destroyed",
+        format!("IPC process {} was destroyed", ipcp.name),
+        &[("ipcp", ipcp.name.as_str())],
+    );
     daemon.reconcile.notify_one();
     Ok(())
 }
@@ -78,15 +109,35 @@ pub(crate) async fn bootstrap(
     finish(daemon, &ipcp, new, done).await
 }
 
-async fn bootstrap_created(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, named: Vec<Label>, config: Bootstrap) -> Result<(), Reason> {
+async fn bootstrap_created(
+    daemon: &Arc<Daemon>,
+    ipcp: &Arc<Ipcp>,
+    named: Vec<Label>,
+    config: Bootstrap,
+) -> Result<(), Reason> {
     let layer = config.layer.clone();
     match (ipcp.kind, config.shim_udp.is_some()) {
-        (Kind::ShimUdp, false) => return Err(Reason::new(Code::Usage, "the field shim_udp is missing; give --ip ADDR")),
-        (Kind::Unicast, true) => return Err(Reason::new(Code::Usage, "--ip, --port and the like are for a shim-udp, not for a unicast IPC process")),
+        (Kind::ShimUdp, false) => {
+            return Err(Reason::new(
+                Code::Usage,
+                "the field shim_udp is missing; give --ip ADDR",
+            ));
+        }
+        (Kind::Unicast, true) => {
+            return Err(Reason::new(
+                Code::Usage,
+                "--ip, --port and the like are for a shim-udp, not for a unicast IPC process",
+            ));
+        }
         (Kind::ShimUdp, true) | (Kind::Unicast, false) => {}
     }
     let before = ipcp.inner().spec.clone();
-    let after = Spec { layer: Some(layer.clone()), role: Role::First(Box::new(config.clone())), over: named.clone(), ..before.clone() };
+    let after = Spec {
+        layer: Some(layer.clone()),
+        role: Role::First(Box::new(config.clone())),
+        over: named.clone(),
+        ..before.clone()
+    };
     if before.role != Role::None {
         if after == before {
             return Ok(());
@@ -100,7 +151,10 @@ async fn bootstrap_created(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, named: Vec<La
     }
     let over = daemon.over(ipcp);
     let answer = ask_bootstrap(ipcp, Command::Bootstrap(Bootstrap { over, ..config })).await;
-    let done = settle(daemon, ipcp, answer, |spec| (spec.layer, spec.role, spec.over) = (after.layer, after.role, after.over)).await;
+    let done = settle(daemon, ipcp, answer, |spec| {
+        (spec.layer, spec.role, spec.over) = (after.layer, after.role, after.over)
+    })
+    .await;
     if done.is_err() {
         let mut inner = ipcp.inner();
         (inner.spec, inner.layer) = (before, None);
@@ -130,11 +184,24 @@ async fn ask_bootstrap(ipcp: &Ipcp, command: Command) -> Result<Option<Configure
 }
 
 /// Joins a layer, by invitation or by a certificate of the site.
-pub(crate) async fn enroll(daemon: &Arc<Daemon>, name: &Label, kind: Option<Kind>, mut config: Enroll) -> Result<IpcpInfo, Reason> {
+pub(crate) async fn enroll(
+    daemon: &Arc<Daemon>,
+    name: &Label,
+    kind: Option<Kind>,
+    mut config: Enroll,
+) -> Result<IpcpInfo, Reason> {
     let open = match &config.entry {
         Entry::Invitation(url) => Open::read(url),
-        Entry::Certificate { layer, .. } => Open { layer: Some(layer.clone()), hosts: Vec::new() },
-        Entry::Rejoin => return Err(Reason::new(Code::Usage, "the field invitation is missing; give --invite URL, or --layer L --dst MEMBER")),
+        Entry::Certificate { layer, .. } => Open {
+            layer: Some(layer.clone()),
+            hosts: Vec::new(),
+        },
+        Entry::Rejoin => {
+            return Err(Reason::new(
+                Code::Usage,
+                "the field invitation is missing; give --invite URL, or --layer L --dst MEMBER",
+            ));
+        }
     };
     if config.timeout_ms == 0 {
         config.timeout_ms = ENROLL_MS;
@@ -144,15 +211,32 @@ pub(crate) async fn enroll(daemon: &Arc<Daemon>, name: &Label, kind: Option<Kind
     finish(daemon, &ipcp, new, done).await
 }
 
-async fn enroll_created(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, open: Open, mut config: Enroll) -> Result<(), Reason> {
+async fn enroll_created(
+    daemon: &Arc<Daemon>,
+    ipcp: &Arc<Ipcp>,
+    open: Open,
+    mut config: Enroll,
+) -> Result<(), Reason> {
     if ipcp.kind != Kind::Unicast {
-        return Err(Reason::new(Code::Usage, format!("{} is a shim; shims do not enrol, bootstrap it with --ip", ipcp.name)));
+        return Err(Reason::new(
+            Code::Usage,
+            format!(
+                "{} is a shim; shims do not enrol, bootstrap it with --ip",
+                ipcp.name
+            ),
+        ));
     }
     let named = std::mem::take(&mut config.over);
     let before = ipcp.inner().spec.clone();
     if before.role != Role::None {
-        let same = before.role == Role::Member && (open.layer.is_none() || before.layer == open.layer) && before.over == named;
-        return if same { Ok(()) } else { Err(other_arguments(ipcp)) };
+        let same = before.role == Role::Member
+            && (open.layer.is_none() || before.layer == open.layer)
+            && before.over == named;
+        return if same {
+            Ok(())
+        } else {
+            Err(other_arguments(ipcp))
+        };
     }
     if let Some(layer) = &open.layer {
         may_join(daemon, ipcp, layer, &named)?;
@@ -164,9 +248,14 @@ async fn enroll_created(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, open: Open, mut 
     let timeout = Duration::from_millis(config.timeout_ms) + Duration::from_secs(1);
     // Known from now on, so that its name is registered in the layers below: other members may want to reach it.
     ipcp.inner().layer.clone_from(&open.layer);
-    let answer = ipcp.call(Command::Enroll(Enroll { over, ..config }), timeout).await;
+    let answer = ipcp
+        .call(Command::Enroll(Enroll { over, ..config }), timeout)
+        .await;
     let answer = answer.and_then(|a| configured(ipcp, a)).map(Some);
-    let done = settle(daemon, ipcp, answer, |spec| (spec.role, spec.over) = (Role::Member, named)).await;
+    let done = settle(daemon, ipcp, answer, |spec| {
+        (spec.role, spec.over) = (Role::Member, named)
+    })
+    .await;
     if done.is_err() {
         let mut inner = ipcp.inner();
         (inner.spec, inner.layer) = (before, None);
@@ -176,7 +265,11 @@ async fn enroll_created(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, open: Open, mut 
 
 /// Lets the shims below find the members that an invitation names, unless an administrator has said where they are.
 async fn place_hints(daemon: &Arc<Daemon>, over: &[Label], hosts: &[Host]) -> Result<(), Reason> {
-    for shim in daemon.ipcps().into_iter().filter(|i| i.kind == Kind::ShimUdp) {
+    for shim in daemon
+        .ipcps()
+        .into_iter()
+        .filter(|i| i.kind == Kind::ShimUdp)
+    {
         if !shim.layer().is_some_and(|l| over.contains(&l)) {
             continue;
         }
@@ -188,18 +281,31 @@ async fn place_hints(daemon: &Arc<Daemon>, over: &[Label], hosts: &[Host]) -> Re
         let known = |host: &Host| spec.hosts.iter().chain(first).any(|h| h.name == host.name);
         let hosts: Vec<Host> = hosts.iter().filter(|h| !known(h)).cloned().collect();
         if !hosts.is_empty() {
-            set(daemon, &shim, Settings { hosts, ..Settings::default() }).await?;
+            set(
+                daemon,
+                &shim,
+                Settings {
+                    hosts,
+                    ..Settings::default()
+                },
+            )
+            .await?;
         }
     }
     Ok(())
 }
 
 /// Changes settings while it runs.
-pub(crate) async fn set(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, settings: Settings) -> Result<IpcpInfo, Reason> {
-    if ipcp.kind == Kind::Unicast && !settings.over.is_empty() {
-        if let Some(layer) = ipcp.layer() {
-            lies_well(daemon, ipcp, &layer, &settings.over)?;
-        }
+pub(crate) async fn set(
+    daemon: &Arc<Daemon>,
+    ipcp: &Arc<Ipcp>,
+    settings: Settings,
+) -> Result<IpcpInfo, Reason> {
+    if ipcp.kind == Kind::Unicast
+        && !settings.over.is_empty()
+        && let Some(layer) = ipcp.layer()
+    {
+        lies_well(daemon, ipcp, &layer, &settings.over)?;
     }
     ipcp.call(Command::Set(settings.clone()), COMMAND).await?;
     ipcp.inner().spec.merge(&settings);
@@ -209,8 +315,18 @@ pub(crate) async fn set(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, settings: Settin
 }
 
 /// Keeps or gives up an adjacency.
-pub(crate) async fn connect(daemon: &Arc<Daemon>, ipcp: &Ipcp, member: Label, off: bool, timeout: Duration) -> Result<(), Reason> {
-    let command = if off { Command::Disconnect(member.clone()) } else { Command::Connect(member.clone()) };
+pub(crate) async fn connect(
+    daemon: &Arc<Daemon>,
+    ipcp: &Ipcp,
+    member: Label,
+    off: bool,
+    timeout: Duration,
+) -> Result<(), Reason> {
+    let command = if off {
+        Command::Disconnect(member.clone())
+    } else {
+        Command::Connect(member.clone())
+    };
     ipcp.call(command, timeout).await?;
     {
         let wanted = &mut ipcp.inner().spec.connect;
@@ -230,29 +346,47 @@ pub(crate) async fn invite(daemon: &Arc<Daemon>, request: InviteRequest) -> Resu
     let message = proto::irm::Invite {
         member: request.member,
         prefixes: request.prefixes,
-        expires_ms: if request.expires_ms == 0 { INVITATION_MS } else { request.expires_ms },
+        expires_ms: if request.expires_ms == 0 {
+            INVITATION_MS
+        } else {
+            request.expires_ms
+        },
         uses: request.uses.max(1),
         hints: Vec::new(),
     };
     let mut invite = Invite::try_from(message)?;
-    for shim in daemon.ipcps().into_iter().filter(|i| i.layer().is_some_and(|l| over.contains(&l))) {
+    for shim in daemon
+        .ipcps()
+        .into_iter()
+        .filter(|i| i.layer().is_some_and(|l| over.contains(&l)))
+    {
         if let Role::First(b) = &shim.inner().spec.role
             && let Some(udp) = &b.shim_udp
         {
-            invite.hints.push(Host { name: ipcp.name.to_name(), at: (udp.ip, udp.port).into() });
+            invite.hints.push(Host {
+                name: ipcp.name.to_name(),
+                at: (udp.ip, udp.port).into(),
+            });
         }
     }
-    match ipcp.call(Command::Invite(invite), COMMAND).await? {
-        Answer::Invitation(url) => Ok(url),
-        _ => Err(Reason::new(Code::PeerMisbehaved, format!("IPC process {} made no invitation; report this", ipcp.name))),
-    }
+    let Answer::Invitation(url) = ipcp.call(Command::Invite(invite), COMMAND).await? else {
+        let text = format!("IPC process {} made no invitation; report this", ipcp.name);
+        return Err(Reason::new(Code::PeerMisbehaved, text));
+    };
+    Ok(url)
 }
 
 /// Members, routes and links of a layer, as this host's member sees them.
 pub(crate) async fn layer(daemon: &Arc<Daemon>, layer: &Label) -> Result<LayerReply, Reason> {
     let ipcp = daemon.in_layer(layer)?;
-    let status = status::ask(&ipcp).await.ok_or_else(|| ipcp.unreachable("it did not say how it is within 1 s"))?;
-    Ok(LayerReply { members: status.members, routes: status.routes, links: status.links })
+    let status = status::ask(&ipcp)
+        .await
+        .ok_or_else(|| ipcp.unreachable("it did not say how it is within 1 s"))?;
+    Ok(LayerReply {
+        members: status.members,
+        routes: status.routes,
+        links: status.links,
+    })
 }
 
 fn unicast_in(daemon: &Daemon, layer: &Label) -> Result<Arc<Ipcp>, Reason> {
@@ -260,7 +394,10 @@ fn unicast_in(daemon: &Daemon, layer: &Label) -> Result<Arc<Ipcp>, Reason> {
     if ipcp.kind == Kind::Unicast {
         return Ok(ipcp);
     }
-    Err(Reason::new(Code::Usage, format!("{layer} is a shim layer, which has no members to invite; name a unicast layer")))
+    Err(Reason::new(
+        Code::Usage,
+        format!("{layer} is a shim layer, which has no members to invite; name a unicast layer"),
+    ))
 }
 
 /// May this process become the host's member of the layer, over these?
@@ -268,7 +405,10 @@ fn may_join(daemon: &Daemon, ipcp: &Ipcp, layer: &Label, over: &[Label]) -> Resu
     if let Ok(other) = daemon.in_layer(layer)
         && other.name != ipcp.name
     {
-        let text = format!("layer {layer} has IPC process {} on this host already; destroy that first, or choose another layer", other.name);
+        let text = format!(
+            "layer {layer} has IPC process {} on this host already; destroy that first, or choose another layer",
+            other.name
+        );
         return Err(Reason::new(Code::Conflict, text));
     }
     lies_well(daemon, ipcp, layer, over)
@@ -281,7 +421,13 @@ fn lies_well(daemon: &Daemon, ipcp: &Ipcp, layer: &Label, over: &[Label]) -> Res
         .filter(|i| i.name != ipcp.name)
         .filter_map(|i| Some((i.layer()?, daemon.over(i))))
         .collect();
-    policy::no_cycle(layer, over, |l| below.iter().filter(|(upper, _)| upper == l).flat_map(|(_, over)| over).collect())?;
+    policy::no_cycle(layer, over, |l| {
+        below
+            .iter()
+            .filter(|(upper, _)| upper == l)
+            .flat_map(|(_, over)| over)
+            .collect()
+    })?;
     for lower in over {
         daemon.in_layer(lower)?;
     }
@@ -312,7 +458,12 @@ async fn settle(
 }
 
 /// What was created for a command that failed goes again.
-async fn finish(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, new: bool, done: Result<(), Reason>) -> Result<IpcpInfo, Reason> {
+async fn finish(
+    daemon: &Arc<Daemon>,
+    ipcp: &Arc<Ipcp>,
+    new: bool,
+    done: Result<(), Reason>,
+) -> Result<IpcpInfo, Reason> {
     if let Err(reason) = done {
         if new {
             destroy(daemon, ipcp).await?;
@@ -323,15 +474,22 @@ async fn finish(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, new: bool, done: Result<
 }
 
 fn configured(ipcp: &Ipcp, answer: Answer) -> Result<Configured, Reason> {
-    match answer {
-        Answer::Configured(who) => Ok(who),
-        _ => Err(Reason::new(Code::PeerMisbehaved, format!("IPC process {} did not say who it is; report this", ipcp.name))),
-    }
+    let Answer::Configured(who) = answer else {
+        let text = format!(
+            "IPC process {} did not say who it is; report this",
+            ipcp.name
+        );
+        return Err(Reason::new(Code::PeerMisbehaved, text));
+    };
+    Ok(who)
 }
 
 fn other_arguments(ipcp: &Ipcp) -> Reason {
     let layer = ipcp.layer().map(|l| l.to_string()).unwrap_or_default();
-    let text = format!("IPC process {} is in layer {layer} already, with other arguments; destroy it first, or change it with `irm ipcp set`", ipcp.name);
+    let text = format!(
+        "IPC process {} is in layer {layer} already, with other arguments; destroy it first, or change it with `irm ipcp set`",
+        ipcp.name
+    );
     Reason::new(Code::Conflict, text)
 }
 

@@ -21,8 +21,8 @@ use crate::spec::Kind;
 use crate::{broker, metrics, status, vpns};
 
 pub(crate) use ipcp::{bootstrap, connect, create, enroll};
-pub(crate) use name::{bind, register};
 pub(crate) use name::create as create_name;
+pub(crate) use name::{bind, register};
 
 /// The service.
 #[derive(Debug, Clone)]
@@ -41,7 +41,8 @@ impl Admin for Service {
 
     async fn metrics(&self, _: Request<MetricsRequest>) -> Answer<MetricsReply> {
         let text = metrics::text(&status::reply(&self.0).await);
-        let text = text.map_err(|_| Reason::new(Code::Failed, "the metrics can't be written; report this"))?;
+        let text = text
+            .map_err(|_| Reason::new(Code::Failed, "the metrics can't be written; report this"))?;
         Ok(Response::new(MetricsReply { text }))
     }
 
@@ -75,7 +76,16 @@ impl Admin for Service {
         let r = request.into_inner();
         let ipcp = self.0.ipcp(&label("name", r.name)?)?;
         let member = label("member", r.member)?;
-        done(connect(&self.0, &ipcp, member, r.disconnect, broker::bounded(r.timeout_ms)).await)
+        done(
+            connect(
+                &self.0,
+                &ipcp,
+                member,
+                r.disconnect,
+                broker::bounded(r.timeout_ms),
+            )
+            .await,
+        )
     }
 
     async fn destroy_ipcp(&self, request: Request<IpcpRef>) -> Answer<Empty> {
@@ -84,7 +94,9 @@ impl Admin for Service {
     }
 
     async fn list_ipcps(&self, _: Request<Empty>) -> Answer<IpcpList> {
-        Ok(Response::new(IpcpList { ipcps: status::ipcps(&self.0).await }))
+        Ok(Response::new(IpcpList {
+            ipcps: status::ipcps(&self.0).await,
+        }))
     }
 
     async fn invite(&self, request: Request<InviteRequest>) -> Answer<InviteReply> {
@@ -114,7 +126,9 @@ impl Admin for Service {
     }
 
     async fn list_names(&self, _: Request<Empty>) -> Answer<NameList> {
-        Ok(Response::new(NameList { names: status::names(&self.0) }))
+        Ok(Response::new(NameList {
+            names: status::names(&self.0),
+        }))
     }
 
     async fn bind(&self, request: Request<BindRequest>) -> Answer<Empty> {
@@ -126,7 +140,9 @@ impl Admin for Service {
     }
 
     async fn list_flows(&self, _: Request<Empty>) -> Answer<FlowList> {
-        Ok(Response::new(FlowList { flows: status::flows(&self.0).await }))
+        Ok(Response::new(FlowList {
+            flows: status::flows(&self.0).await,
+        }))
     }
 
     async fn dealloc_flow(&self, request: Request<FlowRef>) -> Answer<Empty> {
@@ -134,7 +150,9 @@ impl Admin for Service {
     }
 
     async fn vpn_up(&self, request: Request<VpnUpRequest>) -> Answer<VpnInfo> {
-        Ok(Response::new(vpns::up(&self.0, request.into_inner()).await?))
+        Ok(Response::new(
+            vpns::up(&self.0, request.into_inner()).await?,
+        ))
     }
 
     async fn vpn_down(&self, request: Request<VpnRef>) -> Answer<Empty> {
@@ -159,7 +177,9 @@ impl Admin for Service {
     }
 
     async fn restart_daemon(&self, _: Request<Empty>) -> Answer<Empty> {
-        self.0.events.emit("irmd.restart", "irmd restarts alone", &[]);
+        self.0
+            .events
+            .emit("irmd.restart", "irmd restarts alone", &[]);
         self.0.ending.send_replace(Ending::Restart);
         done(Ok(()))
     }
@@ -167,7 +187,12 @@ impl Admin for Service {
 
 async fn dealloc(daemon: &Arc<Daemon>, id: FlowId) -> Result<(), Reason> {
     let flow = daemon.flows().get(id).cloned();
-    let flow = flow.ok_or_else(|| Reason::new(Code::NotFound, format!("no flow {id} on this host; see `irm flow list`")))?;
+    let flow = flow.ok_or_else(|| {
+        Reason::new(
+            Code::NotFound,
+            format!("no flow {id} on this host; see `irm flow list`"),
+        )
+    })?;
     let reason = Reason::new(Code::Closed, "an administrator closed the flow");
     match flow.carrier {
         Carrier::Direct(session) => {
@@ -178,7 +203,11 @@ async fn dealloc(daemon: &Arc<Daemon>, id: FlowId) -> Result<(), Reason> {
         }
         Carrier::Ipcp(name, _) => {
             let ipcp = daemon.ipcp(&name)?;
-            ipcp.call(proto::ipcp::Command::Dealloc(id, reason), crate::daemon::COMMAND).await?;
+            ipcp.call(
+                proto::ipcp::Command::Dealloc(id, reason),
+                crate::daemon::COMMAND,
+            )
+            .await?;
         }
     }
     Ok(())
@@ -186,29 +215,39 @@ async fn dealloc(daemon: &Arc<Daemon>, id: FlowId) -> Result<(), Reason> {
 
 fn chosen(daemon: &Daemon, which: VpnRef) -> Vec<Arc<vpns::Vpn>> {
     let fits = |asked: &str, own: &str| asked.is_empty() || asked == own;
-    vpns::all(daemon).into_iter().filter(|v| fits(&which.layer, &v.spec.layer) && fits(&which.dev, &v.spec.dev)).collect()
+    vpns::all(daemon)
+        .into_iter()
+        .filter(|v| fits(&which.layer, &v.spec.layer) && fits(&which.dev, &v.spec.dev))
+        .collect()
 }
 
 fn events(daemon: &Arc<Daemon>) -> EventStream {
     let state = (daemon.events.listen(), daemon.ending.subscribe());
-    Box::pin(futures_util::stream::unfold(state, |(mut events, mut ending)| async move {
-        let event = tokio::select! {
-            event = events.recv() => match event {
-                Ok(event) => event,
-                Err(RecvError::Lagged(lost)) => {
-                    let text = format!("{lost} events were lost: they were not read in time");
-                    Event { time_ms: crate::events::unix_ms(), kind: "events.lost".to_owned(), text, ..Event::default() }
-                }
-                Err(RecvError::Closed) => return None,
-            },
-            _ = ending.wait_for(|e| *e != Ending::No) => return None,
-        };
-        Some((Ok(event), (events, ending)))
-    }))
+    Box::pin(futures_util::stream::unfold(
+        state,
+        |(mut events, mut ending)| async move {
+            let event = tokio::select! {
+                event = events.recv() => match event {
+                    Ok(event) => event,
+                    Err(RecvError::Lagged(lost)) => {
+                        let text = format!("{lost} events were lost: they were not read in time");
+                        Event { time_ms: crate::events::unix_ms(), kind: "events.lost".to_owned(), text, ..Event::default() }
+                    }
+                    Err(RecvError::Closed) => return None,
+                },
+                _ = ending.wait_for(|e| *e != Ending::No) => return None,
+            };
+            Some((Ok(event), (events, ending)))
+        },
+    ))
 }
 
 fn kind(word: &str) -> Result<Option<Kind>, Reason> {
-    if word.is_empty() { Ok(None) } else { Kind::parse(word).map(Some) }
+    if word.is_empty() {
+        Ok(None)
+    } else {
+        Kind::parse(word).map(Some)
+    }
 }
 
 fn label(field: &'static str, text: String) -> Result<Label, Reason> {

@@ -26,14 +26,19 @@ pub(crate) fn destroy(daemon: &Daemon, name: String) -> Result<(), Reason> {
 }
 
 /// Registers a name in layers; returns when they have it, or at once where a layer is not up yet.
-pub(crate) async fn register(daemon: &Arc<Daemon>, request: RegisterNameRequest) -> Result<(), Reason> {
+pub(crate) async fn register(
+    daemon: &Arc<Daemon>,
+    request: RegisterNameRequest,
+) -> Result<(), Reason> {
     let name = allowed(daemon, request.name)?;
     let layers = labels(request.layers)?;
     for layer in &layers {
         daemon.in_layer(layer)?;
     }
     daemon.change_names(|names| {
-        layers.iter().for_each(|layer| names.register(name.clone(), layer.clone()));
+        layers
+            .iter()
+            .for_each(|layer| names.register(name.clone(), layer.clone()));
         Ok(())
     })?;
     for layer in &layers {
@@ -47,10 +52,17 @@ pub(crate) async fn register(daemon: &Arc<Daemon>, request: RegisterNameRequest)
 }
 
 /// Takes the registrations of an administrator back; those of programs that listen end with the programs.
-pub(crate) async fn unregister(daemon: &Arc<Daemon>, request: RegisterNameRequest) -> Result<(), Reason> {
+pub(crate) async fn unregister(
+    daemon: &Arc<Daemon>,
+    request: RegisterNameRequest,
+) -> Result<(), Reason> {
     let name = Name::new(request.name)?;
     let layers = labels(request.layers)?;
-    daemon.change_names(|names| layers.iter().try_for_each(|layer| names.unregister(&name, layer)))?;
+    daemon.change_names(|names| {
+        layers
+            .iter()
+            .try_for_each(|layer| names.unregister(&name, layer))
+    })?;
     for layer in &layers {
         if let Ok(ipcp) = daemon.in_layer(layer) {
             daemon.reconcile_names(&ipcp).await;
@@ -62,19 +74,47 @@ pub(crate) async fn unregister(daemon: &Arc<Daemon>, request: RegisterNameReques
 /// Binds a program or a process to a name.
 pub(crate) fn bind(daemon: &Daemon, request: BindRequest) -> Result<(), Reason> {
     let name = allowed(daemon, request.name)?;
-    let binding = request.binding.ok_or_else(|| Reason::new(Code::Usage, "the field binding is missing"))?;
+    let binding = request
+        .binding
+        .ok_or_else(|| Reason::new(Code::Usage, "the field binding is missing"))?;
     let bound = match (binding.program.is_empty(), binding.pid) {
-        (true, 0) => return Err(Reason::new(Code::Usage, "the binding names neither a program nor a process; give one of them")),
-        (false, 1..) => return Err(Reason::new(Code::Usage, "the binding names a program and a process; give one of them")),
+        (true, 0) => {
+            return Err(Reason::new(
+                Code::Usage,
+                "the binding names neither a program nor a process; give one of them",
+            ));
+        }
+        (false, 1..) => {
+            return Err(Reason::new(
+                Code::Usage,
+                "the binding names a program and a process; give one of them",
+            ));
+        }
         (true, pid) => {
-            let start = start_time(pid).ok_or_else(|| Reason::new(Code::NotFound, format!("no process {pid} on this host; look for its number with `ps`")))?;
+            let start = start_time(pid).ok_or_else(|| {
+                Reason::new(
+                    Code::NotFound,
+                    format!("no process {pid} on this host; look for its number with `ps`"),
+                )
+            })?;
             Bound::Process { pid, start }
         }
         (false, 0) => {
             // As the kernel will name the file of the process, symbolic links resolved.
-            let path = std::fs::canonicalize(&binding.program)
-                .map_err(|e| Reason::new(Code::NotFound, format!("no program {}: {e}; give the path of its file", binding.program)))?;
-            Bound::Program { path, auto: binding.auto, args: binding.args }
+            let path = std::fs::canonicalize(&binding.program).map_err(|e| {
+                Reason::new(
+                    Code::NotFound,
+                    format!(
+                        "no program {}: {e}; give the path of its file",
+                        binding.program
+                    ),
+                )
+            })?;
+            Bound::Program {
+                path,
+                auto: binding.auto,
+                args: binding.args,
+            }
         }
     };
     daemon.change_names(|names| names.bind(&name, bound))
@@ -83,15 +123,21 @@ pub(crate) fn bind(daemon: &Daemon, request: BindRequest) -> Result<(), Reason> 
 /// Takes a binding back.
 pub(crate) fn unbind(daemon: &Daemon, request: BindRequest) -> Result<(), Reason> {
     let name = Name::new(request.name)?;
-    let binding = request.binding.ok_or_else(|| Reason::new(Code::Usage, "the field binding is missing"))?;
+    let binding = request
+        .binding
+        .ok_or_else(|| Reason::new(Code::Usage, "the field binding is missing"))?;
     let given = std::path::PathBuf::from(&binding.program);
     let path = std::fs::canonicalize(&given).unwrap_or_else(|_| given.clone());
     let matches = |b: &Bound| match b {
-        Bound::Program { path: bound, .. } => binding.pid == 0 && (*bound == path || *bound == given),
+        Bound::Program { path: bound, .. } => {
+            binding.pid == 0 && (*bound == path || *bound == given)
+        }
         Bound::Process { pid, .. } => *pid == binding.pid,
     };
     // What is not bound any more is as it was wanted.
-    daemon.change_names(|names| names.unbind(&name, matches)).map(|_| ())
+    daemon
+        .change_names(|names| names.unbind(&name, matches))
+        .map(|_| ())
 }
 
 fn allowed(daemon: &Daemon, name: String) -> Result<Name, Reason> {
@@ -102,7 +148,13 @@ fn allowed(daemon: &Daemon, name: String) -> Result<Name, Reason> {
 
 fn labels(texts: Vec<String>) -> Result<Vec<Label>, Reason> {
     if texts.is_empty() {
-        return Err(Reason::new(Code::Usage, "the field layers is empty; give --layer L"));
+        return Err(Reason::new(
+            Code::Usage,
+            "the field layers is empty; give --layer L",
+        ));
     }
-    Ok(texts.into_iter().map(Label::new).collect::<Result<_, _>>()?)
+    Ok(texts
+        .into_iter()
+        .map(Label::new)
+        .collect::<Result<_, _>>()?)
 }

@@ -11,17 +11,36 @@ use crate::{broker, status, vpns};
 
 /// Returns when the thing has the state; fails with `TimedOut` and the state that it has instead.
 pub(crate) async fn wait(daemon: &Arc<Daemon>, request: WaitRequest) -> Result<(), Reason> {
-    let (kind, what, state) = (request.kind.as_str(), request.what.as_str(), request.state.as_str());
+    let (kind, what, state) = (
+        request.kind.as_str(),
+        request.what.as_str(),
+        request.state.as_str(),
+    );
     let states: &[&str] = match kind {
         "ipcp" => &["up", "waiting", "enrolling", "down"],
         "name" => &["registered", "unregistered"],
         "flow" => &["allocated", "pending", "down"],
         "vpn" => &["up", "down"],
-        _ => return Err(Reason::new(Code::Usage, format!("{kind:?} is nothing to wait for; use ipcp, name, flow or vpn"))),
+        _ => {
+            return Err(Reason::new(
+                Code::Usage,
+                format!("{kind:?} is nothing to wait for; use ipcp, name, flow or vpn"),
+            ));
+        }
     };
-    let state = if state.is_empty() { states.first().copied().unwrap_or_default() } else { state };
+    let state = if state.is_empty() {
+        states.first().copied().unwrap_or_default()
+    } else {
+        state
+    };
     if !states.contains(&state) {
-        return Err(Reason::new(Code::Usage, format!("{state:?} is no state of a {kind}; use {}", states.join(", "))));
+        return Err(Reason::new(
+            Code::Usage,
+            format!(
+                "{state:?} is no state of a {kind}; use {}",
+                states.join(", ")
+            ),
+        ));
     }
     let timeout = broker::bounded(request.timeout_ms);
     let end = tokio::time::Instant::now() + timeout;
@@ -31,19 +50,29 @@ pub(crate) async fn wait(daemon: &Arc<Daemon>, request: WaitRequest) -> Result<(
             return Ok(());
         }
         if tokio::time::Instant::now() >= end {
-            let is = now.first().map_or_else(|| "is not there".to_owned(), |s| format!("is {s}"));
-            let text = format!("{kind} {what} {is}, not {state}, after {} ms; see `irm status`", timeout.as_millis());
+            let is = now
+                .first()
+                .map_or_else(|| "is not there".to_owned(), |s| format!("is {s}"));
+            let text = format!(
+                "{kind} {what} {is}, not {state}, after {} ms; see `irm status`",
+                timeout.as_millis()
+            );
             return Err(Reason::new(Code::TimedOut, text));
         }
-        tokio::time::sleep(POLL.min(end.saturating_duration_since(tokio::time::Instant::now()))).await;
+        tokio::time::sleep(POLL.min(end.saturating_duration_since(tokio::time::Instant::now())))
+            .await;
     }
 }
 
 fn states_of(daemon: &Arc<Daemon>, kind: &str, what: &str) -> Vec<String> {
     match kind {
         "ipcp" => {
-            let ipcp = Label::new(what).ok().and_then(|name| daemon.ipcp(&name).ok());
-            ipcp.map(|i| i.state().word().to_owned()).into_iter().collect()
+            let ipcp = Label::new(what)
+                .ok()
+                .and_then(|name| daemon.ipcp(&name).ok());
+            ipcp.map(|i| i.state().word().to_owned())
+                .into_iter()
+                .collect()
         }
         "name" => {
             let found = status::names(daemon).into_iter().find(|n| n.name == what);
@@ -51,12 +80,20 @@ fn states_of(daemon: &Arc<Daemon>, kind: &str, what: &str) -> Vec<String> {
         }
         "flow" => {
             let flows = daemon.flows();
-            let of = flows.iter().filter(|(id, f)| id.to_string() == what || f.name.as_str() == what);
+            let of = flows
+                .iter()
+                .filter(|(id, f)| id.to_string() == what || f.name.as_str() == what);
             let found: Vec<String> = of.map(|(id, f)| f.info(id).state).collect();
-            if found.is_empty() { vec!["down".to_owned()] } else { found }
+            if found.is_empty() {
+                vec!["down".to_owned()]
+            } else {
+                found
+            }
         }
         _ => {
-            let found = vpns::all(daemon).into_iter().find(|v| v.spec.dev == what || v.spec.layer == what);
+            let found = vpns::all(daemon)
+                .into_iter()
+                .find(|v| v.spec.dev == what || v.spec.layer == what);
             vec![found.map_or_else(|| "down".to_owned(), |v| v.info().state)]
         }
     }

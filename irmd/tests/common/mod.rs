@@ -2,6 +2,11 @@
 //! keep their secret in a file and wait, so that a test can speak for them.
 
 #![allow(dead_code, reason = "each test program uses a part")]
+#![allow(
+    clippy::wildcard_enum_match_arm,
+    reason = "what is not expected fails the test"
+)]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,8 +18,9 @@ use proto::irm::admin_client::AdminClient;
 use proto::irm::ipcps_client::IpcpsClient;
 use proto::irm::programs_client::ProgramsClient;
 use proto::irm::{
-    AllocFlowRequest, FlowAnswer, FlowEnd, FlowOffer, IpcpCommand, IpcpEvent, IpcpHello, Listen, ProgramCommand, ProgramEvent,
-    ProgramHello, Qos, ipcp_command, ipcp_event, program_command, program_event,
+    AllocFlowRequest, FlowAnswer, FlowEnd, FlowOffer, IpcpCommand, IpcpEvent, IpcpHello, Listen,
+    ProgramCommand, ProgramEvent, ProgramHello, Qos, ipcp_command, ipcp_event, program_command,
+    program_event,
 };
 use proto::{QosSpec, Reason};
 use tokio::sync::mpsc;
@@ -34,11 +40,16 @@ impl Host {
         let bin = dir.path().join("bin");
         fs::create_dir(&bin).unwrap();
         let exe = env!("CARGO_BIN_EXE_irmd");
-        fs::hard_link(exe, bin.join("irmd")).or_else(|_| fs::copy(exe, bin.join("irmd")).map(|_| ())).unwrap();
+        fs::hard_link(exe, bin.join("irmd"))
+            .or_else(|_| fs::copy(exe, bin.join("irmd")).map(|_| ()))
+            .unwrap();
         for program in ["ipcpd", "shim-udp", "vpn"] {
             let path = bin.join(program);
             // The secret is kept under the process number, which `exec` does not change.
-            let script = format!("#!/bin/sh\ncat > {0}/secret.$$.new\nmv {0}/secret.$$.new {0}/secret.$$\nexec sleep 1000\n", dir.path().display());
+            let script = format!(
+                "#!/bin/sh\ncat > {0}/secret.$$.new\nmv {0}/secret.$$.new {0}/secret.$$\nexec sleep 1000\n",
+                dir.path().display()
+            );
             fs::write(&path, script).unwrap();
             fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         }
@@ -55,19 +66,33 @@ impl Host {
         self.child = Some(spawn(self.command(more).stderr(self.log())));
         let end = Instant::now() + Duration::from_secs(20);
         while let Err(error) = self.try_admin().await {
-            assert!(Instant::now() < end, "irmd does not answer: {error}\n{}", self.read_log());
+            assert!(
+                Instant::now() < end,
+                "irmd does not answer: {error}\n{}",
+                self.read_log()
+            );
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
     pub(crate) fn command(&self, more: &[&str]) -> Command {
         let mut command = Command::new(self.dir.path().join("bin/irmd"));
-        command.arg("--run-dir").arg(self.run()).args(more).env("IRM_LOG", "debug").stdin(Stdio::null()).stdout(Stdio::null());
+        command
+            .arg("--run-dir")
+            .arg(self.run())
+            .args(more)
+            .env("IRM_LOG", "debug")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
         command
     }
 
     pub(crate) fn output(&self, more: &[&str]) -> Output {
-        let child = spawn(self.command(more).env("IRM_LOG", "info").stderr(Stdio::piped()));
+        let child = spawn(
+            self.command(more)
+                .env("IRM_LOG", "info")
+                .stderr(Stdio::piped()),
+        );
         child.wait_with_output().unwrap()
     }
 
@@ -80,7 +105,11 @@ impl Host {
     }
 
     fn log(&self) -> fs::File {
-        fs::OpenOptions::new().create(true).append(true).open(self.dir.path().join("log")).unwrap()
+        fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.path().join("log"))
+            .unwrap()
     }
 
     pub(crate) fn pid(&self) -> u32 {
@@ -103,22 +132,38 @@ impl Host {
             if let Some(status) = child.try_wait().unwrap() {
                 return status;
             }
-            assert!(Instant::now() < end, "irmd did not end within 15 s\n{}", self.read_log());
+            assert!(
+                Instant::now() < end,
+                "irmd did not end within 15 s\n{}",
+                self.read_log()
+            );
             std::thread::sleep(Duration::from_millis(20));
         }
     }
 
     pub(crate) async fn channel(&self, socket: &str) -> Result<Channel, tonic::transport::Error> {
-        tonic::transport::Endpoint::try_from(format!("unix://{}", self.run().join(socket).display()))?.connect().await
+        tonic::transport::Endpoint::try_from(format!(
+            "unix://{}",
+            self.run().join(socket).display()
+        ))?
+        .connect()
+        .await
     }
 
     async fn try_admin(&self) -> Result<(), tonic::Status> {
-        let channel = self.channel("admin.sock").await.map_err(|e| tonic::Status::unavailable(e.to_string()))?;
-        AdminClient::new(channel).list_ipcps(proto::irm::Empty {}).await.map(|_| ())
+        let channel = self
+            .channel("admin.sock")
+            .await
+            .map_err(|e| tonic::Status::unavailable(e.to_string()))?;
+        AdminClient::new(channel)
+            .list_ipcps(proto::irm::Empty {})
+            .await
+            .map(|_| ())
     }
 
     pub(crate) async fn admin(&self) -> AdminClient<Channel> {
-        AdminClient::new(self.channel("admin.sock").await.unwrap()).max_decoding_message_size(1 << 26)
+        AdminClient::new(self.channel("admin.sock").await.unwrap())
+            .max_decoding_message_size(1 << 26)
     }
 
     pub(crate) async fn programs(&self) -> ProgramsClient<Channel> {
@@ -127,9 +172,23 @@ impl Host {
 
     pub(crate) async fn session(&self, hello: ProgramHello) -> Session {
         let (tx, rx) = mpsc::channel(64);
-        tx.send(ProgramEvent { event: Some(program_event::Event::Hello(hello)) }).await.unwrap();
-        let rx = self.programs().await.session(ReceiverStream::new(rx)).await.unwrap().into_inner();
-        let mut session = Session { tx, rx, id: Vec::new() };
+        tx.send(ProgramEvent {
+            event: Some(program_event::Event::Hello(hello)),
+        })
+        .await
+        .unwrap();
+        let rx = self
+            .programs()
+            .await
+            .session(ReceiverStream::new(rx))
+            .await
+            .unwrap()
+            .into_inner();
+        let mut session = Session {
+            tx,
+            rx,
+            id: Vec::new(),
+        };
         match session.next().await {
             program_command::Command::Welcome(w) => session.id = w.session,
             other => panic!("no welcome but {other:?}"),
@@ -140,30 +199,67 @@ impl Host {
     /// A program that could be joined at a socket of its own.
     pub(crate) async fn program(&self) -> Session {
         let data_socket = format!("{}/data", self.dir.path().display());
-        self.session(ProgramHello { program: "test".into(), data_socket, pid: std::process::id(), ..Default::default() }).await
+        self.session(ProgramHello {
+            program: "test".into(),
+            data_socket,
+            pid: std::process::id(),
+            ..Default::default()
+        })
+        .await
     }
 
-    pub(crate) async fn alloc(&self, name: &str, change: impl FnOnce(&mut AllocFlowRequest)) -> Result<FlowEnd, Reason> {
-        let mut request = AllocFlowRequest { name: name.into(), qos: Some(qos()), timeout_ms: 5000, ..Default::default() };
+    pub(crate) async fn alloc(
+        &self,
+        name: &str,
+        change: impl FnOnce(&mut AllocFlowRequest),
+    ) -> Result<FlowEnd, Reason> {
+        let mut request = AllocFlowRequest {
+            name: name.into(),
+            qos: Some(qos()),
+            timeout_ms: 5000,
+            ..Default::default()
+        };
         change(&mut request);
-        Ok(self.programs().await.alloc_flow(request).await.map_err(Reason::from)?.into_inner())
+        Ok(self
+            .programs()
+            .await
+            .alloc_flow(request)
+            .await
+            .map_err(Reason::from)?
+            .into_inner())
     }
 
     /// The secrets of children that were started, by process number.
     pub(crate) fn secrets(&self) -> Vec<(u32, Vec<u8>)> {
         let files = fs::read_dir(self.dir.path()).unwrap().flatten();
-        let pid = |p: &Path| p.file_name()?.to_str()?.strip_prefix("secret.")?.parse::<u32>().ok();
-        files.filter_map(|f| Some((pid(&f.path())?, fs::read(f.path()).unwrap()))).collect()
+        let pid = |p: &Path| {
+            p.file_name()?
+                .to_str()?
+                .strip_prefix("secret.")?
+                .parse::<u32>()
+                .ok()
+        };
+        files
+            .filter_map(|f| Some((pid(&f.path())?, fs::read(f.path()).unwrap())))
+            .collect()
     }
 
     /// Waits for a child that isn't one of these.
     pub(crate) async fn child_besides(&self, known: &[u32]) -> (u32, Vec<u8>) {
         let end = Instant::now() + Duration::from_secs(10);
         loop {
-            if let Some(found) = self.secrets().into_iter().find(|(pid, _)| !known.contains(pid)) {
+            if let Some(found) = self
+                .secrets()
+                .into_iter()
+                .find(|(pid, _)| !known.contains(pid))
+            {
                 return found;
             }
-            assert!(Instant::now() < end, "no child was started\n{}", self.read_log());
+            assert!(
+                Instant::now() < end,
+                "no child was started\n{}",
+                self.read_log()
+            );
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -171,9 +267,17 @@ impl Host {
     /// Attaches in the place of an IPC process.
     pub(crate) async fn attach(&self, hello: IpcpHello) -> Result<Ipcp, Reason> {
         let (tx, rx) = mpsc::channel(64);
-        tx.send(IpcpEvent { event: Some(ipcp_event::Event::Hello(hello)) }).await.unwrap();
+        tx.send(IpcpEvent {
+            event: Some(ipcp_event::Event::Hello(hello)),
+        })
+        .await
+        .unwrap();
         let mut client = IpcpsClient::new(self.channel("irm.sock").await.unwrap());
-        let rx = client.attach(ReceiverStream::new(rx)).await.map_err(Reason::from)?.into_inner();
+        let rx = client
+            .attach(ReceiverStream::new(rx))
+            .await
+            .map_err(Reason::from)?
+            .into_inner();
         let mut ipcp = Ipcp { tx, rx };
         match ipcp.message().await?.command {
             Some(ipcp_command::Command::Welcome(_)) => Ok(ipcp),
@@ -202,13 +306,19 @@ pub(crate) struct Session {
 
 impl Session {
     pub(crate) async fn send(&self, event: program_event::Event) {
-        self.tx.send(ProgramEvent { event: Some(event) }).await.unwrap();
+        self.tx
+            .send(ProgramEvent { event: Some(event) })
+            .await
+            .unwrap();
     }
 
     /// The next command that is no question for counters.
     pub(crate) async fn next(&mut self) -> program_command::Command {
         loop {
-            let message = soon(self.rx.message()).await.unwrap().expect("the session ended");
+            let message = soon(self.rx.message())
+                .await
+                .unwrap()
+                .expect("the session ended");
             match message.command.unwrap() {
                 program_command::Command::Counters(_) => {}
                 command => return command,
@@ -217,9 +327,19 @@ impl Session {
     }
 
     /// Listens; gives the failure, if it is one.
-    pub(crate) async fn listen(&mut self, id: u64, name: &str, layers: &[&str]) -> Result<(), Reason> {
+    pub(crate) async fn listen(
+        &mut self,
+        id: u64,
+        name: &str,
+        layers: &[&str],
+    ) -> Result<(), Reason> {
         let layers = layers.iter().map(|l| (*l).to_owned()).collect();
-        self.send(program_event::Event::Listen(Listen { id, name: name.into(), layers })).await;
+        self.send(program_event::Event::Listen(Listen {
+            id,
+            name: name.into(),
+            layers,
+        }))
+        .await;
         match self.next().await {
             program_command::Command::Listening(l) => {
                 assert_eq!(l.id, id);
@@ -238,7 +358,12 @@ impl Session {
 
     pub(crate) async fn answer(&self, flow: u64, refusal: Option<Reason>) {
         let accept = refusal.is_none();
-        self.send(program_event::Event::Answer(FlowAnswer { flow, accept, reason: refusal.map(Into::into) })).await;
+        self.send(program_event::Event::Answer(FlowAnswer {
+            flow,
+            accept,
+            reason: refusal.map(Into::into),
+        }))
+        .await;
     }
 }
 
@@ -249,7 +374,10 @@ pub(crate) struct Ipcp {
 
 impl Ipcp {
     pub(crate) async fn message(&mut self) -> Result<IpcpCommand, Reason> {
-        Ok(soon(self.rx.message()).await.map_err(Reason::from)?.expect("the attachment ended"))
+        Ok(soon(self.rx.message())
+            .await
+            .map_err(Reason::from)?
+            .expect("the attachment ended"))
     }
 
     /// The next command that is no question for the status.
@@ -257,22 +385,41 @@ impl Ipcp {
         loop {
             let message = self.message().await.unwrap();
             match message.command.unwrap() {
-                ipcp_command::Command::Status(_) => self.done(message.id, proto::irm::done::Answer::Status(Default::default())).await,
+                ipcp_command::Command::Status(_) => {
+                    self.done(
+                        message.id,
+                        proto::irm::done::Answer::Status(Default::default()),
+                    )
+                    .await
+                }
                 command => return (message.id, command),
             }
         }
     }
 
     pub(crate) async fn send(&self, event: ipcp_event::Event) {
-        self.tx.send(IpcpEvent { event: Some(event) }).await.unwrap();
+        self.tx
+            .send(IpcpEvent { event: Some(event) })
+            .await
+            .unwrap();
     }
 
     pub(crate) async fn done(&self, id: u64, answer: proto::irm::done::Answer) {
-        self.send(ipcp_event::Event::Done(proto::irm::Done { id, failure: None, answer: Some(answer) })).await;
+        self.send(ipcp_event::Event::Done(proto::irm::Done {
+            id,
+            failure: None,
+            answer: Some(answer),
+        }))
+        .await;
     }
 
     pub(crate) async fn ok(&self, id: u64) {
-        self.send(ipcp_event::Event::Done(proto::irm::Done { id, failure: None, answer: None })).await;
+        self.send(ipcp_event::Event::Done(proto::irm::Done {
+            id,
+            failure: None,
+            answer: None,
+        }))
+        .await;
     }
 }
 
@@ -280,14 +427,18 @@ impl Ipcp {
 fn spawn(command: &mut Command) -> Child {
     loop {
         match command.spawn() {
-            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => std::thread::sleep(Duration::from_millis(10)),
+            Err(e) if e.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(10))
+            }
             child => return child.unwrap(),
         }
     }
 }
 
 pub(crate) async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(Duration::from_secs(10), future).await.expect("nothing came within 10 s")
+    tokio::time::timeout(Duration::from_secs(10), future)
+        .await
+        .expect("nothing came within 10 s")
 }
 
 pub(crate) fn qos() -> Qos {
@@ -302,5 +453,6 @@ pub(crate) fn signal(pid: u32, signal: rustix::process::Signal) {
 
 pub(crate) fn alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.starts_with(" Z"))
+    stat.rsplit_once(')')
+        .is_some_and(|(_, rest)| !rest.starts_with(" Z"))
 }
