@@ -88,8 +88,10 @@ impl Drop for Netlink {
 }
 
 impl Device {
-    /// The number of packets that may wait in the device: few, since what waits longer only adds delay.
-    pub const QUEUE: u32 = 20;
+    /// The number of frames that may wait in the device, which drops what comes beyond. As long as a frame is one packet of
+    /// an MTU, that is 0.7 MB: with 20 a TCP stream loses half of its packets here and runs at a fifth of the rate. With
+    /// segmentation offload a frame has up to 64 kB, and 20 will do.
+    pub const QUEUE: u32 = 500;
 
     /// Takes charge of a device that was just made, and brings it up.
     pub async fn up(netlink: Netlink, name: DeviceName, mtu: u32) -> Result<Self, Reason> {

@@ -57,16 +57,7 @@ async fn start(
     secret: Option<libflow::Secret>,
     asked_dev: &str,
 ) -> Result<Option<Vpn>, Reason> {
-    let late = |_| {
-        Reason::new(
-            Code::TimedOut,
-            format!("irmd gave no configuration in {} s", CONFIG.as_secs()),
-        )
-    };
-    let wire = match tokio::time::timeout(CONFIG, first_config(control))
-        .await
-        .map_err(late)?
-    {
+    let wire = match first_config(control).await {
         Ok(Some(wire)) => wire,
         Ok(None) => return Ok(None),
         Err(gone) => return Err(gone),
@@ -116,6 +107,7 @@ async fn start(
     }))
 }
 
+/// As long as the layer isn't up, irmd has nothing to say; the stream's end, or a shutdown, ends the wait.
 async fn first_config(control: &mut Control) -> Result<Option<Box<VpnConfig>>, Reason> {
     loop {
         match control.next().await {
@@ -338,8 +330,6 @@ impl Signals {
     }
 }
 
-/// How long irmd may take to say what to be.
-const CONFIG: Duration = Duration::from_secs(10);
 /// How long a device of a process that was just killed may take to go away.
 const LINGER: Duration = Duration::from_secs(2);
 /// Changes are told at most this late, and together.

@@ -241,6 +241,7 @@ impl<F: FlowPort> Core<F> {
                 self.owners.route(route.prefix, owner);
             }
         }
+        self.retime();
     }
 
     fn number(&mut self, me: &Label, name: &Label) -> PeerId {
