@@ -1,5 +1,6 @@
 //! `irm daemon`, `irm wait` and `irm events`.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use proto::irm as pb;
@@ -48,7 +49,7 @@ pub(crate) async fn events(c: &Context) -> Result<(), Reason> {
     }
 }
 
-/// Asks irmd to restart and waits until another life of it answers.
+/// Asks irmd to restart, and waits until another life of it answers and has found the IPCPs that were up.
 async fn restart(c: &Context) -> Result<(), Reason> {
     let mut admin = c.admin().await?;
     let before = Look::at(&mut admin).await?;
@@ -59,17 +60,6 @@ async fn restart(c: &Context) -> Result<(), Reason> {
         Err(reason) => return Err(reason),
     }
     drop(admin);
-    let back = async {
-        loop {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            if let Ok(mut admin) = Admin::connect(&c.run_dir).await
-                && let Ok(now) = Look::at(&mut admin).await
-                && now.is_reborn_since(&before)
-            {
-                return;
-            }
-        }
-    };
     let late = |_| {
         let text = format!(
             "irmd has not come back for {}; see its log and start it",
@@ -77,31 +67,55 @@ async fn restart(c: &Context) -> Result<(), Reason> {
         );
         Reason::new(Code::TimedOut, text)
     };
-    tokio::time::timeout(QUICK, back).await.map_err(late)?;
+    tokio::time::timeout(QUICK, until(c, |now| now.is_reborn_since(&before)))
+        .await
+        .map_err(late)?;
+    // An IPCP that died meanwhile is restarted by irmd, which is no failure of this command.
+    let _ = tokio::time::timeout(REATTACH, until(c, |now| now.has_all_of(&before))).await;
     c.out.done()
 }
 
+/// Looks again and again; an irmd that isn't there yet is no failure.
+async fn until(c: &Context, good: impl Fn(&Look) -> bool) {
+    loop {
+        tokio::time::sleep(LOOK_AGAIN).await;
+        if let Ok(mut admin) = Admin::connect(&c.run_dir).await
+            && let Ok(now) = Look::at(&mut admin).await
+            && good(&now)
+        {
+            return;
+        }
+    }
+}
+
 /// One look at irmd, which tells one life of it from the next: it may keep its process id, but not its age.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Look {
     pid: u32,
     age: Duration,
     asked: Instant,
     told: Instant,
+    /// The IPCPs that are up.
+    up: BTreeSet<String>,
 }
 
 impl Look {
     async fn at(admin: &mut Admin) -> Result<Self, Reason> {
         let asked = Instant::now();
-        let daemon = answer(QUICK, admin.rpc.status(pb::StatusRequest {}))
-            .await?
-            .daemon
-            .unwrap_or_default();
+        let reply = answer(QUICK, admin.rpc.status(pb::StatusRequest {})).await?;
+        let daemon = reply.daemon.unwrap_or_default();
+        let up = reply
+            .ipcps
+            .into_iter()
+            .filter(|i| i.state == "up")
+            .map(|i| i.name)
+            .collect();
         Ok(Self {
             pid: daemon.pid,
             age: Duration::from_millis(daemon.uptime_ms),
             asked,
             told: Instant::now(),
+            up,
         })
     }
 
@@ -109,6 +123,10 @@ impl Look {
     fn is_reborn_since(&self, before: &Self) -> bool {
         let passed = self.asked.saturating_duration_since(before.told);
         self.pid != before.pid || self.age + ROUNDING < before.age + passed
+    }
+
+    fn has_all_of(&self, before: &Self) -> bool {
+        before.up.is_subset(&self.up)
     }
 }
 
@@ -131,7 +149,9 @@ fn wait_request(args: &Wait) -> Result<pb::WaitRequest, Reason> {
     })
 }
 
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// How long IPCPs that live may take to find their new irmd.
+const REATTACH: Duration = Duration::from_secs(5);
 /// Ages are told in whole milliseconds.
 const ROUNDING: Duration = Duration::from_millis(1);
 
@@ -182,6 +202,7 @@ mod tests {
                 age: Duration::from_millis(age_ms),
                 asked: at,
                 told: at + Duration::from_millis(3),
+                up: BTreeSet::new(),
             }
         };
         let before = look(7, 50, 0);
