@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use proto::{Addr, Label};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use rustls_pki_types::{self as pki, CertificateDer, TrustAnchor};
+use time::OffsetDateTime;
 use webpki::{
     EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
     RequiredEkuNotFoundContext,
@@ -35,19 +36,15 @@ pub struct MemberCert {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertError {
     /// Its time is over.
-    #[error(
-        "the certificate expired at {not_after} (Unix time); enrol again, or set this host's clock right"
-    )]
+    #[error("the certificate expired at {}; enrol again, or set this host's clock right", date(*.not_after))]
     Expired {
-        /// The last second in which it was valid.
+        /// The last second of Unix time in which it was valid.
         not_after: u64,
     },
     /// Its time hasn't begun.
-    #[error(
-        "the certificate is valid only from {not_before} (Unix time); set this host's clock right"
-    )]
+    #[error("the certificate is valid only from {}; set this host's clock right", date(*.not_before))]
     NotYetValid {
-        /// The first second in which it is valid.
+        /// The first second of Unix time in which it is valid.
         not_before: u64,
     },
     /// No chain leads from it to a trusted root.
@@ -243,6 +240,14 @@ impl fmt::Debug for Roots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Roots({})", self.ders.len())
     }
+}
+
+/// Unix time for a person.
+fn date(seconds: u64) -> String {
+    let known = i64::try_from(seconds)
+        .ok()
+        .and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+    known.map_or_else(|| format!("second {seconds}"), |at| at.to_string())
 }
 
 /// The name of a member in a certificate.
@@ -458,6 +463,23 @@ mod tests {
             ecdsa,
             Err(CertError::Malformed("a member's key must be Ed25519"))
         );
+    }
+
+    #[test]
+    fn a_person_can_read_when_it_expired() {
+        let expired = CertError::Expired {
+            not_after: 1_800_000_000,
+        }
+        .to_string();
+        assert!(
+            expired.contains("expired at 2027-01-15 8:00:00"),
+            "{expired}"
+        );
+        let never = CertError::NotYetValid {
+            not_before: u64::MAX,
+        }
+        .to_string();
+        assert!(never.contains("second 18446744073709551615"), "{never}");
     }
 
     #[test]

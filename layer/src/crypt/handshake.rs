@@ -194,7 +194,7 @@ impl Handshake {
         self.path_mtu
     }
 
-    /// Takes a PDU, which is opened where it lies. An error is to be counted; the handshake is as it was.
+    /// Takes a PDU, which is opened where it lies. An error is to be counted; what has authenticated is as it was.
     pub fn handle(&mut self, now: Instant, pdu: &mut [u8]) -> Result<(), HandshakeError> {
         let header = Header::parse(pdu)?;
         if header.session != self.session {

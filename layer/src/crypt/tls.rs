@@ -84,10 +84,20 @@ impl TimeProvider for Clock {
 impl TlsConfig {
     /// For a member: it shows its certificate on both sides, and takes a client without one (a joiner).
     pub fn member(identity: &Identity, clock: &Clock) -> Result<Self, Reason> {
-        let trust = Trust::new(
-            identity.layer().clone(),
-            Anchor::Roots(identity.roots().clone()),
-        );
+        let anchor = Anchor::Roots(identity.roots().clone());
+        Self::with(
+            Trust::new(identity.layer().clone(), anchor),
+            identity,
+            clock,
+        )
+    }
+
+    /// For a member that believes as `trust` says.
+    pub(super) fn with(
+        trust: Arc<Trust>,
+        identity: &Identity,
+        clock: &Clock,
+    ) -> Result<Self, Reason> {
         let chain = || {
             identity
                 .chain()
@@ -193,8 +203,16 @@ const GROUPS: &[&dyn SupportedKxGroup] = &[kx_group::X25519];
 
 impl Trust {
     pub(super) fn new(layer: Label, anchor: Anchor) -> Arc<Self> {
+        Self::with_suites(layer, anchor, suites())
+    }
+
+    pub(super) fn with_suites(
+        layer: Label,
+        anchor: Anchor,
+        cipher_suites: Vec<SupportedCipherSuite>,
+    ) -> Arc<Self> {
         let provider = CryptoProvider {
-            cipher_suites: suites(),
+            cipher_suites,
             kx_groups: GROUPS.to_vec(),
             ..default_provider()
         };
