@@ -71,7 +71,11 @@ impl Shim {
             flow: a.flow,
             name: a.name.clone(),
             user: a.user,
-            qos: a.qos,
+            // UDP keeps no order. Who asks for it gets the flow and is told in the Welcome what it is.
+            qos: QosSpec {
+                ordered: false,
+                ..a.qos
+            },
             targets: Vec::new(),
             started: now.mono,
             deadline: now.mono + timeout,
@@ -247,9 +251,9 @@ impl Shim {
             );
             return Some(Reason::new(Code::Denied, text));
         }
-        if a.qos.ordered || a.qos.reliable {
+        if a.qos.reliable {
             let text = format!(
-                "UDP may lose and reorder, so the shim can't grant {}; use --qos raw or a unicast layer",
+                "UDP may lose what it carries, so the shim can't grant {}; use --qos raw or a unicast layer",
                 a.qos
             );
             return Some(Reason::new(Code::QosNotGranted, text));

@@ -347,6 +347,26 @@ fn what_udp_cannot_keep_is_refused() {
 }
 
 #[test]
+fn who_asks_for_order_is_told_that_there_is_none() {
+    let mut wire = Wire::pair();
+    let (flow, name, user) = (FlowId(10), name("srv"), program());
+    let allocate = Allocate {
+        flow,
+        name,
+        source: None,
+        qos: QosSpec::BEST,
+        peer: None,
+        user,
+        timeout_ms: 1000,
+    };
+    wire.control(0, 10, Command::Allocate(allocate));
+    let Some(Ok(Answer::Allocated(allocated))) = wire.hosts[0].answer(10) else {
+        panic!("no flow")
+    };
+    assert_eq!(allocated.qos, QosSpec::RAW);
+}
+
+#[test]
 fn an_absent_address_is_waited_for_and_tried_each_second() {
     let mut wire = Wire::new(&["10.0.0.1"]);
     let config = wire.config(0, &[]);
