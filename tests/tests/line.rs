@@ -136,8 +136,7 @@ fn killing_irmd_costs_nothing() {
         "{}",
         ping.log()
     );
-    let json: serde_json::Value =
-        serde_json::from_str(ping.log().lines().last().unwrap_or_default()).unwrap_or_default();
+    let json = ping.json().unwrap();
     assert_eq!(
         (json["sent"].as_u64(), json["received"].as_u64()),
         (Some(300), Some(300)),

@@ -54,7 +54,7 @@ fn two_hundred_allocations_at_once_succeed_while_every_third_echo_is_lost() {
     .unwrap();
     let _echo = b.spawn("irm", ["echo", "many", "--layer", "net"]).unwrap();
     until(Duration::from_secs(5), || {
-        a.irm("ping many --layer net -c 1 --timeout 500ms")
+        a.irm("ping many --layer net -c 1 --qos raw --timeout 500ms")
     })
     .unwrap();
     link.impair(Impairment {

@@ -77,6 +77,13 @@ impl Process {
         Ok(self.log())
     }
 
+    /// The JSON document that it wrote, behind what it may have said on stderr.
+    pub fn json(&self) -> anyhow::Result<serde_json::Value> {
+        let log = self.log();
+        let start = log.find('{').context("it wrote no JSON")?;
+        serde_json::from_str(&log[start..]).with_context(|| format!("it wrote no JSON: {log}"))
+    }
+
     /// What it wrote so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

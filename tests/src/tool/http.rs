@@ -28,10 +28,13 @@ pub(super) fn serve(at: SocketAddr, bytes: u64, seed: u64, text: &str) -> anyhow
 }
 
 fn answer(mut stream: TcpStream, bytes: u64, seed: u64, text: &str) -> anyhow::Result<()> {
-    let mut request = String::new();
-    BufReader::new(&stream)
-        .read_line(&mut request)
-        .context("can't read the request")?;
+    // The whole request is read: closing with a part of it unread would reset the connection.
+    let (mut reader, mut request) = (BufReader::new(&stream), String::new());
+    while !request.ends_with("\r\n\r\n") {
+        let more = reader.read_line(&mut request);
+        let len = more.context("can't read the request")?;
+        ensure!(len > 0 && request.len() < 8192, "the request has no end");
+    }
     ensure!(request.starts_with("GET "), "not a GET: {request:?}");
     write!(
         stream,

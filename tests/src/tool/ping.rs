@@ -13,19 +13,10 @@ pub(super) fn run(
     size: usize,
     first_within_ms: Option<u64>,
 ) -> anyhow::Result<()> {
-    let mut ping = Ping::new(to, size)?;
     if let Some(most) = first_within_ms {
-        let (start, most) = (Instant::now(), Duration::from_millis(most));
-        while start.elapsed() < most {
-            if ping.once(Duration::from_millis(interval_ms)).is_some() {
-                return super::print(&format!(
-                    "{{\"first_ms\":{:.1}}}",
-                    start.elapsed().as_secs_f64() * 1e3
-                ));
-            }
-        }
-        anyhow::bail!("{to} did not answer within {most:?}");
+        return first(to, size, Duration::from_millis(interval_ms), most);
     }
+    let mut ping = Ping::new(to, size)?;
     let mut rtt = Vec::new();
     for _ in 0..count {
         let start = Instant::now();
@@ -45,6 +36,30 @@ pub(super) fn run(
         at(0.99),
         at(1.0)
     ))
+}
+
+/// Tries until an answer comes, also while there is no route yet.
+fn first(to: IpAddr, size: usize, interval: Duration, most_ms: u64) -> anyhow::Result<()> {
+    let (start, most) = (Instant::now(), Duration::from_millis(most_ms));
+    let mut ping = None;
+    while start.elapsed() < most {
+        if ping.is_none() {
+            ping = Ping::new(to, size).ok();
+        }
+        if ping
+            .as_mut()
+            .and_then(|p: &mut Ping| p.once(interval))
+            .is_some()
+        {
+            let ms = start.elapsed().as_secs_f64() * 1e3;
+            return super::print(&format!("{{\"first_ms\":{ms:.1}}}"));
+        }
+        // Without a route nothing has waited yet.
+        if ping.is_none() {
+            std::thread::sleep(interval);
+        }
+    }
+    anyhow::bail!("{to} did not answer within {most:?}")
 }
 
 struct Ping {
