@@ -12,6 +12,7 @@
 //! | [`device`], [`flow`] | the two sides of the pump |
 //! | [`config`], [`netlink`] | what irmd says, and what the kernel is told |
 //! | [`control`], [`links`] | the stream to irmd, and the flows that are made through it |
+//! | [`strangers`] | flows of members that aren't known yet |
 //! | [`run`] | the program |
 //! | [`counters`] | what moved and what was dropped, with the reason |
 
@@ -29,3 +30,4 @@ pub mod prefix;
 pub mod pump;
 pub mod run;
 pub mod session;
+pub mod strangers;

@@ -15,6 +15,7 @@ use crate::flow::Lane;
 use crate::links::{Links, News};
 use crate::netlink::{Device, Netlink};
 use crate::pump::{Happening, PeerStatus, Pump};
+use crate::strangers::Strangers;
 
 /// Runs until irmd or a signal ends it; then nothing of it is left. An error says why it could not go on.
 pub async fn run(run_dir: RunDir, hello: Hello) -> Result<(), Reason> {
@@ -45,6 +46,7 @@ struct Vpn {
     mtu: u32,
     pump: Pump<Tun, Lane>,
     links: Links,
+    strangers: Strangers<Lane>,
     deaf: Option<Reason>,
     narrow: bool,
     report: Option<Instant>,
@@ -101,6 +103,7 @@ async fn start(
         mtu: FIRST_MTU,
         pump,
         links,
+        strangers: Strangers::default(),
         deaf: None,
         narrow: false,
         report,
@@ -138,6 +141,10 @@ impl Vpn {
                     }
                 },
                 () = signals.next() => return Ok(()),
+                () = at(self.strangers.deadline().map(Instant::from_std)) => {
+                    self.strangers.expire(std::time::Instant::now());
+                    Vec::new()
+                }
                 () = at(self.report) => {
                     self.report = None;
                     control.tell(self.info());
@@ -182,8 +189,9 @@ impl Vpn {
                 self.pump.dial_failed(id, reason);
             }
             News::Accepted(member, lane) => {
-                if self.pump.accepted(&member, lane).is_err() {
-                    tracing::info!(%member, "closed a flow from somebody who is no member that irmd knows of");
+                if let Err(lane) = self.pump.accepted(&member, lane) {
+                    tracing::info!(%member, "a flow from a member that irmd has not told of waits for that");
+                    self.strangers.keep(std::time::Instant::now(), member, lane);
                 }
             }
             News::Listening(trouble) => {
@@ -209,6 +217,11 @@ impl Vpn {
             self.pump.configure(&config);
             self.device.apply(&config).await?;
             self.config = config;
+            for (member, lane, until) in self.strangers.take() {
+                if let Err(lane) = self.pump.accepted(&member, lane) {
+                    self.strangers.put_back(member, lane, until);
+                }
+            }
         }
         self.report_soon();
         Ok(self.pump.take_happenings())

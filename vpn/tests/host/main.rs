@@ -61,6 +61,10 @@ fn main() {
             program::it_dials_the_owner_of_the_destination_when_a_packet_comes,
         ),
         (
+            "a flow of a member that irmd tells of later loses nothing",
+            program::a_flow_of_a_member_that_irmd_tells_of_later_loses_nothing,
+        ),
+        (
             "the program takes flows of members and outlives irmd",
             program::it_takes_flows_of_members_and_outlives_irmd,
         ),

@@ -200,6 +200,29 @@ pub(crate) fn it_dials_the_owner_of_the_destination_when_a_packet_comes() {
     });
 }
 
+pub(crate) fn a_flow_of_a_member_that_irmd_tells_of_later_loses_nothing() {
+    in_own_namespace(async {
+        let mut bench = Bench::up().await;
+        let mut without_c = wire_config();
+        without_c.members.retain(|m| m.name != "c");
+        bench
+            .attached
+            .order(vpn_command::Command::Config(without_c))
+            .await;
+        bench.attached.info(|info| info.peers.len() == 1).await;
+        let socket = UdpSocket::bind("10.7.0.1:9").await.unwrap();
+        let c = bench.flow_from_c(1300).await;
+        c.send(&[&udp("10.7.0.3", "10.7.0.1", 4)]);
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        bench
+            .attached
+            .order(vpn_command::Command::Config(wire_config()))
+            .await;
+        let mut buf = [0; 100];
+        assert_eq!(soon(socket.recv_from(&mut buf)).await.unwrap().0, 4);
+    });
+}
+
 pub(crate) fn it_takes_flows_of_members_and_outlives_irmd() {
     in_own_namespace(async {
         let mut bench = Bench::up().await;
