@@ -110,7 +110,8 @@ fn irmd() -> PathBuf {
         let dir = Path::new(env!("CARGO_BIN_EXE_irm")).parent().unwrap();
         let mut cargo = Command::new(env!("CARGO"));
         cargo
-            .args(["build", "--quiet", "--package", "irmd", "--target-dir"])
+            .args(["build", "--quiet", "--locked", "--workspace"])
+            .args(["--bin", "irmd", "--target-dir"])
             .arg(dir.parent().unwrap());
         if dir.ends_with("release") {
             cargo.arg("--release");
