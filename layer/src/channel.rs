@@ -65,7 +65,7 @@ impl Channel {
         }
     }
 
-    /// Frames made from now on have at most this many bytes; those on their way are sent again as they were.
+    /// Frames have at most this many bytes from now on, also those that are sent again.
     pub fn set_frame_size(&mut self, frame_size: usize) {
         self.sender.set_frame_size(frame_size);
     }

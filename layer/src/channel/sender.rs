@@ -89,6 +89,15 @@ impl Sender {
 
     pub(super) fn set_frame_size(&mut self, frame_size: usize) {
         self.frame_size = frame_size.max(2 * Frame::DATA_HEADER);
+        let room = self.frame_size - Frame::DATA_HEADER;
+        if self.flight.iter().any(|segment| segment.len > room) {
+            // What no longer passes would be sent again in vain.
+            self.flight = self
+                .flight
+                .iter()
+                .flat_map(|segment| segment.split(room))
+                .collect();
+        }
     }
 
     pub(super) fn queue(&mut self, message: &[u8]) -> Result<(), Full> {
@@ -263,6 +272,19 @@ impl Sender {
         if let Some(first) = self.flight.front_mut() {
             (first.sent, first.again) = (None, true);
         }
+    }
+}
+
+impl Segment {
+    /// The same bytes in pieces of at most `room`.
+    fn split(&self, room: usize) -> impl Iterator<Item = Self> {
+        let (offset, len, sent, again) = (self.offset, self.len, self.sent, self.again);
+        (0..len).step_by(room).map(move |at| Self {
+            offset: offset + at as u64,
+            len: room.min(len - at),
+            sent,
+            again,
+        })
     }
 }
 

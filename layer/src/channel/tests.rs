@@ -280,6 +280,24 @@ fn a_silent_other_side_is_noticed_after_15_seconds() {
 }
 
 #[test]
+fn a_path_that_shrinks_under_way_gets_smaller_frames() {
+    let mut link = Link::new(6, 0);
+    let all = messages(100, 7);
+    all.iter().for_each(|m| link.ends[0].send(m).unwrap());
+    link.run(Duration::from_millis(25));
+    link.flush();
+    // What is in the air now is too large and vanishes.
+    link.air.clear();
+    link.ends[0].set_frame_size(90);
+    while let Some(frame) = link.ends[0].poll(link.now) {
+        assert!(frame.len() <= 90);
+    }
+    assert!(!link.ends[0].is_idle());
+    link.run(Duration::from_secs(60));
+    assert_eq!(link.got[1], all);
+}
+
+#[test]
 fn the_queue_is_bounded_and_a_message_too() {
     let mut channel = Channel::new(1, 1200);
     assert_eq!(
