@@ -74,7 +74,9 @@ impl RunDir {
             .map(Path::to_owned)
             .or_else(|| env("IRM_RUN_DIR"))
             .or_else(of_user);
-        Self(dir.unwrap_or_else(|| PathBuf::from("/run/irm")))
+        let dir = dir.unwrap_or_else(|| PathBuf::from("/run/irm"));
+        // irmd hears of sockets in it, and has another working directory. Fails only for an empty path.
+        Self(std::path::absolute(&dir).unwrap_or(dir))
     }
 }
 
@@ -106,6 +108,11 @@ mod tests {
         assert_eq!(
             RunDir::choose(None, env(None)).path(),
             Path::new("/run/irm")
+        );
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(
+            RunDir::choose(Some(Path::new("r")), env(None)).path(),
+            here.join("r")
         );
         std::fs::create_dir(home.path().join("irm")).unwrap();
         std::fs::write(home.path().join("irm").join(IRM_SOCKET), "").unwrap();

@@ -374,3 +374,21 @@ async fn threads_without_a_runtime_use_flows_too() {
         .await
         .unwrap();
 }
+
+#[tokio::test]
+async fn the_socket_of_a_program_that_was_killed_is_swept_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let _broker = Broker::start(dir.path(), 0);
+    std::fs::create_dir(dir.path().join("flows")).unwrap();
+    // No pid is that high. A link keeps the file when its socket is closed, as SIGKILL does.
+    let left = dir.path().join("flows/4294967295-0.sock");
+    let live = dir.path().join("flows/4294967295-1.sock");
+    let door = libflow::port::Door::open(&left, false).unwrap();
+    let _kept = libflow::port::Door::open(&live, false).unwrap();
+    let copy = dir.path().join("copy");
+    std::fs::hard_link(&left, &copy).unwrap();
+    drop(door);
+    std::fs::rename(&copy, &left).unwrap();
+    let _irm = Irm::connect(Some(dir.path())).await.unwrap();
+    assert!(!left.exists() && live.exists());
+}

@@ -147,6 +147,7 @@ pub(super) fn open_door(run_dir: &Path) -> Option<Door> {
         let _ =
             std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o1777));
     }
+    sweep(&dir);
     let pid = std::process::id();
     // A pid can be taken twice, in two pid namespaces; a file that lies there may be somebody's.
     for n in 0..1000 {
@@ -163,6 +164,25 @@ pub(super) fn open_door(run_dir: &Path) -> Option<Door> {
         }
     }
     None
+}
+
+/// Removes the sockets that programs left which were killed.
+fn sweep(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return;
+    };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let pid = path
+            .file_name()
+            .and_then(|name| name.to_str()?.split_once('-')?.0.parse::<u32>().ok());
+        let dead = pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists());
+        // The pid may be of another namespace: only the socket itself tells for sure that nobody listens.
+        let refused = io::ErrorKind::ConnectionRefused;
+        if dead && RecordSocket::connect(&path).is_err_and(|e| e.kind() == refused) {
+            // Others' files stay: the directory is sticky.
+            let _ = std::fs::remove_file(&path);
+        }
+    }
 }
 
 /// Lets those in who show a token that is awaited.
