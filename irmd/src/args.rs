@@ -69,6 +69,16 @@ impl Dirs {
         self.run.join("irm.sock")
     }
 
+    /// Where programs listen for direct flows: everybody may make a socket there, nobody remove another's.
+    pub(crate) fn flows(&self) -> PathBuf {
+        self.run.join("flows")
+    }
+
+    /// Where IPC processes listen for those who join their flows.
+    pub(crate) fn ipcps(&self) -> PathBuf {
+        self.run.join("ipcps")
+    }
+
     /// The administrators' socket.
     pub(crate) fn admin_sock(&self) -> PathBuf {
         self.run.join("admin.sock")

@@ -149,11 +149,12 @@ fn welcome(
             adopt(daemon, ipcp, layer, info)?;
         }
     }
-    // A process that says no state has yet to be told who it is.
+    // A process that says no state has yet to be told who it is; and so has a new one that finds its layer on the disk.
     let state = State::from_word(&hello.state);
+    let fresh = ipcp.inner().fresh;
     ipcp.seen.send_modify(|seen| {
         seen.attached = attachment;
-        seen.configured = state.is_some() && layer.is_some();
+        seen.configured = !fresh && state.is_some() && layer.is_some();
         seen.state = state.unwrap_or_default();
         seen.detail.clear();
     });

@@ -1,6 +1,7 @@
 //! Programs that are started when somebody asks for their name.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,57 +11,72 @@ use crate::daemon::{Daemon, Ending};
 use crate::process::Child;
 use crate::registry::Listener;
 
-/// A listener for the name: of a program that is bound to it with `--auto` and started for this. `NotFound` if there is none.
+/// A listener for the name; a program that is bound to it with `--auto` is started where there is none. `NotFound` if nobody
+/// will come.
 pub(crate) async fn listener(
     daemon: &Arc<Daemon>,
     name: &Name,
     deadline: Instant,
 ) -> Result<Listener, Reason> {
-    let Some((program, args)) = daemon.registry().auto(name) else {
-        return Err(Reason::new(
-            Code::NotFound,
-            format!(
-                "no program listens to {name}; start one, or bind one with `irm bind program PATH --name {name} --auto`"
-            ),
-        ));
-    };
-    if daemon.claim_start(name) {
-        let args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
-        match Child::spawn(&program, &args, &daemon.dirs.run, &[]) {
-            Ok(child) => {
-                daemon.events.emit(
-                    "program.started",
-                    format!("{} was started for {name}", program.display()),
-                    &[("name", name.as_str())],
-                );
-                let (daemon, name) = (daemon.clone(), name.clone());
-                tokio::spawn(async move { watch(&daemon, &name, child).await });
-            }
-            Err(error) => {
-                daemon.started(name);
-                return Err(Reason::new(
-                    Code::Failed,
-                    format!(
-                        "cannot start {} for {name}: {error}; mend it, or unbind it",
-                        program.display()
-                    ),
-                ));
-            }
-        }
-    }
-    while Instant::now() < deadline {
-        if let Some(listener) = daemon.registry().pick(name) {
+    let mut started = false;
+    loop {
+        let (listener, auto) = {
+            let mut registry = daemon.registry();
+            (registry.pick(name), registry.auto(name))
+        };
+        if let Some(listener) = listener {
             return Ok(listener);
+        }
+        let recovering = daemon.is_recovering();
+        match auto {
+            // One that outlived an earlier daemon may be on its way back.
+            Some((program, args)) if !started && !recovering => {
+                start(daemon, name, program, args)?;
+                started = true;
+            }
+            None if !recovering => return Err(nobody(name)),
+            Some(_) | None => {}
+        }
+        if Instant::now() >= deadline {
+            let text = format!("nobody listened to {name} in time; see `irm name list`");
+            return Err(Reason::new(Code::TimedOut, text));
         }
         tokio::time::sleep(POLL).await;
     }
-    Err(Reason::new(
-        Code::TimedOut,
-        format!(
-            "{} was started for {name} but did not listen in time",
+}
+
+fn start(
+    daemon: &Arc<Daemon>,
+    name: &Name,
+    program: PathBuf,
+    args: Vec<String>,
+) -> Result<(), Reason> {
+    if !daemon.claim_start(name) {
+        return Ok(());
+    }
+    let args: Vec<OsString> = args.into_iter().map(OsString::from).collect();
+    let child = Child::spawn(&program, &args, &daemon.dirs.run, &[]).map_err(|error| {
+        daemon.started(name);
+        let text = format!(
+            "cannot start {} for {name}: {error}; mend it, or unbind it",
             program.display()
-        ),
-    ))
+        );
+        Reason::new(Code::Failed, text)
+    })?;
+    let text = format!("{} was started for {name}", program.display());
+    daemon
+        .events
+        .emit("program.started", text, &[("name", name.as_str())]);
+    let (daemon, name) = (daemon.clone(), name.clone());
+    tokio::spawn(async move { watch(&daemon, &name, child).await });
+    Ok(())
+}
+
+fn nobody(name: &Name) -> Reason {
+    let text = format!(
+        "no program listens to {name}; start one, or bind one with `irm bind program PATH --name {name} --auto`"
+    );
+    Reason::new(Code::NotFound, text)
 }
 
 /// Reaps the program; ends it with the daemon.

@@ -65,42 +65,48 @@ pub(crate) async fn allocate(daemon: &Arc<Daemon>, want: Want) -> Result<FlowEnd
 type Candidate = (String, BoxFuture<'static, Result<FlowEnd, Reason>>);
 
 async fn candidates(daemon: &Arc<Daemon>, want: &Want) -> Result<Vec<Candidate>, Reason> {
-    if let Some(layer) = &want.layer {
-        let ipcp = daemon.in_layer(layer)?;
-        return Ok(vec![remote_candidate(daemon, ipcp, want)]);
-    }
-    let mut all: Vec<Candidate> = Vec::new();
-    let mut local = None;
-    if want.peer.is_none() {
-        local = daemon.registry().pick(&want.name);
-        if local.is_none() && daemon.registry().auto(&want.name).is_some() {
-            local = Some(autostart::listener(daemon, &want.name, want.deadline).await?);
+    loop {
+        let all = match &want.layer {
+            Some(layer) => vec![remote_candidate(daemon, daemon.in_layer(layer)?, want)],
+            None => anywhere(daemon, want),
+        };
+        if !all.is_empty() {
+            return Ok(all);
         }
+        if !daemon.is_recovering() || left(want.deadline).is_zero() {
+            let text = format!(
+                "nobody offers {}: no program of this host listens to it and no unicast layer is up here; see `irm status`",
+                want.name
+            );
+            return Err(Reason::new(Code::NotFound, text));
+        }
+        tokio::time::sleep(POLL).await;
     }
-    let here = local.is_some();
-    if let Some(listener) = local {
+}
+
+/// A local program, and every unicast layer of the host.
+fn anywhere(daemon: &Arc<Daemon>, want: &Want) -> Vec<Candidate> {
+    let mut all: Vec<Candidate> = Vec::new();
+    let local = {
+        let registry = daemon.registry();
+        want.peer.is_none()
+            && (registry.has_listener(&want.name) || registry.auto(&want.name).is_some())
+    };
+    if local {
         let (daemon, want) = (daemon.clone(), want.clone());
-        all.push((
-            "this host".to_owned(),
-            Box::pin(async move { direct(&daemon, &want, &listener).await }),
-        ));
+        let flow = async move {
+            let listener = autostart::listener(&daemon, &want.name, want.deadline).await?;
+            direct(&daemon, &want, &listener).await
+        };
+        all.push(("this host".to_owned(), Box::pin(flow)));
     }
     for ipcp in daemon.unicast_up() {
         // A layer in which this host offers the name would only lead back to it.
-        if !(here && ipcp.inner().registered.contains(&want.name)) {
+        if !(local && ipcp.inner().registered.contains(&want.name)) {
             all.push(remote_candidate(daemon, ipcp, want));
         }
     }
-    if all.is_empty() {
-        return Err(Reason::new(
-            Code::NotFound,
-            format!(
-                "nobody offers {}: no program of this host listens to it and no unicast layer is up here; see `irm status`",
-                want.name
-            ),
-        ));
-    }
-    Ok(all)
+    all
 }
 
 fn remote_candidate(daemon: &Arc<Daemon>, ipcp: Arc<Ipcp>, want: &Want) -> Candidate {
@@ -164,6 +170,8 @@ async fn direct(daemon: &Arc<Daemon>, want: &Want, listener: &Listener) -> Resul
 
 /// A flow that an IPC process carries.
 async fn remote(daemon: &Arc<Daemon>, want: &Want, ipcp: &Arc<Ipcp>) -> Result<FlowEnd, Reason> {
+    // One that is being started again is worth a short wait.
+    ipcp.ready(left(want.deadline).min(BACK)).await?;
     let layer = ipcp
         .layer()
         .ok_or_else(|| ipcp.unreachable("it has no layer yet"))?;
@@ -250,11 +258,7 @@ async fn accept(
     let layer = ipcp
         .layer()
         .ok_or_else(|| ipcp.unreachable("it has no layer yet"))?;
-    let picked = daemon.registry().pick(&request.name);
-    let listener = match picked {
-        Some(listener) => listener,
-        None => autostart::listener(daemon, &request.name, deadline).await?,
-    };
+    let listener = autostart::listener(daemon, &request.name, deadline).await?;
     let session = daemon
         .session(listener.session)
         .ok_or_else(|| ended(&request.name))?;
@@ -456,6 +460,9 @@ fn list(refusals: &[(String, Reason)]) -> String {
         .join("; ")
 }
 
+const POLL: Duration = Duration::from_millis(20);
+/// How long an IPC process that died may take to be back.
+const BACK: Duration = Duration::from_secs(2);
 const DEFAULT: Duration = Duration::from_secs(10);
 const LONGEST: Duration = Duration::from_secs(3600);
 

@@ -33,6 +33,8 @@ pub(crate) struct Daemon {
     pub(crate) exe: PathBuf,
     /// What is on disk.
     pub(crate) store: Store,
+    /// A daemon was here before: programs and IPC processes may be on their way back.
+    returned: bool,
     /// When it began.
     pub(crate) since: Instant,
     /// The connected programs.
@@ -98,6 +100,7 @@ impl Daemon {
         Ok(Self {
             running,
             exe,
+            returned: incarnation > 1,
             since: Instant::now(),
             sessions: DashMap::new(),
             offers: DashMap::new(),
@@ -120,6 +123,11 @@ impl Daemon {
             store,
             dirs,
         })
+    }
+
+    /// Those who outlived an earlier daemon may still be on their way back: what is missing may yet come.
+    pub(crate) fn is_recovering(&self) -> bool {
+        self.returned && self.since.elapsed() < RECOVERY
     }
 
     /// The names.
@@ -397,6 +405,9 @@ impl Daemon {
 pub(crate) fn failed(error: crate::state::StateError) -> Reason {
     Reason::new(Code::Failed, error.to_string())
 }
+
+/// How long programs and IPC processes take to come back after a restart.
+const RECOVERY: Duration = Duration::from_secs(2);
 
 /// How long an IPC process may take for a command that needs no other host.
 pub(crate) const COMMAND: Duration = Duration::from_secs(5);

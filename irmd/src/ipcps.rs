@@ -58,6 +58,8 @@ pub(crate) struct Inner {
     pub(crate) layer: Option<Label>,
     /// Its process number, while it runs.
     pub(crate) pid: Option<u32>,
+    /// Its process was just started, so it has to be told who it is, whatever it finds on its disk.
+    pub(crate) fresh: bool,
     /// How often it was started anew.
     pub(crate) restarts: u32,
     /// Where its flows are joined.

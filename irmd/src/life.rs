@@ -188,16 +188,7 @@ async fn end(daemon: &Arc<Daemon>) {
             tracing::debug!(%error, path = %sock.display(), "socket not removed");
         }
     }
-    // What a killed child left there.
-    if let Ok(entries) = std::fs::read_dir(&daemon.dirs.run) {
-        use std::os::unix::fs::FileTypeExt;
-        for entry in entries
-            .flatten()
-            .filter(|e| e.file_type().is_ok_and(|t| t.is_socket()))
-        {
-            let _ = std::fs::remove_file(entry.path());
-        }
-    }
+    server::sweep(&daemon.dirs);
 }
 
 /// Stops one process and waits for its end.

@@ -62,7 +62,14 @@ impl Programs for Service {
         request: Request<AllocFlowRequest>,
     ) -> Result<Response<FlowEnd>, Status> {
         let uid = caller(&self.0, &request)?;
-        let want = parse(&self.0, uid, request.into_inner())?;
+        let request = request.into_inner();
+        let Some((who, session)) = self.0.who(&request.session, uid) else {
+            // As a broken transport says it: the program has yet to see that irmd was restarted, and tries again.
+            return Err(Status::unavailable(
+                "the session has ended or is another user's; open one again",
+            ));
+        };
+        let want = parse(&self.0, uid, who, session.as_ref(), request)?;
         let end = broker::allocate(&self.0, want)
             .await
             .inspect_err(|_| self.0.tally.add("failed.allocation"))?;
@@ -91,28 +98,21 @@ pub(crate) fn caller<T>(daemon: &Daemon, request: &Request<T>) -> Result<u32, Re
     }
 }
 
-fn parse(daemon: &Daemon, uid: u32, r: AllocFlowRequest) -> Result<Want, Reason> {
+fn parse(
+    daemon: &Daemon,
+    uid: u32,
+    who: Who,
+    session: Option<&Session>,
+    r: AllocFlowRequest,
+) -> Result<Want, Reason> {
     let label = |text: String| (!text.is_empty()).then(|| Label::new(text)).transpose();
-    let unknown = || {
-        Reason::new(
-            Code::Denied,
-            "the session is unknown: it has ended or belongs to another user; open one again",
-        )
-    };
-    let (who, session) = daemon.who(&r.session, uid).ok_or_else(unknown)?;
     let qos = r
         .qos
         .ok_or_else(|| Reason::new(Code::Usage, "the field qos is missing"))?;
     let source = match (r.source.is_empty(), &who) {
         (true, Who::Ipcp(me)) => Some(me.to_name()),
         (true, _) => None,
-        (false, _) => Some(attested(
-            daemon,
-            uid,
-            &who,
-            session.as_ref(),
-            Name::new(r.source)?,
-        )?),
+        (false, _) => Some(attested(daemon, uid, &who, session, Name::new(r.source)?)?),
     };
     Ok(Want {
         name: Name::new(r.name)?,

@@ -232,6 +232,11 @@ impl Registry {
         chosen
     }
 
+    /// Does anybody take flows to the name?
+    pub(crate) fn has_listener(&self, name: &Name) -> bool {
+        self.listeners_of(name).next().is_some()
+    }
+
     /// Does this session, or another of the same user, go by that name?
     pub(crate) fn goes_by(&self, name: &Name, uid: u32) -> bool {
         self.listeners_of(name).any(|l| l.uid == uid)
@@ -266,7 +271,7 @@ impl Registry {
 
     /// Is the name known here at all?
     pub(crate) fn knows(&self, name: &Name) -> bool {
-        self.saved.contains_key(name) || self.listeners_of(name).next().is_some()
+        self.saved.contains_key(name) || self.has_listener(name)
     }
 
     /// All names as the administrator sees them; `registered` says where a name really is, `label` who a session is.

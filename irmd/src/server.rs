@@ -14,11 +14,14 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 
+use crate::args::Dirs;
 use crate::daemon::{Daemon, Ending};
 use crate::{admin, attach, metrics, programs, vpns};
 
 /// Binds the sockets and serves them until the daemon ends.
 pub(crate) fn start(daemon: &Arc<Daemon>) -> anyhow::Result<()> {
+    directory(&daemon.dirs.flows(), 0o1777)?;
+    directory(&daemon.dirs.ipcps(), 0o755)?;
     let everybody = bind(&daemon.dirs.irm_sock(), 0o666)?;
     let admins = bind(&daemon.dirs.admin_sock(), 0o660)?;
     give_to_group(&daemon.dirs.admin_sock());
@@ -51,6 +54,39 @@ pub(crate) fn start(daemon: &Arc<Daemon>) -> anyhow::Result<()> {
         )
     });
     Ok(())
+}
+
+/// Removes what is left in the run directory when all children are gone: sockets that nobody listens on any more.
+pub(crate) fn sweep(dirs: &Dirs) {
+    for dir in [dirs.flows(), dirs.ipcps()] {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if is_abandoned(&path) {
+                // Another user's, in a directory where only its owner may: it goes with the next boot.
+                let _ = fs::remove_file(&path);
+            }
+        }
+        // A program that goes on keeps its socket, and so the directory.
+        let _ = fs::remove_dir(&dir);
+    }
+}
+
+/// A socket that refuses connections: its owner has died.
+fn is_abandoned(path: &Path) -> bool {
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, connect, socket};
+    let probe = || {
+        let socket = socket(AddressFamily::UNIX, SocketType::SEQPACKET, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)
+    };
+    probe() == Err(rustix::io::Errno::CONNREFUSED)
+}
+
+fn directory(dir: &Path, mode: u32) -> anyhow::Result<()> {
+    let made = match fs::create_dir(dir) {
+        Err(e) if e.kind() != io::ErrorKind::AlreadyExists => Err(e),
+        Ok(()) | Err(_) => fs::set_permissions(dir, Permissions::from_mode(mode)),
+    };
+    made.map_err(|e| anyhow::anyhow!("cannot make {}: {e}; give another --run-dir", dir.display()))
 }
 
 fn ended(daemon: &Daemon, result: Result<(), tonic::transport::Error>) {

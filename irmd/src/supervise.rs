@@ -77,6 +77,7 @@ fn spawn(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>) -> Result<Child, String> {
     daemon.running.expect(instance.clone(), &*secret);
     let child = Child::spawn(&program, &args, &daemon.dirs.run, &*secret);
     let child = child.map_err(|e| format!("cannot start {}: {e}", program.display()))?;
+    ipcp.inner().fresh = true;
     if let Err(error) = daemon.running.started(&instance, &child) {
         daemon.warn("state", Some(error.to_string()));
     }
@@ -158,7 +159,8 @@ async fn configure(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>) {
 pub(crate) async fn configured(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>) {
     ipcp.seen.send_modify(|s| s.configured = true);
     let (settings, connect) = {
-        let inner = ipcp.inner();
+        let mut inner = ipcp.inner();
+        inner.fresh = false;
         (inner.spec.settings(), inner.spec.connect.clone())
     };
     if let Some(settings) = settings {
