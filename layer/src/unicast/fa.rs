@@ -58,7 +58,7 @@ impl Unicast {
     }
 
     /// Asks the nearest member that has the name and was not asked yet.
-    fn ask_next(&mut self, now: Now, endpoint: EndpointId) {
+    pub(super) fn ask_next(&mut self, now: Now, endpoint: EndpointId) {
         let Some(outgoing) = self
             .flows
             .outgoing
@@ -383,7 +383,7 @@ impl Unicast {
     }
 
     /// A member said no: another that has the name may still say yes if it was only out of date.
-    fn was_refused(&mut self, now: Now, endpoint: EndpointId, reason: Reason) {
+    pub(super) fn was_refused(&mut self, now: Now, endpoint: EndpointId, reason: Reason) {
         if !matches!(reason.code, Code::NotFound | Code::Unreachable) {
             return self.allocation_failed(endpoint, reason);
         }
@@ -414,194 +414,6 @@ impl Unicast {
     }
 }
 
-// ---- what happens by itself
-impl Unicast {
-    /// Names may have turned up, or members that have them.
-    pub(super) fn names_changed(&mut self, now: Now) {
-        let waiting: Vec<_> = self
-            .flows
-            .outgoing
-            .iter()
-            .filter(|(_, o)| o.asked.is_none())
-            .map(|(e, _)| *e)
-            .collect();
-        for endpoint in waiting {
-            self.ask_next(now, endpoint);
-        }
-    }
-
-    /// The routes have changed.
-    pub(super) fn flows_rerouted(&mut self, now: Now) {
-        self.names_changed(now);
-        for endpoint in self.flows.all() {
-            let Some(peer) = self.flows.get(endpoint).map(|f| f.peer) else {
-                continue;
-            };
-            let (reachable, path_mtu) = (self.path(peer).is_some(), self.path_mtu(peer));
-            let Some(flow) = self.flows.get_mut(endpoint) else {
-                continue;
-            };
-            if !reachable {
-                flow.unreachable_since.get_or_insert(now.mono);
-                continue;
-            }
-            flow.unreachable_since = None;
-            let mtu = sdu_mtu(path_mtu, &flow.qos);
-            if mtu != flow.mtu {
-                flow.mtu = mtu;
-                self.out.push_back(Output::UpperMtu(flow.id, mtu));
-            }
-        }
-    }
-
-    /// PDUs can be sealed to a member: what waited for that goes now.
-    pub(super) fn session_ready(&mut self, now: Now, peer: Addr) {
-        self.pump = true;
-        for endpoint in self.flows.with(peer) {
-            let Some(flow) = self.flows.get_mut(endpoint) else {
-                continue;
-            };
-            let (id, held) = (flow.id, flow.held());
-            for batch in held {
-                self.upper(now, id, batch);
-            }
-        }
-    }
-
-    /// No session with a member could be made.
-    pub(super) fn peer_failed(&mut self, now: Now, peer: Addr, reason: &Reason) {
-        if !self
-            .peers
-            .get(&peer)
-            .is_some_and(|p| p.sessions.usable(now.mono))
-        {
-            self.peer_silent(now, peer, reason);
-        }
-    }
-
-    /// A member acknowledges nothing: what it was asked is asked of another.
-    pub(super) fn peer_silent(&mut self, now: Now, peer: Addr, reason: &Reason) {
-        let asked: Vec<_> = self
-            .flows
-            .outgoing
-            .iter()
-            .filter(|(_, o)| o.asked == Some(peer))
-            .map(|(e, _)| *e)
-            .collect();
-        let text = format!("member {} can't be asked: {reason}", self.member_name(peer));
-        for endpoint in asked {
-            self.was_refused(now, endpoint, Reason::new(Code::Unreachable, text.clone()));
-        }
-    }
-
-    /// A member has forgotten all that was agreed with it.
-    pub(super) fn peer_restarted(&mut self, now: Now, peer: Addr) {
-        let member = self.member_name(peer);
-        for endpoint in self.flows.with(peer) {
-            let text = format!("member {member} has restarted; allocate the flow again");
-            self.flow_down(endpoint, Reason::new(Code::Unreachable, text));
-        }
-        self.flows.incoming.retain(|_, i| i.peer != peer);
-        self.flows.closing.retain(|(p, _), _| *p != peer);
-        // What it was asked went with what it has forgotten.
-        let asked: Vec<_> = self
-            .flows
-            .outgoing
-            .iter()
-            .filter(|(_, o)| o.asked == Some(peer))
-            .map(|(e, _)| *e)
-            .collect();
-        for endpoint in asked {
-            if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
-                outgoing.asked = None;
-                outgoing.tried.retain(|a| *a != peer);
-                outgoing.resolve_until = outgoing.deadline.min(now.mono + RESOLVE);
-            }
-            self.ask_next(now, endpoint);
-        }
-    }
-
-    /// Ends what has waited for too long.
-    pub(super) fn tick_flows(&mut self, now: Now) {
-        let due: Vec<_> = self
-            .flows
-            .outgoing
-            .iter()
-            .filter(|(_, o)| o.deadline <= now.mono)
-            .map(|(e, o)| (*e, o.asked))
-            .collect();
-        for (endpoint, asked) in due {
-            let text = match asked {
-                Some(peer) => format!(
-                    "member {} did not answer the flow request in time; is the program that serves the name alive?",
-                    self.member_name(peer)
-                ),
-                None => "the name did not turn up in time; register it first".to_owned(),
-            };
-            self.allocation_failed(endpoint, Reason::new(Code::TimedOut, text));
-        }
-        let waiting: Vec<_> = self
-            .flows
-            .outgoing
-            .iter()
-            .filter(|(_, o)| o.asked.is_none() && o.resolve_until <= now.mono)
-            .map(|(e, _)| *e)
-            .collect();
-        for endpoint in waiting {
-            self.ask_next(now, endpoint);
-        }
-        self.flows.incoming.retain(|_, i| i.deadline > now.mono);
-        self.flows.closing.retain(|_, until| *until > now.mono);
-        for endpoint in self.flows.all() {
-            let Some(flow) = self.flows.get(endpoint) else {
-                continue;
-            };
-            if flow
-                .unreachable_since
-                .is_some_and(|since| now.mono.saturating_duration_since(since) >= UNREACHABLE)
-            {
-                let text = format!(
-                    "member {} was unreachable for {} s",
-                    self.member_name(flow.peer),
-                    UNREACHABLE.as_secs()
-                );
-                self.flow_down(endpoint, Reason::new(Code::Unreachable, text));
-            }
-        }
-    }
-
-    /// When a flow will have been unreachable for too long.
-    pub(super) fn unreachable_at(&self) -> Option<std::time::Instant> {
-        self.flows
-            .iter()
-            .filter_map(|f| f.unreachable_since)
-            .min()
-            .map(|since| since + UNREACHABLE)
-    }
-
-    /// Ends all flows in good order.
-    pub(super) fn close_all_flows(&mut self, now: Now) {
-        for endpoint in self.flows.all() {
-            let reason = Reason::new(
-                Code::Closed,
-                "the IPC process at the other end was shut down",
-            );
-            self.say_dealloc(now, endpoint, &reason);
-            self.close_flow(
-                endpoint,
-                Reason::new(Code::Closed, "the IPC process of this flow was shut down"),
-            );
-        }
-        let pending: Vec<_> = self.flows.outgoing.keys().copied().collect();
-        for endpoint in pending {
-            self.allocation_failed(
-                endpoint,
-                Reason::new(Code::Failed, "the IPC process was shut down"),
-            );
-        }
-    }
-}
-
 // ---- helpers
 impl Unicast {
     fn open_flow(&mut self, command: CommandId, user: User, terms: Terms) {
@@ -621,7 +433,7 @@ impl Unicast {
     }
 
     /// Takes a flow away from its user, and tells irmd.
-    fn flow_down(&mut self, endpoint: EndpointId, reason: Reason) {
+    pub(super) fn flow_down(&mut self, endpoint: EndpointId, reason: Reason) {
         if let Some(id) = self.close_flow(endpoint, reason.clone()) {
             self.out
                 .push_back(Output::Control(Event::FlowDown(id, reason)));
@@ -629,7 +441,7 @@ impl Unicast {
     }
 
     /// Takes a flow away from its user, after all that has arrived for it.
-    fn close_flow(&mut self, endpoint: EndpointId, reason: Reason) -> Option<FlowId> {
+    pub(super) fn close_flow(&mut self, endpoint: EndpointId, reason: Reason) -> Option<FlowId> {
         let flow = self.flows.remove(endpoint)?;
         let id = flow.id;
         let mut last: Vec<_> = Vec::new();
@@ -650,7 +462,7 @@ impl Unicast {
         Some(id)
     }
 
-    fn say_dealloc(&mut self, now: Now, endpoint: EndpointId, reason: &Reason) {
+    pub(super) fn say_dealloc(&mut self, now: Now, endpoint: EndpointId, reason: &Reason) {
         let Some(flow) = self.flows.get(endpoint) else {
             return;
         };
@@ -678,7 +490,7 @@ impl Unicast {
         self.tell_peer(now, peer, Body::FlowReply(reply));
     }
 
-    fn allocation_failed(&mut self, endpoint: EndpointId, reason: Reason) {
+    pub(super) fn allocation_failed(&mut self, endpoint: EndpointId, reason: Reason) {
         if let Some(outgoing) = self.flows.outgoing.remove(&endpoint) {
             self.done(outgoing.command, Err(reason));
         }
@@ -728,13 +540,11 @@ fn grant(qos: &QosSpec) -> Result<(), Reason> {
 }
 
 /// How long a name may take to turn up in the directory.
-const RESOLVE: Duration = Duration::from_secs(1);
+pub(super) const RESOLVE: Duration = Duration::from_secs(1);
 /// The longest that an allocation waits, whatever was asked.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 /// How long the end of a flow may remain unacknowledged before it is forgotten here.
 const CLOSING: Duration = Duration::from_secs(10);
-/// How long the other end of a flow may be unreachable.
-const UNREACHABLE: Duration = Duration::from_secs(30);
 const MAX_FLOWS: usize = 65_536;
 const MAX_OUTGOING: usize = 4096;
 const MAX_INCOMING: usize = 4096;

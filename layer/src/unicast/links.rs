@@ -1,9 +1,9 @@
 //! The links of this member: dialling, which of two stays, signs of life, and when one is gone.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use proto::ipcp::{Answer, CommandId};
+use proto::ipcp::Answer;
 use proto::wire::{self, message::Body};
 use proto::{Addr, Batch, Code, FlowId, Label, Reason};
 use rand_core::RngCore;
@@ -14,84 +14,6 @@ use super::out::Class;
 use super::pdu::Hello;
 use crate::route::LinkState;
 use crate::{FlowAsk, FlowTell, Now, Output, Via};
-
-/// Whom this member wants to be linked to, over which layers, and how far that is.
-#[derive(Default)]
-pub(super) struct Dialling {
-    targets: BTreeMap<(Label, Label), Target>,
-    under_way: BTreeMap<u64, (Label, Label)>,
-    dials: u64,
-    /// Those who wait for an adjacency: the command, the member, and until when.
-    waiting: Vec<Waiting>,
-}
-
-struct Waiting {
-    command: CommandId,
-    member: Label,
-    until: Instant,
-    /// It was not kept before the command.
-    fresh: bool,
-}
-
-/// One member over one lower layer.
-struct Target {
-    /// When to dial; `None` while a dial is under way or a link stands.
-    at: Option<Instant>,
-    backoff: Duration,
-    last: Option<Reason>,
-}
-
-impl Dialling {
-    /// Sets who is wanted from now on. What was wanted before keeps its state.
-    pub(super) fn want(&mut self, now: Instant, members: &[Label], over: &[Label]) {
-        let mut before = std::mem::take(&mut self.targets);
-        for member in members {
-            for layer in over {
-                let key = (member.clone(), layer.clone());
-                let target = before.remove(&key).unwrap_or(Target {
-                    at: Some(now),
-                    backoff: FIRST_BACKOFF,
-                    last: None,
-                });
-                self.targets.insert(key, target);
-            }
-        }
-    }
-
-    /// Why the last dials to a member came to nothing.
-    pub(super) fn why(&self, member: &Label) -> Option<Reason> {
-        self.targets
-            .iter()
-            .find(|((m, _), t)| m == member && t.last.is_some())
-            .and_then(|(_, t)| t.last.clone())
-    }
-
-    /// Why the last dials to anybody came to nothing.
-    pub(super) fn why_any(&self) -> Option<Reason> {
-        self.targets.values().find_map(|t| t.last.clone())
-    }
-
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.targets
-            .values()
-            .filter_map(|t| t.at)
-            .chain(self.waiting.iter().map(|w| w.until))
-            .min()
-    }
-
-    /// Dials again, the later the more often it came to nothing.
-    fn again(&mut self, now: Instant, key: &(Label, Label), jitter: u32, reason: Reason) {
-        if let Some(target) = self.targets.get_mut(key) {
-            target.at = Some(
-                now + target
-                    .backoff
-                    .mul_f64(0.75 + f64::from(jitter % 256) / 1024.0),
-            );
-            target.backoff = (target.backoff * 2).min(MAX_BACKOFF);
-            target.last = Some(reason);
-        }
-    }
-}
 
 // ---- what the lower network says
 impl Unicast {
@@ -121,7 +43,7 @@ impl Unicast {
             }
             FlowTell::Down(lower, reason) => self.remove_link(now, lower, &reason),
             FlowTell::DialFailed(dial, reason) => {
-                if let Some(key) = self.dialling.under_way.remove(&dial) {
+                if let Some(key) = self.dialling.ended(dial) {
                     self.stats.count("dial.failed");
                     let jitter = self.rng.next_u32();
                     self.dialling.again(now.mono, &key, jitter, reason);
@@ -133,8 +55,8 @@ impl Unicast {
     fn link_stands(&mut self, now: Now, stands: Stands, via: Via) {
         let lower = stands.lower;
         let dialled = match via {
-            Via::Dialled(dial) => match self.dialling.under_way.remove(&dial) {
-                Some(key) if self.dialling.targets.contains_key(&key) => Some(key.0),
+            Via::Dialled(dial) => match self.dialling.ended(dial) {
+                Some(key) if self.dialling.wants(&key) => Some(key.0),
                 _ => return self.hangup(lower),
             },
             Via::Accepted(_) => None,
@@ -181,17 +103,8 @@ impl Unicast {
             &member,
             false,
         );
-        for ((m, layer), target) in &mut self.dialling.targets {
-            if m.as_str() == member && *layer == over {
-                (target.at, target.backoff, target.last) = (None, FIRST_BACKOFF, None);
-            }
-        }
-        let (there, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.dialling.waiting)
-            .into_iter()
-            .partition(|w| w.member.as_str() == member);
-        self.dialling.waiting = waiting;
-        for waiting in there {
-            self.done(waiting.command, Ok(Answer::Ok));
+        for command in self.dialling.reached(&member, &over) {
+            self.done(command, Ok(Answer::Ok));
         }
         self.links_changed(now);
         self.joined(now, peer);
@@ -239,7 +152,11 @@ impl Unicast {
         };
         self.join_link_gone(lower);
         let jitter = self.rng.next_u32();
-        if let Some(member) = &link.dialled {
+        if let Some(member) = link
+            .dialled
+            .as_ref()
+            .filter(|_| !matches!(link.phase, Phase::Retired(..)))
+        {
             self.dialling.again(
                 now.mono,
                 &(member.clone(), link.over.clone()),
@@ -249,18 +166,12 @@ impl Unicast {
         }
         let Some(peer) = link.up() else { return };
         let member = self.member_name(peer);
-        self.notice(
-            "neighbour.down",
-            format!("neighbour {member} is down over {}: {reason}", link.over),
-            &member,
-            true,
-        );
-        for ((m, layer), target) in &mut self.dialling.targets {
-            if m.as_str() == member && *layer == link.over && target.at.is_none() {
-                target.at = Some(now.mono + target.backoff);
-            }
-        }
+        self.dialling.lost(now.mono, &member, &link.over);
         self.links_changed(now);
+        // What was meant to end, or is still reached over another layer, worries nobody.
+        let warning = reason.code != Code::Closed && !self.adjacent.contains_key(&peer);
+        let text = format!("neighbour {member} is down over {}: {reason}", link.over);
+        self.notice("neighbour.down", text, &member, warning);
     }
 
     /// Asks the lower network to end a flow.
@@ -345,92 +256,6 @@ impl Unicast {
     }
 }
 
-// ---- what irmd asks
-impl Unicast {
-    pub(super) fn connect(&mut self, now: Now, command: CommandId, member: Label) {
-        let Some(me) = &mut self.me else {
-            let reason = self.not_a_member();
-            return self.done(command, Err(reason));
-        };
-        if member == *me.identity.member() {
-            let reason = Reason::new(
-                Code::Usage,
-                format!("{member} is this very member; name another"),
-            );
-            return self.done(command, Err(reason));
-        }
-        let address = me.address_of(&member);
-        if me.kept.len() >= MAX_KEPT && !me.kept.contains(&member) {
-            let reason = Reason::new(
-                Code::Busy,
-                format!("{MAX_KEPT} neighbours are kept already; disconnect one first"),
-            );
-            return self.done(command, Err(reason));
-        }
-        let fresh = me.kept.insert(member.clone());
-        if fresh {
-            self.save_neighbours();
-        }
-        self.rewant(now);
-        if self.adjacent.contains_key(&address) {
-            return self.done(command, Ok(Answer::Ok));
-        }
-        self.dialling.waiting.push(Waiting {
-            command,
-            member,
-            until: now.mono + CONNECT,
-            fresh,
-        });
-    }
-
-    pub(super) fn disconnect(&mut self, now: Now, command: CommandId, member: &Label) {
-        let Some(me) = &mut self.me else {
-            let reason = self.not_a_member();
-            return self.done(command, Err(reason));
-        };
-        if me.kept.remove(member) {
-            self.save_neighbours();
-        }
-        self.rewant(now);
-        self.part_with(now, Some(member));
-        self.done(command, Ok(Answer::Ok));
-    }
-
-    /// Ends the links that were dialled, are not up and are no longer wanted.
-    pub(super) fn hangup_unwanted(&mut self, now: Now) {
-        let unwanted = |l: &&Link| {
-            let key = l
-                .dialled
-                .as_ref()
-                .map(|member| (member.clone(), l.over.clone()));
-            l.peer().is_none() && key.is_some_and(|key| !self.dialling.targets.contains_key(&key))
-        };
-        let unwanted: Vec<FlowId> = self
-            .links
-            .values()
-            .filter(unwanted)
-            .map(|l| l.lower)
-            .collect();
-        for lower in unwanted {
-            self.link_failed(now, lower, Reason::new(Code::Closed, "no longer wanted"));
-        }
-    }
-
-    /// Works out anew whom to dial.
-    pub(super) fn rewant(&mut self, now: Now) {
-        let (mut members, mut over): (Vec<Label>, Vec<Label>) = (Vec::new(), Vec::new());
-        if let Some(join) = &self.join {
-            members.extend(join.vias().iter().cloned());
-            over.extend(join.over.iter().cloned());
-        }
-        if let Some(me) = &self.me {
-            members.extend(me.kept.iter().cloned());
-            over.extend(me.over.iter().cloned());
-        }
-        self.dialling.want(now.mono, &members, &over);
-    }
-}
-
 // ---- what happens by itself
 impl Unicast {
     /// Everything about links that the time has come for.
@@ -440,31 +265,7 @@ impl Unicast {
             self.tick_link(now, lower);
         }
         self.dial_due(now);
-        let (over, waiting): (Vec<_>, Vec<_>) = std::mem::take(&mut self.dialling.waiting)
-            .into_iter()
-            .partition(|w| w.until <= now.mono);
-        self.dialling.waiting = waiting;
-        for Waiting {
-            command,
-            member,
-            fresh,
-            ..
-        } in over
-        {
-            let why = self
-                .dialling
-                .why(&member)
-                .map_or_else(|| "it did not answer".to_owned(), |r| r.text);
-            if fresh && self.me.as_mut().is_some_and(|me| me.kept.remove(&member)) {
-                self.save_neighbours();
-                self.rewant(now);
-            }
-            let text = format!(
-                "no link to member {member} within {} s: {why}",
-                CONNECT.as_secs()
-            );
-            self.done(command, Err(Reason::new(Code::TimedOut, text)));
-        }
+        self.give_up_waiting(now);
     }
 
     fn tick_link(&mut self, now: Now, lower: FlowId) {
@@ -486,7 +287,7 @@ impl Unicast {
             Phase::Up(_) if link.is_dead(now.mono) => {
                 Some((Code::Unreachable, "nothing was heard of it any more"))
             }
-            _ => None,
+            Phase::Greeting | Phase::Joining | Phase::Up(_) | Phase::Retired(..) => None,
         };
         if let Some((code, text)) = over {
             if code == Code::Unreachable {
@@ -519,51 +320,6 @@ impl Unicast {
         }
         if self.links.get(&lower).is_some_and(|l| l.mtu() != before) {
             self.links_changed(now);
-        }
-    }
-
-    fn dial_due(&mut self, now: Now) {
-        let due: Vec<(Label, Label)> = self
-            .dialling
-            .targets
-            .iter()
-            .filter(|(_, t)| t.at.is_some_and(|at| at <= now.mono))
-            .map(|(key, _)| key.clone())
-            .collect();
-        for key in due {
-            let address = self.me.as_ref().map(|me| me.address_of(&key.0));
-            let has = |l: &Link| {
-                let peer = if l.peer().is_some() {
-                    l.peer() == address
-                } else {
-                    l.dialled.as_ref() == Some(&key.0)
-                };
-                peer && l.over == key.1 && !matches!(l.phase, Phase::Retired(..))
-            };
-            let stands =
-                self.links.values().any(has) || self.dialling.under_way.values().any(|k| *k == key);
-            let elsewhere = address.is_some_and(|a| self.adjacent.contains_key(&a));
-            let Some(target) = self.dialling.targets.get_mut(&key) else {
-                continue;
-            };
-            target.at = None;
-            if stands {
-                continue;
-            }
-            if elsewhere && target.last.is_some() && target.backoff >= MAX_BACKOFF {
-                // It is reached over another layer: no hurry with this one.
-                target.at = Some(now.mono + SPARE);
-                target.last = None;
-                continue;
-            }
-            self.dialling.dials += 1;
-            let dial = self.dialling.dials;
-            self.out.push_back(Output::Ask(FlowAsk::Dial {
-                dial,
-                dst: key.0.to_name(),
-                over: key.1.clone(),
-            }));
-            self.dialling.under_way.insert(dial, key);
         }
     }
 
@@ -615,13 +371,5 @@ const _: () = assert!(
     "a dead neighbour must be noticed within 2 s"
 );
 
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-const MAX_BACKOFF: Duration = Duration::from_secs(1);
-/// Between dials over a layer that failed, to a member that is reached over another.
-const SPARE: Duration = Duration::from_secs(30);
-/// How long `connect` waits.
-const CONNECT: Duration = Duration::from_secs(10);
 /// Links of others that have shown no certificate yet.
 const MAX_STRANGERS: usize = 64;
-/// Neighbours to which an adjacency is kept.
-const MAX_KEPT: usize = 256;

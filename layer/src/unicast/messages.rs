@@ -197,6 +197,7 @@ impl Unicast {
         }
         let reason = proto::Reason::new(proto::Code::TimedOut, "it acknowledged nothing any more");
         self.peer_silent(now, address, &reason);
+        self.flows_mute(now, address);
     }
 
     /// When the channel with a member wants to be looked at; a channel that can't send waits for what lets it.

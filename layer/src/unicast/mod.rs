@@ -5,15 +5,16 @@
 //! | file | room |
 //! |---|---|
 //! | `member` | identity, names, files: who this is |
-//! | `links`, `link` | N-1 flows: dialling, hellos, which of two stays; one of them |
+//! | `dial`, `links`, `link` | N-1 flows: whom to dial; hellos, which of two stays; one of them |
 //! | `session`, `peer` | handshakes over a link or routed; what two members share |
 //! | `messages` | control messages over the channels of links and of pairs |
 //! | `enrol` | joiner, dialled member, relay and issuer |
 //! | `flood`, `routing` | signed records between neighbours; what follows from them |
-//! | `fa`, `flow` | flow allocator; its tables |
+//! | `fa`, `upkeep`, `flow` | flow allocator; what happens to flows by themselves; their tables |
 //! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
 //! | `status`, `stats` | what is told of all this |
 
+mod dial;
 mod dt;
 mod enrol;
 mod fa;
@@ -32,6 +33,7 @@ mod stats;
 mod status;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -44,10 +46,10 @@ use zeroize::Zeroizing;
 
 use crate::crypt::Clock;
 use crate::{FlowAsk, FlowTell, Input, Ipcp, Now, Output};
+use dial::Dialling;
 use enrol::{Join, Relays};
 use flow::Flows;
 use link::Link;
-use links::Dialling;
 use member::Member;
 use out::Class;
 use peer::Peer;

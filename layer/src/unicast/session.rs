@@ -358,7 +358,7 @@ impl Unicast {
         let Some((session, initial)) = pdu::handshake_session(bytes) else {
             return self.stats.count("drop.malformed");
         };
-        if header.src == me {
+        if header.src == me || self.path(header.src).is_none() {
             return self.stats.count("drop.foreign_handshake");
         }
         let known = self.peers.get(&header.src).is_some_and(|p| {

@@ -270,3 +270,98 @@ fn a_stranger_without_certificate_is_heard_on_enrolment_only_and_not_for_long() 
         "the stranger's link still stands"
     );
 }
+
+#[test]
+fn a_member_can_neither_alter_the_records_of_another_nor_register_a_name_for_it() {
+    let mut net = triangle();
+    register(&mut net, "b", "server");
+    net.seconds(1);
+    let (a, c) = (
+        net.node("a").machine.me.as_ref().unwrap().address,
+        only(&mut net, "c"),
+    );
+    let now = net.now();
+    let machine = &mut net.node("c").machine;
+    let me = machine.me.as_ref().unwrap();
+    let all = proto::wire::Digest {
+        versions: Vec::new(),
+        first: 0,
+        last: u64::MAX,
+    };
+    let records = me
+        .routing
+        .lsdb
+        .missing(now.mono, &all)
+        .into_iter()
+        .flat_map(|r| r.records);
+    let mut forged = Vec::new();
+    for record in records {
+        let mut body =
+            <proto::wire::Record as prost::Message>::decode(record.body.as_slice()).unwrap();
+        if body.origin == c.0 {
+            continue;
+        }
+        body.counter += 1;
+        body.links.clear();
+        let body = prost::Message::encode_to_vec(&body);
+        // With the old signature, and with one of its own.
+        let mut signed = b"strata record v1ovl\0".to_vec();
+        signed.extend(&body);
+        let signature = me.identity.sign(&signed).to_vec();
+        let certificate = me.identity.cert().der().to_vec();
+        forged.push(proto::wire::SignedRecord {
+            body: body.clone(),
+            ..record.clone()
+        });
+        forged.push(proto::wire::SignedRecord {
+            body: body.clone(),
+            signature: signature.clone(),
+            ..record.clone()
+        });
+        forged.push(proto::wire::SignedRecord {
+            body,
+            signature,
+            certificate,
+            ..record
+        });
+    }
+    let count = forged.len() as u64;
+    assert!(count >= 9);
+    let lower = machine.adjacent[&a];
+    machine.tell_link(
+        lower,
+        proto::wire::message::Body::Records(proto::wire::Records { records: forged }),
+    );
+    net.input("c", Input::Timeout);
+    net.run(Duration::from_millis(200));
+    let status = status(&mut net, "a");
+    let refused: u64 = status
+        .counters
+        .iter()
+        .filter(|(k, _)| k.starts_with("drop.record_"))
+        .map(|(_, n)| n)
+        .sum();
+    assert_eq!(refused, count);
+    assert!(status.members.iter().all(|m| m.neighbours.len() == 2));
+    assert!(status.directory.iter().all(|e| e.member == "b"));
+}
+
+fn only(net: &mut Net, name: &'static str) -> Addr {
+    net.node(name).machine.me.as_ref().unwrap().address
+}
+
+#[test]
+fn a_layer_of_the_same_name_with_another_root_gets_nobody_in_and_nothing_out() {
+    let mut net = Net::new(&["a", "b", "d"]);
+    net.cut("b", "d");
+    bootstrap(&mut net, "b");
+    let url = invite(&mut net, "b", "d").unwrap();
+    // b goes, and somebody else takes its place and name.
+    net.boot("b", Files::new());
+    net.mend("b", "d");
+    bootstrap(&mut net, "b");
+    let reason = enroll(&mut net, "d", url).unwrap_err();
+    assert_eq!(reason.code, Code::TimedOut);
+    assert!(!net.node("d").files.contains_key("identity"));
+    assert!(net.node("b").machine.adjacent.is_empty());
+}

@@ -30,6 +30,8 @@ pub(super) struct Net {
     serial: u64,
     /// The other end of each lower flow.
     wires: BTreeMap<(&'static str, FlowId), (&'static str, FlowId)>,
+    /// When, from whom, to whom and how much, of every packet.
+    pub(super) trace: Vec<(Duration, &'static str, &'static str, usize)>,
     cut: BTreeSet<(&'static str, &'static str)>,
     /// May change or drop (empty) each PDU on its way.
     pub(super) tamper: Option<Tamper>,
@@ -65,6 +67,7 @@ impl Net {
             inputs: BTreeMap::new(),
             serial: 1,
             wires: BTreeMap::new(),
+            trace: Vec::new(),
             cut: BTreeSet::new(),
             tamper: None,
         };
@@ -252,6 +255,7 @@ impl Net {
         for pdu in batch.iter() {
             assert!(pdu.len() <= MTU as usize, "{name} sent {} bytes", pdu.len());
             let mut pdu = pdu.to_vec();
+            self.trace.push((self.elapsed, name, to, pdu.len()));
             if let Some(tamper) = &mut self.tamper {
                 tamper(name, to, &mut pdu);
             }

@@ -1,0 +1,213 @@
+//! What happens to flows by themselves: routes and names change, members restart, time passes.
+
+use std::time::{Duration, Instant};
+
+use proto::{Addr, Code, Reason};
+
+use super::Unicast;
+use super::fa::RESOLVE;
+use super::flow::sdu_mtu;
+use crate::{Now, Output};
+
+impl Unicast {
+    /// Names may have turned up, or members that have them.
+    pub(super) fn names_changed(&mut self, now: Now) {
+        let waiting: Vec<_> = self
+            .flows
+            .outgoing
+            .iter()
+            .filter(|(_, o)| o.asked.is_none())
+            .map(|(e, _)| *e)
+            .collect();
+        for endpoint in waiting {
+            self.ask_next(now, endpoint);
+        }
+    }
+
+    /// The routes have changed.
+    pub(super) fn flows_rerouted(&mut self, now: Now) {
+        self.names_changed(now);
+        for endpoint in self.flows.all() {
+            let Some(peer) = self.flows.get(endpoint).map(|f| f.peer) else {
+                continue;
+            };
+            let (reachable, path_mtu) = (self.path(peer).is_some(), self.path_mtu(peer));
+            let Some(flow) = self.flows.get_mut(endpoint) else {
+                continue;
+            };
+            if !reachable {
+                flow.unreachable_since.get_or_insert(now.mono);
+                continue;
+            }
+            flow.unreachable_since = None;
+            let mtu = sdu_mtu(path_mtu, &flow.qos);
+            if mtu != flow.mtu {
+                flow.mtu = mtu;
+                self.out.push_back(Output::UpperMtu(flow.id, mtu));
+            }
+        }
+    }
+
+    /// PDUs can be sealed to a member: what waited for that goes now.
+    pub(super) fn session_ready(&mut self, now: Now, peer: Addr) {
+        self.pump = true;
+        for endpoint in self.flows.with(peer) {
+            let Some(flow) = self.flows.get_mut(endpoint) else {
+                continue;
+            };
+            let (id, held) = (flow.id, flow.held());
+            for batch in held {
+                self.upper(now, id, batch);
+            }
+        }
+    }
+
+    /// No session with a member could be made.
+    pub(super) fn peer_failed(&mut self, now: Now, peer: Addr, reason: &Reason) {
+        if !self
+            .peers
+            .get(&peer)
+            .is_some_and(|p| p.sessions.usable(now.mono))
+        {
+            self.peer_silent(now, peer, reason);
+        }
+    }
+
+    /// A member acknowledges nothing: what it was asked is asked of another.
+    pub(super) fn peer_silent(&mut self, now: Now, peer: Addr, reason: &Reason) {
+        let asked: Vec<_> = self
+            .flows
+            .outgoing
+            .iter()
+            .filter(|(_, o)| o.asked == Some(peer))
+            .map(|(e, _)| *e)
+            .collect();
+        let text = format!("member {} can't be asked: {reason}", self.member_name(peer));
+        for endpoint in asked {
+            self.was_refused(now, endpoint, Reason::new(Code::Unreachable, text.clone()));
+        }
+    }
+
+    /// Nothing more can be said about the flows with a member, and what was said last may be lost: they end.
+    pub(super) fn flows_mute(&mut self, now: Now, peer: Addr) {
+        let text = format!(
+            "member {} acknowledges nothing any more",
+            self.member_name(peer)
+        );
+        for endpoint in self.flows.with(peer) {
+            let reason = Reason::new(Code::Unreachable, text.clone());
+            self.say_dealloc(now, endpoint, &reason);
+            self.flow_down(endpoint, reason);
+        }
+    }
+
+    /// A member has forgotten all that was agreed with it.
+    pub(super) fn peer_restarted(&mut self, now: Now, peer: Addr) {
+        let member = self.member_name(peer);
+        for endpoint in self.flows.with(peer) {
+            let text = format!("member {member} has restarted; allocate the flow again");
+            self.flow_down(endpoint, Reason::new(Code::Unreachable, text));
+        }
+        self.flows.incoming.retain(|_, i| i.peer != peer);
+        self.flows.closing.retain(|(p, _), _| *p != peer);
+        // What it was asked went with what it has forgotten.
+        let asked: Vec<_> = self
+            .flows
+            .outgoing
+            .iter()
+            .filter(|(_, o)| o.asked == Some(peer))
+            .map(|(e, _)| *e)
+            .collect();
+        for endpoint in asked {
+            if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
+                outgoing.asked = None;
+                outgoing.tried.retain(|a| *a != peer);
+                outgoing.resolve_until = outgoing.deadline.min(now.mono + RESOLVE);
+            }
+            self.ask_next(now, endpoint);
+        }
+    }
+
+    /// Ends what has waited for too long.
+    pub(super) fn tick_flows(&mut self, now: Now) {
+        let due: Vec<_> = self
+            .flows
+            .outgoing
+            .iter()
+            .filter(|(_, o)| o.deadline <= now.mono)
+            .map(|(e, o)| (*e, o.asked))
+            .collect();
+        for (endpoint, asked) in due {
+            let text = match asked {
+                Some(peer) => format!(
+                    "member {} did not answer the flow request in time; is the program that serves the name alive?",
+                    self.member_name(peer)
+                ),
+                None => "the name did not turn up in time; register it first".to_owned(),
+            };
+            self.allocation_failed(endpoint, Reason::new(Code::TimedOut, text));
+        }
+        let waiting: Vec<_> = self
+            .flows
+            .outgoing
+            .iter()
+            .filter(|(_, o)| o.asked.is_none() && o.resolve_until <= now.mono)
+            .map(|(e, _)| *e)
+            .collect();
+        for endpoint in waiting {
+            self.ask_next(now, endpoint);
+        }
+        self.flows.incoming.retain(|_, i| i.deadline > now.mono);
+        self.flows.closing.retain(|_, until| *until > now.mono);
+        for endpoint in self.flows.all() {
+            let Some(flow) = self.flows.get(endpoint) else {
+                continue;
+            };
+            if flow
+                .unreachable_since
+                .is_some_and(|since| now.mono.saturating_duration_since(since) >= UNREACHABLE)
+            {
+                let text = format!(
+                    "member {} was unreachable for {} s",
+                    self.member_name(flow.peer),
+                    UNREACHABLE.as_secs()
+                );
+                self.flow_down(endpoint, Reason::new(Code::Unreachable, text));
+            }
+        }
+    }
+
+    /// When a flow will have been unreachable for too long.
+    pub(super) fn unreachable_at(&self) -> Option<Instant> {
+        self.flows
+            .iter()
+            .filter_map(|f| f.unreachable_since)
+            .min()
+            .map(|since| since + UNREACHABLE)
+    }
+
+    /// Ends all flows in good order.
+    pub(super) fn close_all_flows(&mut self, now: Now) {
+        for endpoint in self.flows.all() {
+            let reason = Reason::new(
+                Code::Closed,
+                "the IPC process at the other end was shut down",
+            );
+            self.say_dealloc(now, endpoint, &reason);
+            self.close_flow(
+                endpoint,
+                Reason::new(Code::Closed, "the IPC process of this flow was shut down"),
+            );
+        }
+        let pending: Vec<_> = self.flows.outgoing.keys().copied().collect();
+        for endpoint in pending {
+            self.allocation_failed(
+                endpoint,
+                Reason::new(Code::Failed, "the IPC process was shut down"),
+            );
+        }
+    }
+}
+
+/// How long the other end of a flow may be unreachable.
+const UNREACHABLE: Duration = Duration::from_secs(30);
