@@ -388,5 +388,6 @@ async fn a_bad_record_ends_the_flow_with_its_reason() {
             .any(|h| matches!(h, Happening::Down(_, r) if r.code == Code::PeerMisbehaved)),
         "{happened:?}"
     );
+    assert_eq!(bench.dropped(Dropped::BadRecord), 1);
     assert_eq!(bench.pump.mtu(), None);
 }

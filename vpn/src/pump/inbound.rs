@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use proto::Code;
+
 use super::{Core, Happening};
 use crate::counters::Dropped;
 use crate::device::TunPort;
@@ -37,6 +39,9 @@ impl<F: FlowPort> Core<F> {
                 Ok(true) => self.deliver(tun, id, now),
                 Ok(false) => return true,
                 Err(reason) => {
+                    if reason.code == Code::PeerMisbehaved {
+                        self.counters.drop(Dropped::BadRecord);
+                    }
                     self.link_down(id, side, reason, now);
                     return true;
                 }

@@ -12,10 +12,12 @@ mod program;
 mod support;
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use libflow::port::{Joined, RecordSocket};
+use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use proto::record::{Peer, Welcome};
 use proto::{Code, FlowId, QosSpec};
@@ -30,6 +32,10 @@ use vpn::netlink::{Device, Netlink};
 use vpn::pump::Pump;
 
 fn main() {
+    let mut args = std::env::args_os().skip(1);
+    if let Some(lack) = args.next().and_then(|arg| Lack::parse(arg.to_str()?)) {
+        lack.exec(args);
+    }
     own_user_namespace();
     let tests: &[(&str, fn())] = &[
         (
@@ -77,6 +83,10 @@ fn main() {
             program::what_cannot_be_is_told_to_irmd_in_one_line,
         ),
         (
+            "without permission, or without TUN, irmd hears what to do",
+            program::without_permission_or_without_tun_irmd_hears_what_to_do,
+        ),
+        (
             "the program leaves when the run directory is gone, and not before",
             program::it_leaves_when_the_run_directory_is_gone_and_not_before,
         ),
@@ -97,6 +107,57 @@ fn main() {
         failed += usize::from(!passed);
     }
     assert!(failed == 0, "{failed} tests failed");
+}
+
+/// What a program is to do without. This binary runs itself to take it away, since that is for processes of one thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lack {
+    /// The right to make network devices.
+    NetAdmin,
+    /// `/dev/net/tun`.
+    TunFile,
+}
+
+impl Lack {
+    pub(crate) fn arg(self) -> &'static str {
+        match self {
+            Self::NetAdmin => "--without-net-admin",
+            Self::TunFile => "--without-tun-file",
+        }
+    }
+
+    fn parse(arg: &str) -> Option<Self> {
+        [Self::NetAdmin, Self::TunFile]
+            .into_iter()
+            .find(|lack| lack.arg() == arg)
+    }
+
+    /// Becomes the program that is given.
+    fn exec(self, mut args: impl Iterator<Item = std::ffi::OsString>) -> ! {
+        match self {
+            // The network namespace belongs to the user namespace that is left.
+            Self::NetAdmin => {
+                unshare(CloneFlags::CLONE_NEWUSER).expect("no user namespaces here: allow them")
+            }
+            Self::TunFile => {
+                unshare(CloneFlags::CLONE_NEWNS).unwrap();
+                let none = None::<&str>;
+                mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+                mount(
+                    Some("none"),
+                    "/dev/net",
+                    Some("tmpfs"),
+                    MsFlags::empty(),
+                    none,
+                )
+                .unwrap();
+            }
+        }
+        let error = std::process::Command::new(args.next().unwrap())
+            .args(args)
+            .exec();
+        panic!("can't run the program: {error}");
+    }
 }
 
 /// Who isn't root gets to be it in a user namespace.

@@ -14,18 +14,29 @@ use tokio::net::UdpSocket;
 use vpn::device::DeviceName;
 use vpn::netlink::Netlink;
 
-use crate::in_own_namespace;
 use crate::irmd::{Attached, Irmd, end, welcome};
 use crate::support::{Far, soon, udp, wire_config};
+use crate::{Lack, in_own_namespace};
 
 /// A vpn process; killed with the test.
 struct Program(Child);
 
 impl Program {
     fn start(run_dir: &Path, secret: &[u8]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_vpn"))
+        Self::run(Command::new(env!("CARGO_BIN_EXE_vpn")), run_dir, secret)
+    }
+
+    fn start_without(lack: Lack, run_dir: &Path) -> Self {
+        let mut command = Command::new("/proc/self/exe");
+        command.args([lack.arg(), env!("CARGO_BIN_EXE_vpn")]);
+        Self::run(command, run_dir, &[1; 32])
+    }
+
+    fn run(mut command: Command, run_dir: &Path, secret: &[u8]) -> Self {
+        command
             .args(["--layer", "ovl", "--dev", "vpn0", "--run-dir"])
-            .arg(run_dir)
+            .arg(run_dir);
+        let mut child = command
             .env("IRM_LOG", "off")
             .stdin(Stdio::piped())
             .spawn()
@@ -285,6 +296,32 @@ pub(crate) fn what_cannot_be_is_told_to_irmd_in_one_line() {
         );
         assert_eq!(program.ended().await.code(), Some(5));
         assert!(!device_exists().await);
+    });
+}
+
+pub(crate) fn without_permission_or_without_tun_irmd_hears_what_to_do() {
+    in_own_namespace(async {
+        let dir = tempfile::tempdir().unwrap();
+        let mut irmd = Irmd::start(dir.path());
+        for (lack, code, remedy) in [
+            (Lack::NetAdmin, Code::Denied, "CAP_NET_ADMIN"),
+            (Lack::TunFile, Code::Failed, "modprobe tun"),
+        ] {
+            let mut program = Program::start_without(lack, dir.path());
+            let mut attached = irmd.attached().await;
+            attached
+                .order(vpn_command::Command::Config(wire_config()))
+                .await;
+            let failure = attached.failure().await;
+            assert!(
+                failure.code == code && failure.text.contains(remedy),
+                "{failure}"
+            );
+            assert_eq!(
+                program.ended().await.code(),
+                Some(i32::from(code.exit_code()))
+            );
+        }
     });
 }
 
