@@ -72,9 +72,8 @@ pub(crate) async fn answer<T>(
 
 /// The reason in a gRPC status; a broken connection is irmd's end, not a failure of the command.
 pub(crate) fn reason(status: Status) -> Reason {
-    let transport =
-        std::error::Error::source(&status).is_some_and(|e| e.is::<tonic::transport::Error>());
-    if transport && status.details().is_empty() {
+    // What irmd says has no source: that comes from this side of the connection.
+    if status.details().is_empty() && std::error::Error::source(&status).is_some() {
         return Reason::new(
             Code::Unreachable,
             "irmd went away before it answered; see its log, then try again",

@@ -165,6 +165,40 @@ fn a_ping_comes_back_from_a_program_of_this_host() {
 }
 
 #[test]
+fn a_ping_without_a_count_says_what_it_counted_when_it_is_interrupted() {
+    let host = Host::start();
+    let _echo = host.serve("echo hello");
+    until("hello is there", || host.code("ping hello -c 1") == Some(0));
+    let ping = host
+        .command("--json ping hello -i 10ms")
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(300));
+    let pid = rustix::process::Pid::from_raw(ping.id() as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    let output = ping.wait_with_output().unwrap();
+    let json: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(
+        output.status.success() && json["received"].as_u64() > Some(0),
+        "{json}"
+    );
+}
+
+#[test]
+fn what_does_not_fit_the_flow_is_a_usage_error_that_names_the_largest() {
+    let host = Host::start();
+    let _echo = host.serve("echo hello");
+    until("hello is there", || host.code("ping hello -c 1") == Some(0));
+    assert_eq!(
+        host.code("ping hello -c 1 -s 65505"),
+        Some(0),
+        "the largest SDU of a local flow"
+    );
+    assert_eq!(host.code("ping hello -c 1 -s 65506"), Some(2));
+}
+
+#[test]
 fn a_flow_that_stands_is_listed_with_its_bytes() {
     let host = Host::start();
     let _echo = host.serve("echo hello");
@@ -259,6 +293,25 @@ fn a_reader_that_leaves_ends_irm_quietly() {
         "{}",
         String::from_utf8_lossy(&output.stderr)
     );
+}
+
+#[test]
+fn an_irmd_that_dies_in_the_midst_is_unreachable() {
+    let mut host = Host::start();
+    let mut wait = host
+        .command("wait name never --timeout 20s")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut events = host
+        .command("events --follow")
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::sleep(Duration::from_millis(500));
+    host.irmd.kill().unwrap();
+    assert_eq!(wait.wait().unwrap().code(), Some(3));
+    assert_eq!(events.wait().unwrap().code(), Some(3));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use libflow::{Batch, Flow, FlowError, Framing};
 use proto::Reason;
 
 use super::Context;
-use super::flow::{is_good_end, listen};
+use super::flow::listen;
 use crate::args::Echo;
 use crate::out::remark;
 
@@ -14,7 +14,7 @@ pub(crate) async fn run(c: &Context, args: Echo) -> Result<(), Reason> {
 
 async fn serve(flow: Flow) {
     if let Err(error) = echo(&flow).await
-        && !is_good_end(&error)
+        && !error.is_closed()
     {
         remark(&format!("flow {}: {error}", flow.id()));
     }

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use libflow::{AllocOptions, Flow, FlowError, Incoming, Irm};
+use libflow::{AllocOptions, Flow, Incoming, Irm};
 use proto::irm as pb;
 use proto::{Code, Label, Name, Reason};
 use serde_json::json;
@@ -110,11 +110,6 @@ pub(super) fn stopped() -> Result<impl Future<Output = ()>, Reason> {
             _ = terminate.recv() => {}
         }
     })
-}
-
-/// Whether the flow ended as flows do.
-pub(super) fn is_good_end(error: &FlowError) -> bool {
-    error.is_closed()
 }
 
 fn busy() -> Reason {
