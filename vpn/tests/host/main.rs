@@ -37,70 +37,12 @@ fn main() {
         lack.exec(args);
     }
     own_user_namespace();
-    let tests: &[(&str, fn())] = &[
-        (
-            "tcp crosses between two hosts in both families",
-            tcp_crosses_between_two_hosts_in_both_families,
-        ),
-        (
-            "a spoofed packet never reaches the host",
-            a_spoofed_packet_never_reaches_the_host,
-        ),
-        (
-            "the kernel learns the MTU of a narrow flow",
-            the_kernel_learns_the_mtu_of_a_narrow_flow,
-        ),
-        (
-            "routes follow the members, and nothing is left at the end",
-            routes_follow_the_members_and_nothing_is_left_at_the_end,
-        ),
-        (
-            "a name in use is refused with the reason",
-            a_name_in_use_is_refused_with_the_reason,
-        ),
-        (
-            "the program says who it is and is what it is told",
-            program::it_says_who_it_is_and_is_what_it_is_told,
-        ),
-        (
-            "the program dials the owner of the destination when a packet comes",
-            program::it_dials_the_owner_of_the_destination_when_a_packet_comes,
-        ),
-        (
-            "a flow of a member that irmd tells of later loses nothing",
-            program::a_flow_of_a_member_that_irmd_tells_of_later_loses_nothing,
-        ),
-        (
-            "the program takes flows of members and outlives irmd",
-            program::it_takes_flows_of_members_and_outlives_irmd,
-        ),
-        (
-            "the program, killed and started again, comes up as before; SIGTERM leaves nothing",
-            program::killed_and_started_again_it_comes_up_as_before_and_sigterm_leaves_nothing,
-        ),
-        (
-            "what cannot be is told to irmd in one line",
-            program::what_cannot_be_is_told_to_irmd_in_one_line,
-        ),
-        (
-            "without permission, or without TUN, irmd hears what to do",
-            program::without_permission_or_without_tun_irmd_hears_what_to_do,
-        ),
-        (
-            "the program leaves when the run directory is gone, and not before",
-            program::it_leaves_when_the_run_directory_is_gone_and_not_before,
-        ),
-        (
-            "a short secret and an absent irmd are said so",
-            program::a_short_secret_and_an_absent_irmd_are_said_so,
-        ),
-    ];
     let wanted = std::env::args()
         .nth(1)
         .filter(|arg| !arg.starts_with('-'))
         .unwrap_or_default();
     let mut failed = 0;
-    for (name, test) in tests.iter().filter(|(name, _)| name.contains(&wanted)) {
+    for (name, test) in TESTS.iter().filter(|(name, _)| name.contains(&wanted)) {
         // A thread each: a network namespace belongs to the thread that made it.
         let passed = std::thread::spawn(test).join().is_ok();
         println!("test {name} ... {}", if passed { "ok" } else { "FAILED" });
@@ -108,6 +50,65 @@ fn main() {
     }
     assert!(failed == 0, "{failed} tests failed");
 }
+
+const TESTS: &[(&str, fn())] = &[
+    (
+        "tcp crosses between two hosts in both families",
+        tcp_crosses_between_two_hosts_in_both_families,
+    ),
+    (
+        "a spoofed packet never reaches the host",
+        a_spoofed_packet_never_reaches_the_host,
+    ),
+    (
+        "the kernel learns the MTU of a narrow flow",
+        the_kernel_learns_the_mtu_of_a_narrow_flow,
+    ),
+    (
+        "routes follow the members, and nothing is left at the end",
+        routes_follow_the_members_and_nothing_is_left_at_the_end,
+    ),
+    (
+        "a name in use is refused with the reason",
+        a_name_in_use_is_refused_with_the_reason,
+    ),
+    (
+        "the program says who it is and is what it is told",
+        program::it_says_who_it_is_and_is_what_it_is_told,
+    ),
+    (
+        "the program dials the owner of the destination when a packet comes",
+        program::it_dials_the_owner_of_the_destination_when_a_packet_comes,
+    ),
+    (
+        "a flow of a member that irmd tells of later loses nothing",
+        program::a_flow_of_a_member_that_irmd_tells_of_later_loses_nothing,
+    ),
+    (
+        "the program takes flows of members and outlives irmd",
+        program::it_takes_flows_of_members_and_outlives_irmd,
+    ),
+    (
+        "the program, killed and started again, comes up as before; SIGTERM leaves nothing",
+        program::killed_and_started_again_it_comes_up_as_before_and_sigterm_leaves_nothing,
+    ),
+    (
+        "what cannot be is told to irmd in one line",
+        program::what_cannot_be_is_told_to_irmd_in_one_line,
+    ),
+    (
+        "without permission, or without TUN, irmd hears what to do",
+        program::without_permission_or_without_tun_irmd_hears_what_to_do,
+    ),
+    (
+        "the program leaves when the run directory is gone, and not before",
+        program::it_leaves_when_the_run_directory_is_gone_and_not_before,
+    ),
+    (
+        "a short secret and an absent irmd are said so",
+        program::a_short_secret_and_an_absent_irmd_are_said_so,
+    ),
+];
 
 /// What a program is to do without. This binary runs itself to take it away, since that is for processes of one thread.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
