@@ -247,7 +247,7 @@ impl Unicast {
         let Some(link) = self.links.get_mut(&lower) else {
             return self.stats.add("drop.unknown_lower", batch.count() as u64);
         };
-        link.rx_bytes += batch.iter().map(|pdu| pdu.len() as u64).sum::<u64>();
+        link.rx_bytes += batch.bytes().len() as u64;
         for bytes in batch.iter_mut() {
             match Kind::of(bytes) {
                 Some(Kind::Sealed) => self.sealed(now, lower, bytes),
@@ -372,9 +372,15 @@ impl Unicast {
         if header.ttl <= 1 {
             return self.stats.count("drop.ttl");
         }
-        let Some(path) = self.path(header.dst) else {
-            return self.stats.count("drop.no_route");
+        // Packets come in trains to one member: its way is looked up once.
+        let path = match self.way {
+            Some((dst, path)) if dst == header.dst => path,
+            _ => match self.path(header.dst) {
+                Some(path) => path,
+                None => return self.stats.count("drop.no_route"),
+            },
         };
+        self.way = Some((header.dst, path));
         let Some(link) = self.links.get_mut(&path.lower) else {
             return self.stats.count("drop.no_route");
         };

@@ -9,7 +9,6 @@ use zeroize::Zeroizing;
 
 use super::Unicast;
 use super::link::{Link, SAFE_MTU};
-use super::routing::hash_text;
 use crate::Now;
 use crate::route::{Inserted, LinkState};
 
@@ -35,6 +34,7 @@ impl Unicast {
     /// Finds the routes anew if anything has changed, and lets the flows know.
     fn rerouted(&mut self, now: Now, at_once: bool) {
         let Some(me) = &mut self.me else { return };
+        self.way = None;
         if me.routing.refresh(now.mono, at_once) || at_once {
             self.stats.count("routes.found");
             self.flows_rerouted(now);
@@ -228,12 +228,8 @@ impl Unicast {
         let Some(me) = &self.me else {
             return Vec::new();
         };
-        let known: Vec<_> = me
-            .names()
-            .map(|name| (name.clone(), me.hash(name)))
-            .collect();
         let entry = |(hash, address): (&[u8; 32], Addr)| irm::Entry {
-            name_hash: hash_text(hash, &known),
+            name_hash: hash.iter().map(|b| format!("{b:02x}")).collect(),
             member: self.member_name(address),
         };
         me.routing.lsdb.directory().iter().map(entry).collect()

@@ -171,6 +171,7 @@ impl Link {
     pub(super) fn set_mtu(&mut self, mtu: u32) -> bool {
         let before = self.mtu();
         self.mtu = mtu.min(MAX_MTU);
+        self.channel.set_frame_size(frame_size(self.mtu));
         before != self.mtu()
     }
 

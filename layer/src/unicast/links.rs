@@ -352,6 +352,7 @@ impl Unicast {
             .iter()
             .any(|(peer, lower)| adjacent.get(peer) != Some(lower));
         self.adjacent = adjacent;
+        self.way = None;
         self.publish_links(now, states, lost);
     }
 

@@ -69,6 +69,8 @@ pub struct Unicast {
     links: BTreeMap<FlowId, Link>,
     /// The link that reaches each neighbour best.
     adjacent: BTreeMap<Addr, FlowId>,
+    /// The last way that was looked up for a packet of others; forgotten when any way changes.
+    way: Option<(Addr, dt::Path)>,
     dialling: Dialling,
     peers: BTreeMap<Addr, Peer>,
     flows: Flows,
@@ -107,6 +109,7 @@ impl Unicast {
             relays: Relays::default(),
             links: BTreeMap::new(),
             adjacent: BTreeMap::new(),
+            way: None,
             dialling: Dialling::default(),
             peers: BTreeMap::new(),
             flows: Flows::default(),

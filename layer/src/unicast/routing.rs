@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use prost::Message;
-use proto::{Addr, Name, wire};
+use proto::{Addr, wire};
 
 use crate::crypt::{Identity, MemberCert};
 use crate::route::{Fib, Hop, Lsdb, routes};
@@ -86,15 +86,6 @@ impl Routing {
             .flatten()
             .min()
     }
-}
-
-/// What the directory shows of an entry whose name nobody here knows.
-pub(super) fn hash_text(hash: &[u8; 32], known: &[(Name, [u8; 32])]) -> String {
-    let name = known
-        .iter()
-        .find(|(_, h)| h == hash)
-        .map(|(name, _)| name.to_string());
-    name.unwrap_or_else(|| hash.iter().map(|b| format!("{b:02x}")).collect())
 }
 
 /// How long more news is waited for before the routes are found anew.

@@ -322,3 +322,105 @@ fn a_flow_to_a_member_that_stays_away_goes_down_with_a_reason() {
     );
     assert!(counters(&mut net, "a").contains_key("routes.found"));
 }
+
+#[test]
+fn a_layer_over_a_layer_carries_flows_in_records_and_with_what_its_headers_leave() {
+    let mut net = Net::new(&["a", "b", "c"]);
+    (net.framing, net.mtu) = (Framing::Record, MTU - 88);
+    net.cut("a", "c");
+    bootstrap(&mut net, "b");
+    join(&mut net, "b", "a");
+    join(&mut net, "b", "c");
+    net.seconds(1);
+    register(&mut net, "c", "server");
+    let mtu = flow(&mut net, "a", "c", "server", 5, QosSpec::RAW).mtu;
+    assert_eq!(mtu, MTU - 2 * 88);
+    let sdus: Vec<Vec<u8>> = (1..=20).map(|i| vec![i as u8; 60 * i]).collect();
+    for sdu in &sdus {
+        write(&mut net, "a", 5, &[sdu]);
+    }
+    assert_eq!(read(&mut net, "c", 5), sdus);
+    // One that is too large is dropped and counted, not cut.
+    write(&mut net, "a", 5, &[&vec![1; mtu as usize + 1]]);
+    assert!(read(&mut net, "c", 5).is_empty());
+    assert_eq!(counters(&mut net, "a")["drop.too_big"], 1);
+}
+
+#[test]
+fn a_thousand_flows_come_and_go() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    for round in 0..20u64 {
+        let commands: Vec<CommandId> = (1..=50)
+            .map(|i| {
+                net.command(
+                    "a",
+                    Command::Allocate(allocate("server", round * 50 + i, QosSpec::RAW)),
+                )
+            })
+            .collect();
+        for _ in 0..50 {
+            let request = request(&mut net, "c");
+            let verdict = Ok((
+                FlowId(request.request),
+                User {
+                    uid: 0,
+                    ipcp: false,
+                },
+            ));
+            net.command(
+                "c",
+                Command::Respond(Respond {
+                    request: request.request,
+                    verdict,
+                }),
+            );
+        }
+        for id in commands {
+            assert!(wait(&mut net, "a", id).is_ok());
+        }
+        for i in 1..=50 {
+            net.input("a", Input::UpperGone(FlowId(round * 50 + i)));
+            net.node("a").open.remove(&FlowId(round * 50 + i));
+        }
+    }
+    net.seconds(1);
+    for name in ["a", "c"] {
+        let machine = &net.node(name).machine;
+        let flows = &machine.flows;
+        assert_eq!(
+            (
+                flows.all().len(),
+                flows.outgoing.len(),
+                flows.incoming.len(),
+                flows.closing.len()
+            ),
+            (0, 0, 0, 0)
+        );
+        assert!(machine.peers.len() <= 2);
+    }
+}
+
+#[test]
+fn flows_that_two_members_give_each_other_do_not_mix() {
+    let mut net = line();
+    register(&mut net, "a", "at-a");
+    register(&mut net, "c", "at-c");
+    flow(&mut net, "a", "c", "at-c", 1, QosSpec::RAW);
+    flow(&mut net, "c", "a", "at-a", 2, QosSpec::BEST);
+    flow(&mut net, "a", "c", "at-c", 3, QosSpec::BEST);
+    for id in 1..=3u64 {
+        write(&mut net, "a", id, &[format!("from a on {id}").as_bytes()]);
+        write(&mut net, "c", id, &[format!("from c on {id}").as_bytes()]);
+    }
+    for id in 1..=3u64 {
+        assert_eq!(
+            read(&mut net, "c", id),
+            [format!("from a on {id}").into_bytes()]
+        );
+        assert_eq!(
+            read(&mut net, "a", id),
+            [format!("from c on {id}").into_bytes()]
+        );
+    }
+}

@@ -35,6 +35,9 @@ pub(super) struct Net {
     cut: BTreeSet<(&'static str, &'static str)>,
     /// May change or drop (empty) each PDU on its way.
     pub(super) tamper: Option<Tamper>,
+    /// How batches on lower flows lie, and their largest packet.
+    pub(super) framing: Framing,
+    pub(super) mtu: u32,
 }
 
 type Tamper = Box<dyn FnMut(&'static str, &'static str, &mut Vec<u8>)>;
@@ -70,6 +73,8 @@ impl Net {
             trace: Vec::new(),
             cut: BTreeSet::new(),
             tamper: None,
+            framing: Framing::Train,
+            mtu: MTU,
         };
         for name in names {
             net.boot(name, Files::new());
@@ -253,7 +258,12 @@ impl Net {
             return;
         }
         for pdu in batch.iter() {
-            assert!(pdu.len() <= MTU as usize, "{name} sent {} bytes", pdu.len());
+            assert!(batch.framing() == self.framing);
+            assert!(
+                pdu.len() <= self.mtu as usize,
+                "{name} sent {} bytes",
+                pdu.len()
+            );
             let mut pdu = pdu.to_vec();
             self.trace.push((self.elapsed, name, to, pdu.len()));
             if let Some(tamper) = &mut self.tamper {
@@ -279,11 +289,12 @@ impl Net {
         let (here, there) = (FlowId(self.serial), FlowId(self.serial - 1));
         self.wires.insert((name, here), (to, there));
         self.wires.insert((to, there), (name, here));
+        let (mtu, framing) = (self.mtu, self.framing);
         let up = |lower, via, over| FlowTell::Up {
             lower,
             over,
-            mtu: MTU,
-            framing: Framing::Train,
+            mtu,
+            framing,
             via,
         };
         self.later(
@@ -338,7 +349,9 @@ pub(super) fn invite(
     };
     match net.ask(issuer, Command::Invite(ask))? {
         Answer::Invitation(url) => Ok(url),
-        other => panic!("{other:?}"),
+        other @ (Answer::Ok | Answer::Allocated(_) | Answer::Status(_) | Answer::Configured(_)) => {
+            panic!("{other:?}")
+        }
     }
 }
 
