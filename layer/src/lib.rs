@@ -24,6 +24,8 @@ pub mod dir;
 mod ipcp;
 mod lower;
 pub mod route;
+#[cfg(any(test, feature = "sim"))]
+pub mod sim;
 mod unicast;
 
 pub use ipcp::{Input, Ipcp, Now, Output, UnixTime};

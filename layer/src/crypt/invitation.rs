@@ -150,6 +150,12 @@ impl Invitation {
         text
     }
 
+    /// The line for a joiner that can dial only these members.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn through(self, vias: Vec<Label>) -> Zeroizing<String> {
+        Self { vias, ..self }.url()
+    }
+
     /// Begins to join as `name`; refuses another name than the one that was granted.
     pub fn start(&self, name: &Label) -> Result<Joiner, Reason> {
         if let Some(granted) = self.member.as_ref().filter(|granted| *granted != name) {

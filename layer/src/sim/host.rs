@@ -1,0 +1,133 @@
+//! One host: a machine, the files that outlive it, and a stand-in for irmd and for programs.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use proto::ipcp::{Command, CommandId};
+use proto::irm::IpcpStatus;
+use proto::{Addr, FlowId, Label, Name};
+use zeroize::Zeroizing;
+
+use crate::Unicast;
+
+/// One host.
+pub(super) struct Host {
+    pub(super) name: Label,
+    pub(super) address: Addr,
+    /// `None` while it is down.
+    pub(super) machine: Option<Unicast>,
+    /// Counts up at each start, so that what was meant for an earlier machine is known by it.
+    pub(super) life: u32,
+    pub(super) files: BTreeMap<String, Zeroizing<Vec<u8>>>,
+    /// It has been a member once.
+    pub(super) member: bool,
+    pub(super) names: BTreeSet<Name>,
+    /// Its clock differs from the true time by this.
+    pub(super) skew: Duration,
+    pub(super) pending: BTreeMap<CommandId, Pending>,
+    /// Flows that were asked for or accepted: tag and side.
+    pub(super) flows: BTreeMap<FlowId, (u32, usize)>,
+    /// Data ends that are open, with the largest SDU.
+    pub(super) open: BTreeMap<FlowId, u32>,
+    /// Closed from this side: what was on its way may still come out.
+    pub(super) left: BTreeSet<FlowId>,
+    pub(super) status: Option<Box<IpcpStatus>>,
+    pub(super) exited: bool,
+    commands: CommandId,
+    last_flow: u64,
+}
+
+/// A command that waits for its answer.
+pub(super) struct Pending {
+    pub(super) what: What,
+    pub(super) until: Duration,
+}
+
+/// What was asked, and what is to be done with the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// Become a member.
+    Join,
+    /// An invitation for that host.
+    Invite(usize),
+    /// An adjacency with that host.
+    Connect(usize),
+    /// The flow with that tag.
+    Allocate(u32),
+    /// How it is.
+    Status,
+    /// Anything that only has to be answered.
+    Other,
+    /// Anything that must not fail.
+    Must,
+}
+
+impl Host {
+    pub(super) fn new(name: Label, address: Addr, skew: Duration) -> Self {
+        Self {
+            name,
+            address,
+            machine: None,
+            life: 0,
+            files: BTreeMap::new(),
+            member: false,
+            names: BTreeSet::new(),
+            skew,
+            pending: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            open: BTreeMap::new(),
+            left: BTreeSet::new(),
+            status: None,
+            exited: false,
+            commands: 0,
+            last_flow: 0,
+        }
+    }
+
+    pub(super) fn alive(&self) -> bool {
+        self.machine.is_some() && !self.exited
+    }
+
+    /// Numbers a command and notes that it waits.
+    pub(super) fn note(&mut self, what: What, until: Duration) -> CommandId {
+        self.commands += 1;
+        self.pending.insert(self.commands, Pending { what, until });
+        self.commands
+    }
+
+    /// A flow id that was never used on this host.
+    pub(super) fn next_flow(&mut self) -> FlowId {
+        self.last_flow += 1;
+        FlowId(self.last_flow)
+    }
+
+    /// Loses its machine; files and names stay.
+    pub(super) fn crash(&mut self) {
+        self.machine = None;
+        self.pending.clear();
+        self.flows.clear();
+        self.open.clear();
+        self.left.clear();
+    }
+}
+
+impl What {
+    /// How long the answer to a command may take at most.
+    pub(super) fn patience(command: &Command) -> Duration {
+        match command {
+            Command::Enroll(ask) => Duration::from_millis(ask.timeout_ms) + Duration::from_secs(5),
+            Command::Allocate(ask) => Duration::from_millis(ask.timeout_ms) + Duration::from_secs(1),
+            Command::Connect(_) => Duration::from_secs(15),
+            Command::Bootstrap(_)
+            | Command::Set(_)
+            | Command::Register(_)
+            | Command::Unregister(_)
+            | Command::Respond(_)
+            | Command::Dealloc(..)
+            | Command::Disconnect(_)
+            | Command::Invite(_)
+            | Command::Status
+            | Command::Shutdown => Duration::from_secs(1),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! What happened: a hash of all of it, a trace on demand, and a picture of the last part.
+
+use std::collections::VecDeque;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// The record of one run.
+pub(super) struct Story {
+    hash: u64,
+    events: u64,
+    /// Told to whoever runs the simulator, line by line.
+    trace: Option<fn(&str)>,
+    scenes: VecDeque<Scene>,
+}
+
+struct Scene {
+    at: Duration,
+    from: usize,
+    to: usize,
+    text: String,
+}
+
+impl Story {
+    pub(super) fn new(trace: Option<fn(&str)>) -> Self {
+        Self { hash: OFFSET, events: 0, trace, scenes: VecDeque::new() }
+    }
+
+    /// Counts an event into the hash: when, at whom, of which kind, how large. Contents don't count: keys differ from run
+    /// to run.
+    pub(super) fn mark(&mut self, at: Duration, host: usize, kind: u8, size: usize) {
+        self.events += 1;
+        let micros = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+        for word in [micros, host as u64, u64::from(kind), size as u64] {
+            for byte in word.to_be_bytes() {
+                // FNV-1a.
+                self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(PRIME);
+            }
+        }
+        if let Some(trace) = self.trace {
+            trace(&format!("{:>12.6} m{host} {} {size}", at.as_secs_f64(), KINDS.get(usize::from(kind)).unwrap_or(&"?")));
+        }
+    }
+
+    /// Something that belongs into the picture: `from` and `to` may be the same host.
+    pub(super) fn tell(&mut self, at: Duration, from: usize, to: usize, text: impl Into<String>) {
+        let text = text.into();
+        if let Some(trace) = self.trace {
+            trace(&format!("{:>12.6} m{from} -> m{to} {text}", at.as_secs_f64()));
+        }
+        if self.scenes.len() == SCENES {
+            self.scenes.pop_front();
+        }
+        self.scenes.push_back(Scene { at, from, to, text });
+    }
+
+    pub(super) fn hash(&self) -> u64 {
+        self.hash
+    }
+
+    pub(super) fn events(&self) -> u64 {
+        self.events
+    }
+
+    /// The last part as a mermaid sequence diagram.
+    pub(super) fn mermaid(&self, hosts: usize, title: &str) -> String {
+        let clean = |text: &str| text.replace([';', '#', '\n'], " ");
+        let mut out = format!("sequenceDiagram\n    %% {}\n", clean(title));
+        for host in 0..hosts {
+            let _ = writeln!(out, "    participant m{host}");
+        }
+        for Scene { at, from, to, text } in &self.scenes {
+            let line = format!("{:.3} s {}", at.as_secs_f64(), clean(text));
+            let _ = if from == to {
+                writeln!(out, "    Note over m{from}: {line}")
+            } else {
+                writeln!(out, "    m{from}->>m{to}: {line}")
+            };
+        }
+        let _ = writeln!(out, "    Note over m0: {}", clean(title));
+        out
+    }
+}
+
+pub(super) const PACKET: u8 = 0;
+pub(super) const TELL: u8 = 1;
+pub(super) const TIMEOUT: u8 = 2;
+pub(super) const COMMAND: u8 = 3;
+pub(super) const WRITE: u8 = 4;
+pub(super) const DELIVER: u8 = 5;
+pub(super) const EVENT: u8 = 6;
+const KINDS: [&str; 7] = ["packet", "tell", "timeout", "command", "write", "deliver", "event"];
+/// How much of the end a picture shows.
+const SCENES: usize = 200;
+const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+const PRIME: u64 = 0x0100_0000_01b3;

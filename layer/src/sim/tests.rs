@@ -1,0 +1,35 @@
+//! Ten seeds in every test run; the same seed is always the same run.
+
+use super::*;
+
+fn passes(seed: u64) -> Report {
+    match run(&Options { seed, ..Options::default() }) {
+        Ok(report) => report,
+        Err(failure) => panic!("{} at {:?}; repeat: cargo sim --from {seed} --seeds 1", failure.what, failure.at),
+    }
+}
+
+#[test]
+fn ten_seeds_hold() {
+    let reports: Vec<_> = (0..10).map(passes).collect();
+    let sdus: u64 = reports.iter().map(|r| r.sdus.1).sum();
+    let strikes: u64 = reports.iter().map(|r| r.packets.1).sum();
+    let crashes: u64 = reports.iter().map(|r| r.counts.crashes).sum();
+    assert!(sdus > 1000 && strikes > 100 && crashes > 0, "too little happened: {sdus} SDUs, {strikes} strikes, {crashes} crashes");
+}
+
+#[test]
+fn the_same_seed_is_the_same_run() {
+    let (one, two) = (passes(3), passes(3));
+    assert_eq!(one, two);
+    assert_ne!(one.hash, passes(4).hash);
+}
+
+#[test]
+fn a_picture_names_every_host_and_breaks_no_line() {
+    let mut story = Story::new(None);
+    story.tell(Duration::from_millis(1500), 0, 1, "dials; #1\nnow");
+    let picture = story.mermaid(2, "what failed");
+    assert!(picture.starts_with("sequenceDiagram\n"));
+    assert!(picture.contains("m0->>m1: 1.500 s dials   1 now\n"), "{picture}");
+}
