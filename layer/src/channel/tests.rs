@@ -248,6 +248,24 @@ fn no_sequence_of_frames_panics_or_grows() {
 }
 
 #[test]
+fn a_beginning_anew_is_noticed_once_when_both_speak_at_the_same_time() {
+    let mut link = Link::new(1, 0);
+    link.ends[0].send(b"before").unwrap();
+    link.ends[1].send(b"before").unwrap();
+    link.run(Duration::from_secs(600));
+    link.ends[1] = Channel::new(4000, 200);
+    link.got = [Vec::new(), Vec::new()];
+    link.ends[0].send(b"for the earlier one").unwrap();
+    link.ends[1].send(b"here I am").unwrap();
+    link.run(Duration::from_secs(600));
+    assert_eq!(link.got[0], [b"here I am".to_vec()]);
+    link.ends[0].send(b"agreed").unwrap();
+    link.run(Duration::from_secs(600));
+    assert_eq!(link.got[1], [b"agreed".to_vec()]);
+    assert_eq!(link.resets, [1, 0]);
+}
+
+#[test]
 fn a_late_frame_of_a_replaced_stream_changes_nothing() {
     let now = begin();
     let (mut old, mut new, mut end) = (
