@@ -4,6 +4,7 @@
     clippy::wildcard_enum_match_arm,
     reason = "a test fails by panicking, in its helpers too"
 )]
+#![allow(dead_code, reason = "each test program uses its part of the helpers")]
 
 mod daemon;
 mod mirror;
@@ -43,7 +44,7 @@ async fn start(
     std::fs::create_dir(dir.path().join("run")).unwrap();
     let mut daemon = Daemon::start(&dir.path().join("run"));
     let machine = Mirror::new(flood);
-    let process = tokio::spawn(ipcp::run(machine, Nothing, config(dir.path())));
+    let process = tokio::spawn(ipcp::run(machine, Nothing::default(), config(dir.path())));
     let attached = daemon.attached().await;
     (attached, daemon, process, dir)
 }

@@ -3,10 +3,14 @@
 use std::path::Path;
 use std::time::Duration;
 
+use proto::Reason;
 use proto::ipcp::{Command, Event};
 use proto::irm as pb;
 use proto::irm::ipcp_event::Event as Message;
 use proto::irm::ipcps_server::{Ipcps, IpcpsServer};
+use proto::irm::program_command::Command as ToProgram;
+use proto::irm::program_event::Event as FromProgram;
+use proto::irm::programs_server::{Programs, ProgramsServer};
 use tokio::net::UnixListener;
 use tokio::sync::{mpsc, oneshot};
 use tokio_stream::StreamExt;
@@ -18,9 +22,24 @@ type Commands = mpsc::Sender<Result<pb::IpcpCommand, Status>>;
 /// A daemon on a thread of its own; dropping it ends it as SIGKILL would.
 pub(crate) struct Daemon {
     attached: mpsc::Receiver<Attached>,
+    listening: mpsc::Receiver<Listening>,
+    allocations: mpsc::Receiver<Allocation>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
+
+/// A program that listens to a name.
+pub(crate) struct Listening {
+    pub(crate) listen: pb::Listen,
+    pub(crate) commands: mpsc::Sender<Result<pb::ProgramCommand, Status>>,
+    pub(crate) answers: mpsc::Receiver<pb::FlowAnswer>,
+}
+
+/// A program's wish for a flow, and the way back to it.
+pub(crate) type Allocation = (
+    pb::AllocFlowRequest,
+    oneshot::Sender<Result<pb::FlowEnd, Reason>>,
+);
 
 /// An IPC process that attached.
 pub(crate) struct Attached {
@@ -35,6 +54,8 @@ impl Daemon {
         let socket = run_dir.join("irm.sock");
         let _ = std::fs::remove_file(&socket);
         let (new, attached) = mpsc::channel(8);
+        let (listens, listening) = mpsc::channel(8);
+        let (wants, allocations) = mpsc::channel(8);
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let thread = std::thread::spawn(move || {
@@ -45,8 +66,9 @@ impl Daemon {
             runtime.block_on(async {
                 let incoming = UnixListenerStream::new(UnixListener::bind(socket).unwrap());
                 ready.send(()).unwrap();
-                let server =
-                    tonic::transport::Server::builder().add_service(IpcpsServer::new(Service(new)));
+                let server = tonic::transport::Server::builder()
+                    .add_service(IpcpsServer::new(Service(new)))
+                    .add_service(ProgramsServer::new(Flows(listens, wants)));
                 tokio::select! {
                     served = server.serve_with_incoming(incoming) => served.unwrap(),
                     _ = stopped => {}
@@ -56,9 +78,19 @@ impl Daemon {
         is_ready.recv().unwrap();
         Self {
             attached,
+            listening,
+            allocations,
             stop: Some(stop),
             thread: Some(thread),
         }
+    }
+
+    pub(crate) async fn listening(&mut self) -> Listening {
+        within(self.listening.recv()).await.unwrap()
+    }
+
+    pub(crate) async fn allocation(&mut self) -> Allocation {
+        within(self.allocations.recv()).await.unwrap()
     }
 
     pub(crate) async fn attached(&mut self) -> Attached {
@@ -149,5 +181,64 @@ impl Ipcps for Service {
             }
         });
         Ok(Response::new(ReceiverStream::new(out)))
+    }
+}
+
+struct Flows(mpsc::Sender<Listening>, mpsc::Sender<Allocation>);
+
+#[tonic::async_trait]
+impl Programs for Flows {
+    type SessionStream = ReceiverStream<Result<pb::ProgramCommand, Status>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<pb::ProgramEvent>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (commands, out) = mpsc::channel(64);
+        let mut stream = request.into_inner();
+        let listens = self.0.clone();
+        let say = |command| pb::ProgramCommand {
+            command: Some(command),
+        };
+        let welcome = ToProgram::Welcome(pb::ProgramWelcome::default());
+        commands.send(Ok(say(welcome))).await.unwrap();
+        tokio::spawn(async move {
+            let (answered, answers) = mpsc::channel(8);
+            let mut answers = Some(answers);
+            while let Some(Ok(message)) = stream.next().await {
+                match message.event.unwrap() {
+                    FromProgram::Listen(listen) => {
+                        let ready = pb::Listening {
+                            id: listen.id,
+                            failure: None,
+                        };
+                        commands
+                            .send(Ok(say(ToProgram::Listening(ready))))
+                            .await
+                            .unwrap();
+                        let (commands, answers) = (commands.clone(), answers.take().unwrap());
+                        let _ = listens
+                            .send(Listening {
+                                listen,
+                                commands,
+                                answers,
+                            })
+                            .await;
+                    }
+                    FromProgram::Answer(answer) => answered.send(answer).await.unwrap(),
+                    _ => {}
+                }
+            }
+        });
+        Ok(Response::new(ReceiverStream::new(out)))
+    }
+
+    async fn alloc_flow(
+        &self,
+        request: Request<pb::AllocFlowRequest>,
+    ) -> Result<Response<pb::FlowEnd>, Status> {
+        let (reply, answer) = oneshot::channel();
+        let _ = self.1.send((request.into_inner(), reply)).await;
+        Ok(Response::new(answer.await.unwrap()?))
     }
 }

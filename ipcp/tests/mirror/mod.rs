@@ -1,6 +1,8 @@
 //! A small real machine: every flow of its layer ends in a mirror, which gives back what was written.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::UdpSocket;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use ipcp::{In, Io, Key, Lower};
@@ -33,7 +35,10 @@ impl Mirror {
         let allocated = Allocated {
             mtu: 9000,
             qos: QosSpec::RAW,
-            peer: Peer::default(),
+            peer: Peer {
+                layer: Some("mirrors".parse().unwrap()),
+                ..Peer::default()
+            },
             token: None,
         };
         self.flows.insert(flow.0, false);
@@ -148,8 +153,9 @@ impl Ipcp for Mirror {
     }
 }
 
-/// Mirrors need no network below them.
-pub(crate) struct Nothing;
+/// Mirrors need no network below them; this has a socket to hand over, as a shim has.
+#[derive(Default)]
+pub(crate) struct Nothing(pub(crate) Option<UdpSocket>);
 
 impl Lower<Mirror> for Nothing {
     type Event = ();
@@ -165,5 +171,8 @@ impl Lower<Mirror> for Nothing {
     fn writable(&mut self, _: &mut Io, _: Key) {}
     fn event(&mut self, _: &mut Io, (): ()) -> Option<In<Mirror>> {
         None
+    }
+    fn hand_over(&mut self, _: &mut Io, _: FlowId) -> Option<OwnedFd> {
+        self.0.take().map(OwnedFd::from)
     }
 }

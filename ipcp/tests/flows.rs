@@ -1,0 +1,294 @@
+//! A machine over flows: the process below is a real one, and so are the sockets.
+#![allow(
+    clippy::unwrap_used,
+    clippy::wildcard_enum_match_arm,
+    reason = "a test fails by panicking, in its helpers too"
+)]
+#![allow(dead_code, reason = "each test program uses its part of the helpers")]
+
+mod daemon;
+mod mirror;
+mod probe;
+
+use std::net::UdpSocket;
+use std::path::Path;
+
+use daemon::{Attached, Daemon, within};
+use ipcp::{Config, FlowLower};
+use layer::{FlowTell, Via};
+use libflow::{Code, FlowId, Framing, QosSpec, Reason, Secret};
+use mirror::{Mirror, Nothing};
+use probe::{Heard, Probe};
+use proto::ipcp::{Allocate, Answer, Command, Event, User};
+use proto::irm as pb;
+use tokio::sync::mpsc;
+
+/// A daemon, a mirror below and a probe over it.
+struct Stack {
+    daemon: Daemon,
+    below: Attached,
+    probe: Attached,
+    heard: mpsc::UnboundedReceiver<Heard>,
+    _dir: tempfile::TempDir,
+}
+
+fn config(dir: &Path, name: &str) -> Config {
+    Config {
+        name: name.parse().unwrap(),
+        kind: "unicast",
+        run_dir: dir.join("run"),
+        state_dir: dir.join(name),
+        secret: Secret::from([9; 32]),
+    }
+}
+
+async fn start(socket: Option<UdpSocket>) -> Stack {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("run")).unwrap();
+    let mut daemon = Daemon::start(&dir.path().join("run"));
+    let below = config(dir.path(), "mirror");
+    tokio::spawn(ipcp::run(Mirror::new(0), Nothing(socket), below));
+    let below = daemon.attached().await;
+    let (machine, heard) = Probe::new();
+    let over = config(dir.path(), "probe");
+    tokio::spawn(ipcp::run(machine, FlowLower::new(&over), over));
+    let probe = daemon.attached().await;
+    Stack {
+        daemon,
+        below,
+        probe,
+        heard,
+        _dir: dir,
+    }
+}
+
+impl Stack {
+    async fn heard(&mut self) -> Heard {
+        within(self.heard.recv()).await.unwrap()
+    }
+
+    /// Does irmd's part in a dial: asks the process below for a flow and says where it is.
+    async fn broker(&mut self, flow: u64) {
+        let (request, reply) = self.daemon.allocation().await;
+        assert_eq!(
+            (request.name.as_str(), request.layer.as_str()),
+            ("far", "mirrors")
+        );
+        assert_eq!(
+            (request.source.as_str(), request.qos),
+            ("probe", Some(QosSpec::RAW.into()))
+        );
+        let end = self.allocate_below(flow).await;
+        reply.send(Ok(end)).unwrap();
+    }
+
+    async fn allocate_below(&mut self, flow: u64) -> pb::FlowEnd {
+        let user = User {
+            uid: rustix::process::getuid().as_raw(),
+            ipcp: true,
+        };
+        let allocate = Allocate {
+            flow: FlowId(flow),
+            name: "far".parse().unwrap(),
+            source: None,
+            qos: QosSpec::RAW,
+            peer: None,
+            user,
+            timeout_ms: 1000,
+        };
+        self.below.ask(Command::Allocate(allocate)).await;
+        let Event::Done(_, Ok(Answer::Allocated(allocated))) = self.below.event().await else {
+            panic!("not allocated");
+        };
+        let (socket, token) = (
+            self.below.hello.data_socket.clone(),
+            allocated.token.unwrap(),
+        );
+        pb::FlowEnd {
+            flow,
+            socket,
+            token: token.0.to_vec(),
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_dialled_flow_stands_carries_packets_and_ends_with_the_process_below() {
+    let mut stack = start(None).await;
+    stack
+        .probe
+        .ask(Command::Connect("far".parse().unwrap()))
+        .await;
+    stack.broker(7).await;
+    let Heard::Tell(FlowTell::Up {
+        lower,
+        over,
+        mtu,
+        framing,
+        via,
+    }) = stack.heard().await
+    else {
+        panic!("the flow did not come up");
+    };
+    assert_eq!((lower, over.as_str(), mtu), (FlowId(7), "mirrors", 9000));
+    assert_eq!((framing, via), (Framing::Record, Via::Dialled(1)));
+    stack
+        .probe
+        .ask(Command::Register("first".parse().unwrap()))
+        .await;
+    assert_eq!(
+        stack.heard().await,
+        Heard::Packets(FlowId(7), vec![b"first".to_vec(); 3])
+    );
+    stack
+        .below
+        .ask(Command::Dealloc(
+            FlowId(7),
+            Reason::new(Code::Denied, "policy"),
+        ))
+        .await;
+    let down = FlowTell::Down(FlowId(7), Reason::new(Code::Denied, "policy"));
+    assert_eq!(stack.heard().await, Heard::Tell(down));
+}
+
+#[tokio::test]
+async fn a_dial_that_is_refused_says_why() {
+    let mut stack = start(None).await;
+    stack
+        .probe
+        .ask(Command::Connect("far".parse().unwrap()))
+        .await;
+    let (_, reply) = stack.daemon.allocation().await;
+    let why = Reason::new(Code::NotFound, "nobody there");
+    reply.send(Err(why.clone())).unwrap();
+    assert_eq!(
+        stack.heard().await,
+        Heard::Tell(FlowTell::DialFailed(1, why))
+    );
+}
+
+#[tokio::test]
+async fn a_flow_that_is_hung_up_is_given_back_below() {
+    let mut stack = start(None).await;
+    stack
+        .probe
+        .ask(Command::Connect("far".parse().unwrap()))
+        .await;
+    stack.broker(8).await;
+    assert!(matches!(
+        stack.heard().await,
+        Heard::Tell(FlowTell::Up { .. })
+    ));
+    stack
+        .probe
+        .ask(Command::Disconnect("far".parse().unwrap()))
+        .await;
+    let Event::FlowDown(FlowId(8), _) = stack.below.event().await else {
+        panic!("the process below did not hear of it");
+    };
+}
+
+#[tokio::test]
+async fn flows_to_the_own_name_are_accepted_and_programs_of_the_host_are_not() {
+    let mut stack = start(None).await;
+    let mut listening = stack.daemon.listening().await;
+    assert_eq!(
+        (
+            listening.listen.name.as_str(),
+            listening.listen.layers.len()
+        ),
+        ("probe", 0)
+    );
+    let offer = |flow, direct| pb::FlowOffer {
+        flow,
+        listener: listening.listen.id,
+        name: "probe".into(),
+        peer: Some(pb::Peer {
+            name: "far".into(),
+            layer: "mirrors".into(),
+            member: String::new(),
+        }),
+        qos: Some(QosSpec::RAW.into()),
+        mtu: 9000,
+        deadline_ms: 5000,
+        direct,
+        token: vec![1; 16],
+        uid: 0,
+    };
+    let say = |command| {
+        Ok(pb::ProgramCommand {
+            command: Some(command),
+        })
+    };
+    let ready = stack.allocate_below(9).await;
+    use pb::program_command::Command as C;
+    listening
+        .commands
+        .send(say(C::Offer(offer(9, false))))
+        .await
+        .unwrap();
+    assert!(within(listening.answers.recv()).await.unwrap().accept);
+    listening.commands.send(say(C::Ready(ready))).await.unwrap();
+    let Heard::Tell(FlowTell::Up {
+        lower: FlowId(9),
+        via: Via::Accepted(_),
+        ..
+    }) = stack.heard().await
+    else {
+        panic!("the flow did not come up");
+    };
+    listening
+        .commands
+        .send(say(C::Offer(offer(10, true))))
+        .await
+        .unwrap();
+    assert!(!within(listening.answers.recv()).await.unwrap().accept);
+}
+
+#[tokio::test]
+async fn a_socket_that_is_handed_over_carries_trains_and_its_end_is_noticed() {
+    let far = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let near = UdpSocket::bind("127.0.0.1:0").unwrap();
+    near.connect(far.local_addr().unwrap()).unwrap();
+    far.connect(near.local_addr().unwrap()).unwrap();
+    far.set_nonblocking(true).unwrap();
+    let far = tokio::net::UdpSocket::from_std(far).unwrap();
+    let mut stack = start(Some(near)).await;
+    stack
+        .probe
+        .ask(Command::Connect("far".parse().unwrap()))
+        .await;
+    stack.broker(7).await;
+    let Heard::Tell(FlowTell::Up { framing, mtu, .. }) = stack.heard().await else {
+        panic!("the flow did not come up");
+    };
+    assert_eq!((framing, mtu), (Framing::Train, 9000));
+    stack
+        .probe
+        .ask(Command::Register("train".parse().unwrap()))
+        .await;
+    let mut buf = [0; 100];
+    for _ in 0..3 {
+        assert_eq!(within(far.recv(&mut buf)).await.unwrap(), 5);
+        assert_eq!(&buf[..5], b"train");
+    }
+    far.send(b"").await.unwrap();
+    far.send(b"back").await.unwrap();
+    assert_eq!(
+        stack.heard().await,
+        Heard::Packets(FlowId(7), vec![b"back".to_vec()])
+    );
+    drop(far);
+    stack
+        .probe
+        .ask(Command::Register("into the void".parse().unwrap()))
+        .await;
+    let Heard::Tell(FlowTell::Down(FlowId(7), reason)) = stack.heard().await else {
+        panic!("nobody noticed");
+    };
+    assert_eq!(reason.code, Code::Unreachable);
+    // The process below is told, so that it can let go of its own descriptor.
+    let Event::FlowDown(FlowId(7), _) = stack.below.event().await else {
+        panic!("the process below did not hear of it");
+    };
+}
