@@ -109,6 +109,8 @@ mod tests {
             RunDir::choose(None, env(None)).path(),
             Path::new("/run/irm")
         );
+        let here = std::env::current_dir().unwrap().join("r");
+        assert_eq!(RunDir::choose(Some(Path::new("r")), env(None)).path(), here);
         let here = std::env::current_dir().unwrap();
         assert_eq!(
             RunDir::choose(Some(Path::new("r")), env(None)).path(),
