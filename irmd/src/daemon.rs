@@ -352,7 +352,13 @@ impl Daemon {
                 Err(reason) => drop(refused.insert(name.clone(), reason)),
             }
         }
-        for name in there.difference(&wanted) {
+        // Programs that come back want theirs kept.
+        let gone = if self.is_recovering() {
+            BTreeSet::new()
+        } else {
+            &there - &wanted
+        };
+        for name in &gone {
             match ipcp.call(Command::Unregister(name.clone()), COMMAND).await {
                 Ok(_) => drop(ipcp.inner().registered.remove(name)),
                 Err(reason) => {

@@ -26,7 +26,12 @@ impl Events {
     /// Tells everybody.
     pub(crate) fn emit(&self, kind: &str, text: impl Into<String>, fields: &[(&str, &str)]) {
         let text = text.into();
-        tracing::info!(kind, %text);
+        // Flows come and go by the thousand.
+        if kind.starts_with("flow.") {
+            tracing::debug!(kind, "{text}");
+        } else {
+            tracing::info!(kind, "{text}");
+        }
         let fields = fields
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))

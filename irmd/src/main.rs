@@ -38,6 +38,7 @@ mod status;
 mod supervise;
 mod vpns;
 
+use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -51,6 +52,7 @@ fn main() -> ExitCode {
         tracing_subscriber::EnvFilter::try_from_env("IRM_LOG").unwrap_or_else(|_| "info".into());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match run(args) {
@@ -95,6 +97,7 @@ fn run(args: Args) -> Result<(), Failure> {
     };
     let run_lock = locked(&dirs.run, 0o755)?;
     let state_lock = locked(&dirs.state, 0o700)?;
+    raise_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -111,5 +114,20 @@ fn run(args: Args) -> Result<(), Failure> {
             let _ = std::fs::remove_dir(&dirs.run);
             Ok(())
         }
+    }
+}
+
+/// Each session has a descriptor: the usual limit of 1,024 is too low.
+fn raise_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    ) {
+        tracing::warn!(%error, "the limit of open files stays as it is; programs beyond it will be refused");
     }
 }

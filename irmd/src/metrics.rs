@@ -23,17 +23,26 @@ pub(crate) fn text(status: &StatusReply) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("strata");
     let drops = Labelled::default();
     let counters = Labelled::default();
+    let levels = Levels::default();
     let sort = |process: &str, layer: &str, name: &str, value: u64| {
+        let labels = |key, what: &str| {
+            vec![
+                ("process", process.to_owned()),
+                ("layer", layer.to_owned()),
+                (key, what.to_owned()),
+            ]
+        };
+        if let Some(level) = name.strip_prefix("now.") {
+            levels
+                .get_or_create(&labels("what", level))
+                .set(i64::try_from(value).unwrap_or(i64::MAX));
+            return;
+        }
         let (family, key, reason) = match name.strip_prefix("drop.") {
             Some(reason) => (&drops, "reason", reason),
             None => (&counters, "what", name),
         };
-        let labels = vec![
-            ("process", process.to_owned()),
-            ("layer", layer.to_owned()),
-            (key, reason.to_owned()),
-        ];
-        family.get_or_create(&labels).inc_by(value);
+        family.get_or_create(&labels(key, reason)).inc_by(value);
     };
     for (name, value) in &status.counters {
         sort("irmd", "", name, *value);
@@ -50,6 +59,7 @@ pub(crate) fn text(status: &StatusReply) -> Result<String, std::fmt::Error> {
     }
     registry.register("drops", "What was dropped, by reason", drops);
     registry.register("events", "What was counted besides drops", counters);
+    registry.register("level", "What there is of something now", levels);
     gauges(status, &mut registry);
     flows(status, &mut registry);
     let mut text = String::new();
@@ -198,7 +208,12 @@ mod tests {
     #[test]
     fn drops_carry_their_reason_and_their_process() {
         let status = IpcpStatus {
-            counters: [("drop.forged".to_owned(), 3), ("sent".to_owned(), 4)].into(),
+            counters: [
+                ("drop.forged".to_owned(), 3),
+                ("sent".to_owned(), 4),
+                ("now.pending".to_owned(), 2),
+            ]
+            .into(),
             ..IpcpStatus::default()
         };
         let ipcp = IpcpInfo {
@@ -216,6 +231,7 @@ mod tests {
         for line in [
             r#"strata_drops_total{process="a",layer="ovl",reason="forged"} 3"#,
             r#"strata_events_total{process="a",layer="ovl",what="sent"} 4"#,
+            r#"strata_level{process="a",layer="ovl",what="pending"} 2"#,
             r#"strata_up{process="a",layer="ovl"} 1"#,
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");

@@ -181,7 +181,8 @@ async fn serve(
         daemon,
         id: session.id,
     };
-    while let Some(message) = events.message().await? {
+    // A program that dies breaks the stream: that is its end, not a fault.
+    while let Ok(Some(message)) = events.message().await {
         let Some(event) = message.event else {
             return Err(Reason::new(
                 Code::Usage,

@@ -231,7 +231,7 @@ const ATTACH: Duration = Duration::from_secs(10);
 const REATTACH: Duration = Duration::from_secs(5);
 /// How long it may take to become what it was.
 const CONFIGURE: Duration = Duration::from_secs(30);
-/// How long it may take to end its flows in good order.
-const SHUTDOWN: Duration = Duration::from_secs(3);
+/// How long it may take to end its flows in good order; it bounds that itself to a little less.
+const SHUTDOWN: Duration = Duration::from_secs(5);
 /// How long it may take to end when it is signalled.
-const GRACE: Duration = Duration::from_secs(1);
+const GRACE: Duration = Duration::from_millis(500);
