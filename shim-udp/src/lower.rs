@@ -1,6 +1,7 @@
 //! The sockets of a shim as the runtime's way to a lower network.
 
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use ipcp::{In, Interest, Io, Key, Lower, Watch};
 use layer::Input;
@@ -73,7 +74,11 @@ impl Lower<Shim> for UdpLower {
     }
 
     fn congested(&self) -> bool {
-        self.sockets.is_congested()
+        self.sockets.congested_until().is_some()
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        self.sockets.congested_until()
     }
 
     fn status(&self, status: &mut IpcpStatus) {

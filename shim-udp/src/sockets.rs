@@ -8,12 +8,12 @@
 
 mod udp;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipcp::Counters;
 use ipcp::udp::{Offloads, widen};
@@ -35,8 +35,8 @@ pub struct Sockets {
     /// Watched sockets that may be readable, as the epoll set said last.
     ready: VecDeque<u64>,
     heard: VecDeque<Heard>,
-    /// Sockets whose trains wait for room in the kernel's buffer.
-    full: BTreeSet<SocketKey>,
+    /// Sockets whose trains wait for room in the kernel's buffer, and since when.
+    full: BTreeMap<SocketKey, Instant>,
     handed: FxHashMap<FlowId, SocketKey>,
     resolver: Resolver,
     offloads: Offloads,
@@ -61,7 +61,7 @@ impl Sockets {
             open: FxHashMap::default(),
             ready: VecDeque::new(),
             heard: VecDeque::new(),
-            full: BTreeSet::new(),
+            full: BTreeMap::new(),
             handed: FxHashMap::default(),
             resolver: Resolver::default(),
             offloads: Offloads::default(),
@@ -153,9 +153,12 @@ impl Sockets {
             .map(Udp::as_fd)
     }
 
-    /// Whether trains wait for room in the kernel's buffers.
-    pub fn is_congested(&self) -> bool {
-        !self.full.is_empty()
+    /// Until when users should not write, because trains wait for room in the kernel's buffers. A socket that doesn't move
+    /// must not stop the others for longer: what goes to it then is dropped and counted.
+    pub fn congested_until(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let until = self.full.values().map(|since| *since + STUCK);
+        until.filter(|at| *at > now).min()
     }
 
     /// What was dropped on the way out, and why.
@@ -303,7 +306,7 @@ impl Sockets {
             return;
         };
         if udp.is_full() {
-            self.full.insert(key);
+            self.full.entry(key).or_insert_with(Instant::now);
         } else {
             self.full.remove(&key);
         }
@@ -405,6 +408,8 @@ impl AsFd for Sockets {
 const LISTEN: u64 = 0;
 /// Sockets that one look at the epoll set gives.
 const EVENTS: usize = 64;
+/// How long a full socket holds users up.
+const STUCK: Duration = Duration::from_millis(100);
 /// Requests, and trains of one socket, that are read before the next socket has its turn.
 const REQUESTS_AT_ONCE: usize = 16;
 const TRAINS_AT_ONCE: usize = 4;
