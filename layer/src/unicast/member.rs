@@ -90,13 +90,14 @@ impl Unicast {
                 .prefixes
                 .iter()
                 .any(|p| !me.identity.cert().prefixes().contains(&p.trunc()));
-            if me.over != ask.over || other {
+            if other {
                 return conflict(format!(
-                    "{} serves {} with other lower layers or prefixes; destroy it first",
+                    "{} serves {} with other prefixes; destroy it first",
                     self.name, ask.layer
                 ));
             }
-            return Ok(me.configured());
+            self.set_over(now, ask.over);
+            return Ok(self.configured());
         }
         let (authority, identity) = match self.known_identity(&ask.layer)? {
             Some(identity) => match self.known_authority(&ask.layer)? {
@@ -145,7 +146,9 @@ impl Unicast {
     }
 
     fn rejoin(&mut self, now: Now, ask: &Enroll) -> Result<Configured, Reason> {
-        if self.me.is_none() {
+        if self.me.is_some() {
+            self.set_over(now, ask.over.clone());
+        } else {
             let Some(identity) = self.identity_file()? else {
                 let text = format!(
                     "{} has no certificate from before; enroll it with an invitation",
@@ -167,6 +170,18 @@ impl Unicast {
             }
         }
         Ok(self.configured())
+    }
+
+    /// The lower layers from now on; none: as before. Which a host has is for irmd to say.
+    pub(super) fn set_over(&mut self, now: Now, over: Vec<Label>) {
+        if let Some(me) = self
+            .me
+            .as_mut()
+            .filter(|me| !over.is_empty() && me.over != over)
+        {
+            me.over = over;
+            self.rewant(now);
+        }
     }
 
     /// Takes an identity into use.

@@ -151,10 +151,7 @@ impl Unicast {
     }
 
     fn set(&mut self, now: Now, id: CommandId, settings: proto::ipcp::Settings) {
-        if let Some(me) = self.me.as_mut().filter(|_| !settings.over.is_empty()) {
-            me.over = settings.over;
-            self.rewant(now);
-        }
+        self.set_over(now, settings.over);
         self.done(id, Ok(Answer::Ok));
     }
 
