@@ -54,6 +54,7 @@ pub async fn run<M: Ipcp, L: Lower<M>>(
         ending: None,
         exit: false,
         parked: false,
+        ready: Vec::new(),
     };
     let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     let mut asleep_until = None;
@@ -115,6 +116,8 @@ struct Runtime<M: Ipcp, L: Lower<M>> {
     exit: bool,
     /// Users are left unread while the lower network takes no more.
     parked: bool,
+    /// What the last look at the descriptors found; kept for its memory.
+    ready: Vec<Ready>,
 }
 
 impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
@@ -146,18 +149,22 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
 
     /// One look at the descriptors, lower ones first; `false` if nothing had happened to any.
     fn packets(&mut self, reactor: &AsyncFd<Epoll>) -> anyhow::Result<bool> {
-        let mut ready = Vec::new();
-        match reactor.try_io(TokioInterest::READABLE, |epoll| epoll.poll(&mut ready)) {
+        self.ready.clear();
+        match reactor.try_io(TokioInterest::READABLE, |epoll| epoll.poll(&mut self.ready)) {
             Ok(()) => {}
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
             Err(e) => return Err(e).context("waiting for packets failed"),
         }
-        for event in ready.iter().filter(|r| r.key.side() == Side::Lower) {
-            self.lower_ready(*event);
+        for n in 0..self.ready.len() {
+            if self.ready[n].key.side() == Side::Lower {
+                self.lower_ready(self.ready[n]);
+            }
         }
         self.settle();
-        for event in ready.iter().filter(|r| r.key.side() == Side::Upper) {
-            self.upper_ready(*event);
+        for n in 0..self.ready.len() {
+            if self.ready[n].key.side() == Side::Upper {
+                self.upper_ready(self.ready[n]);
+            }
         }
         Ok(true)
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use layer::{FlowAsk, FlowTell, Input, Ipcp, Via};
 use libflow::port::Joined;
-use proto::ipcp::Settings;
+use proto::ipcp::{Offload, OffloadKind, Settings};
 use proto::record::{Item, Peer};
 use proto::{Batch, Code, FlowId, Framing, Reason};
 use rustc_hash::FxHashMap;
@@ -370,6 +370,17 @@ impl<M: Ipcp<Lower = FlowId, Ask = FlowAsk, Tell = FlowTell>> Lower<M> for FlowL
         status
             .settings
             .insert("lower.udp_sockets".to_owned(), handed.to_string());
+        for (kind, mode) in [
+            (OffloadKind::Gso, self.offloads.gso),
+            (OffloadKind::Gro, self.offloads.gro),
+        ] {
+            let switch = Offload { kind, mode }.to_string();
+            if let Some((name, mode)) = switch.split_once('=') {
+                status
+                    .settings
+                    .insert(format!("offload.{name}"), mode.to_owned());
+            }
+        }
     }
 }
 
