@@ -393,3 +393,140 @@ enum Read {
 const HELD: usize = 16;
 /// After this long without room, a lane no longer holds up the users of the others.
 const STUCK: Duration = Duration::from_millis(100);
+
+#[cfg(test)]
+mod tests {
+    use libflow::port::{Received, RecordSocket};
+    use libflow::{QosSpec, Secret};
+    use proto::record::Welcome;
+
+    use super::*;
+    use crate::io::Interest;
+
+    const FLOW: FlowId = FlowId(1);
+
+    /// One lane, and the far end of its socket.
+    fn lane() -> (Io, FlowLower, RecordSocket) {
+        let config = Config {
+            name: "me".parse().unwrap(),
+            kind: "unicast",
+            run_dir: "/nowhere".into(),
+            state_dir: "/nowhere".into(),
+            secret: Secret::from([0; 32]),
+        };
+        let (near, far) = RecordSocket::pair().unwrap();
+        let peer = Peer {
+            layer: Some("below".parse().unwrap()),
+            ..Peer::default()
+        };
+        let welcome = Welcome {
+            flow: FLOW,
+            mtu: 1400,
+            qos: QosSpec::RAW,
+            peer,
+        };
+        let joined = Joined {
+            socket: near,
+            welcome,
+            handed: None,
+        };
+        let (mut io, mut lower) = (Io::new().unwrap(), FlowLower::new(&config));
+        let tell = lower.add(&mut io, joined, Via::Dialled(1)).unwrap();
+        assert!(matches!(tell, FlowTell::Up { lower: FLOW, .. }));
+        (io, lower, far)
+    }
+
+    fn numbered(framing: Framing, numbers: std::ops::Range<u32>) -> Batch {
+        let mut batch = Batch::new(framing);
+        for n in numbers {
+            batch.push(1000).unwrap()[..4].copy_from_slice(&n.to_be_bytes());
+        }
+        batch
+    }
+
+    fn send(lower: &mut FlowLower, io: &mut Io, batch: Batch) {
+        Lower::<layer::Unicast>::send(lower, io, FLOW, batch);
+    }
+
+    fn congested(lower: &FlowLower) -> bool {
+        Lower::<layer::Unicast>::congested(lower)
+    }
+
+    /// The numbers of all packets that have arrived.
+    fn arrived(far: &RecordSocket) -> Vec<u32> {
+        let (mut batch, mut numbers) = (Batch::new(Framing::Record), Vec::new());
+        while let Ok(Received::Data) = far.try_recv(&mut batch) {
+            let number = |p: &[u8]| u32::from_be_bytes(p[..4].try_into().unwrap());
+            numbers.extend(batch.iter().map(number));
+        }
+        numbers
+    }
+
+    #[test]
+    fn a_full_lane_holds_users_up_keeps_the_order_and_drops_beyond_a_bound() {
+        let (mut io, mut lower, far) = lane();
+        let mut sent = 0;
+        while !congested(&lower) {
+            send(
+                &mut lower,
+                &mut io,
+                numbered(Framing::Record, sent..sent + 50),
+            );
+            sent += 50;
+        }
+        for _ in 0..HELD + 2 {
+            send(
+                &mut lower,
+                &mut io,
+                numbered(Framing::Record, sent..sent + 50),
+            );
+            sent += 50;
+        }
+        // One was held when the lane became full.
+        assert_eq!(io.counters.get("drop.lower_full"), 3 * 50);
+        let mut got = Vec::new();
+        let key = *lower.keys.keys().next().unwrap();
+        while congested(&lower) {
+            got.extend(arrived(&far));
+            Lower::<layer::Unicast>::writable(&mut lower, &mut io, key);
+        }
+        got.extend(arrived(&far));
+        assert_eq!(got, (0..sent - 150).collect::<Vec<_>>());
+        let Data::Records { watch, .. } = &lower.flows[&FLOW].data else {
+            panic!("a lane of records");
+        };
+        assert_eq!(watch.interest(), Interest::READ);
+    }
+
+    #[test]
+    fn a_lane_that_is_stuck_stops_holding_users_up() {
+        let (mut io, mut lower, _far) = lane();
+        while !congested(&lower) {
+            send(&mut lower, &mut io, numbered(Framing::Record, 0..50));
+        }
+        let deadline = Lower::<layer::Unicast>::deadline(&lower).unwrap();
+        std::thread::sleep(deadline.saturating_duration_since(Instant::now()));
+        assert!(!congested(&lower));
+        assert_eq!(Lower::<layer::Unicast>::deadline(&lower), None);
+    }
+
+    #[test]
+    fn a_train_becomes_records_for_a_record_socket() {
+        let (mut io, mut lower, far) = lane();
+        send(&mut lower, &mut io, numbered(Framing::Train, 0..64));
+        assert_eq!(arrived(&far), (0..64).collect::<Vec<_>>());
+        assert_eq!(io.counters.iter().count(), 0);
+    }
+
+    #[test]
+    fn packets_for_a_flow_that_is_gone_are_counted() {
+        let (mut io, mut lower, far) = lane();
+        drop(far);
+        send(&mut lower, &mut io, numbered(Framing::Record, 0..5));
+        let key = *lower.keys.keys().next().unwrap();
+        let said = Lower::<layer::Unicast>::recv(&mut lower, &mut io, key);
+        assert!(matches!(said, Some(Input::Tell(FlowTell::Down(FLOW, _)))));
+        send(&mut lower, &mut io, numbered(Framing::Record, 0..5));
+        assert_eq!(io.counters.get("drop.lower_gone"), 10);
+    }
+}
