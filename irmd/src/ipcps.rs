@@ -13,6 +13,9 @@ use tonic::Status;
 
 use crate::spec::{Kind, Spec};
 
+/// How long a process may take to end its flows in good order; it bounds that itself to a little less.
+const PATIENCE: Duration = Duration::from_secs(5);
+
 /// How many commands may wait for an IPC process that doesn't read them.
 pub(crate) const QUEUE: usize = 4096;
 
@@ -60,6 +63,8 @@ pub(crate) struct Inner {
     pub(crate) pid: Option<u32>,
     /// Its process was just started, so it has to be told who it is, whatever it finds on its disk.
     pub(crate) fresh: bool,
+    /// How long it may take to end in good order.
+    pub(crate) patience: Duration,
     /// How often it was started anew.
     pub(crate) restarts: u32,
     /// Where its flows are joined.
@@ -79,6 +84,7 @@ impl Ipcp {
         let inner = Inner {
             layer: spec.layer.clone(),
             spec,
+            patience: PATIENCE,
             ..Inner::default()
         };
         Self {

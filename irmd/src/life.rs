@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::daemon::{Daemon, Ending};
 use crate::ipcps::Ipcp;
 use crate::running::Instance;
-use crate::spec::{Kind, SavedSpecs};
+use crate::spec::SavedSpecs;
 use crate::{config, process, server, supervise, vpns};
 
 /// Runs the daemon until it is told to end.
@@ -170,18 +170,17 @@ async fn tend(daemon: Arc<Daemon>) {
     }
 }
 
-/// Ends all that was started, upper before lower, each kind at once.
+/// Ends all that was started, upper before lower, those that have nothing to do with each other at once.
 async fn end(daemon: &Arc<Daemon>) {
     vpns::end_all(daemon).await;
-    for kind in [Kind::Unicast, Kind::ShimUdp] {
-        join_all(
-            daemon
-                .ipcps()
-                .into_iter()
-                .filter(|i| i.kind == kind)
-                .map(|i| async move { stop(&i).await }),
-        )
-        .await;
+    let rounds = rounds(daemon);
+    let patience = STOP / u32::try_from(rounds.len().max(1)).unwrap_or(u32::MAX);
+    for round in rounds {
+        for ipcp in &round {
+            let usual = ipcp.inner().patience;
+            ipcp.inner().patience = usual.min(patience);
+        }
+        join_all(round.iter().map(|ipcp| stop(ipcp))).await;
     }
     for sock in [daemon.dirs.irm_sock(), daemon.dirs.admin_sock()] {
         if let Err(error) = std::fs::remove_file(&sock) {
@@ -191,9 +190,30 @@ async fn end(daemon: &Arc<Daemon>) {
     server::sweep(&daemon.dirs);
 }
 
+/// The IPC processes in the order in which they are to end: each round holds those that no process of a later one uses.
+fn rounds(daemon: &Daemon) -> Vec<Vec<Arc<Ipcp>>> {
+    let mut left = daemon.ipcps();
+    let mut rounds = Vec::new();
+    while !left.is_empty() {
+        let below: Vec<_> = left.iter().flat_map(|i| daemon.over(i)).collect();
+        let is_top = |i: &Arc<Ipcp>| !i.layer().is_some_and(|layer| below.contains(&layer));
+        let (mut top, rest): (Vec<_>, Vec<_>) = left.into_iter().partition(is_top);
+        left = rest;
+        if top.is_empty() {
+            // Layers never lie in a ring; if they did, all of them would end at once.
+            top.append(&mut left);
+        }
+        rounds.push(top);
+    }
+    rounds
+}
+
 /// Stops one process and waits for its end.
 pub(crate) async fn stop(ipcp: &Ipcp) {
     ipcp.stop.send_replace(true);
     // Its task ends it within bounds of its own.
     let _ = tokio::time::timeout(Duration::from_secs(7), process::set(&ipcp.gone)).await;
 }
+
+/// How long all IPC processes together may take to end in good order.
+const STOP: Duration = Duration::from_secs(10);

@@ -242,6 +242,10 @@ fn open(
             ),
         ));
     }
+    if daemon.sessions.iter().filter(|s| s.uid == uid).count() >= SESSIONS {
+        let text = format!("user {uid} has {SESSIONS} sessions already; end some of its programs");
+        return Err(Reason::new(Code::Busy, text));
+    }
     let session = Session {
         id: SessionId(daemon.random()?),
         uid,
@@ -424,6 +428,8 @@ async fn registered(
     Ok(())
 }
 
+/// How many sessions one user may have at once.
+const SESSIONS: usize = 4096;
 const HELLO: Duration = Duration::from_secs(5);
 /// The longest path that a Unix socket can have.
 const SOCKET_PATH: usize = 107;

@@ -207,6 +207,17 @@ impl Registry {
             ));
         }
         self.unlisten(listener.session, listener.id);
+        let own = self
+            .listeners
+            .iter()
+            .filter(|l| l.session == listener.session)
+            .count();
+        if own >= MOST {
+            let text = format!(
+                "a program may have {MOST} listeners at once; end some, or open another session"
+            );
+            return Err(Reason::new(Code::Busy, text));
+        }
         self.listeners.push(listener);
         Ok(())
     }
@@ -364,6 +375,9 @@ fn no_such(name: &Name) -> Reason {
     )
 }
 
+/// How many listeners one session may have.
+const MOST: usize = 1024;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -489,6 +503,20 @@ mod tests {
             Code::Denied
         );
         assert!(r.goes_by(&name("n"), 1000) && !r.goes_by(&name("n"), 1001));
+    }
+
+    #[test]
+    fn a_session_has_a_bounded_number_of_listeners() {
+        let mut r = Registry::default();
+        for id in 0..1024 {
+            r.listen(listener(1, id, Some("n"), 0)).unwrap();
+        }
+        assert_eq!(
+            r.listen(listener(1, 1024, Some("n"), 0)).unwrap_err().code,
+            Code::Busy
+        );
+        r.listen(listener(1, 5, Some("again"), 0)).unwrap();
+        r.listen(listener(2, 1, Some("n"), 0)).unwrap();
     }
 
     #[test]

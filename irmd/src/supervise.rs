@@ -102,7 +102,8 @@ async fn live(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, child: &Child, attach: Dur
         }
         () = set(&ipcp.stop) => {
             ipcp.tell(Command::Shutdown);
-            if !child.wait_for(SHUTDOWN).await {
+            let patience = ipcp.inner().patience;
+            if !child.wait_for(patience).await {
                 child.end(GRACE).await;
             }
             "stopped".to_owned()
@@ -231,7 +232,5 @@ const ATTACH: Duration = Duration::from_secs(10);
 const REATTACH: Duration = Duration::from_secs(5);
 /// How long it may take to become what it was.
 const CONFIGURE: Duration = Duration::from_secs(30);
-/// How long it may take to end its flows in good order; it bounds that itself to a little less.
-const SHUTDOWN: Duration = Duration::from_secs(5);
 /// How long it may take to end when it is signalled.
 const GRACE: Duration = Duration::from_millis(500);
