@@ -84,9 +84,10 @@ struct Life {
 
 /// Whether packets of the whole MTU get through.
 enum Probe {
-    /// The time of the first padded hello, and how many went.
+    /// The times of the first padded hello and of the small one after the last, 0 until they went, and how many went.
     Sent {
         first: u64,
+        small: u64,
         count: u8,
     },
     Answered,
@@ -99,9 +100,17 @@ pub(super) struct Cost {
     from_us: u32,
 }
 
+impl Probe {
+    const START: Self = Self::Sent {
+        first: 0,
+        small: 0,
+        count: 0,
+    };
+}
+
 impl Link {
     pub(super) fn new(up: Stands, dialled: Option<Label>, stream: u32, now: Instant) -> Self {
-        let mtu = up.mtu.min(MAX_MTU);
+        let mtu = up.mtu.clamp(MIN_MTU, MAX_MTU);
         let life = Life {
             next: now,
             heard: now,
@@ -109,7 +118,7 @@ impl Link {
             their_time: 0,
             their_time_at: now,
             rtts: [u32::MAX; RTTS],
-            probe: Probe::Sent { first: 0, count: 0 },
+            probe: Probe::START,
         };
         Self {
             lower: up.lower,
@@ -170,7 +179,8 @@ impl Link {
     /// The lower network has another MTU. Says whether that of the link changed.
     pub(super) fn set_mtu(&mut self, mtu: u32) -> bool {
         let before = self.mtu();
-        self.mtu = mtu.min(MAX_MTU);
+        self.mtu = mtu.clamp(MIN_MTU, MAX_MTU);
+        self.life.probe = Probe::START;
         self.channel.set_frame_size(frame_size(self.mtu));
         before != self.mtu()
     }
@@ -352,11 +362,16 @@ impl Link {
         match &mut self.life.probe {
             Probe::Answered => Hello::LEN,
             Probe::Sent { count, .. } if *count >= PROBES => Hello::LEN,
-            Probe::Sent { first, count } => {
+            Probe::Sent {
+                first,
+                small,
+                count,
+            } => {
                 if *count == 0 {
                     *first = micros;
                 }
                 *count += 1;
+                *small = micros;
                 // The last of them is small: it tells a link that is slow from one that loses large packets.
                 if *count < PROBES { whole } else { Hello::LEN }
             }
@@ -376,11 +391,15 @@ impl Link {
         let at = hello.sequence as usize % RTTS;
         self.life.rtts[at] = u32::try_from(rtt).unwrap_or(u32::MAX).max(1);
         let before = self.mtu();
-        if let Probe::Sent { first, count } = self.life.probe
+        if let Probe::Sent {
+            first,
+            small,
+            count,
+        } = self.life.probe
             && count > 0
             && hello.echo >= first
         {
-            if count < PROBES {
+            if count < PROBES || hello.echo < small {
                 self.life.probe = Probe::Answered;
             } else if self.mtu > SAFE_MTU {
                 // Only a small one was answered: large packets get lost on the way.
