@@ -292,23 +292,20 @@ impl Unicast {
             return Err(Reason::new(Code::NotFound, text));
         }
         grant(&qos)?;
-        let of_peer = self
+        let asked = self
             .flows
             .incoming
             .values()
             .filter(|i| i.peer == from)
             .count();
-        if of_peer >= MAX_INCOMING_PEER
-            || self.flows.incoming.len() >= MAX_INCOMING
-            || self.flows.len() >= MAX_FLOWS
-        {
-            return Err(Reason::new(
-                Code::Busy,
-                format!(
-                    "{} has too many flow requests to answer; try later",
-                    me.label()
-                ),
-            ));
+        let carried = self.flows.iter().filter(|f| f.peer == from).count();
+        let full = asked >= MAX_INCOMING_PEER || carried >= MAX_FLOWS_PEER;
+        if full || self.flows.incoming.len() >= MAX_INCOMING || self.flows.len() >= MAX_FLOWS {
+            let text = format!(
+                "{} has as many flows as it can carry or answer; try later",
+                me.label()
+            );
+            return Err(Reason::new(Code::Busy, text));
         }
         let mtu = sdu_mtu(self.path_mtu(from), &qos);
         let peer = self.peer_of(from, source.clone());
@@ -546,6 +543,8 @@ const MAX_WAIT: Duration = Duration::from_secs(300);
 /// How long the end of a flow may remain unacknowledged before it is forgotten here.
 const CLOSING: Duration = Duration::from_secs(10);
 const MAX_FLOWS: usize = 65_536;
+/// With one member: nobody takes all there are.
+const MAX_FLOWS_PEER: usize = 16_384;
 const MAX_OUTGOING: usize = 4096;
 const MAX_INCOMING: usize = 4096;
 const MAX_INCOMING_PEER: usize = 1024;

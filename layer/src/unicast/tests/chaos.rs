@@ -58,32 +58,37 @@ fn ring(seed: u64) -> Net {
     net
 }
 
+/// Cuts, mends and restarts, then mends all.
+fn upset(net: &mut Net, dice: &mut Dice) {
+    let mut cut = Vec::new();
+    for _ in 0..25 {
+        match dice.below(4) {
+            0 | 1 => {
+                let (a, b) = dice.pair();
+                net.cut(a, b);
+                cut.push((a, b));
+            }
+            2 => {
+                if let Some((a, b)) = cut.pop() {
+                    net.mend(a, b);
+                }
+            }
+            _ => restart(net, NAMES[dice.below(NAMES.len())]),
+        }
+        net.run(Duration::from_millis(100 + 100 * dice.below(30) as u64));
+    }
+    for (a, b) in cut {
+        net.mend(a, b);
+    }
+    net.tamper = None;
+}
+
 #[test]
 fn members_agree_once_it_is_quiet_and_nothing_is_left_over() {
     for seed in 1..=10 {
         let mut dice = Dice(seed);
         let mut net = ring(seed);
-        let mut cut = Vec::new();
-        for _ in 0..25 {
-            match dice.below(4) {
-                0 | 1 => {
-                    let (a, b) = dice.pair();
-                    net.cut(a, b);
-                    cut.push((a, b));
-                }
-                2 => {
-                    if let Some((a, b)) = cut.pop() {
-                        net.mend(a, b);
-                    }
-                }
-                _ => restart(&mut net, NAMES[dice.below(NAMES.len())]),
-            }
-            net.run(Duration::from_millis(100 + 100 * dice.below(30) as u64));
-        }
-        for (a, b) in cut {
-            net.mend(a, b);
-        }
-        net.tamper = None;
+        upset(&mut net, &mut dice);
         net.seconds(15);
         for name in NAMES {
             let status = status(&mut net, name);
