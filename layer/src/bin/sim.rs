@@ -29,7 +29,10 @@ struct Args {
 
 impl Args {
     fn parse(mut words: impl Iterator<Item = String>) -> Result<Option<Self>, String> {
-        let mut args = Self { seeds: 10, ..Self::default() };
+        let mut args = Self {
+            seeds: 10,
+            ..Self::default()
+        };
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
             match word.as_str() {
@@ -38,7 +41,9 @@ impl Args {
                 "--scenario" => args.options.scenario = Some(value()?.parse::<Scenario>()?),
                 "--members" => {
                     let members = number(&value()?)?;
-                    let in_bounds = usize::try_from(members).ok().filter(|m| (2..=64).contains(m));
+                    let in_bounds = usize::try_from(members)
+                        .ok()
+                        .filter(|m| (2..=64).contains(m));
                     args.options.members = Some(in_bounds.ok_or("--members is from 2 to 64")?);
                 }
                 "--trace" => args.options.trace = Some(say),
@@ -64,12 +69,18 @@ impl Args {
 }
 
 fn seeds(args: &Args) -> ExitCode {
-    #[expect(clippy::disallowed_methods, reason = "how long the simulator takes is told, never used")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "how long the simulator takes is told, never used"
+    )]
     let begun = Instant::now();
     let mut told = begun.elapsed();
     let (mut reports, mut failed) = (Vec::new(), 0);
     for seed in args.options.seed..args.options.seed.saturating_add(args.seeds) {
-        match run(&Options { seed, ..args.options }) {
+        match run(&Options {
+            seed,
+            ..args.options
+        }) {
             Ok(report) => reports.push(report),
             Err(failure) => {
                 failed += 1;
@@ -78,15 +89,29 @@ fn seeds(args: &Args) -> ExitCode {
         }
         if begun.elapsed() - told > Duration::from_secs(5) {
             told = begun.elapsed();
-            say(&format!("{} of {} seeds, {failed} failed, {} s", seed - args.options.seed + 1, args.seeds, told.as_secs()));
+            say(&format!(
+                "{} of {} seeds, {failed} failed, {} s",
+                seed - args.options.seed + 1,
+                args.seeds,
+                told.as_secs()
+            ));
         }
     }
     say(&summary(&reports, failed, begun.elapsed()));
-    if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn tell_failure(args: &Args, seed: u64, failure: &Failure) {
-    say(&format!("seed {seed} failed after {:.3} s: {}\n  repeat: {}", failure.at.as_secs_f64(), failure.what, args.repeat(seed)));
+    say(&format!(
+        "seed {seed} failed after {:.3} s: {}\n  repeat: {}",
+        failure.at.as_secs_f64(),
+        failure.what,
+        args.repeat(seed)
+    ));
     if let Some(file) = &args.mermaid {
         match std::fs::write(file, &failure.mermaid) {
             Ok(()) => say(&format!("  picture: {file}")),
@@ -97,10 +122,15 @@ fn tell_failure(args: &Args, seed: u64, failure: &Failure) {
 
 fn summary(reports: &[Report], failed: usize, took: Duration) -> String {
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
-    let mut converged: Vec<_> = reports.iter().flat_map(|r| r.convergence.iter().copied()).collect();
+    let mut converged: Vec<_> = reports
+        .iter()
+        .flat_map(|r| r.convergence.iter().copied())
+        .collect();
     converged.sort_unstable();
     let at = |i: usize| converged.get(i).map_or(0.0, Duration::as_secs_f64);
-    let all = reports.iter().fold(0, |hash: u64, r| hash.rotate_left(1) ^ r.hash);
+    let all = reports
+        .iter()
+        .fold(0, |hash: u64, r| hash.rotate_left(1) ^ r.hash);
     format!(
         "{} seeds held, {failed} failed, in {:.1} s: {} members, {} of {} flows stood, {} of {} SDUs arrived, {} packets, \
          {} of the attacker, {} cuts, {} partitions, {} crashes, {} lower flows died; quiet to agreement p50 {:.2} s, max {:.2} s; \

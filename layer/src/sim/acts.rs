@@ -8,8 +8,8 @@ use proto::{Batch, Code, Framing, Label, Name, QosSpec, Reason};
 use super::host::What;
 use super::ledger::MIN_SDU;
 use super::world::World;
-use crate::crypt::Invitation;
 use crate::UnixTime;
+use crate::crypt::Invitation;
 
 /// Something to do at its time.
 #[derive(Debug, Clone)]
@@ -23,11 +23,20 @@ pub(super) enum Act {
     /// A program at the first host asks for a flow to the name of the second.
     Open { from: usize, to: usize, probe: bool },
     /// Irmd answers a flow request.
-    Respond { host: usize, life: u32, request: RequestId, tag: u32 },
+    Respond {
+        host: usize,
+        life: u32,
+        request: RequestId,
+        tag: u32,
+    },
     /// A side of a flow writes, and again until nothing is left.
     Write { tag: u32, side: usize, left: usize },
     /// A side of a flow closes it: the program, or irmd.
-    Close { tag: u32, side: usize, program: bool },
+    Close {
+        tag: u32,
+        side: usize,
+        program: bool,
+    },
     /// A cable is cut or mended.
     Cable(usize, usize, bool),
     /// The hosts below the number are cut off from the others, or joined again.
@@ -53,7 +62,12 @@ impl World {
             Act::Connect(a, b) => self.later(Duration::from_millis(500), Act::Connect(a, b)),
             Act::Register(host, wanted) => self.register(host, wanted),
             Act::Open { from, to, probe } => self.open(from, to, probe),
-            Act::Respond { host, life, request, tag } => self.respond(host, life, request, tag),
+            Act::Respond {
+                host,
+                life,
+                request,
+                tag,
+            } => self.respond(host, life, request, tag),
             Act::Write { tag, side, left } => self.write_some(tag, side, left),
             Act::Close { tag, side, program } => self.close(tag, side, program),
             Act::Cable(a, b, up) => self.set_cable(a, b, up),
@@ -64,7 +78,8 @@ impl World {
                 let ends = self.net.all_ends();
                 if let Some(end) = self.chance.pick(&ends) {
                     self.counts.deaths += 1;
-                    self.story.tell(self.elapsed, end.0, end.0, "a lower flow dies");
+                    self.story
+                        .tell(self.elapsed, end.0, end.0, "a lower flow dies");
                     self.kill(end);
                 }
             }
@@ -78,30 +93,62 @@ impl World {
     /// The first member begins the layer.
     pub(super) fn bootstrap(&mut self) {
         self.boot(0);
-        let ask = Bootstrap { layer: self.layer.clone(), over: over(), prefixes: Vec::new(), shim_udp: None };
+        let ask = Bootstrap {
+            layer: self.layer.clone(),
+            over: over(),
+            prefixes: Vec::new(),
+            shim_udp: None,
+        };
         self.command(0, What::Join, Command::Bootstrap(ask));
     }
 
     fn enrol(&mut self, host: usize) {
-        let inside = self.net.neighbours(host).into_iter().any(|n| self.hosts[n].member);
+        let inside = self
+            .net
+            .neighbours(host)
+            .into_iter()
+            .any(|n| self.hosts[n].member);
         if !inside {
             return self.later(Duration::from_millis(200), Act::Enrol(host));
         }
         let member = Some(self.hosts[host].name.clone());
-        let ask = Invite { member, prefixes: Vec::new(), expires_ms: 3_600_000, uses: 1, hints: Vec::new() };
+        let ask = Invite {
+            member,
+            prefixes: Vec::new(),
+            expires_ms: 3_600_000,
+            uses: 1,
+            hints: Vec::new(),
+        };
         self.command(0, What::Invite(host), Command::Invite(ask));
     }
 
     /// The invitation is there: its holder joins through a neighbour of its own.
     pub(super) fn invited(&mut self, host: usize, url: &str) {
-        let inside: Vec<_> = self.net.neighbours(host).into_iter().filter(|n| self.hosts[*n].member).collect();
-        let via = self.chance.pick(&inside).map(|n| self.hosts[n].name.clone());
-        let url = Invitation::parse(url, UnixTime(Duration::ZERO)).map(|i| i.through(via.into_iter().collect()));
+        let inside: Vec<_> = self
+            .net
+            .neighbours(host)
+            .into_iter()
+            .filter(|n| self.hosts[*n].member)
+            .collect();
+        let via = self
+            .chance
+            .pick(&inside)
+            .map(|n| self.hosts[n].name.clone());
+        let url = Invitation::parse(url, UnixTime(Duration::ZERO))
+            .map(|i| i.through(via.into_iter().collect()));
         match url {
             Ok(url) => {
                 self.boot(host);
                 let entry = Entry::Invitation(url.to_string());
-                self.command(host, What::Join, Command::Enroll(Enroll { entry, over: over(), timeout_ms: 90_000 }));
+                self.command(
+                    host,
+                    What::Join,
+                    Command::Enroll(Enroll {
+                        entry,
+                        over: over(),
+                        timeout_ms: 90_000,
+                    }),
+                );
             }
             Err(reason) => self.fail(format!("the invitation for m{host} is none: {reason}")),
         }
@@ -116,7 +163,9 @@ impl World {
     }
 
     fn register(&mut self, host: usize, wanted: bool) {
-        let Some(name) = name_of(host).filter(|_| self.hosts[host].alive()) else { return };
+        let Some(name) = name_of(host).filter(|_| self.hosts[host].alive()) else {
+            return;
+        };
         let command = if wanted {
             self.hosts[host].names.insert(name.clone());
             Command::Register(name)
@@ -145,9 +194,18 @@ impl World {
         self.story.tell(self.elapsed, host, host, "starts again");
         self.boot(host);
         let command = if host == 0 {
-            Command::Bootstrap(Bootstrap { layer: self.layer.clone(), over: over(), prefixes: Vec::new(), shim_udp: None })
+            Command::Bootstrap(Bootstrap {
+                layer: self.layer.clone(),
+                over: over(),
+                prefixes: Vec::new(),
+                shim_udp: None,
+            })
         } else {
-            Command::Enroll(Enroll { entry: Entry::Rejoin, over: over(), timeout_ms: 30_000 })
+            Command::Enroll(Enroll {
+                entry: Entry::Rejoin,
+                over: over(),
+                timeout_ms: 30_000,
+            })
         };
         self.command(host, What::Join, command);
         let names: Vec<_> = self.hosts[host].names.iter().cloned().collect();
@@ -160,16 +218,37 @@ impl World {
 // ---- flows
 impl World {
     fn open(&mut self, from: usize, to: usize, probe: bool) {
-        let Some(name) = name_of(to).filter(|_| self.hosts[from].alive() && from != to) else { return };
-        let qos = if self.chance.permille(500) { QosSpec::RAW } else { QosSpec::BEST };
+        let Some(name) = name_of(to).filter(|_| self.hosts[from].alive() && from != to) else {
+            return;
+        };
+        let qos = if self.chance.permille(500) {
+            QosSpec::RAW
+        } else {
+            QosSpec::BEST
+        };
         let flow = self.hosts[from].next_flow();
-        let tag = self.ledger.open(qos, (from, self.hosts[from].life, flow), probe);
+        let tag = self
+            .ledger
+            .open(qos, (from, self.hosts[from].life, flow), probe);
         self.hosts[from].flows.insert(flow, (tag, 0));
         self.counts.asked += 1;
         let source = Name::new(format!("src-{tag}")).ok();
-        let timeout_ms = if probe { 3000 } else { self.chance.between(500, 4000) as u64 };
-        let ask = Allocate { flow, name, source, qos, peer: None, user: user(), timeout_ms };
-        self.story.tell(self.elapsed, from, to, format!("flow {tag} ({qos})"));
+        let timeout_ms = if probe {
+            3000
+        } else {
+            self.chance.between(500, 4000) as u64
+        };
+        let ask = Allocate {
+            flow,
+            name,
+            source,
+            qos,
+            peer: None,
+            user: user(),
+            timeout_ms,
+        };
+        self.story
+            .tell(self.elapsed, from, to, format!("flow {tag} ({qos})"));
         self.command(from, What::Allocate(tag), Command::Allocate(ask));
     }
 
@@ -180,30 +259,56 @@ impl World {
         let probe = self.ledger.get(tag).is_some_and(|f| f.probe);
         if !probe && self.chance.permille(100) {
             let verdict = Err(Reason::new(Code::Refused, "the program said no"));
-            return self.command(host, What::Other, Command::Respond(Respond { request, verdict }));
+            return self.command(
+                host,
+                What::Other,
+                Command::Respond(Respond { request, verdict }),
+            );
         }
         let flow = self.hosts[host].next_flow();
-        let Some(exchange) = self.ledger.get_mut(tag) else { return };
+        let Some(exchange) = self.ledger.get_mut(tag) else {
+            return;
+        };
         let before = exchange.ends[1].replace((host, life, flow));
-        if let Some((host, life, _)) = before.filter(|(h, l, _)| self.hosts[*h].life == *l && self.hosts[*h].alive()) {
-            return self.fail(format!("flow {tag} was asked for once and requested twice (life {life} of m{host})"));
+        if let Some((host, life, _)) =
+            before.filter(|(h, l, _)| self.hosts[*h].life == *l && self.hosts[*h].alive())
+        {
+            return self.fail(format!(
+                "flow {tag} was asked for once and requested twice (life {life} of m{host})"
+            ));
         }
         self.hosts[host].flows.insert(flow, (tag, 1));
-        self.command(host, What::Other, Command::Respond(Respond { request, verdict: Ok((flow, user())) }));
+        self.command(
+            host,
+            What::Other,
+            Command::Respond(Respond {
+                request,
+                verdict: Ok((flow, user())),
+            }),
+        );
         self.write_soon(tag, 1);
     }
 
     pub(super) fn allocated(&mut self, host: usize, tag: u32) {
         self.counts.allocated += 1;
-        self.story.tell(self.elapsed, host, host, format!("flow {tag} stands"));
+        self.story
+            .tell(self.elapsed, host, host, format!("flow {tag} stands"));
         self.write_soon(tag, 0);
     }
 
     fn write_soon(&mut self, tag: u32, side: usize) {
         let probe = self.ledger.get(tag).is_some_and(|f| f.probe);
-        let left = if probe { PROBE_WRITES } else { self.chance.between(0, 25) };
+        let left = if probe {
+            PROBE_WRITES
+        } else {
+            self.chance.between(0, 25)
+        };
         // A probe begins when both ends surely stand.
-        let after = if probe { Duration::from_millis(500) } else { self.chance.millis(0, 40) };
+        let after = if probe {
+            Duration::from_millis(500)
+        } else {
+            self.chance.millis(0, 40)
+        };
         self.later(after, Act::Write { tag, side, left });
     }
 
@@ -211,42 +316,72 @@ impl World {
     pub(super) fn end(&self, tag: u32, side: usize) -> Option<(usize, proto::FlowId)> {
         let (host, life, flow) = self.ledger.get(tag)?.ends[side]?;
         let host_now = &self.hosts[host];
-        (host_now.life == life && host_now.alive() && host_now.open.contains_key(&flow)).then_some((host, flow))
+        (host_now.life == life && host_now.alive() && host_now.open.contains_key(&flow))
+            .then_some((host, flow))
     }
 
     fn write_some(&mut self, tag: u32, side: usize, left: usize) {
-        let Some((host, flow)) = self.end(tag, side) else { return };
+        let Some((host, flow)) = self.end(tag, side) else {
+            return;
+        };
         let probe = self.ledger.get(tag).is_some_and(|f| f.probe);
         if left == 0 {
             if !probe && self.chance.permille(700) {
-                let act = Act::Close { tag, side, program: self.chance.permille(500) };
+                let act = Act::Close {
+                    tag,
+                    side,
+                    program: self.chance.permille(500),
+                };
                 let after = self.chance.millis(0, 2000);
                 self.later(after, act);
             }
             return;
         }
-        let mtu = self.hosts[host].open.get(&flow).map_or(0, |mtu| *mtu as usize);
+        let mtu = self.hosts[host]
+            .open
+            .get(&flow)
+            .map_or(0, |mtu| *mtu as usize);
         let mut batch = Batch::new(Framing::Record);
         for _ in 0..self.chance.between(1, 4) {
             let most = if self.chance.permille(200) { mtu } else { 200 };
-            let len = self.chance.between(MIN_SDU, most.clamp(MIN_SDU, mtu.max(MIN_SDU)));
+            let len = self
+                .chance
+                .between(MIN_SDU, most.clamp(MIN_SDU, mtu.max(MIN_SDU)));
             let sdu = self.ledger.write(tag, side, len);
             if let Some(room) = batch.push(sdu.len()) {
                 room.copy_from_slice(&sdu);
             }
         }
         self.write(host, flow, batch);
-        let after = if probe { Duration::from_millis(5) } else { self.chance.millis(1, 120) };
-        self.later(after, Act::Write { tag, side, left: left - 1 });
+        let after = if probe {
+            Duration::from_millis(5)
+        } else {
+            self.chance.millis(1, 120)
+        };
+        self.later(
+            after,
+            Act::Write {
+                tag,
+                side,
+                left: left - 1,
+            },
+        );
     }
 
     fn close(&mut self, tag: u32, side: usize, program: bool) {
-        let Some((host, flow)) = self.end(tag, side) else { return };
-        self.story.tell(self.elapsed, host, host, format!("flow {tag} is closed"));
+        let Some((host, flow)) = self.end(tag, side) else {
+            return;
+        };
+        self.story
+            .tell(self.elapsed, host, host, format!("flow {tag} is closed"));
         if program {
             self.leave(host, flow);
         } else {
-            self.command(host, What::Must, Command::Dealloc(flow, Reason::new(Code::Closed, "closed by irmd")));
+            self.command(
+                host,
+                What::Must,
+                Command::Dealloc(flow, Reason::new(Code::Closed, "closed by irmd")),
+            );
         }
     }
 }
@@ -254,10 +389,21 @@ impl World {
 // ---- the lower network
 impl World {
     pub(super) fn set_cable(&mut self, a: usize, b: usize, up: bool) {
-        let Some(cable) = self.net.cable_mut(a, b).filter(|c| c.up != up) else { return };
+        let Some(cable) = self.net.cable_mut(a, b).filter(|c| c.up != up) else {
+            return;
+        };
         cable.up = up;
         self.counts.cuts += u64::from(!up);
-        self.story.tell(self.elapsed, a, b, if up { "the cable is mended" } else { "the cable is cut" });
+        self.story.tell(
+            self.elapsed,
+            a,
+            b,
+            if up {
+                "the cable is mended"
+            } else {
+                "the cable is cut"
+            },
+        );
     }
 
     fn partition(&mut self, at: usize, healed: bool) {
@@ -280,7 +426,10 @@ fn over() -> Vec<Label> {
 }
 
 fn user() -> User {
-    User { uid: 1000, ipcp: false }
+    User {
+        uid: 1000,
+        ipcp: false,
+    }
 }
 
 /// Writes of a probe, at each side.

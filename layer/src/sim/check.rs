@@ -18,7 +18,9 @@ impl World {
 
     /// Asks all of them; `None` for those that are down.
     pub(super) fn statuses(&mut self) -> Vec<Option<Box<IpcpStatus>>> {
-        (0..self.hosts.len()).map(|host| self.status(host)).collect()
+        (0..self.hosts.len())
+            .map(|host| self.status(host))
+            .collect()
     }
 
     /// Which hosts a host can reach over cables that are up and machines that run, itself included.
@@ -40,16 +42,28 @@ impl World {
         let statuses = self.statuses();
         let tables: Vec<BTreeMap<Addr, &str>> = statuses
             .iter()
-            .map(|s| s.iter().flat_map(|s| &s.routes).map(|r| (Addr(r.address), r.next_hop.as_str())).collect())
+            .map(|s| {
+                s.iter()
+                    .flat_map(|s| &s.routes)
+                    .map(|r| (Addr(r.address), r.next_hop.as_str()))
+                    .collect()
+            })
             .collect();
         for (host, status) in statuses.iter().enumerate() {
             let Some(status) = status else { continue };
             let expected = self.reach(host);
-            let addresses: BTreeSet<_> = expected.iter().filter(|h| **h != host).map(|h| self.hosts[*h].address).collect();
+            let addresses: BTreeSet<_> = expected
+                .iter()
+                .filter(|h| **h != host)
+                .map(|h| self.hosts[*h].address)
+                .collect();
             let known: BTreeSet<_> = tables[host].keys().copied().collect();
             if known != addresses {
                 let lacks = addresses.difference(&known).count();
-                return Err(format!("m{host} lacks ways to {lacks} members and has {} to nowhere", known.difference(&addresses).count()));
+                return Err(format!(
+                    "m{host} lacks ways to {lacks} members and has {} to nowhere",
+                    known.difference(&addresses).count()
+                ));
             }
             for to in expected.iter().filter(|to| **to != host) {
                 self.follow(&tables, host, *to)?;
@@ -60,16 +74,24 @@ impl World {
     }
 
     /// Goes the way of a packet through everybody's tables.
-    fn follow(&self, tables: &[BTreeMap<Addr, &str>], from: usize, to: usize) -> Result<(), String> {
+    fn follow(
+        &self,
+        tables: &[BTreeMap<Addr, &str>],
+        from: usize,
+        to: usize,
+    ) -> Result<(), String> {
         let (mut at, mut way) = (from, BTreeSet::from([from]));
         while at != to {
             let next = tables[at].get(&self.hosts[to].address).copied();
-            let next = next.and_then(|name| self.hosts.iter().position(|h| h.name.as_str() == name));
+            let next =
+                next.and_then(|name| self.hosts.iter().position(|h| h.name.as_str() == name));
             let Some(next) = next.filter(|n| self.net.cable(at, *n).is_some_and(|c| c.up)) else {
                 return Err(format!("the way from m{from} to m{to} ends at m{at}"));
             };
             if !way.insert(next) {
-                return Err(format!("the way from m{from} to m{to} is a circle through m{next}"));
+                return Err(format!(
+                    "the way from m{from} to m{to} is a circle through m{next}"
+                ));
             }
             at = next;
         }
@@ -77,19 +99,44 @@ impl World {
     }
 
     /// The members, names and links that a host shows.
-    fn check_members(&self, host: usize, status: &IpcpStatus, expected: &BTreeSet<usize>) -> Result<(), String> {
-        let names: BTreeSet<_> = expected.iter().map(|h| self.hosts[*h].name.as_str()).collect();
-        let reachable: BTreeSet<_> = status.members.iter().filter(|m| m.reachable).map(|m| m.name.as_str()).collect();
+    fn check_members(
+        &self,
+        host: usize,
+        status: &IpcpStatus,
+        expected: &BTreeSet<usize>,
+    ) -> Result<(), String> {
+        let names: BTreeSet<_> = expected
+            .iter()
+            .map(|h| self.hosts[*h].name.as_str())
+            .collect();
+        let reachable: BTreeSet<_> = status
+            .members
+            .iter()
+            .filter(|m| m.reachable)
+            .map(|m| m.name.as_str())
+            .collect();
         if reachable != names {
             return Err(format!("m{host} can reach {reachable:?}, not {names:?}"));
         }
-        let entries = status.directory.iter().filter(|e| names.contains(e.member.as_str())).count();
+        let entries = status
+            .directory
+            .iter()
+            .filter(|e| names.contains(e.member.as_str()))
+            .count();
         let registered: usize = expected.iter().map(|h| self.hosts[*h].names.len()).sum();
         if entries != registered {
-            return Err(format!("m{host} knows {entries} names of members that it reaches, not {registered}"));
+            return Err(format!(
+                "m{host} knows {entries} names of members that it reaches, not {registered}"
+            ));
         }
-        let cables = self.net.neighbours(host).into_iter().filter(|n| expected.contains(n));
-        let cables = cables.filter(|n| self.net.cable(host, *n).is_some_and(|c| c.up)).count();
+        let cables = self
+            .net
+            .neighbours(host)
+            .into_iter()
+            .filter(|n| expected.contains(n));
+        let cables = cables
+            .filter(|n| self.net.cable(host, *n).is_some_and(|c| c.up))
+            .count();
         let up = status.links.iter().filter(|l| l.state == "up").count();
         if up != cables {
             return Err(format!("m{host} has {up} links over {cables} cables"));
@@ -99,7 +146,11 @@ impl World {
 
     /// A counter, over all machines that run.
     pub(super) fn total(&mut self, counter: &str) -> u64 {
-        self.statuses().iter().flatten().filter_map(|s| s.counters.get(counter)).sum()
+        self.statuses()
+            .iter()
+            .flatten()
+            .filter_map(|s| s.counters.get(counter))
+            .sum()
     }
 
     /// Flows of which only one end is left.
@@ -117,16 +168,28 @@ impl World {
     pub(super) fn check_leftovers(&mut self) -> Result<(), String> {
         for (host, status) in self.statuses().into_iter().enumerate() {
             let Some(status) = status else { continue };
-            let (open, flows, names) = (self.hosts[host].open.len(), status.flows.len(), status.directory.len());
+            let (open, flows, names) = (
+                self.hosts[host].open.len(),
+                status.flows.len(),
+                status.directory.len(),
+            );
             if open + flows + names > 0 {
-                return Err(format!("m{host} has {open} data ends, {flows} flows and {names} names left over"));
+                return Err(format!(
+                    "m{host} has {open} data ends, {flows} flows and {names} names left over"
+                ));
             }
             let cables = self.net.neighbours(host).len();
             if status.links.len() != cables {
-                return Err(format!("m{host} has {} links left over {cables} cables", status.links.len()));
+                return Err(format!(
+                    "m{host} has {} links left over {cables} cables",
+                    status.links.len()
+                ));
             }
             if !self.hosts[host].pending.is_empty() {
-                return Err(format!("m{host} owes {} answers", self.hosts[host].pending.len()));
+                return Err(format!(
+                    "m{host} owes {} answers",
+                    self.hosts[host].pending.len()
+                ));
             }
         }
         Ok(())

@@ -116,7 +116,9 @@ impl What {
     pub(super) fn patience(command: &Command) -> Duration {
         match command {
             Command::Enroll(ask) => Duration::from_millis(ask.timeout_ms) + Duration::from_secs(5),
-            Command::Allocate(ask) => Duration::from_millis(ask.timeout_ms) + Duration::from_secs(1),
+            Command::Allocate(ask) => {
+                Duration::from_millis(ask.timeout_ms) + Duration::from_secs(1)
+            }
             Command::Connect(_) => Duration::from_secs(15),
             Command::Bootstrap(_)
             | Command::Set(_)

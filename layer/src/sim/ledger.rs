@@ -28,7 +28,13 @@ impl Ledger {
     /// A new flow that the end given asks for.
     pub(super) fn open(&mut self, qos: QosSpec, from: (usize, u32, FlowId), probe: bool) -> u32 {
         let tag = u32::try_from(self.flows.len()).unwrap_or(u32::MAX);
-        let flow = Exchange { qos, ends: [Some(from), None], probe, written: Default::default(), arrived: Default::default() };
+        let flow = Exchange {
+            qos,
+            ends: [Some(from), None],
+            probe,
+            written: Default::default(),
+            arrived: Default::default(),
+        };
         self.flows.insert(tag, flow);
         tag
     }
@@ -47,7 +53,9 @@ impl Ledger {
 
     /// The next SDU that a side of a flow writes.
     pub(super) fn write(&mut self, tag: u32, side: usize, len: usize) -> Vec<u8> {
-        let Some(flow) = self.flows.get_mut(&tag) else { return Vec::new() };
+        let Some(flow) = self.flows.get_mut(&tag) else {
+            return Vec::new();
+        };
         let number = u32::try_from(flow.written[side].len()).unwrap_or(u32::MAX);
         let len = len.max(MIN_SDU);
         flow.written[side].push(u16::try_from(len).unwrap_or(u16::MAX));
@@ -57,12 +65,19 @@ impl Ledger {
 
     /// Checks an SDU that came out at a side of a flow.
     pub(super) fn arrive(&mut self, tag: u32, side: usize, bytes: &[u8]) -> Result<(), String> {
-        let Some(flow) = self.flows.get_mut(&tag) else { return Err(format!("flow {tag} was never asked for")) };
+        let Some(flow) = self.flows.get_mut(&tag) else {
+            return Err(format!("flow {tag} was never asked for"));
+        };
         let Some((from_tag, from_side, number)) = header(bytes) else {
-            return Err(format!("{} bytes that nobody wrote came out of flow {tag}", bytes.len()));
+            return Err(format!(
+                "{} bytes that nobody wrote came out of flow {tag}",
+                bytes.len()
+            ));
         };
         if (from_tag, from_side) != (tag, 1 - side) {
-            return Err(format!("an SDU of side {from_side} of flow {from_tag} came out at side {side} of flow {tag}"));
+            return Err(format!(
+                "an SDU of side {from_side} of flow {from_tag} came out at side {side} of flow {tag}"
+            ));
         }
         let Some(len) = flow.written[from_side].get(number as usize) else {
             return Err(format!("SDU {number} of flow {tag} was never written"));
@@ -75,7 +90,9 @@ impl Ledger {
             return Err(format!("SDU {number} of flow {tag} came out twice"));
         }
         if flow.qos.ordered && before.is_some_and(|before| before > number) {
-            return Err(format!("SDU {number} of the ordered flow {tag} came out after {before:?}"));
+            return Err(format!(
+                "SDU {number} of the ordered flow {tag} came out after {before:?}"
+            ));
         }
         self.delivered += 1;
         Ok(())
@@ -83,8 +100,12 @@ impl Ledger {
 
     /// How many SDUs a side has written and the other has not got.
     pub(super) fn missing(&self, tag: u32) -> usize {
-        let Some(flow) = self.flows.get(&tag) else { return 0 };
-        (0..2).map(|side| flow.written[side].len() - flow.arrived[1 - side].len()).sum()
+        let Some(flow) = self.flows.get(&tag) else {
+            return 0;
+        };
+        (0..2)
+            .map(|side| flow.written[side].len() - flow.arrived[1 - side].len())
+            .sum()
     }
 }
 
@@ -100,7 +121,8 @@ fn sdu(tag: u32, side: usize, number: u32, len: usize) -> Vec<u8> {
     out.extend_from_slice(&tag.to_be_bytes());
     out.extend_from_slice(&number.to_be_bytes());
     out.push(u8::from(side == 1));
-    let mut state = u64::from(tag) << 33 ^ u64::from(number) << 1 ^ side as u64 ^ 0x9e37_79b9_7f4a_7c15;
+    let mut state =
+        u64::from(tag) << 33 ^ u64::from(number) << 1 ^ side as u64 ^ 0x9e37_79b9_7f4a_7c15;
     while out.len() < len {
         // xorshift64 (Marsaglia 2003).
         state ^= state << 13;
@@ -141,14 +163,43 @@ mod tests {
         let sent: Vec<_> = (0..3).map(|i| ledger.write(1, 0, 20 + i)).collect();
         assert_eq!(ledger.arrive(1, 1, &sent[1]), Ok(()));
         assert!(ledger.arrive(1, 1, &sent[1]).unwrap_err().contains("twice"));
-        assert!(ledger.arrive(1, 1, &sent[0]).unwrap_err().contains("ordered"));
-        assert!(ledger.arrive(1, 0, &sent[2]).unwrap_err().contains("came out at side 0"));
-        assert!(ledger.arrive(0, 1, &sent[2]).unwrap_err().contains("came out at side 1 of flow 0"));
+        assert!(
+            ledger
+                .arrive(1, 1, &sent[0])
+                .unwrap_err()
+                .contains("ordered")
+        );
+        assert!(
+            ledger
+                .arrive(1, 0, &sent[2])
+                .unwrap_err()
+                .contains("came out at side 0")
+        );
+        assert!(
+            ledger
+                .arrive(0, 1, &sent[2])
+                .unwrap_err()
+                .contains("came out at side 1 of flow 0")
+        );
         let mut changed = sent[2].clone();
         *changed.last_mut().unwrap() ^= 1;
-        assert!(ledger.arrive(1, 1, &changed).unwrap_err().contains("changed"));
-        assert!(ledger.arrive(1, 1, b"anything").unwrap_err().contains("nobody wrote"));
-        assert_eq!(ledger.missing(1), 1, "number 0 counts as arrived, late as it was");
+        assert!(
+            ledger
+                .arrive(1, 1, &changed)
+                .unwrap_err()
+                .contains("changed")
+        );
+        assert!(
+            ledger
+                .arrive(1, 1, b"anything")
+                .unwrap_err()
+                .contains("nobody wrote")
+        );
+        assert_eq!(
+            ledger.missing(1),
+            1,
+            "number 0 counts as arrived, late as it was"
+        );
     }
 
     #[test]

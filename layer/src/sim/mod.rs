@@ -93,7 +93,11 @@ pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
     let scenario = options.scenario.unwrap_or(scenario);
     let members = plan.between(3, 12);
     let members = options.members.unwrap_or(members).clamp(2, 64);
-    let mut run = Run { world: world(options, scenario, members, &mut plan), plan, convergence: Vec::new() };
+    let mut run = Run {
+        world: world(options, scenario, members, &mut plan),
+        plan,
+        convergence: Vec::new(),
+    };
     run.build();
     for round in 0..run.plan.between(1, 3) {
         run.chaos(round);
@@ -119,15 +123,26 @@ impl Run {
             let after = self.plan.millis(0, 3000);
             self.world.later(after, Act::Enrol(host));
         }
-        self.until("all have joined", Duration::from_secs(600), |world| world.hosts.iter().all(|h| h.member));
+        self.until("all have joined", Duration::from_secs(600), |world| {
+            world.hosts.iter().all(|h| h.member)
+        });
         let mut edges = self.world.net.edges();
         self.plan.shuffle(&mut edges);
         for (a, b) in edges {
-            let (a, b) = if self.plan.permille(500) { (a, b) } else { (b, a) };
-            self.world.later(self.plan.millis(0, 500), Act::Connect(a, b));
+            let (a, b) = if self.plan.permille(500) {
+                (a, b)
+            } else {
+                (b, a)
+            };
+            self.world
+                .later(self.plan.millis(0, 500), Act::Connect(a, b));
         }
         let connected = |world: &World| {
-            !world.hosts.iter().flat_map(|h| h.pending.values()).any(|p| matches!(p.what, What::Connect(_)))
+            !world
+                .hosts
+                .iter()
+                .flat_map(|h| h.pending.values())
+                .any(|p| matches!(p.what, What::Connect(_)))
         };
         self.world.run(Duration::from_millis(1100));
         self.until("all have connected", Duration::from_secs(60), connected);
@@ -138,7 +153,9 @@ impl Run {
         let edges = self.world.net.edges();
         self.world.net.quiet = false;
         let acts = plan::chaos(&edges, self.world.hosts.len(), time, &mut self.plan);
-        self.world.story.tell(self.world.elapsed, 0, 0, format!("chaos {round} begins"));
+        self.world
+            .story
+            .tell(self.world.elapsed, 0, 0, format!("chaos {round} begins"));
         for (at, act) in acts {
             self.world.later(at, act);
         }
@@ -164,10 +181,12 @@ impl Run {
         let ttl = self.world.total(TTL);
         self.probe();
         if self.world.total(TTL) != ttl {
-            self.world.fail("packets have gone in circles in a quiet network");
+            self.world
+                .fail("packets have gone in circles in a quiet network");
         }
         if let Err(what) = self.world.agree() {
-            self.world.fail(format!("all agreed, and no longer do: {what}"));
+            self.world
+                .fail(format!("all agreed, and no longer do: {what}"));
         }
     }
 
@@ -177,7 +196,10 @@ impl Run {
             match self.world.agree() {
                 Ok(()) => return,
                 Err(what) if self.world.elapsed >= until => {
-                    self.world.fail(format!("no agreement {} s after the network became quiet: {what}", CONVERGENCE.as_secs()));
+                    self.world.fail(format!(
+                        "no agreement {} s after the network became quiet: {what}",
+                        CONVERGENCE.as_secs()
+                    ));
                 }
                 Err(_) => self.world.run(Duration::from_millis(50)),
             }
@@ -189,10 +211,21 @@ impl Run {
         let first = self.world.ledger.count();
         for _ in 0..4 {
             let from = self.plan.below(self.world.hosts.len());
-            let reach: Vec<_> = self.world.reach(from).into_iter().filter(|to| *to != from).collect();
-            let Some(to) = self.plan.pick(&reach) else { continue };
+            let reach: Vec<_> = self
+                .world
+                .reach(from)
+                .into_iter()
+                .filter(|to| *to != from)
+                .collect();
+            let Some(to) = self.plan.pick(&reach) else {
+                continue;
+            };
             if acts::name_of(to).is_some_and(|name| self.world.hosts[to].names.contains(&name)) {
-                self.world.act(Act::Open { from, to, probe: true });
+                self.world.act(Act::Open {
+                    from,
+                    to,
+                    probe: true,
+                });
             }
         }
         self.world.run(Duration::from_secs(3));
@@ -200,15 +233,21 @@ impl Run {
         for tag in tags.clone().filter_map(|tag| u32::try_from(tag).ok()) {
             let missing = self.world.ledger.missing(tag);
             if missing > 0 || self.world.end(tag, 0).is_none() || self.world.end(tag, 1).is_none() {
-                self.world.fail(format!("flow {tag} lost {missing} SDUs in a quiet network, or did not stand"));
+                self.world.fail(format!(
+                    "flow {tag} lost {missing} SDUs in a quiet network, or did not stand"
+                ));
             }
             let (side, program) = (self.plan.below(2), self.plan.permille(500));
             self.world.act(Act::Close { tag, side, program });
         }
         self.world.run(Duration::from_secs(2));
-        let open = tags.filter_map(|tag| u32::try_from(tag).ok()).find(|t| (0..2).any(|side| self.world.end(*t, side).is_some()));
+        let open = tags
+            .filter_map(|tag| u32::try_from(tag).ok())
+            .find(|t| (0..2).any(|side| self.world.end(*t, side).is_some()));
         if let Some(tag) = open {
-            self.world.fail(format!("flow {tag} was closed at one end, and the other still stands"));
+            self.world.fail(format!(
+                "flow {tag} was closed at one end, and the other still stands"
+            ));
         }
     }
 
@@ -221,16 +260,23 @@ impl Run {
             let flows: Vec<_> = self.world.hosts[host].open.keys().copied().collect();
             for flow in flows {
                 let reason = Reason::new(Code::Closed, "the end");
-                self.world.command(host, What::Must, proto::ipcp::Command::Dealloc(flow, reason));
+                self.world.command(
+                    host,
+                    What::Must,
+                    proto::ipcp::Command::Dealloc(flow, reason),
+                );
             }
             self.world.act(Act::Register(host, false));
         }
         self.world.run(Duration::from_secs(12));
         self.expect(World::check_leftovers);
         for host in 0..self.world.hosts.len() {
-            self.world.command(host, What::Must, proto::ipcp::Command::Shutdown);
+            self.world
+                .command(host, What::Must, proto::ipcp::Command::Shutdown);
         }
-        self.until("all have ended", Duration::from_secs(5), |world| world.hosts.iter().all(|h| h.exited));
+        self.until("all have ended", Duration::from_secs(5), |world| {
+            world.hosts.iter().all(|h| h.exited)
+        });
     }
 
     fn expect(&mut self, check: impl Fn(&mut World) -> Result<(), String>) {
@@ -246,18 +292,25 @@ impl Run {
         let until = self.world.elapsed + patience;
         while self.world.failure.is_none() && !holds(&self.world) {
             if self.world.elapsed >= until {
-                self.world.fail(format!("not within {} s: {what}", patience.as_secs()));
+                self.world
+                    .fail(format!("not within {} s: {what}", patience.as_secs()));
             }
             self.world.run(Duration::from_millis(100));
         }
     }
 
     fn outcome(self, scenario: Scenario) -> Result<Report, Box<Failure>> {
-        let Self { world, convergence, .. } = self;
+        let Self {
+            world, convergence, ..
+        } = self;
         let members = world.hosts.len();
         if let Some(what) = world.failure {
             let mermaid = world.story.mermaid(members, &what);
-            return Err(Box::new(Failure { at: world.elapsed, what, mermaid }));
+            return Err(Box::new(Failure {
+                at: world.elapsed,
+                what,
+                mermaid,
+            }));
         }
         Ok(Report {
             scenario,
@@ -282,11 +335,20 @@ fn world(options: &Options, scenario: Scenario, members: usize, plan: &mut Chanc
     };
     let hosts = (0..members).map(|i| host(i, plan)).collect();
     let net = Net::new(plan::cables(scenario, members, plan));
-    World::new(layer, hosts, net, Story::new(options.trace), Chance::new(options.seed, 1))
+    World::new(
+        layer,
+        hosts,
+        net,
+        Story::new(options.trace),
+        Chance::new(options.seed, 1),
+    )
 }
 
 fn label(text: String) -> Label {
-    #[expect(clippy::expect_used, reason = "the names of the simulator are letters and digits")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the names of the simulator are letters and digits"
+    )]
     Label::new(text).expect("a label of letters and digits")
 }
 

@@ -51,7 +51,14 @@ pub(super) type Flight = (Duration, End, Vec<u8>);
 impl Net {
     pub(super) fn new(cables: BTreeMap<(usize, usize), Cable>) -> Self {
         let (wires, attacker) = (BTreeMap::new(), Attacker::default());
-        Self { cables, wires, quiet: false, attacker, carried: 0, flows: 1 << 32 }
+        Self {
+            cables,
+            wires,
+            quiet: false,
+            attacker,
+            carried: 0,
+            flows: 1 << 32,
+        }
     }
 
     /// The pairs of hosts that have a cable, cut or not.
@@ -69,7 +76,13 @@ impl Net {
 
     /// Hosts at the other ends of a host's cables.
     pub(super) fn neighbours(&self, host: usize) -> Vec<usize> {
-        let other = |(a, b): &(usize, usize)| if *a == host { Some(*b) } else { (*b == host).then_some(*a) };
+        let other = |(a, b): &(usize, usize)| {
+            if *a == host {
+                Some(*b)
+            } else {
+                (*b == host).then_some(*a)
+            }
+        };
         self.cables.keys().filter_map(other).collect()
     }
 
@@ -77,7 +90,11 @@ impl Net {
     pub(super) fn connect(&mut self, a: usize, b: usize, framing: Framing) -> (FlowId, FlowId) {
         self.flows += 2;
         let (at_a, at_b) = (FlowId(self.flows), FlowId(self.flows + 1));
-        let wire = |other| Wire { other, framing, last: Duration::ZERO };
+        let wire = |other| Wire {
+            other,
+            framing,
+            last: Duration::ZERO,
+        };
         self.wires.insert((a, at_a), wire((b, at_b)));
         self.wires.insert((b, at_b), wire((a, at_a)));
         (at_a, at_b)
@@ -98,7 +115,9 @@ impl Net {
 
     /// The ends at a host, or of one cable.
     pub(super) fn ends(&self, host: usize, at: Option<usize>) -> Vec<End> {
-        let of = |(end, wire): (&End, &Wire)| (end.0 == host && at.is_none_or(|at| wire.other.0 == at)).then_some(*end);
+        let of = |(end, wire): (&End, &Wire)| {
+            (end.0 == host && at.is_none_or(|at| wire.other.0 == at)).then_some(*end)
+        };
         self.wires.iter().filter_map(of).collect()
     }
 
@@ -107,18 +126,33 @@ impl Net {
     }
 
     /// What becomes of a packet that is sent now: nothing, one that arrives, or several.
-    pub(super) fn carry(&mut self, now: Duration, from: End, pdu: &[u8], chance: &mut Chance) -> Vec<Flight> {
-        let Some(wire) = self.wires.get_mut(&from) else { return Vec::new() };
+    pub(super) fn carry(
+        &mut self,
+        now: Duration,
+        from: End,
+        pdu: &[u8],
+        chance: &mut Chance,
+    ) -> Vec<Flight> {
+        let Some(wire) = self.wires.get_mut(&from) else {
+            return Vec::new();
+        };
         let to = wire.other;
         let key = (from.0.min(to.0), from.0.max(to.0));
-        let Some(cable) = self.cables.get(&key).filter(|c| c.up && pdu.len() <= c.mtu as usize) else { return Vec::new() };
+        let Some(cable) = self
+            .cables
+            .get(&key)
+            .filter(|c| c.up && pdu.len() <= c.mtu as usize)
+        else {
+            return Vec::new();
+        };
         self.carried += 1;
         if self.quiet {
             wire.last = wire.last.max(now + cable.delay);
             return vec![(wire.last, to, pdu.to_vec())];
         }
         let mut flights = Vec::new();
-        let copies = usize::from(!chance.permille(cable.loss)) + usize::from(chance.permille(cable.doubled));
+        let copies =
+            usize::from(!chance.permille(cable.loss)) + usize::from(chance.permille(cable.doubled));
         for _ in 0..copies {
             let jitter = chance.millis(0, u64::try_from(cable.jitter.as_millis()).unwrap_or(0));
             flights.push((now + cable.delay + jitter, to, pdu.to_vec()));

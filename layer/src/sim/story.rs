@@ -22,7 +22,12 @@ struct Scene {
 
 impl Story {
     pub(super) fn new(trace: Option<fn(&str)>) -> Self {
-        Self { hash: OFFSET, events: 0, trace, scenes: VecDeque::new() }
+        Self {
+            hash: OFFSET,
+            events: 0,
+            trace,
+            scenes: VecDeque::new(),
+        }
     }
 
     /// Counts an event into the hash: when, at whom, of which kind, how large. Contents don't count: keys differ from run
@@ -37,7 +42,11 @@ impl Story {
             }
         }
         if let Some(trace) = self.trace {
-            trace(&format!("{:>12.6} m{host} {} {size}", at.as_secs_f64(), KINDS.get(usize::from(kind)).unwrap_or(&"?")));
+            trace(&format!(
+                "{:>12.6} m{host} {} {size}",
+                at.as_secs_f64(),
+                KINDS.get(usize::from(kind)).unwrap_or(&"?")
+            ));
         }
     }
 
@@ -45,7 +54,10 @@ impl Story {
     pub(super) fn tell(&mut self, at: Duration, from: usize, to: usize, text: impl Into<String>) {
         let text = text.into();
         if let Some(trace) = self.trace {
-            trace(&format!("{:>12.6} m{from} -> m{to} {text}", at.as_secs_f64()));
+            trace(&format!(
+                "{:>12.6} m{from} -> m{to} {text}",
+                at.as_secs_f64()
+            ));
         }
         if self.scenes.len() == SCENES {
             self.scenes.pop_front();
@@ -88,7 +100,9 @@ pub(super) const COMMAND: u8 = 3;
 pub(super) const WRITE: u8 = 4;
 pub(super) const DELIVER: u8 = 5;
 pub(super) const EVENT: u8 = 6;
-const KINDS: [&str; 7] = ["packet", "tell", "timeout", "command", "write", "deliver", "event"];
+const KINDS: [&str; 7] = [
+    "packet", "tell", "timeout", "command", "write", "deliver", "event",
+];
 /// How much of the end a picture shows.
 const SCENES: usize = 200;
 const OFFSET: u64 = 0xcbf2_9ce4_8422_2325;

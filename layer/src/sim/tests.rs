@@ -3,9 +3,15 @@
 use super::*;
 
 fn passes(seed: u64) -> Report {
-    match run(&Options { seed, ..Options::default() }) {
+    match run(&Options {
+        seed,
+        ..Options::default()
+    }) {
         Ok(report) => report,
-        Err(failure) => panic!("{} at {:?}; repeat: cargo sim --from {seed} --seeds 1", failure.what, failure.at),
+        Err(failure) => panic!(
+            "{} at {:?}; repeat: cargo sim --from {seed} --seeds 1",
+            failure.what, failure.at
+        ),
     }
 }
 
@@ -15,7 +21,10 @@ fn ten_seeds_hold() {
     let sdus: u64 = reports.iter().map(|r| r.sdus.1).sum();
     let strikes: u64 = reports.iter().map(|r| r.packets.1).sum();
     let crashes: u64 = reports.iter().map(|r| r.counts.crashes).sum();
-    assert!(sdus > 1000 && strikes > 100 && crashes > 0, "too little happened: {sdus} SDUs, {strikes} strikes, {crashes} crashes");
+    assert!(
+        sdus > 1000 && strikes > 100 && crashes > 0,
+        "too little happened: {sdus} SDUs, {strikes} strikes, {crashes} crashes"
+    );
 }
 
 #[test]
@@ -31,5 +40,8 @@ fn a_picture_names_every_host_and_breaks_no_line() {
     story.tell(Duration::from_millis(1500), 0, 1, "dials; #1\nnow");
     let picture = story.mermaid(2, "what failed");
     assert!(picture.starts_with("sequenceDiagram\n"));
-    assert!(picture.contains("m0->>m1: 1.500 s dials   1 now\n"), "{picture}");
+    assert!(
+        picture.contains("m0->>m1: 1.500 s dials   1 now\n"),
+        "{picture}"
+    );
 }

@@ -57,8 +57,17 @@ enum Due {
 }
 
 impl World {
-    pub(super) fn new(layer: Label, hosts: Vec<Host>, net: Net, story: Story, chance: Chance) -> Self {
-        #[expect(clippy::disallowed_methods, reason = "somewhere the virtual clock must begin; only differences count")]
+    pub(super) fn new(
+        layer: Label,
+        hosts: Vec<Host>,
+        net: Net,
+        story: Story,
+        chance: Chance,
+    ) -> Self {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "somewhere the virtual clock must begin; only differences count"
+        )]
         let start = Instant::now();
         Self {
             layer,
@@ -90,7 +99,12 @@ impl World {
     fn step(&mut self, end: Duration) -> bool {
         let timers = self.hosts.iter().enumerate().filter(|(_, h)| h.alive());
         let timers = timers.filter_map(|(i, h)| Some((h.machine.as_ref()?.deadline()?, i)));
-        let timer = timers.min().map(|(at, i)| (at.saturating_duration_since(self.start).max(self.elapsed), i));
+        let timer = timers.min().map(|(at, i)| {
+            (
+                at.saturating_duration_since(self.start).max(self.elapsed),
+                i,
+            )
+        });
         let event = self.queue.first_key_value().map(|((at, _), _)| *at);
         match (timer, event) {
             (Some((at, host)), event) if at <= end && event.is_none_or(|e| at < e) => {
@@ -145,7 +159,10 @@ impl World {
     }
 
     fn tell(&mut self, after: Duration, host: usize, tell: FlowTell) {
-        self.push(self.elapsed + after, Due::Tell(host, self.hosts[host].life, tell));
+        self.push(
+            self.elapsed + after,
+            Due::Tell(host, self.hosts[host].life, tell),
+        );
     }
 
     /// Gives a command to the machine of a host.
@@ -157,8 +174,12 @@ impl World {
         let id = self.hosts[host].note(what, until);
         if what != What::Status {
             let text = format!("{command:?}");
-            let word = text.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-            self.story.tell(self.elapsed, host, host, format!("{word} {what:?}"));
+            let word = text
+                .split(|c: char| !c.is_alphanumeric())
+                .next()
+                .unwrap_or_default();
+            self.story
+                .tell(self.elapsed, host, host, format!("{word} {what:?}"));
         }
         self.story.mark(self.elapsed, host, COMMAND, 0);
         self.input(host, Input::Control(id, command));
@@ -166,7 +187,8 @@ impl World {
 
     /// A program writes.
     pub(super) fn write(&mut self, host: usize, flow: FlowId, batch: Batch) {
-        self.story.mark(self.elapsed, host, WRITE, batch.bytes().len());
+        self.story
+            .mark(self.elapsed, host, WRITE, batch.bytes().len());
         self.input(host, Input::Upper(flow, batch));
     }
 
@@ -191,7 +213,9 @@ impl World {
         let mono = self.start + self.elapsed;
         let wall = UnixTime(EPOCH + self.hosts[host].skew + self.elapsed);
         let exited = self.hosts[host].exited;
-        let Some(machine) = self.hosts[host].machine.as_mut().filter(|_| !exited) else { return };
+        let Some(machine) = self.hosts[host].machine.as_mut().filter(|_| !exited) else {
+            return;
+        };
         machine.handle(Now { mono, wall }, input);
         while let Some(output) = self.hosts[host].machine.as_mut().and_then(Ipcp::poll) {
             self.output(host, output);
@@ -204,7 +228,9 @@ impl World {
             Output::Upper(flow, batch) => self.deliver(host, flow, &batch),
             Output::UpperMtu(flow, mtu) => match self.hosts[host].open.get_mut(&flow) {
                 Some(known) => *known = mtu,
-                None => self.fail(format!("m{host} tells an MTU of flow {flow}, which is not open")),
+                None => self.fail(format!(
+                    "m{host} tells an MTU of flow {flow}, which is not open"
+                )),
             },
             Output::UpperOpen(flow, _, allocated) => {
                 if self.hosts[host].open.insert(flow, allocated.mtu).is_some() {
@@ -218,9 +244,13 @@ impl World {
                 self.hosts[host].flows.remove(&flow);
             }
             Output::Lower(lower, batch) => self.carry(host, lower, &batch),
-            Output::Ask(FlowAsk::Dial { dial, dst, over }) => self.dial(host, dial, dst.as_str(), over),
+            Output::Ask(FlowAsk::Dial { dial, dst, over }) => {
+                self.dial(host, dial, dst.as_str(), over)
+            }
             Output::Ask(FlowAsk::Hangup(lower)) => self.hangup((host, lower)),
-            Output::Save(file, bytes) => drop(self.hosts[host].files.insert(file.to_owned(), bytes)),
+            Output::Save(file, bytes) => {
+                drop(self.hosts[host].files.insert(file.to_owned(), bytes))
+            }
             Output::Exit => self.hosts[host].exited = true,
         }
     }
@@ -232,14 +262,26 @@ impl World {
         match event {
             Event::Done(id, answer) => match self.hosts[host].pending.remove(&id) {
                 Some(pending) => self.answered(host, pending.what, answer),
-                None => self.fail(format!("m{host} answers command {id}, which waits for nothing")),
+                None => self.fail(format!(
+                    "m{host} answers command {id}, which waits for nothing"
+                )),
             },
             Event::FlowRequest(request) => self.request(host, &request),
             Event::FlowDown(flow, reason) => {
                 self.hosts[host].flows.remove(&flow);
-                self.story.tell(self.elapsed, host, host, format!("flow {flow} down: {reason}"));
+                self.story.tell(
+                    self.elapsed,
+                    host,
+                    host,
+                    format!("flow {flow} down: {reason}"),
+                );
             }
-            Event::State(state, detail) => self.story.tell(self.elapsed, host, host, format!("{} {detail}", state.word())),
+            Event::State(state, detail) => self.story.tell(
+                self.elapsed,
+                host,
+                host,
+                format!("{} {detail}", state.word()),
+            ),
             Event::Notice(notice) => self.story.tell(self.elapsed, host, host, notice.text),
         }
         self.story.mark(self.elapsed, host, EVENT, 0);
@@ -247,18 +289,27 @@ impl World {
 
     fn answered(&mut self, host: usize, what: What, answer: Result<Answer, Reason>) {
         if let Err(reason) = &answer {
-            self.story.tell(self.elapsed, host, host, format!("{what:?} failed: {reason}"));
+            self.story.tell(
+                self.elapsed,
+                host,
+                host,
+                format!("{what:?} failed: {reason}"),
+            );
         }
         match (what, answer) {
             (What::Status, Ok(Answer::Status(status))) => self.hosts[host].status = Some(status),
             (What::Invite(joiner), Ok(Answer::Invitation(url))) => self.invited(joiner, &url),
             (What::Join, Ok(_)) => self.joined(host),
-            (What::Connect(to), Err(_)) => self.later(Duration::from_millis(500), Act::Connect(host, to)),
+            (What::Connect(to), Err(_)) => {
+                self.later(Duration::from_millis(500), Act::Connect(host, to))
+            }
             (What::Allocate(tag), Ok(_)) => self.allocated(host, tag),
             (What::Allocate(tag), Err(reason)) => {
                 self.hosts[host].flows.retain(|_, (t, _)| *t != tag);
                 if self.ledger.get(tag).is_some_and(|f| f.probe) {
-                    self.fail(format!("m{host} could not allocate a flow in a quiet network: {reason}"));
+                    self.fail(format!(
+                        "m{host} could not allocate a flow in a quiet network: {reason}"
+                    ));
                 }
             }
             (What::Connect(_) | What::Must | What::Other, Ok(_)) | (What::Other, Err(_)) => {}
@@ -268,30 +319,61 @@ impl World {
 
     /// Irmd hears of a request; the caller's name says which flow it is.
     fn request(&mut self, host: usize, request: &FlowRequest) {
-        let source = request.peer.name.as_ref().and_then(|n| n.as_str().strip_prefix("src-")?.parse().ok());
+        let source = request
+            .peer
+            .name
+            .as_ref()
+            .and_then(|n| n.as_str().strip_prefix("src-")?.parse().ok());
         let Some((tag, flow)) = source.and_then(|tag| Some((tag, self.ledger.get(tag)?))) else {
-            return self.fail(format!("m{host} has a flow request that nobody made: {request:?}"));
+            return self.fail(format!(
+                "m{host} has a flow request that nobody made: {request:?}"
+            ));
         };
         let caller = flow.ends[0].map(|(from, ..)| self.hosts[from].name.clone());
         if request.peer.member.is_some() && request.peer.member != caller {
-            return self.fail(format!("m{host} thinks that flow {tag} comes from {:?}, not from {caller:?}", request.peer.member));
+            return self.fail(format!(
+                "m{host} thinks that flow {tag} comes from {:?}, not from {caller:?}",
+                request.peer.member
+            ));
         }
         if flow.qos != request.qos || !self.hosts[host].names.contains(&request.name) {
-            return self.fail(format!("m{host} has another request than was made: {request:?}"));
+            return self.fail(format!(
+                "m{host} has another request than was made: {request:?}"
+            ));
         }
         let probe = flow.probe;
-        let after = if probe { Duration::from_millis(1) } else { self.chance.millis(0, 50) };
+        let after = if probe {
+            Duration::from_millis(1)
+        } else {
+            self.chance.millis(0, 50)
+        };
         let life = self.hosts[host].life;
-        self.later(after, Act::Respond { host, life, request: request.request, tag });
+        self.later(
+            after,
+            Act::Respond {
+                host,
+                life,
+                request: request.request,
+                tag,
+            },
+        );
     }
 
     fn deliver(&mut self, host: usize, flow: FlowId, batch: &Batch) {
-        self.story.mark(self.elapsed, host, DELIVER, batch.bytes().len());
+        self.story
+            .mark(self.elapsed, host, DELIVER, batch.bytes().len());
         if self.hosts[host].left.contains(&flow) {
             return;
         }
-        let Some((tag, side)) = self.hosts[host].flows.get(&flow).copied().filter(|_| self.hosts[host].open.contains_key(&flow)) else {
-            return self.fail(format!("m{host} gives SDUs for flow {flow}, which is not open"));
+        let Some((tag, side)) = self.hosts[host]
+            .flows
+            .get(&flow)
+            .copied()
+            .filter(|_| self.hosts[host].open.contains_key(&flow))
+        else {
+            return self.fail(format!(
+                "m{host} gives SDUs for flow {flow}, which is not open"
+            ));
         };
         for sdu in batch.iter() {
             if let Err(what) = self.ledger.arrive(tag, side, sdu) {
@@ -302,7 +384,12 @@ impl World {
 
     /// No command may wait for longer than it said.
     fn check_patience(&mut self) {
-        let late = |host: &Host| host.pending.values().find(|p| p.until < self.elapsed).map(|p| (host.name.clone(), p.what));
+        let late = |host: &Host| {
+            host.pending
+                .values()
+                .find(|p| p.until < self.elapsed)
+                .map(|p| (host.name.clone(), p.what))
+        };
         if let Some((name, what)) = self.hosts.iter().filter(|h| h.alive()).find_map(late) {
             self.fail(format!("{name} never answered {what:?}"));
         }
@@ -312,14 +399,24 @@ impl World {
 // ---- what machines ask of the lower network
 impl World {
     fn carry(&mut self, host: usize, lower: FlowId, batch: &Batch) {
-        if self.net.framing((host, lower)).is_some_and(|framing| framing != batch.framing()) {
-            self.fail(format!("m{host} sends a {:?} where the other framing was asked for", batch.framing()));
+        if self
+            .net
+            .framing((host, lower))
+            .is_some_and(|framing| framing != batch.framing())
+        {
+            self.fail(format!(
+                "m{host} sends a {:?} where the other framing was asked for",
+                batch.framing()
+            ));
         }
         for pdu in batch.iter() {
             if shows_plaintext(pdu) {
                 self.fail(format!("m{host} sends an SDU in plain text"));
             }
-            for (at, to, bytes) in self.net.carry(self.elapsed, (host, lower), pdu, &mut self.chance) {
+            for (at, to, bytes) in
+                self.net
+                    .carry(self.elapsed, (host, lower), pdu, &mut self.chance)
+            {
                 self.push(at, Due::Packet(to, bytes));
             }
         }
@@ -327,9 +424,13 @@ impl World {
 
     fn arrive(&mut self, end: End, bytes: &[u8]) {
         let (host, lower) = end;
-        let Some(framing) = self.net.framing(end).filter(|_| self.hosts[host].alive()) else { return self.unreachable(end) };
+        let Some(framing) = self.net.framing(end).filter(|_| self.hosts[host].alive()) else {
+            return self.unreachable(end);
+        };
         let mut batch = Batch::new(framing);
-        let Some(room) = batch.push(bytes.len()) else { return };
+        let Some(room) = batch.push(bytes.len()) else {
+            return;
+        };
         room.copy_from_slice(bytes);
         self.story.mark(self.elapsed, host, PACKET, bytes.len());
         self.input(host, Input::Lower(lower, batch));
@@ -337,38 +438,67 @@ impl World {
 
     /// A packet came to an end that is gone: its sender may hear of it, as of an unreachable port.
     fn unreachable(&mut self, gone: End) {
-        let sender = self.net.all_ends().into_iter().find(|end| self.net.other_end(*end) == Some(gone));
+        let sender = self
+            .net
+            .all_ends()
+            .into_iter()
+            .find(|end| self.net.other_end(*end) == Some(gone));
         let Some((host, lower)) = sender else { return };
-        if self.net.cable(host, gone.0).is_some_and(|c| c.up) && (self.net.quiet || self.chance.permille(500)) {
+        if self.net.cable(host, gone.0).is_some_and(|c| c.up)
+            && (self.net.quiet || self.chance.permille(500))
+        {
             self.net.remove((host, lower));
-            self.tell(Duration::from_millis(5), host, FlowTell::Down(lower, Reason::new(Code::Unreachable, "nobody is there")));
+            self.tell(
+                Duration::from_millis(5),
+                host,
+                FlowTell::Down(lower, Reason::new(Code::Unreachable, "nobody is there")),
+            );
         }
     }
 
     fn dial(&mut self, host: usize, dial: u64, dst: &str, over: Label) {
         let to = self.hosts.iter().position(|h| h.name.as_str() == dst);
-        let cable = to.and_then(|to| Some((to, self.net.cable(host, to).filter(|c| c.up)?.clone())));
+        let cable =
+            to.and_then(|to| Some((to, self.net.cable(host, to).filter(|c| c.up)?.clone())));
         let Some((to, cable)) = cable.filter(|(to, _)| self.hosts[*to].alive()) else {
             let after = self.chance.millis(20, 800);
             let reason = Reason::new(Code::Unreachable, format!("{dst} can't be reached"));
             return self.tell(after, host, FlowTell::DialFailed(dial, reason));
         };
-        let framing = if self.chance.permille(500) { Framing::Train } else { Framing::Record };
+        let framing = if self.chance.permille(500) {
+            Framing::Train
+        } else {
+            Framing::Record
+        };
         let (here, there) = self.net.connect(host, to, framing);
         self.story.tell(self.elapsed, host, to, "dials");
         let caller = Via::Accepted(Some(self.hosts[host].name.to_name()));
-        let up = |lower, over, via| FlowTell::Up { lower, over, mtu: cable.mtu, framing, via };
+        let up = |lower, over, via| FlowTell::Up {
+            lower,
+            over,
+            mtu: cable.mtu,
+            framing,
+            via,
+        };
         self.tell(cable.delay, to, up(there, over.clone(), caller));
         self.tell(cable.delay * 2, host, up(here, over, Via::Dialled(dial)));
     }
 
     /// One side ends a lower flow; the other hears of it if the cable lets it.
     pub(super) fn hangup(&mut self, end: End) {
-        let Some(other) = self.net.remove(end) else { return };
-        let Some(cable) = self.net.cable(end.0, other.0).filter(|c| c.up) else { return };
+        let Some(other) = self.net.remove(end) else {
+            return;
+        };
+        let Some(cable) = self.net.cable(end.0, other.0).filter(|c| c.up) else {
+            return;
+        };
         let delay = cable.delay;
         if (self.net.quiet || !self.chance.permille(300)) && self.net.remove(other).is_some() {
-            self.tell(delay, other.0, FlowTell::Down(other.1, Reason::new(Code::Closed, "the other side hung up")));
+            self.tell(
+                delay,
+                other.0,
+                FlowTell::Down(other.1, Reason::new(Code::Closed, "the other side hung up")),
+            );
         }
     }
 
@@ -377,7 +507,11 @@ impl World {
         let ends = [Some(end), self.net.remove(end)];
         for (host, lower) in ends.into_iter().flatten() {
             self.net.remove((host, lower));
-            self.tell(Duration::from_millis(1), host, FlowTell::Down(lower, Reason::new(Code::Failed, "it died")));
+            self.tell(
+                Duration::from_millis(1),
+                host,
+                FlowTell::Down(lower, Reason::new(Code::Failed, "it died")),
+            );
         }
     }
 
