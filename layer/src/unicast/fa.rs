@@ -464,15 +464,30 @@ impl Unicast {
             return;
         };
         let (peer, remote) = (flow.peer, flow.remote);
+        if self.tell_dealloc(now, peer, remote, reason) && self.flows.closing.len() < MAX_FLOWS {
+            self.flows
+                .closing
+                .insert((peer, remote), now.mono + CLOSING);
+        }
+    }
+
+    fn tell_dealloc(&mut self, now: Now, peer: Addr, remote: EndpointId, reason: &Reason) -> bool {
         let dealloc = wire::FlowDealloc {
             endpoint: remote.0,
             code: reason.code as u32,
             text: reason.text.clone(),
         };
-        if self.tell_peer(now, peer, Body::FlowDealloc(dealloc)) {
-            self.flows
-                .closing
-                .insert((peer, remote), now.mono + CLOSING);
+        self.tell_peer(now, peer, Body::FlowDealloc(dealloc))
+    }
+
+    /// What was said to a member of the ends of flows may be lost: says again what it has not acknowledged, lest it keep
+    /// its end for ever.
+    pub(super) fn say_deallocs_again(&mut self, now: Now, peer: Addr) {
+        let all = (peer, EndpointId(0))..=(peer, EndpointId(u64::MAX));
+        let ends: Vec<_> = self.flows.closing.range(all).map(|(k, _)| k.1).collect();
+        let reason = Reason::new(Code::Closed, "the other side closed the flow");
+        for remote in ends {
+            self.tell_dealloc(now, peer, remote, &reason);
         }
     }
 
@@ -541,7 +556,7 @@ pub(super) const RESOLVE: Duration = Duration::from_secs(1);
 /// The longest that an allocation waits, whatever was asked.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 /// How long the end of a flow may remain unacknowledged before it is forgotten here.
-const CLOSING: Duration = Duration::from_secs(10);
+const CLOSING: Duration = Duration::from_secs(120);
 const MAX_FLOWS: usize = 65_536;
 /// With one member: nobody takes all there are.
 const MAX_FLOWS_PEER: usize = 16_384;

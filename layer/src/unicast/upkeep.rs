@@ -94,6 +94,7 @@ impl Unicast {
             "member {} acknowledges nothing any more",
             self.member_name(peer)
         );
+        self.say_deallocs_again(now, peer);
         for endpoint in self.flows.with(peer) {
             let reason = Reason::new(Code::Unreachable, text.clone());
             self.say_dealloc(now, endpoint, &reason);
@@ -172,7 +173,10 @@ impl Unicast {
                     self.member_name(flow.peer),
                     UNREACHABLE.as_secs()
                 );
-                self.flow_down(endpoint, Reason::new(Code::Unreachable, text));
+                let reason = Reason::new(Code::Unreachable, text);
+                // The other side may have had a way now and then, and wait no such time.
+                self.say_dealloc(now, endpoint, &reason);
+                self.flow_down(endpoint, reason);
             }
         }
     }
