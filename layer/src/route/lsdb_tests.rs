@@ -272,6 +272,30 @@ fn every_bound_has_its_error() {
             max: MAX_RECORD
         })
     );
+    let now = layer.start;
+    let (identity, lsdb) = &mut layer.members[0];
+    assert!(
+        lsdb.set_names(now, identity, hashes(MAX_NAMES + 1, 1))
+            .is_err()
+    );
+}
+
+#[test]
+fn what_is_no_record_is_named_malformed() {
+    let mut layer = Layer::of(2);
+    let body = Record {
+        origin: layer.addr(1).0,
+        kind: 1,
+        incarnation: 1,
+        counter: 1,
+        ..Record::default()
+    };
+    let link = proto::wire::LinkState {
+        neighbour: 1,
+        cost: 1,
+        mtu: 1,
+    };
+    let name = |len| vec![1; len];
     for malformed in [
         Record {
             kind: 0,
@@ -311,12 +335,6 @@ fn every_bound_has_its_error() {
         layer.insert(0, &broken),
         Err(RecordError::Malformed(_))
     ));
-    let now = layer.start;
-    let (identity, lsdb) = &mut layer.members[0];
-    assert!(
-        lsdb.set_names(now, identity, hashes(MAX_NAMES + 1, 1))
-            .is_err()
-    );
 }
 
 #[test]
