@@ -195,3 +195,24 @@ async fn events_tell_of_flows() {
     );
     assert_eq!(event.fields["flow"], end.unwrap().flow.to_string());
 }
+
+#[tokio::test]
+async fn what_cannot_be_written_is_not_done_and_the_reason_names_the_file() {
+    let host = Host::started().await;
+    let mut admin = host.admin().await;
+    // As on a full disk: the new file can't be made.
+    let obstacle = host.run().join("state/names.new");
+    fs::create_dir(&obstacle).unwrap();
+    let refused = admin
+        .create_name(NameRef { name: "web".into() })
+        .await
+        .unwrap_err();
+    assert!(refused.message().contains("names.json"), "{refused}");
+    let names = admin.list_names(Empty {}).await.unwrap().into_inner().names;
+    assert!(names.is_empty());
+    fs::remove_dir(&obstacle).unwrap();
+    admin
+        .create_name(NameRef { name: "web".into() })
+        .await
+        .unwrap();
+}

@@ -493,3 +493,78 @@ async fn a_name_that_a_layer_refuses_is_a_failure_of_who_wanted_it() {
         Code::NotFound
     );
 }
+
+#[tokio::test]
+async fn a_process_that_lives_but_does_not_come_back_is_ended_and_started_anew() {
+    let mut host = Host::started().await;
+    let (ipcp, pid) = up(&host, "ovl-a", "unicast", unicast("ovl"), &[]).await;
+    drop(ipcp);
+    host.kill();
+    host.start(&[]).await;
+    assert!(alive(pid));
+    let (next, secret) = host.child_besides(&[pid]).await;
+    assert!(!alive(pid) && next != pid);
+    // It finds its layer on its disk, but has yet to hear over which layers it is to lie.
+    let found = IpcpHello {
+        state: "waiting".into(),
+        layer: "ovl".into(),
+        ..hello("ovl-a", &secret)
+    };
+    let mut ipcp = host.attach(found).await.unwrap();
+    assert!(matches!(ipcp.next().await.1, Command::Bootstrap(_)));
+}
+
+#[tokio::test]
+async fn an_invitation_places_its_hosts_below_and_a_member_that_dies_rejoins() {
+    let host = Host::started().await;
+    let (mut udp, pid) = up(&host, "udp-b", "shim-udp", shim("127.0.0.2"), &[]).await;
+    let mut admin = host.admin().await;
+    let url = "strata://ovl/enrol?v=1,id=00,at=ovl-a=127.0.0.1:3359,sum=00";
+    let request = EnrollIpcpRequest {
+        name: "ovl-b".into(),
+        r#type: "unicast".into(),
+        config: Some(Enroll {
+            invitation: url.into(),
+            ..Default::default()
+        }),
+    };
+    let below = async {
+        let mut hosts = Vec::new();
+        // The name of the new member and the hosts of the invitation, in either order.
+        for _ in 0..2 {
+            let (id, command) = udp.next().await;
+            if let Command::Set(set) = command {
+                hosts = set.hosts;
+            }
+            udp.ok(id).await;
+        }
+        hosts
+    };
+    let member = async {
+        let (ovl_pid, secret) = host.child_besides(&[pid]).await;
+        let mut ovl = host.attach(hello("ovl-b", &secret)).await.unwrap();
+        let (id, command) = ovl.next().await;
+        let Command::Enroll(enroll) = command else {
+            panic!("no enroll but {command:?}")
+        };
+        assert_eq!(
+            (enroll.invitation.as_str(), enroll.over),
+            (url, vec!["net".to_owned()])
+        );
+        ovl.done(id, configured("ovl", "ovl-b")).await;
+        (ovl, ovl_pid)
+    };
+    let (reply, hosts, (ovl, ovl_pid)) =
+        tokio::join!(admin.enroll_ipcp(request.clone()), below, member);
+    reply.unwrap();
+    assert_eq!(hosts, ["ovl-a=127.0.0.1:3359"]);
+    admin.enroll_ipcp(request).await.unwrap();
+    drop(ovl);
+    common::signal(ovl_pid, rustix::process::Signal::KILL);
+    let (_, secret) = host.child_besides(&[pid, ovl_pid]).await;
+    let mut ovl = host.attach(hello("ovl-b", &secret)).await.unwrap();
+    match ovl.next().await.1 {
+        Command::Enroll(rejoin) => assert!(rejoin.invitation.is_empty() && rejoin.dst.is_empty()),
+        other => panic!("no rejoin but {other:?}"),
+    }
+}
