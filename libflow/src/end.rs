@@ -314,3 +314,95 @@ fn died() -> Reason {
 fn misuse(what: &str) -> FlowError {
     FlowError::ApiMisuse(Reason::new(Code::Usage, what))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use proto::record::Welcome;
+
+    use super::*;
+
+    fn ends() -> (End, End) {
+        let (a, b) = RecordSocket::pair().unwrap();
+        let end = |socket| {
+            let welcome = Welcome {
+                flow: FlowId(1),
+                mtu: 2000,
+                qos: QosSpec::RAW,
+                peer: Peer::default(),
+            };
+            End::new(
+                Joined {
+                    socket,
+                    welcome,
+                    handed: None,
+                },
+                None,
+            )
+        };
+        (end(a), end(b))
+    }
+
+    fn batch(sdus: &[Vec<u8>]) -> Batch {
+        let mut batch = Batch::new(Framing::Record);
+        for sdu in sdus {
+            batch.push(sdu.len()).unwrap().copy_from_slice(sdu);
+        }
+        batch
+    }
+
+    proptest! {
+        #[test]
+        fn sdus_come_out_as_they_went_in_however_they_are_read(
+            records in prop::collection::vec(prop::collection::vec(prop::collection::vec(any::<u8>(), 1..200), 1..9), 1..9),
+            ways in prop::collection::vec(any::<bool>(), 1..20),
+        ) {
+            let (a, b) = ends();
+            for record in &records {
+                // A record of one goes the other way of writing.
+                if let [sdu] = record.as_slice() {
+                    prop_assert_eq!(a.write(sdu, Mode::Try), Ok(true));
+                } else {
+                    prop_assert_eq!(a.write_batch(&batch(record), Mode::Try), Ok(true));
+                }
+            }
+            let sent = records.concat();
+            let (mut got, mut buf, mut ways) = (Vec::new(), [0; 200], ways.into_iter().cycle());
+            while got.len() < sent.len() {
+                if ways.next() == Some(true) {
+                    let len = b.read(&mut buf, Mode::Try).unwrap().unwrap();
+                    got.push(buf[..len].to_vec());
+                } else {
+                    let mut some = Batch::new(Framing::Record);
+                    prop_assert_eq!(b.read_batch(&mut some, Mode::Try), Ok(true));
+                    got.extend(some.iter().map(<[u8]>::to_vec));
+                }
+            }
+            prop_assert_eq!(&got, &sent);
+            prop_assert_eq!(b.read(&mut buf, Mode::Try), Ok(None));
+            prop_assert_eq!(a.tx_bytes(), b.rx_bytes());
+        }
+    }
+
+    #[test]
+    fn a_new_mtu_holds_for_the_next_write() {
+        let (a, b) = ends();
+        b.socket.try_send_item(&Item::Mtu(100), None).unwrap();
+        assert_eq!(a.read(&mut [0; 9], Mode::Try), Ok(None));
+        assert_eq!(
+            a.write(&[0; 101], Mode::Try),
+            Err(FlowError::TooLarge { len: 101, mtu: 100 })
+        );
+        assert_eq!(a.write(&[0; 100], Mode::Try), Ok(true));
+    }
+
+    #[test]
+    fn a_record_that_lies_ends_the_flow_with_the_culprit_named() {
+        let (a, b) = ends();
+        rustix::net::send(&b.socket, &[0, 9, 1], SendFlags::empty()).unwrap();
+        let Err(FlowError::Down(reason)) = a.read(&mut [0; 9], Mode::Try) else {
+            panic!("it was taken");
+        };
+        assert_eq!(reason.code, Code::PeerMisbehaved);
+    }
+}
