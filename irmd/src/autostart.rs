@@ -79,6 +79,17 @@ fn nobody(name: &Name) -> Reason {
     Reason::new(Code::NotFound, text)
 }
 
+/// Waits until the programs that were started here have ended, which they do with the daemon.
+pub(crate) async fn all_ended(daemon: &Daemon) {
+    let ended = async {
+        while daemon.has_started() {
+            tokio::time::sleep(POLL).await;
+        }
+    };
+    // Then they have been killed.
+    let _ = tokio::time::timeout(Duration::from_secs(4), ended).await;
+}
+
 /// Reaps the program; ends it with the daemon.
 async fn watch(daemon: &Arc<Daemon>, name: &Name, child: Child) {
     let shutdown = async {

@@ -377,7 +377,16 @@ impl Daemon {
             .insert(name.clone())
     }
 
-    /// The start that was claimed is over.
+    /// Is a program alive that was started for a name?
+    pub(crate) fn has_started(&self) -> bool {
+        !self
+            .starting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .is_empty()
+    }
+
+    /// The start that was claimed is over: the program has ended.
     pub(crate) fn started(&self, name: &Name) {
         self.starting
             .lock()

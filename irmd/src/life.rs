@@ -16,7 +16,7 @@ use crate::daemon::{Daemon, Ending};
 use crate::ipcps::Ipcp;
 use crate::running::Instance;
 use crate::spec::SavedSpecs;
-use crate::{config, process, server, supervise, vpns};
+use crate::{autostart, config, process, server, supervise, vpns};
 
 /// Runs the daemon until it is told to end.
 pub(crate) async fn live(
@@ -172,7 +172,7 @@ async fn tend(daemon: Arc<Daemon>) {
 
 /// Ends all that was started, upper before lower, those that have nothing to do with each other at once.
 async fn end(daemon: &Arc<Daemon>) {
-    vpns::end_all(daemon).await;
+    tokio::join!(vpns::end_all(daemon), autostart::all_ended(daemon));
     let rounds = rounds(daemon);
     let patience = STOP / u32::try_from(rounds.len().max(1)).unwrap_or(u32::MAX);
     for round in rounds {

@@ -413,12 +413,15 @@ async fn after_a_kill_direct_flows_are_listed_again_and_no_id_is_used_twice() {
 }
 
 #[tokio::test]
-async fn a_program_is_started_for_a_name_that_is_bound_with_auto() {
-    let host = Host::started().await;
+async fn a_program_is_started_for_a_name_that_is_bound_with_auto_and_ends_with_irmd() {
+    let mut host = Host::started().await;
     let touched = host.dir.path().join("touched");
     let args = vec![
         "-c".into(),
-        format!("echo $IRM_RUN_DIR > {}; sleep 5", touched.display()),
+        format!(
+            "echo $IRM_RUN_DIR $$ > {}; exec sleep 1000",
+            touched.display()
+        ),
     ];
     let binding = Binding {
         program: "/bin/sh".into(),
@@ -446,8 +449,11 @@ async fn a_program_is_started_for_a_name_that_is_bound_with_auto() {
         server
     });
     end.unwrap();
-    assert_eq!(
-        std::fs::read_to_string(touched).unwrap().trim(),
-        host.run().display().to_string()
-    );
+    let said = std::fs::read_to_string(touched).unwrap();
+    let (run_dir, pid) = said.trim().split_once(' ').unwrap();
+    assert_eq!(run_dir, host.run().display().to_string());
+    let pid = pid.parse().unwrap();
+    assert!(common::alive(pid));
+    assert!(host.terminate().success());
+    assert!(!common::alive(pid));
 }

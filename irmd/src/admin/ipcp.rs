@@ -263,7 +263,8 @@ async fn enroll_created(
     done
 }
 
-/// Lets the shims below find the members that an invitation names, unless an administrator has said where they are.
+/// Lets the shims below find the members that an invitation names, but for those that they were made with. A newer
+/// invitation knows better than an older one.
 async fn place_hints(daemon: &Arc<Daemon>, over: &[Label], hosts: &[Host]) -> Result<(), Reason> {
     for shim in daemon
         .ipcps()
@@ -273,13 +274,15 @@ async fn place_hints(daemon: &Arc<Daemon>, over: &[Label], hosts: &[Host]) -> Re
         if !shim.layer().is_some_and(|l| over.contains(&l)) {
             continue;
         }
-        let spec = shim.inner().spec.clone();
-        let first = match &spec.role {
-            Role::First(b) => b.shim_udp.as_ref().map_or(&[][..], |s| &s.hosts),
-            Role::None | Role::Member => &[],
+        let known: Vec<Host> = match &shim.inner().spec.role {
+            Role::First(b) => b
+                .shim_udp
+                .as_ref()
+                .map_or_else(Vec::new, |s| s.hosts.clone()),
+            Role::None | Role::Member => Vec::new(),
         };
-        let known = |host: &Host| spec.hosts.iter().chain(first).any(|h| h.name == host.name);
-        let hosts: Vec<Host> = hosts.iter().filter(|h| !known(h)).cloned().collect();
+        let news = |host: &&Host| known.iter().all(|k| k.name != host.name);
+        let hosts: Vec<Host> = hosts.iter().filter(news).cloned().collect();
         if !hosts.is_empty() {
             set(
                 daemon,
