@@ -9,6 +9,7 @@ use proto::{Addr, Code, EndpointId, FlowId, Name, QosSpec, Reason};
 use rand_core::RngCore;
 
 use super::Unicast;
+use super::cube::grant;
 use super::flow::{Flow, Incoming, Outgoing, Terms, sdu_mtu};
 use crate::{Now, Output};
 
@@ -96,6 +97,7 @@ impl Unicast {
                 .map(Name::to_string)
                 .unwrap_or_default(),
             qos: Some(outgoing.ask.qos.into()),
+            incarnation: me.routing.lsdb.incarnation(),
             timeout_ms: u64::try_from(
                 outgoing
                     .deadline
@@ -168,12 +170,7 @@ impl Unicast {
             }
             Ok((id, user)) => {
                 let local = self.new_endpoint();
-                let reply = wire::FlowReply {
-                    source_endpoint: incoming.remote.0,
-                    endpoint: local.0,
-                    qos: Some(incoming.qos.into()),
-                    ..wire::FlowReply::default()
-                };
+                let reply = self.yes(incoming.remote, local, incoming.qos);
                 if !self.tell_peer(now, incoming.peer, Body::FlowReply(reply)) {
                     let text = "too much waits to be said to the member that asked; the flow was not accepted";
                     return self.done(command, Err(Reason::new(Code::Busy, text)));
@@ -183,6 +180,7 @@ impl Unicast {
                     local,
                     remote: incoming.remote,
                     peer: incoming.peer,
+                    peer_life: incoming.peer_life,
                     qos: incoming.qos,
                     name: incoming.name,
                     peer_name: incoming.source,
@@ -241,12 +239,7 @@ impl Unicast {
             .iter()
             .find(|f| f.peer == from && f.remote == remote && f.incoming);
         if let Some(flow) = known {
-            let reply = wire::FlowReply {
-                source_endpoint: remote.0,
-                endpoint: flow.local.0,
-                qos: Some(flow.qos.into()),
-                ..wire::FlowReply::default()
-            };
+            let reply = self.yes(remote, flow.local, flow.qos);
             self.tell_peer(now, from, Body::FlowReply(reply));
             return;
         }
@@ -325,6 +318,7 @@ impl Unicast {
             event,
             Incoming {
                 peer: from,
+                peer_life: request.incarnation,
                 remote,
                 name,
                 source,
@@ -369,6 +363,7 @@ impl Unicast {
             local: endpoint,
             remote: EndpointId(reply.endpoint),
             peer: from,
+            peer_life: reply.incarnation,
             qos: outgoing.ask.qos,
             name: outgoing.ask.name.clone(),
             peer_name: Some(outgoing.ask.name),
@@ -491,6 +486,21 @@ impl Unicast {
         }
     }
 
+    /// The answer that accepts a flow.
+    fn yes(&self, remote: EndpointId, local: EndpointId, qos: QosSpec) -> wire::FlowReply {
+        let life = self
+            .me
+            .as_ref()
+            .map_or(0, |me| me.routing.lsdb.incarnation());
+        wire::FlowReply {
+            source_endpoint: remote.0,
+            endpoint: local.0,
+            qos: Some(qos.into()),
+            incarnation: life,
+            ..wire::FlowReply::default()
+        }
+    }
+
     fn refuse(&mut self, now: Now, peer: Addr, remote: EndpointId, reason: &Reason) {
         let (code, text) = (reason.code as u32, reason.text.clone());
         let reply = wire::FlowReply {
@@ -532,25 +542,6 @@ impl Unicast {
     }
 }
 
-/// Grants a QoS exactly as it was asked for, or says what to ask instead.
-fn grant(qos: &QosSpec) -> Result<(), Reason> {
-    let text = match qos {
-        &QosSpec::RAW | &QosSpec::BEST => return Ok(()),
-        QosSpec { reliable: true, .. } => {
-            "this layer has no retransmission yet; ask for best (ordered, may lose) and repeat what matters"
-        }
-        QosSpec {
-            max_delay_ms: 1.., ..
-        } => "this layer keeps no deadlines yet; ask for best or raw",
-        QosSpec { priority: 1.., .. } => "this layer has no priorities yet; ask for best or raw",
-        _ => "this layer has no time-out per flow yet; ask for best or raw",
-    };
-    Err(Reason::new(
-        Code::QosNotGranted,
-        format!("qos {qos} is not granted: {text}"),
-    ))
-}
-
 /// How long a name may take to turn up in the directory.
 pub(super) const RESOLVE: Duration = Duration::from_secs(1);
 /// The longest that an allocation waits, whatever was asked.
@@ -563,33 +554,3 @@ const MAX_FLOWS_PEER: usize = 16_384;
 const MAX_OUTGOING: usize = 4096;
 const MAX_INCOMING: usize = 4096;
 const MAX_INCOMING_PEER: usize = 1024;
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn raw_and_best_are_granted_and_everything_else_is_refused_with_advice() {
-        assert_eq!(
-            (grant(&QosSpec::RAW), grant(&QosSpec::BEST)),
-            (Ok(()), Ok(()))
-        );
-        for qos in [
-            QosSpec::DATA,
-            QosSpec::VIDEO,
-            QosSpec::VOICE,
-            QosSpec {
-                priority: 1,
-                ..QosSpec::RAW
-            },
-            QosSpec {
-                timeout_ms: 5,
-                ..QosSpec::BEST
-            },
-        ] {
-            let reason = grant(&qos).unwrap_err();
-            assert_eq!(reason.code, Code::QosNotGranted);
-            assert!(reason.text.contains("ask for best"), "{reason}");
-        }
-    }
-}

@@ -88,7 +88,7 @@ impl Unicast {
             }
         }
         let raised = me.routing.lsdb.incarnation();
-        let reborn: Vec<Addr> = news
+        let reborn: Vec<(Addr, u64)> = news
             .iter()
             .filter_map(|record| me.routing.reborn(record))
             .collect();
@@ -104,8 +104,8 @@ impl Unicast {
         let any = !news.is_empty() || !own.is_empty();
         self.flood(news, from);
         self.flood(own, None);
-        for member in reborn {
-            self.member_reborn(now, member);
+        for (member, life) in reborn {
+            self.member_reborn(now, member, life);
         }
         if any {
             self.rerouted(now, false);
@@ -115,14 +115,14 @@ impl Unicast {
     }
 
     /// A member runs anew: what was agreed with its earlier life is void.
-    fn member_reborn(&mut self, now: Now, member: Addr) {
+    fn member_reborn(&mut self, now: Now, member: Addr, life: u64) {
         self.stats.count("member.restarted");
         let adjacent = self.adjacent.contains_key(&member);
         if let Some(peer) = self.peers.get_mut(&member) {
             // A neighbour has shaken hands in its new life already.
-            peer.sessions.forget(adjacent);
+            peer.sessions.forget(now.mono, adjacent);
         }
-        self.peer_restarted(now, member);
+        self.peer_restarted(now, member, Some(life));
     }
 }
 

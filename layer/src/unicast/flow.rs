@@ -16,6 +16,8 @@ pub(super) struct Flow {
     pub(super) local: EndpointId,
     pub(super) remote: EndpointId,
     pub(super) peer: Addr,
+    /// The life of the peer in which it agreed to the flow.
+    pub(super) peer_life: u64,
     pub(super) qos: QosSpec,
     /// The name that it was allocated to.
     pub(super) name: Name,
@@ -42,6 +44,7 @@ pub(super) struct Terms {
     pub(super) local: EndpointId,
     pub(super) remote: EndpointId,
     pub(super) peer: Addr,
+    pub(super) peer_life: u64,
     pub(super) qos: QosSpec,
     pub(super) name: Name,
     pub(super) peer_name: Option<Name>,
@@ -66,6 +69,7 @@ pub(super) struct Outgoing {
 /// A flow that another member wants, and irmd has not answered yet.
 pub(super) struct Incoming {
     pub(super) peer: Addr,
+    pub(super) peer_life: u64,
     pub(super) remote: EndpointId,
     pub(super) name: Name,
     pub(super) source: Option<Name>,
@@ -92,6 +96,7 @@ impl Flow {
             local,
             remote,
             peer,
+            peer_life,
             qos,
             name,
             peer_name,
@@ -104,6 +109,7 @@ impl Flow {
             local,
             remote,
             peer,
+            peer_life,
             qos,
             name,
             peer_name,
@@ -280,6 +286,7 @@ mod tests {
             local,
             remote,
             peer: Addr(3),
+            peer_life: 1,
             qos,
             name,
             peer_name: None,

@@ -125,7 +125,7 @@ impl Unicast {
         }
         if reset {
             self.stats.count("channel.reset");
-            self.peer_restarted(now, from);
+            self.peer_restarted(now, from, None);
         }
         while let Some(message) = self.peers.get_mut(&from).and_then(|p| p.channel.recv()) {
             match wire::Message::decode(message.as_slice()) {

@@ -10,10 +10,11 @@
 //! | `messages` | control messages over the channels of links and of pairs |
 //! | `enrol` | joiner, dialled member, relay and issuer |
 //! | `flood`, `routing` | signed records between neighbours; what follows from them |
-//! | `fa`, `upkeep`, `flow` | flow allocator; what happens to flows by themselves; their tables |
+//! | `fa`, `upkeep`, `flow`, `cube` | flow allocator; what happens to flows by themselves; their tables; what is granted |
 //! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
 //! | `status`, `stats` | what is told of all this |
 
+mod cube;
 mod dial;
 mod dt;
 mod enrol;

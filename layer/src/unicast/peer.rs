@@ -94,9 +94,10 @@ impl Sessions {
         !self.list.is_empty()
     }
 
-    /// Forgets sessions with an earlier life of the peer; `but_newest` is kept where it is known to be of the present one.
-    pub(super) fn forget(&mut self, but_newest: bool) {
-        let newest = self.list.pop().filter(|_| but_newest);
+    /// Forgets sessions with an earlier life of the peer; the newest is kept if it may be of the present one: a neighbour
+    /// has shaken hands before its records come, another member perhaps a moment ago.
+    pub(super) fn forget(&mut self, now: Instant, neighbour: bool) {
+        let newest = self.list.pop().filter(|s| neighbour || s.age(now) < MOMENT);
         self.list.clear();
         self.list.extend(newest);
     }
@@ -191,6 +192,8 @@ impl Ends {
     }
 }
 
+/// Records take no longer to come than this, if they come at all.
+const MOMENT: Duration = Duration::from_secs(5);
 /// How long a peer that nothing uses is remembered.
 pub(super) const IDLE: Duration = Duration::from_secs(600);
 /// Kept per pair: each of a few links adds one, and two live while one takes over.

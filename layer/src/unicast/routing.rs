@@ -71,13 +71,14 @@ impl Routing {
         due
     }
 
-    /// Looks at a new record: gives its originator if that has begun another life since its last.
-    pub(super) fn reborn(&mut self, record: &wire::SignedRecord) -> Option<Addr> {
+    /// Looks at a new record: gives its originator and its life if that is another than before.
+    pub(super) fn reborn(&mut self, record: &wire::SignedRecord) -> Option<(Addr, u64)> {
         let record = wire::Record::decode(record.body.as_slice()).ok()?;
-        let before = self.lives.insert(Addr(record.origin), record.incarnation);
-        before
-            .is_some_and(|before| before < record.incarnation)
-            .then_some(Addr(record.origin))
+        let origin = Addr(record.origin);
+        let life = self.lives.entry(origin).or_insert(record.incarnation);
+        let reborn = *life < record.incarnation;
+        *life = record.incarnation.max(*life);
+        reborn.then_some((origin, *life))
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

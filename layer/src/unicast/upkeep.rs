@@ -102,14 +102,20 @@ impl Unicast {
         }
     }
 
-    /// A member has forgotten all that was agreed with it.
-    pub(super) fn peer_restarted(&mut self, now: Now, peer: Addr) {
+    /// A member has forgotten all that was agreed with it, or with its lives before `life`.
+    pub(super) fn peer_restarted(&mut self, now: Now, peer: Addr, life: Option<u64>) {
+        let void = |of: u64| life.is_none_or(|life| of < life);
         let member = self.member_name(peer);
         for endpoint in self.flows.with(peer) {
+            if !self.flows.get(endpoint).is_some_and(|f| void(f.peer_life)) {
+                continue;
+            }
             let text = format!("member {member} has restarted; allocate the flow again");
             self.flow_down(endpoint, Reason::new(Code::Unreachable, text));
         }
-        self.flows.incoming.retain(|_, i| i.peer != peer);
+        self.flows
+            .incoming
+            .retain(|_, i| i.peer != peer || !void(i.peer_life));
         self.flows.closing.retain(|(p, _), _| *p != peer);
         // What it was asked went with what it has forgotten.
         let asked: Vec<_> = self
