@@ -14,6 +14,8 @@
 //! another offset shows that its receiver once knew the stream:
 //! - data of an unknown stream at offset 0 replaces the other side's stream; if it doesn't acknowledge ours, which was
 //!   acknowledged before, we go on with `stream + 1`, and what was queued is dropped;
+//! - the same goes for the other side's very first stream, but only the second time that such a frame comes: the first may
+//!   be late, from before the other side had heard of us;
 //! - data of an unknown stream at another offset is answered with a reset: this side has begun anew since;
 //! - a reset of our stream makes us go on with `stream + 1` in the same way.
 //!
@@ -38,6 +40,8 @@ pub struct Channel {
     /// A stream that the other side shall give up.
     reset: Option<u32>,
     reset_seen: bool,
+    /// The first stream of the other side, not taken yet since it acknowledged nothing of an acknowledged stream of ours.
+    doubted: Option<u32>,
 }
 
 /// Why a message was not queued.
@@ -62,6 +66,7 @@ impl Channel {
             receiver: Receiver::default(),
             reset: None,
             reset_seen: false,
+            doubted: None,
         }
     }
 
@@ -89,6 +94,15 @@ impl Channel {
                 bytes,
             } => {
                 self.sender.check(ack_stream, ack)?;
+                if offset == 0 && self.receiver.is_new() && self.sender.is_unknown_to(ack_stream) {
+                    // Either a late frame from before it heard of us, or a new life that knows nothing of us: what it
+                    // sends again tells which.
+                    if self.doubted.replace(stream) != Some(stream) {
+                        return Err(BadFrame::Early);
+                    }
+                    self.sender.restart();
+                    self.reset_seen = true;
+                }
                 match self.receiver.data(stream, offset, bytes)? {
                     Received::Taken => {}
                     Received::Replaced => {

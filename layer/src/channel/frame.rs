@@ -34,6 +34,9 @@ pub enum BadFrame {
     /// It begins a message that is longer than 1 MiB.
     #[error("the other side sends a message longer than 1 MiB")]
     TooLong,
+    /// It begins a stream as if nothing of ours had ever arrived; taken when it comes again.
+    #[error("the channel frame knows nothing of what was acknowledged before")]
+    Early,
     /// It is late: of a stream that was replaced.
     #[error("the channel frame is of a stream that was given up")]
     OldStream,

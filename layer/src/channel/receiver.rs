@@ -105,6 +105,11 @@ impl Receiver {
         Ok(received)
     }
 
+    /// Whether nothing of the other side was ever taken.
+    pub(super) fn is_new(&self) -> bool {
+        self.stream.is_none()
+    }
+
     pub(super) fn next_message(&mut self) -> Option<Vec<u8>> {
         let message = self.messages.pop_front()?;
         self.waiting -= message.len();

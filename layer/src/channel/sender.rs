@@ -207,6 +207,11 @@ impl Sender {
         }
     }
 
+    /// Whether our stream was acknowledged once, and one who acknowledges `ack_stream` knows nothing of it.
+    pub(super) fn is_unknown_to(&self, ack_stream: u32) -> bool {
+        self.established && ack_stream != self.stream
+    }
+
     pub(super) fn stream(&self) -> u32 {
         self.stream
     }

@@ -266,6 +266,43 @@ fn a_beginning_anew_is_noticed_once_when_both_speak_at_the_same_time() {
 }
 
 #[test]
+fn a_new_life_is_noticed_though_the_earlier_one_never_spoke() {
+    for seed in 0..20 {
+        let mut link = Link::new(seed, 30);
+        link.ends[0].send(b"before").unwrap();
+        link.run(Duration::from_secs(60));
+        link.ends[1] = Channel::new(4000, 200);
+        link.got = [Vec::new(), Vec::new()];
+        link.ends[1].send(b"who is there?").unwrap();
+        link.run(Duration::from_secs(60));
+        assert_eq!(link.got[0], [b"who is there?".to_vec()], "seed {seed}");
+        link.ends[0].send(b"it is me").unwrap();
+        link.run(Duration::from_secs(60));
+        assert_eq!(link.got[1], [b"it is me".to_vec()], "seed {seed}");
+        assert_eq!(link.resets, [1, 0], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_first_frame_that_was_overtaken_by_an_acknowledgement_begins_nothing_anew() {
+    let now = begin();
+    let (mut a, mut b) = (Channel::new(1, 200), Channel::new(2, 200));
+    a.send(b"from a").unwrap();
+    b.send(b"from b").unwrap();
+    let (to_b, late) = (a.poll(now).unwrap(), b.poll(now).unwrap());
+    b.handle(now, &to_b).unwrap();
+    a.handle(now, &b.poll(now).unwrap()).unwrap();
+    assert_eq!(a.handle(now, &late), Err(BadFrame::Early));
+    let again = now + Duration::from_secs(1);
+    a.handle(again, &b.poll(again).unwrap()).unwrap();
+    assert_eq!(
+        (a.recv(), b.recv()),
+        (Some(b"from b".to_vec()), Some(b"from a".to_vec()))
+    );
+    assert!(!a.reset_seen() && !b.reset_seen());
+}
+
+#[test]
 fn a_late_frame_of_a_replaced_stream_changes_nothing() {
     let now = begin();
     let (mut old, mut new, mut end) = (
