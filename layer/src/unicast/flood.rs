@@ -121,6 +121,9 @@ impl Unicast {
         if let Some(peer) = self.peers.get_mut(&member) {
             // A neighbour has shaken hands in its new life already.
             peer.sessions.forget(now.mono, adjacent);
+            // What was begun with the earlier life would be waited for until it is given up.
+            peer.handshakes.retain(|running| running.done);
+            peer.retry_at = now.mono;
         }
         self.peer_restarted(now, member, Some(life));
     }
