@@ -10,7 +10,7 @@ use rand_core::RngCore;
 
 use super::Unicast;
 use super::cube::grant;
-use super::flow::{Flow, Incoming, Outgoing, Terms, sdu_mtu};
+use super::flow::{Flow, Incoming, Outgoing, Terms, prefix};
 use crate::{Now, Output};
 
 // ---- what irmd asks
@@ -300,7 +300,7 @@ impl Unicast {
             );
             return Err(Reason::new(Code::Busy, text));
         }
-        let mtu = sdu_mtu(self.path_mtu(from), &qos);
+        let mtu = self.sdu_mtu(from).saturating_sub(prefix(&qos) as u32);
         let peer = self.peer_of(from, source.clone());
         self.flows.requests += 1;
         let timeout = Duration::from_millis(request.timeout_ms).min(MAX_WAIT);
@@ -409,7 +409,9 @@ impl Unicast {
 // ---- helpers
 impl Unicast {
     fn open_flow(&mut self, command: CommandId, user: User, terms: Terms) {
-        let mtu = sdu_mtu(self.path_mtu(terms.peer), &terms.qos);
+        let mtu = self
+            .sdu_mtu(terms.peer)
+            .saturating_sub(prefix(&terms.qos) as u32);
         let peer = self.peer_of(terms.peer, terms.peer_name.clone());
         let flow = Flow::new(Terms { mtu, ..terms });
         let allocated = Allocated {

@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::Unicast;
 use super::link::{Link, SAFE_MTU};
+use super::pdu::{DIRECT_OVERHEAD, ROUTED_OVERHEAD};
 use crate::Now;
 use crate::route::{Inserted, LinkState};
 
@@ -181,6 +182,18 @@ impl Unicast {
                 .map(Link::mtu)
         };
         routed.or_else(adjacent).unwrap_or(SAFE_MTU)
+    }
+
+    /// The largest flow payload that reaches a member as things stand: a neighbour's needs no seal of its own. When the
+    /// route changes, so does this, and the users of the flows are told.
+    pub(super) fn sdu_mtu(&self, dst: Addr) -> u32 {
+        let direct = self.path(dst).is_some_and(|path| path.direct);
+        let overhead = if direct {
+            DIRECT_OVERHEAD
+        } else {
+            ROUTED_OVERHEAD
+        };
+        self.path_mtu(dst).saturating_sub(overhead as u32)
     }
 
     /// The name of a member, or its address as long as that is all that is known of it.

@@ -7,7 +7,7 @@ use proto::ipcp::{Allocate, CommandId, RequestId};
 use proto::{Addr, Batch, EndpointId, FlowId, Name, QosSpec, Reason};
 use rustc_hash::FxHashMap;
 
-use super::pdu::{self, ROUTED_OVERHEAD, SEQUENCE_LEN};
+use super::pdu::{self, SEQUENCE_LEN};
 use super::peer::Ends;
 
 /// A flow that stands.
@@ -264,11 +264,6 @@ impl Flows {
 /// The bytes between header and SDU for that QoS.
 pub(super) fn prefix(qos: &QosSpec) -> usize {
     if qos.ordered { SEQUENCE_LEN } else { 0 }
-}
-
-/// The largest SDU of a flow over a path of that MTU: it fits also where the PDU must go routed.
-pub(super) fn sdu_mtu(path_mtu: u32, qos: &QosSpec) -> u32 {
-    path_mtu.saturating_sub((ROUTED_OVERHEAD + prefix(qos)) as u32)
 }
 
 /// Records that a flow keeps while a session is being made, of at most 64 KiB each.

@@ -6,7 +6,6 @@ use proto::{Addr, Code, Reason};
 
 use super::Unicast;
 use super::fa::RESOLVE;
-use super::flow::sdu_mtu;
 use crate::{Now, Output};
 
 impl Unicast {
@@ -31,7 +30,8 @@ impl Unicast {
             let Some(peer) = self.flows.get(endpoint).map(|f| f.peer) else {
                 continue;
             };
-            let (reachable, path_mtu) = (self.path(peer).is_some(), self.path_mtu(peer));
+            let reachable = self.path(peer).is_some();
+            let sdu_mtu = self.sdu_mtu(peer);
             let Some(flow) = self.flows.get_mut(endpoint) else {
                 continue;
             };
@@ -40,7 +40,7 @@ impl Unicast {
                 continue;
             }
             flow.unreachable_since = None;
-            let mtu = sdu_mtu(path_mtu, &flow.qos);
+            let mtu = sdu_mtu.saturating_sub(flow.prefix() as u32);
             if mtu != flow.mtu {
                 flow.mtu = mtu;
                 self.out.push_back(Output::UpperMtu(flow.id, mtu));
