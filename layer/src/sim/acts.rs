@@ -269,12 +269,13 @@ impl World {
         let Some(exchange) = self.ledger.get_mut(tag) else {
             return;
         };
+        // A caller that took us for restarted asks again; the end that it had before must be gone by then.
         let before = exchange.ends[1].replace((host, life, flow));
-        if let Some((host, life, _)) =
-            before.filter(|(h, l, _)| self.hosts[*h].life == *l && self.hosts[*h].alive())
-        {
+        let stands = before
+            .filter(|(h, l, f)| self.hosts[*h].life == *l && self.hosts[*h].open.contains_key(f));
+        if let Some((host, ..)) = stands {
             return self.fail(format!(
-                "flow {tag} was asked for once and requested twice (life {life} of m{host})"
+                "flow {tag} was requested again while its end at m{host} stands"
             ));
         }
         self.hosts[host].flows.insert(flow, (tag, 1));

@@ -153,6 +153,20 @@ impl World {
             .sum()
     }
 
+    /// What was dropped so far and why, over all machines that run.
+    pub(super) fn drops(&mut self) -> BTreeMap<String, u64> {
+        let mut drops = BTreeMap::new();
+        for status in self.statuses().into_iter().flatten() {
+            // The order in which they are added up doesn't matter, and the sum is sorted.
+            for (what, n) in status.counters {
+                if what.starts_with("drop.") {
+                    *drops.entry(what).or_default() += n;
+                }
+            }
+        }
+        drops
+    }
+
     /// Flows of which only one end is left.
     pub(super) fn check_halves(&self) -> Result<(), String> {
         for tag in 0..u32::try_from(self.ledger.count()).unwrap_or(u32::MAX) {

@@ -99,12 +99,12 @@ impl Ledger {
     }
 
     /// How many SDUs a side has written and the other has not got.
-    pub(super) fn missing(&self, tag: u32) -> usize {
+    pub(super) fn missing(&self, tag: u32) -> u64 {
         let Some(flow) = self.flows.get(&tag) else {
             return 0;
         };
         (0..2)
-            .map(|side| flow.written[side].len() - flow.arrived[1 - side].len())
+            .map(|side| (flow.written[side].len() - flow.arrived[1 - side].len()) as u64)
             .sum()
     }
 }
