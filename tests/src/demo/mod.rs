@@ -172,7 +172,6 @@ fn build() -> anyhow::Result<()> {
             "--release",
             "--workspace",
             "--bins",
-            "--examples",
         ])
         .status()
         .context("can't run cargo")?;

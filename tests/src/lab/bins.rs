@@ -33,7 +33,6 @@ fn build() -> anyhow::Result<PathBuf> {
             "--locked",
             "--workspace",
             "--bins",
-            "--examples",
         ]);
     cargo.arg("--target-dir").arg(target);
     if folder.ends_with("release") {
