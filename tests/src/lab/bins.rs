@@ -27,13 +27,7 @@ fn build() -> anyhow::Result<PathBuf> {
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--workspace",
-            "--bins",
-        ]);
+        .args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
     cargo.arg("--target-dir").arg(target);
     if folder.ends_with("release") {
         cargo.arg("--release");
