@@ -1,12 +1,13 @@
 //! The small programs of `lab-tool`: what an ordinary user of IP does.
 
+mod bad;
 mod capture;
 mod http;
 mod ping;
 mod udp;
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4};
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -30,6 +31,28 @@ enum Verb {
         name: String,
         count: u32,
     },
+    /// Send datagrams that mean nothing, of all sizes
+    UdpNoise {
+        to: SocketAddr,
+        count: u32,
+        /// A second
+        #[arg(long, default_value_t = 30_000)]
+        rate: u32,
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Send a text from ever other addresses that this host does not have
+    UdpFlood {
+        to: SocketAddrV4,
+        text: String,
+        /// A second
+        #[arg(long, default_value_t = 20_000)]
+        rate: u32,
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+    },
+    /// Echo UDP datagrams from a wrong address and with wrong bytes
+    UdpImpostor { at: SocketAddr, other: IpAddr },
     /// Send ICMP echo requests and print what came back as JSON
     Ping {
         to: IpAddr,
@@ -73,6 +96,19 @@ pub fn main() -> anyhow::Result<()> {
         Verb::UdpEcho { at } => udp::echo(at),
         Verb::UdpSend { to, count } => udp::send(to, count),
         Verb::SeedClient { to, name, count } => udp::seed_client(to, &name, count),
+        Verb::UdpNoise {
+            to,
+            count,
+            rate,
+            seed,
+        } => bad::noise(to, count, rate, seed),
+        Verb::UdpFlood {
+            to,
+            text,
+            rate,
+            seconds,
+        } => bad::flood(to, &text, rate, seconds),
+        Verb::UdpImpostor { at, other } => bad::impostor(at, other),
         Verb::Ping {
             to,
             count,
