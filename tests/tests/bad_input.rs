@@ -69,17 +69,20 @@ fn a_flood_from_spoofed_sources_leaves_live_flows_their_rate() {
     })
     .unwrap();
     let pid = b.programs("shim-udp")[0];
-    // A flow stands before the flood begins.
-    let line = "--json ping srv --layer net --qos raw -c 1200 -i 0.005";
+    // A flow stands before the flood begins and lasts longer; 5 s do for every day, the bound of 30 s is tried by hand.
+    let seconds = std::env::var("STRATA_FLOOD_SECONDS").unwrap_or_else(|_| "5".to_owned());
+    let count = 240 * seconds.parse::<u32>().unwrap();
+    let line = format!("--json ping srv --layer net --qos raw -c {count} -i 0.005");
     let mut ping = a.spawn("irm", line.split(' ')).unwrap();
     eventually(FIVE, "the flow stands", || flows(&a) > 0).unwrap();
-    let seconds = std::env::var("STRATA_FLOOD_SECONDS").unwrap_or_else(|_| "5".to_owned());
     let flood = [
         "udp-flood",
         &format!("{}:3359", link.v4[1]),
         "srv",
         "--seconds",
         &seconds,
+        "--rate",
+        "22000",
     ]
     .map(str::to_owned);
     let mut flood = a.spawn("lab-tool", flood).unwrap();
