@@ -1,10 +1,14 @@
-//! Who wants in without a right to: bad invitations, and another user of the host.
+//! Who wants in without a right to: bad invitations, and strangers at the data socket.
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
 
-use std::time::Duration;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use tests::{Host, Lab, Output};
+use socket2::{Domain, SockAddr, Socket, Type};
+use tests::{Host, Lab, Output, until};
 
 #[test]
 fn a_bad_invitation_is_refused_in_one_line_that_says_what_is_wrong() {
@@ -68,4 +72,73 @@ fn enroll(host: &Host, name: &str, url: &str) -> Output {
 fn refused(out: &Output) {
     assert!(out.code != 0 && out.code < 100, "{out:?}");
     assert_eq!(out.stderr.trim().lines().count(), 1, "{out:?}");
+}
+
+#[test]
+fn records_of_a_stranger_on_the_data_socket_open_nothing_and_disturb_nobody() {
+    let lab = Lab::new().unwrap();
+    let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+    let link = lab.veth(&a, &b).unwrap();
+    let (_ia, irmd) = (a.irmd().unwrap(), b.irmd().unwrap());
+    let shim = "ipcp bootstrap udp --type shim-udp --layer net --ip";
+    b.irm(&format!("{shim} {}", link.ip(1))).unwrap();
+    a.irm(&format!("{shim} {} --host srv={}", link.ip(0), link.ip(1)))
+        .unwrap();
+    let _echo = b.spawn("irm", ["echo", "srv", "--layer", "net"]).unwrap();
+    let ping = "ping srv --layer net -c 1 --qos raw --timeout 1s";
+    until(Duration::from_secs(5), || a.irm(ping)).unwrap();
+    let pid = b.programs("shim-udp");
+    let mut doors = 0;
+    let lies = [
+        vec![],
+        vec![0],
+        vec![0xff; 3],
+        vec![0, 0, 1],
+        vec![0; 17],
+        vec![7; 65_536],
+    ];
+    for path in sockets_in(&b.run_dir()) {
+        let at = SockAddr::unix(&path).unwrap();
+        for lie in &lies {
+            let door = Socket::new(Domain::UNIX, Type::SEQPACKET, None).unwrap();
+            // The gRPC sockets are of another type.
+            if door.connect(&at).is_err() {
+                continue;
+            }
+            doors += 1;
+            door.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            // It may be shut before all is sent; what counts is that it ends, with a word or without.
+            let _ = door.send(lie);
+            let _ = door.shutdown(std::net::Shutdown::Write);
+            let mut left = [std::mem::MaybeUninit::uninit(); 4096];
+            let end = Instant::now() + Duration::from_secs(5);
+            while door.recv(&mut left).is_ok_and(|len| len > 0) {
+                assert!(Instant::now() < end, "{lie:?} is talked to");
+            }
+            assert!(
+                Instant::now() < end,
+                "{} keeps {} bytes",
+                path.display(),
+                lie.len()
+            );
+        }
+    }
+    assert!(doors >= lies.len(), "there is no data socket");
+    a.irm(ping).unwrap();
+    assert_eq!(b.programs("shim-udp"), pid);
+    assert!(!irmd.log().contains("panicked"), "{}", irmd.log());
+}
+
+/// The sockets in a directory and below.
+fn sockets_in(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        let kind = entry.file_type().unwrap();
+        if kind.is_dir() {
+            found.extend(sockets_in(&entry.path()));
+        } else if kind.is_socket() {
+            found.push(entry.path());
+        }
+    }
+    found
 }
