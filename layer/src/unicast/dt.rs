@@ -270,6 +270,8 @@ impl Unicast {
             self.pump = true;
             self.link_confirmed(now, lower, opened.session);
         }
+        #[cfg(feature = "hostile")]
+        self.meddler_saw(opened.body);
         let phase = self.links.get(&lower).map(|link| link.phase);
         let Some(inner) = Inner::parse(opened.body) else {
             return self.stats.count("drop.malformed");
@@ -381,9 +383,6 @@ impl Unicast {
             },
         };
         self.way = Some((header.dst, path));
-        let Some(link) = self.links.get_mut(&path.lower) else {
-            return self.stats.count("drop.no_route");
-        };
         #[cfg(test)]
         self.seen.push(body.to_vec());
         Routed::set_ttl(body, header.ttl - 1);
@@ -392,6 +391,13 @@ impl Unicast {
             Class::Control
         } else {
             Class::Data
+        };
+        #[cfg(feature = "hostile")]
+        if self.meddler_forwards(class, path.lower, body) {
+            return;
+        }
+        let Some(link) = self.links.get_mut(&path.lower) else {
+            return self.stats.count("drop.no_route");
         };
         let sent = link.send(class, body.len(), |to| {
             to.copy_from_slice(body);

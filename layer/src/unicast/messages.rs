@@ -16,6 +16,12 @@ use crate::channel::Channel;
 impl Unicast {
     /// Says something to the other end of a link.
     pub(super) fn tell_link(&mut self, lower: FlowId, body: Body) {
+        #[cfg(feature = "hostile")]
+        let body = {
+            let mut body = body;
+            self.meddler_tells(&mut body);
+            body
+        };
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };

@@ -21,6 +21,8 @@ mod enrol;
 mod fa;
 mod flood;
 mod flow;
+#[cfg(feature = "hostile")]
+mod hostile;
 mod link;
 mod links;
 mod member;
@@ -50,6 +52,8 @@ use crate::{FlowAsk, FlowTell, Input, Ipcp, Now, Output};
 use dial::Dialling;
 use enrol::{Join, Relays};
 use flow::Flows;
+#[cfg(feature = "hostile")]
+pub use hostile::Meddler;
 use link::Link;
 use member::Member;
 use out::Class;
@@ -93,6 +97,8 @@ pub struct Unicast {
     /// What passed through this member, as it could read it.
     #[cfg(test)]
     seen: Vec<Vec<u8>>,
+    #[cfg(feature = "hostile")]
+    meddler: Option<Box<dyn Meddler>>,
 }
 
 impl Unicast {
@@ -127,6 +133,8 @@ impl Unicast {
             stats: Stats::default(),
             #[cfg(test)]
             seen: Vec::new(),
+            #[cfg(feature = "hostile")]
+            meddler: None,
         }
     }
 

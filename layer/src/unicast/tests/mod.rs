@@ -4,6 +4,8 @@ mod chaos;
 mod enrolment;
 mod flows;
 mod hostile;
+#[cfg(feature = "hostile")]
+mod meddler;
 mod routes;
 
 use std::cmp::Reverse;
