@@ -30,6 +30,6 @@ mod unicast;
 
 pub use ipcp::{Input, Ipcp, Now, Output, UnixTime};
 pub use lower::{FlowAsk, FlowTell, Via};
-#[cfg(feature = "hostile")]
+#[cfg(any(test, feature = "hostile"))]
 pub use unicast::Meddler;
 pub use unicast::Unicast;

@@ -270,7 +270,7 @@ impl Unicast {
             self.pump = true;
             self.link_confirmed(now, lower, opened.session);
         }
-        #[cfg(feature = "hostile")]
+        #[cfg(any(test, feature = "hostile"))]
         self.meddler_saw(opened.body);
         let phase = self.links.get(&lower).map(|link| link.phase);
         let Some(inner) = Inner::parse(opened.body) else {
@@ -392,7 +392,7 @@ impl Unicast {
         } else {
             Class::Data
         };
-        #[cfg(feature = "hostile")]
+        #[cfg(any(test, feature = "hostile"))]
         if self.meddler_forwards(class, path.lower, body) {
             return;
         }

@@ -16,7 +16,7 @@ use crate::channel::Channel;
 impl Unicast {
     /// Says something to the other end of a link.
     pub(super) fn tell_link(&mut self, lower: FlowId, body: Body) {
-        #[cfg(feature = "hostile")]
+        #[cfg(any(test, feature = "hostile"))]
         let body = {
             let mut body = body;
             self.meddler_tells(&mut body);

@@ -21,7 +21,7 @@ mod enrol;
 mod fa;
 mod flood;
 mod flow;
-#[cfg(feature = "hostile")]
+#[cfg(any(test, feature = "hostile"))]
 mod hostile;
 mod link;
 mod links;
@@ -52,7 +52,7 @@ use crate::{FlowAsk, FlowTell, Input, Ipcp, Now, Output};
 use dial::Dialling;
 use enrol::{Join, Relays};
 use flow::Flows;
-#[cfg(feature = "hostile")]
+#[cfg(any(test, feature = "hostile"))]
 pub use hostile::Meddler;
 use link::Link;
 use member::Member;
@@ -97,7 +97,7 @@ pub struct Unicast {
     /// What passed through this member, as it could read it.
     #[cfg(test)]
     seen: Vec<Vec<u8>>,
-    #[cfg(feature = "hostile")]
+    #[cfg(any(test, feature = "hostile"))]
     meddler: Option<Box<dyn Meddler>>,
 }
 
@@ -133,7 +133,7 @@ impl Unicast {
             stats: Stats::default(),
             #[cfg(test)]
             seen: Vec::new(),
-            #[cfg(feature = "hostile")]
+            #[cfg(any(test, feature = "hostile"))]
             meddler: None,
         }
     }

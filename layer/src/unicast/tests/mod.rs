@@ -4,7 +4,6 @@ mod chaos;
 mod enrolment;
 mod flows;
 mod hostile;
-#[cfg(feature = "hostile")]
 mod meddler;
 mod routes;
 
