@@ -147,7 +147,7 @@ impl Link {
 
     /// Begins the channel anew, as the other side does: what was said before the certificates were shown is over.
     pub(super) fn begin_channel(&mut self, stream: u32) {
-        self.channel = Channel::new(stream, frame_size(self.mtu));
+        self.channel = Channel::new(stream, frame_size(self.mtu()));
     }
 
     /// The member at the other end, once it is known by its certificate.
@@ -181,15 +181,23 @@ impl Link {
         let before = self.mtu();
         self.mtu = mtu.clamp(MIN_MTU, MAX_MTU);
         self.life.probe = Probe::START;
-        self.channel.set_frame_size(frame_size(self.mtu));
-        before != self.mtu()
+        self.mtu_changed(before)
     }
 
     /// The other side's MTU. Says whether that of the link changed.
     pub(super) fn set_their_mtu(&mut self, mtu: u32) -> bool {
         let before = self.mtu();
         self.their_mtu = mtu.max(MIN_MTU);
-        before != self.mtu()
+        self.mtu_changed(before)
+    }
+
+    /// Frames of the channel follow the MTU of the link. Says whether it is another than before.
+    fn mtu_changed(&mut self, before: u32) -> bool {
+        let mtu = self.mtu();
+        if mtu != before {
+            self.channel.set_frame_size(frame_size(mtu));
+        }
+        mtu != before
     }
 
     /// Takes the keys of a session into use: for opening at once, for sealing when both sides have them.
@@ -407,7 +415,7 @@ impl Link {
                 self.life.probe = Probe::Answered;
             }
         }
-        before != self.mtu()
+        self.mtu_changed(before)
     }
 
     /// The round trip in microseconds, the least of the newest; 0: not measured yet.
@@ -483,3 +491,33 @@ const PROBES: u8 = 4;
 const BASE_COST: u32 = 10;
 const MAX_RTT_COST: u32 = 10_000;
 const MIN_RTT_CHANGE_US: u32 = 2_000;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_of_the_channel_follow_the_mtu_of_either_side() {
+        let now = Instant::now();
+        let stands = |mtu| Stands {
+            lower: FlowId(1),
+            over: Label::new("cable").unwrap(),
+            mtu,
+            framing: Framing::Record,
+        };
+        let longest = |link: &mut Link| {
+            link.channel.send(&[7; 5000]).unwrap();
+            link.channel.poll(now).unwrap().len() + HOP_OVERHEAD + 1
+        };
+        let mut whole = Link::new(stands(1400), None, 1, now);
+        assert_eq!(longest(&mut whole), SAFE_MTU as usize);
+        let mut theirs = Link::new(stands(1400), None, 1, now);
+        assert!(theirs.set_their_mtu(700));
+        assert_eq!(longest(&mut theirs), 700);
+        theirs.begin_channel(2);
+        assert_eq!(longest(&mut theirs), 700, "a new channel too");
+        let mut ours = Link::new(stands(1400), None, 1, now);
+        assert!(ours.set_mtu(600));
+        assert_eq!(longest(&mut ours), 600);
+    }
+}
