@@ -98,6 +98,18 @@ impl Ledger {
         Ok(())
     }
 
+    /// How many SDUs have not arrived although one that was written later has: an ordered flow drops them if they come.
+    pub(super) fn overtaken(&self, tag: u32) -> u64 {
+        let Some(flow) = self.flows.get(&tag) else {
+            return 0;
+        };
+        let behind = |arrived: &BTreeSet<u32>| {
+            let up_to = arrived.last().map_or(0, |last| u64::from(*last) + 1);
+            up_to - arrived.len() as u64
+        };
+        flow.arrived.iter().map(behind).sum()
+    }
+
     /// How many SDUs a side has written and the other has not got.
     pub(super) fn missing(&self, tag: u32) -> u64 {
         let Some(flow) = self.flows.get(&tag) else {
@@ -196,10 +208,20 @@ mod tests {
                 .contains("nobody wrote")
         );
         assert_eq!(
-            ledger.missing(1),
-            1,
+            (ledger.missing(1), ledger.overtaken(1)),
+            (1, 0),
             "number 0 counts as arrived, late as it was"
         );
+    }
+
+    #[test]
+    fn what_is_missing_was_overtaken_only_if_something_later_came() {
+        let mut ledger = ledger();
+        let sent: Vec<_> = (0..5).map(|_| ledger.write(1, 0, 20)).collect();
+        assert_eq!((ledger.missing(1), ledger.overtaken(1)), (5, 0));
+        ledger.arrive(1, 1, &sent[1]).unwrap();
+        ledger.arrive(1, 1, &sent[3]).unwrap();
+        assert_eq!((ledger.missing(1), ledger.overtaken(1)), (3, 2));
     }
 
     #[test]

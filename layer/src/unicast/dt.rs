@@ -3,7 +3,7 @@
 use proto::{Addr, Batch, EndpointId, FlowId, Framing};
 
 use super::Unicast;
-use super::flow::Flow;
+use super::flow::{EarlyPdu, Flow};
 use super::link::{Link, Phase};
 use super::out::Class;
 use super::pdu::{self, Direct, Inner, Kind, Routed, SEQUENCE_LEN, TAG_LEN, TTL};
@@ -311,7 +311,7 @@ impl Unicast {
     }
 
     /// Takes a PDU that was sealed end to end for this member.
-    fn arrived(&mut self, now: Now, header: Routed, sealed: &mut [u8]) {
+    pub(super) fn arrived(&mut self, now: Now, header: Routed, sealed: &mut [u8]) {
         let Some(peer) = self.peers.get_mut(&header.src) else {
             return self.no_session(header.src);
         };
@@ -320,7 +320,13 @@ impl Unicast {
             endpoint => match self.flows.get_mut(endpoint) {
                 Some(flow) if flow.peer == header.src => &mut flow.ends,
                 Some(_) => return self.stats.count("drop.foreign_flow"),
-                None => return self.stats.count("drop.unknown_endpoint"),
+                None => {
+                    let pdu = || EarlyPdu::Routed(header, sealed.to_vec());
+                    if let Err(reason) = self.flows.keep_early(endpoint, header.src, pdu) {
+                        self.stats.count(reason);
+                    }
+                    return;
+                }
             },
         };
         let Some(key) = ends.opener(now.mono, header.session, &peer.sessions) else {
@@ -352,9 +358,13 @@ impl Unicast {
     }
 
     /// Hands an SDU to the user of its flow.
-    fn deliver(&mut self, endpoint: EndpointId, from: Addr, payload: &[u8]) {
+    pub(super) fn deliver(&mut self, endpoint: EndpointId, from: Addr, payload: &[u8]) {
         let Some(flow) = self.flows.get_mut(endpoint) else {
-            return self.stats.count("drop.unknown_endpoint");
+            let pdu = || EarlyPdu::Direct(payload.to_vec());
+            if let Err(reason) = self.flows.keep_early(endpoint, from, pdu) {
+                self.stats.count(reason);
+            }
+            return;
         };
         if flow.peer != from {
             return self.stats.count("drop.foreign_flow");

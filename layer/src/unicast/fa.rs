@@ -10,7 +10,7 @@ use rand_core::RngCore;
 
 use super::Unicast;
 use super::cube::grant;
-use super::flow::{Flow, Incoming, Outgoing, Terms, prefix};
+use super::flow::{Early, EarlyPdu, Flow, Incoming, Outgoing, Terms, prefix};
 use crate::{Now, Output};
 
 // ---- what irmd asks
@@ -29,6 +29,7 @@ impl Unicast {
             asked: None,
             tried: Vec::new(),
             last: None,
+            early: Early::default(),
         };
         self.flows.outgoing.insert(endpoint, outgoing);
         self.ask_next(now, endpoint);
@@ -372,6 +373,12 @@ impl Unicast {
             mtu: 0,
         };
         self.open_flow(outgoing.command, outgoing.ask.user, terms);
+        for pdu in outgoing.early.into_pdus() {
+            match pdu {
+                EarlyPdu::Direct(payload) => self.deliver(endpoint, from, &payload),
+                EarlyPdu::Routed(header, mut sealed) => self.arrived(now, header, &mut sealed),
+            }
+        }
     }
 
     /// A member said no: another that has the name may still say yes if it was only out of date.
@@ -380,7 +387,7 @@ impl Unicast {
             return self.allocation_failed(endpoint, reason);
         }
         if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
-            outgoing.asked = None;
+            outgoing.unask();
             outgoing.last = Some(reason);
         }
         self.ask_next(now, endpoint);

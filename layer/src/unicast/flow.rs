@@ -7,7 +7,7 @@ use proto::ipcp::{Allocate, CommandId, RequestId};
 use proto::{Addr, Batch, EndpointId, FlowId, Name, QosSpec, Reason};
 use rustc_hash::FxHashMap;
 
-use super::pdu::{self, SEQUENCE_LEN};
+use super::pdu::{self, Routed, SEQUENCE_LEN};
 use super::peer::Ends;
 
 /// A flow that stands.
@@ -64,6 +64,50 @@ pub(super) struct Outgoing {
     pub(super) asked: Option<Addr>,
     pub(super) tried: Vec<Addr>,
     pub(super) last: Option<Reason>,
+    pub(super) early: Early,
+}
+
+/// PDUs that came before the answer that makes them a flow's: the other side may write once it has accepted, and the
+/// answer may be lost and sent again meanwhile.
+#[derive(Default)]
+pub(super) struct Early {
+    pdus: Vec<EarlyPdu>,
+    bytes: usize,
+}
+
+/// One of them, as it came.
+pub(super) enum EarlyPdu {
+    /// The payload, from a neighbour.
+    Direct(Vec<u8>),
+    /// Sealed end to end: its key follows from both endpoints, and one of them is in the answer.
+    Routed(Routed, Vec<u8>),
+}
+
+impl Outgoing {
+    /// Nobody is asked any longer; what whoever was has sent belongs to nothing.
+    pub(super) fn unask(&mut self) {
+        self.asked = None;
+        self.early = Early::default();
+    }
+}
+
+impl Early {
+    /// Keeps a PDU; the error is the reason of the drop.
+    fn keep(&mut self, pdu: EarlyPdu) -> Result<(), &'static str> {
+        let (EarlyPdu::Direct(bytes) | EarlyPdu::Routed(_, bytes)) = &pdu;
+        let cost = bytes.len() + EARLY_OVERHEAD;
+        if self.bytes + cost > MAX_EARLY {
+            return Err("drop.early");
+        }
+        self.bytes += cost;
+        self.pdus.push(pdu);
+        Ok(())
+    }
+
+    /// What was kept, in the order in which it came.
+    pub(super) fn into_pdus(self) -> Vec<EarlyPdu> {
+        self.pdus
+    }
 }
 
 /// A flow that another member wants, and irmd has not answered yet.
@@ -204,6 +248,20 @@ impl Flows {
         self.table.get_mut(&endpoint)
     }
 
+    /// Keeps a PDU for an endpoint that is no flow's yet, if it comes from the member that was asked for one.
+    pub(super) fn keep_early(
+        &mut self,
+        endpoint: EndpointId,
+        from: Addr,
+        pdu: impl FnOnce() -> EarlyPdu,
+    ) -> Result<(), &'static str> {
+        match self.outgoing.get_mut(&endpoint) {
+            Some(outgoing) if outgoing.asked == Some(from) => outgoing.early.keep(pdu()),
+            Some(_) => Err("drop.foreign_flow"),
+            None => Err("drop.unknown_endpoint"),
+        }
+    }
+
     /// In the order of their ids.
     pub(super) fn iter(&self) -> impl Iterator<Item = &Flow> {
         self.ids.values().filter_map(|e| self.table.get(e))
@@ -268,6 +326,9 @@ pub(super) fn prefix(qos: &QosSpec) -> usize {
 
 /// Records that a flow keeps while a session is being made, of at most 64 KiB each.
 const MAX_WAITING: usize = 4;
+/// Bytes kept for one allocation until it is answered, and what each PDU counts besides its own.
+const MAX_EARLY: usize = 64 << 10;
+const EARLY_OVERHEAD: usize = 64;
 
 #[cfg(test)]
 mod tests {
@@ -323,6 +384,17 @@ mod tests {
         assert_eq!((flow.next_sequence(), flow.prefix()), (None, 0));
         assert_eq!(flow.accept(&[]), Err("drop.malformed"));
         assert_eq!(flow.accept(b"x"), Ok(&b"x"[..]));
+    }
+
+    #[test]
+    fn what_comes_before_the_answer_is_bounded() {
+        let mut early = Early::default();
+        let kept = (0..100_000)
+            .take_while(|_| early.keep(EarlyPdu::Direct(Vec::new())).is_ok())
+            .count();
+        assert_eq!(kept, MAX_EARLY / EARLY_OVERHEAD);
+        assert_eq!(early.keep(EarlyPdu::Direct(vec![1])), Err("drop.early"));
+        assert_eq!(early.into_pdus().len(), kept);
     }
 
     #[test]

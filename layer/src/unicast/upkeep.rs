@@ -127,7 +127,7 @@ impl Unicast {
             .collect();
         for endpoint in asked {
             if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
-                outgoing.asked = None;
+                outgoing.unask();
                 outgoing.tried.retain(|a| *a != peer);
                 outgoing.resolve_until = outgoing.deadline.min(now.mono + RESOLVE);
             }
