@@ -21,6 +21,8 @@
 pub mod channel;
 pub mod crypt;
 pub mod dir;
+#[doc(hidden)]
+pub mod fuzzing;
 mod ipcp;
 mod lower;
 pub mod route;

@@ -62,6 +62,13 @@ pub fn name_hash(layer: &Label, name: &Name) -> [u8; 32] {
     sha256(&[layer.as_str().as_bytes(), &[0], name.as_str().as_bytes()])
 }
 
+/// Reads the value of the prefix extension and writes it again, for a fuzzer; `None` if it is refused.
+pub fn decode_prefixes(der: &[u8]) -> Option<Vec<u8>> {
+    prefix::decode(der)
+        .ok()
+        .map(|prefixes| prefix::encode(&prefixes))
+}
+
 fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut context = digest::Context::new(&digest::SHA256);
     parts.iter().for_each(|part| context.update(part));

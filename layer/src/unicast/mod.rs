@@ -38,6 +38,8 @@ mod status;
 mod tests;
 mod upkeep;
 
+pub use pdu::decode_pdu;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 

@@ -226,6 +226,18 @@ pub(super) fn read_sequence(payload: &[u8]) -> Option<(u32, &[u8])> {
     (head[..4] == [0; 4]).then(|| (u32_at(head, 4), sdu))
 }
 
+/// Reads bytes as everything that a PDU can be, for a fuzzer; how many of the readings make sense.
+pub fn decode_pdu(bytes: &[u8]) -> usize {
+    let outer = [
+        Kind::of(bytes).is_some(),
+        handshake_session(bytes).is_some(),
+        sealed_session(bytes).is_some(),
+        read_sequence(bytes).is_some(),
+    ];
+    let inner = Inner::parse(&mut bytes.to_vec()).is_some();
+    outer.iter().filter(|read| **read).count() + usize::from(inner)
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut out = [0; 4];
     out.copy_from_slice(&bytes[at..at + 4]);
