@@ -41,6 +41,9 @@ impl World {
                         let mtu = if open.connect.is_some() { 1472 } else { 0 };
                         inputs.push_back(Input::Tell(Tell::Opened(open.key, mtu)));
                     }
+                    Output::Ask(Ask::Connect(key, _)) => {
+                        inputs.push_back(Input::Tell(Tell::Opened(key, 1472)));
+                    }
                     Output::Control(Event::FlowRequest(ask)) => {
                         self.requests.push_back(ask.request)
                     }
@@ -70,7 +73,7 @@ impl World {
 
     fn act(&mut self, act: u8, script: &mut Script<'_>) {
         let key = SocketKey((act >> 5).into());
-        let from = SocketAddr::from(([192, 0, 2, act >> 6], 4000 + u16::from(act >> 4 & 3)));
+        let from = SocketAddr::from(([192, 0, 2, 1 + (act >> 7)], 4000));
         match act & 15 {
             0 => self.input(Input::Tell(Tell::Request(from, script.bytes().to_vec()))),
             1 => self.input(Input::Tell(Tell::Datagram(
@@ -135,7 +138,7 @@ pub fn run(bytes: &[u8]) {
     let own = ShimUdp {
         ip: Ipv4Addr::LOCALHOST.into(),
         port: 3435,
-        hosts: vec!["far=192.0.2.1".parse().unwrap()],
+        hosts: vec!["echo=192.0.2.1".parse().unwrap()],
         dns: None,
         flow_ports: None,
         offload: vec![],
@@ -196,7 +199,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     ];
     for (name, command) in commands() {
         let asked = act(9, &command.into_message(5).encode_to_vec());
-        let echoed = [act(0x21, b"far"), vec![15, 0x24, 15]].concat();
+        let echoed = [act(0x21, b"echo"), vec![15, 0x24, 15]].concat();
         out.push((name, [asked, echoed].concat()));
     }
     out
