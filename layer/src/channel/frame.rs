@@ -134,6 +134,31 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// The table of docs/protocol.md.
+    #[test]
+    fn every_frame_has_the_bytes_of_the_protocol() {
+        let hex = |frame: Frame<'_>| -> String {
+            frame.encode().iter().map(|b| format!("{b:02x}")).collect()
+        };
+        let (stream, offset, ack_stream, ack) = (1, 2, 3, 4);
+        let data = Frame::Data {
+            stream,
+            offset,
+            ack_stream,
+            ack,
+            bytes: &[0xff],
+        };
+        assert_eq!(
+            hex(data),
+            "01000000010000000000000002000000030000000000000004ff"
+        );
+        assert_eq!(
+            hex(Frame::Ack { ack_stream, ack }),
+            "02000000030000000000000004"
+        );
+        assert_eq!(hex(Frame::Reset { stream }), "0300000001");
+    }
+
     proptest! {
         #[test]
         fn parse_undoes_encode(stream: u32, offset: u64, ack_stream: u32, ack: u64, bytes in prop::collection::vec(any::<u8>(), 1..99)) {

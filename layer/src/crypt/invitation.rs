@@ -380,6 +380,33 @@ mod tests {
         }
     }
 
+    /// The example of docs/protocol.md.
+    #[test]
+    fn the_line_is_that_of_the_protocol() {
+        let label = |text| Label::new(text).unwrap();
+        let invitation = Invitation {
+            layer: label("home"),
+            issuer: label("alice"),
+            member: Some(label("bob")),
+            vias: vec![label("alice"), label("carol")],
+            hints: vec![Host {
+                name: Name::new("alice x").unwrap(),
+                at: "192.0.2.1:3359".parse().unwrap(),
+            }],
+            expires: at(2_000_000_000),
+            id: [1; 16],
+            seed: Zeroizing::new([2; 32]),
+            root: [3; 32],
+        };
+        let (id, root, seed) = ("01".repeat(16), "03".repeat(32), "02".repeat(32));
+        let line = format!(
+            "strata://home/enrol?v=1,id={id},by=alice,exp=2000000000,root={root},member=bob,via=alice+carol,\
+             at=alice%20x=192.0.2.1:3359,seed={seed},sum=a1a6cd0f"
+        );
+        assert_eq!(*invitation.url(), line);
+        assert_eq!(*Invitation::parse(&line, at(1)).unwrap().url(), line);
+    }
+
     #[test]
     fn the_line_is_printable_and_says_everything() {
         let (invitation, url) = (sample(), sample().url());

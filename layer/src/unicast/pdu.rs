@@ -340,6 +340,69 @@ mod tests {
         assert_eq!(sealed_session(&header[..15]), None);
     }
 
+    /// The table of docs/protocol.md.
+    #[test]
+    fn every_header_has_the_bytes_of_the_protocol() {
+        fn hex(len: usize, write: impl FnOnce(&mut [u8])) -> String {
+            let mut bytes = vec![0xff; len];
+            write(&mut bytes);
+            bytes.iter().map(|b| format!("{b:02x}")).collect()
+        }
+        let (dst, src, endpoint) = (Addr(1), Addr(2), EndpointId(3));
+        let direct = Direct {
+            flags: 1,
+            cube: 1,
+            endpoint: EndpointId(5),
+        };
+        let routed = Routed {
+            flags: 1,
+            cube: 1,
+            ttl: TTL,
+            dst,
+            src,
+            endpoint,
+            session: 4,
+            counter: 5,
+        };
+        let hello = Hello {
+            sequence: 1,
+            time: 2,
+            echo: 3,
+            held: 4,
+        };
+        let handshake = RoutedHandshake { ttl: TTL, dst, src };
+        let ends = "0000000000000001000000000000000200000000000000030000000400000000";
+        assert_eq!(
+            hex(SEALED_LEN, |to| write_sealed(to, 0x0102_0304)),
+            "12000000010203040000000000000000"
+        );
+        assert_eq!(
+            hex(Direct::LEN, |to| direct.write(to)),
+            "010101000000000000000005"
+        );
+        assert_eq!(
+            hex(Routed::LEN, |to| routed.write(to)),
+            format!("02010140{ends}00000005")
+        );
+        assert_eq!(
+            hex(Routed::AAD, |to| to.copy_from_slice(&routed.aad())),
+            format!("01{ends}00000005")
+        );
+        assert_eq!(
+            hex(Hello::LEN, |to| hello.write(to)),
+            "04000000000000010000000000000002000000000000000300000004"
+        );
+        assert_eq!(
+            hex(RoutedHandshake::LEN, |to| handshake.write(to)),
+            "0500004000000000000000010000000000000002"
+        );
+        assert_eq!(
+            hex(SEQUENCE_LEN, |to| write_sequence(to, 7)),
+            "0000000000000007"
+        );
+        assert_eq!(hex(1, write_link_channel), "03");
+    }
+
     #[test]
     fn the_overheads_are_those_of_the_protocol() {
         assert_eq!((DIRECT_OVERHEAD, ROUTED_OVERHEAD), (44, 88));
