@@ -60,7 +60,7 @@ pub const TARGETS: [Target; 12] = [
         name: "handshake",
         run: handshake::run,
         seeds: handshake::seeds,
-        changes: 200,
+        changes: 600,
     },
     Target {
         name: "certificate",
@@ -96,7 +96,7 @@ pub const TARGETS: [Target; 12] = [
         name: "unicast",
         run: unicast::run,
         seeds: unicast::seeds,
-        changes: 150,
+        changes: 500,
     },
     Target {
         name: "packet",
