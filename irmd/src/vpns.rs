@@ -24,6 +24,7 @@ use crate::daemon::{Daemon, failed};
 use crate::process::{Backoff, Child, find, set};
 use crate::programs::caller;
 use crate::running::Instance;
+use crate::spec::Kind;
 
 /// One VPN.
 #[derive(Debug)]
@@ -55,6 +56,10 @@ struct Inner {
     failure: Option<Reason>,
     pid: Option<u32>,
     detail: String,
+    /// It has been up, so it is on disk and stays until it is taken down.
+    kept: bool,
+    /// How many wait for it to come up.
+    callers: usize,
 }
 
 impl Vpn {
@@ -116,7 +121,9 @@ impl Vpn {
 /// Reads the VPNs that are on disk.
 pub(crate) fn load(daemon: &Daemon) -> anyhow::Result<()> {
     for (dev, spec) in daemon.store.load::<BTreeMap<String, VpnSpec>>("vpns")? {
-        daemon.vpns.insert(dev, Vpn::new(spec));
+        let vpn = Vpn::new(spec);
+        vpn.inner().kept = true;
+        daemon.vpns.insert(dev, vpn);
     }
     Ok(())
 }
@@ -145,11 +152,18 @@ pub(crate) async fn end_all(daemon: &Daemon) {
     .await;
 }
 
-/// Makes a VPN and waits until its device is up. The same again is fine, other arguments are a conflict.
+/// Makes a VPN and waits until its device is up. The same again is fine, other arguments are a conflict. One that doesn't
+/// come up, or that nobody waits for any more before it did, is forgotten.
 pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<VpnInfo, Reason> {
     let timeout = crate::broker::bounded(request.timeout_ms);
     let layer = Label::new(request.layer)?;
-    daemon.in_layer(&layer)?;
+    let ipcp = daemon.in_layer(&layer)?;
+    if ipcp.kind != Kind::Unicast {
+        let text = format!(
+            "layer {layer} is served by a shim, which carries no VPN; name a unicast layer"
+        );
+        return Err(Reason::new(Code::Usage, text));
+    }
     let dev = match request.dev.is_empty() {
         true => default_dev(&layer),
         false => request.dev,
@@ -172,33 +186,88 @@ pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<Vp
         routes: request.routes,
         tap: request.tap,
     };
-    let known = all(daemon)
-        .into_iter()
-        .find(|v| v.spec.dev == dev || v.spec.layer == spec.layer);
-    let (vpn, new) = match known {
-        Some(vpn) if vpn.spec == spec => (vpn, false),
-        Some(vpn) => {
-            let text = format!(
-                "the VPN {} of layer {} exists with other arguments; take it down first with `irm vpn down`",
-                vpn.spec.dev, vpn.spec.layer
-            );
-            return Err(Reason::new(Code::Conflict, text));
-        }
-        None => (Vpn::new(spec), true),
+    let vpn = wanted(daemon, spec).await?;
+    let caller = Caller::new(daemon, &vpn);
+    let outcome = match wait_up(&vpn, timeout).await {
+        Ok(info) => keep(daemon, &vpn).map(|()| info),
+        Err(reason) => Err(reason),
     };
-    if new {
-        daemon.vpns.insert(dev.clone(), vpn.clone());
-        if let Err(reason) = save(daemon) {
-            daemon.vpns.remove(&dev);
-            return Err(reason);
-        }
-        start(daemon, vpn.clone());
-    }
-    let outcome = wait_up(&vpn, timeout).await;
-    if outcome.is_err() && new {
+    if outcome.is_err() && caller.is_last_of_a_vpn_that_never_was() {
         down(daemon, &vpn).await?;
     }
     outcome
+}
+
+/// The VPN of this specification: the one that there is, or a new one that is started.
+async fn wanted(daemon: &Arc<Daemon>, spec: VpnSpec) -> Result<Arc<Vpn>, Reason> {
+    let fits = |v: &Arc<Vpn>| v.spec.dev == spec.dev || v.spec.layer == spec.layer;
+    if let Some(vpn) = all(daemon).into_iter().find(fits) {
+        if *vpn.stop.borrow() {
+            // An earlier one is on its way out.
+            down(daemon, &vpn).await?;
+        } else if vpn.spec == spec {
+            return Ok(vpn);
+        }
+    }
+    if let Some(vpn) = all(daemon).into_iter().find(fits) {
+        if vpn.spec == spec {
+            return Ok(vpn);
+        }
+        let text = format!(
+            "the VPN {} of layer {} exists with other arguments; take it down first with `irm vpn down`",
+            vpn.spec.dev, vpn.spec.layer
+        );
+        return Err(Reason::new(Code::Conflict, text));
+    }
+    let vpn = Vpn::new(spec);
+    daemon.vpns.insert(vpn.spec.dev.clone(), vpn.clone());
+    start(daemon, vpn.clone());
+    Ok(vpn)
+}
+
+/// Somebody who waits for a VPN to come up. When the last of them goes away before it ever was up, so does the VPN.
+struct Caller<'a> {
+    daemon: &'a Arc<Daemon>,
+    vpn: &'a Arc<Vpn>,
+}
+
+impl<'a> Caller<'a> {
+    fn new(daemon: &'a Arc<Daemon>, vpn: &'a Arc<Vpn>) -> Self {
+        vpn.inner().callers += 1;
+        Self { daemon, vpn }
+    }
+
+    fn is_last_of_a_vpn_that_never_was(&self) -> bool {
+        let inner = self.vpn.inner();
+        inner.callers == 1 && !inner.kept
+    }
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        let desert = self.is_last_of_a_vpn_that_never_was();
+        self.vpn.inner().callers -= 1;
+        if desert {
+            // From now on nobody else takes it for one that may come up.
+            self.vpn.stop.send_replace(true);
+            let (daemon, vpn) = (self.daemon.clone(), self.vpn.clone());
+            tokio::spawn(async move {
+                if let Err(reason) = down(&daemon, &vpn).await {
+                    daemon.warn("state", Some(reason.text));
+                }
+            });
+        }
+    }
+}
+
+/// Keeps a VPN that has been up, also over restarts.
+fn keep(daemon: &Daemon, vpn: &Vpn) -> Result<(), Reason> {
+    if std::mem::replace(&mut vpn.inner().kept, true) {
+        return Ok(());
+    }
+    let saved = save(daemon);
+    vpn.inner().kept = saved.is_ok();
+    saved
 }
 
 async fn wait_up(vpn: &Vpn, timeout: Duration) -> Result<VpnInfo, Reason> {
@@ -239,7 +308,8 @@ async fn wait_up(vpn: &Vpn, timeout: Duration) -> Result<VpnInfo, Reason> {
 /// Takes a VPN down and forgets it.
 pub(crate) async fn down(daemon: &Daemon, vpn: &Vpn) -> Result<(), Reason> {
     end(vpn).await;
-    daemon.vpns.remove(&vpn.spec.dev);
+    let same = |_: &String, v: &Arc<Vpn>| std::ptr::eq(&**v, vpn);
+    daemon.vpns.remove_if(&vpn.spec.dev, same);
     save(daemon)
 }
 
@@ -252,6 +322,7 @@ async fn end(vpn: &Vpn) {
 fn save(daemon: &Daemon) -> Result<(), Reason> {
     let specs: BTreeMap<String, VpnSpec> = all(daemon)
         .into_iter()
+        .filter(|v| v.inner().kept)
         .map(|v| (v.spec.dev.clone(), v.spec.clone()))
         .collect();
     daemon.store.save("vpns", &specs).map_err(failed)
@@ -453,6 +524,11 @@ fn heard(daemon: &Arc<Daemon>, vpn: &Vpn, message: VpnEvent) {
             let before = vpn.info().state;
             vpn.change(|i| (i.info, i.detail) = (Some(info), String::new()));
             let now = vpn.info();
+            if now.state == "up"
+                && let Err(reason) = keep(daemon, vpn)
+            {
+                daemon.warn("state", Some(reason.text));
+            }
             if now.state != before {
                 let text = format!("the VPN {} is {}", now.dev, now.state);
                 daemon.events.emit(

@@ -224,6 +224,105 @@ async fn a_vpn_that_cannot_be_is_refused_with_its_own_words_and_forgotten() {
     );
 }
 
+/// Returns when irmd knows of no VPN, in memory or on its disk.
+async fn forgotten(host: &Host) {
+    let all = async || {
+        let mut admin = host.admin().await;
+        let list = admin.vpn_status(VpnRef::default()).await.unwrap();
+        list.into_inner().vpns
+    };
+    for _ in 0..400 {
+        if all().await.is_empty() {
+            let disk =
+                std::fs::read_to_string(host.run().join("state/vpns.json")).unwrap_or_default();
+            assert!(!disk.contains("tun7"), "{disk}");
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    panic!("still there: {:?}", all().await);
+}
+
+#[tokio::test]
+async fn a_vpn_whose_caller_goes_away_before_it_is_up_is_forgotten_and_can_be_asked_for_again() {
+    let host = Host::started().await;
+    let (_change, changed) = mpsc::channel(1);
+    let known = layer(&host, changed).await;
+    let mut known = vec![known];
+    for _ in 0..2 {
+        let mut admin = host.admin().await;
+        let call = tokio::spawn(async move { admin.vpn_up(up("tun7")).await });
+        let (pid, secret) = host.child_besides(&known).await;
+        known.push(pid);
+        let mut vpn = Vpn::serve(&host, &secret).await;
+        vpn.config().await;
+        call.abort();
+        forgotten(&host).await;
+    }
+}
+
+#[tokio::test]
+async fn of_two_callers_the_last_one_to_give_up_takes_the_vpn_with_it() {
+    let host = Host::started().await;
+    let (_change, changed) = mpsc::channel(1);
+    let known = layer(&host, changed).await;
+    let (mut first, mut second) = (host.admin().await, host.admin().await);
+    let call = tokio::spawn(async move { first.vpn_up(up("tun7")).await });
+    let (_, secret) = host.child_besides(&[known]).await;
+    let mut vpn = Vpn::serve(&host, &secret).await;
+    vpn.config().await;
+    let request = VpnUpRequest {
+        timeout_ms: 1000,
+        ..up("tun7")
+    };
+    let again = tokio::spawn(async move { second.vpn_up(request).await });
+    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    call.abort();
+    let late = Reason::from(again.await.unwrap().unwrap_err());
+    assert_eq!(late.code, Code::TimedOut, "{late}");
+    forgotten(&host).await;
+}
+
+#[tokio::test]
+async fn a_vpn_over_a_shim_is_refused_at_once() {
+    let host = Host::started().await;
+    let mut admin = host.admin().await;
+    let shim = ShimUdpConfig {
+        ip: "127.0.0.1".into(),
+        ..Default::default()
+    };
+    let request = BootstrapIpcpRequest {
+        name: "w1".into(),
+        r#type: "shim-udp".into(),
+        config: Some(Bootstrap {
+            layer: "ovl".into(),
+            shim_udp: Some(shim),
+            ..Default::default()
+        }),
+    };
+    let bootstrap = tokio::spawn(async move { admin.bootstrap_ipcp(request).await });
+    let (_, secret) = host.child_besides(&[]).await;
+    let hello = IpcpHello {
+        secret,
+        name: "w1".into(),
+        version: 1,
+        ..Default::default()
+    };
+    let mut ipcp = host.attach(hello).await.unwrap();
+    let message = ipcp.message().await.unwrap();
+    let who = Configured {
+        layer: "ovl".into(),
+        member: "w1".into(),
+        ..Default::default()
+    };
+    ipcp.done(message.id, Answer::Configured(who)).await;
+    bootstrap.await.unwrap().unwrap();
+    let refused = Reason::from(host.admin().await.vpn_up(up("tun7")).await.unwrap_err());
+    assert_eq!(refused.code, Code::Usage, "{refused}");
+    assert!(refused.text.contains("name a unicast layer"), "{refused}");
+    forgotten(&host).await;
+}
+
 #[tokio::test]
 async fn a_stranger_is_no_vpn_and_names_of_devices_and_layers_are_checked() {
     let host = Host::started().await;
