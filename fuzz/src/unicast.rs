@@ -300,7 +300,7 @@ pub(super) fn commands() -> [(&'static str, Command); 12] {
         ("allocate", Command::Allocate(allocate)),
         ("refuse", Command::Respond(refuse)),
         ("dealloc", Command::Dealloc(FlowId(7), gone())),
-        ("connect", Command::Connect(label("a"))),
+        ("connect", Command::Connect(label("a"), None)),
         ("status", Command::Status),
         ("shutdown", Command::Shutdown),
     ]

@@ -261,7 +261,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             | Command::Unregister(_)
             | Command::Respond(_)
             | Command::Dealloc(..)
-            | Command::Connect(_)
+            | Command::Connect(..)
             | Command::Disconnect(_)
             | Command::Invite(_)
             | Command::Status => None,

@@ -117,7 +117,7 @@ async fn a_dialled_flow_stands_carries_packets_and_ends_with_the_process_below()
     let mut stack = start(None).await;
     stack
         .probe
-        .ask(Command::Connect("far".parse().unwrap()))
+        .ask(Command::Connect("far".parse().unwrap(), None))
         .await;
     stack.broker(7).await;
     let Heard::Tell(FlowTell::Up {
@@ -156,7 +156,7 @@ async fn a_dial_that_is_refused_says_why() {
     let mut stack = start(None).await;
     stack
         .probe
-        .ask(Command::Connect("far".parse().unwrap()))
+        .ask(Command::Connect("far".parse().unwrap(), None))
         .await;
     let (_, reply) = stack.daemon.allocation().await;
     let why = Reason::new(Code::NotFound, "nobody there");
@@ -172,7 +172,7 @@ async fn a_flow_that_is_hung_up_is_given_back_below() {
     let mut stack = start(None).await;
     stack
         .probe
-        .ask(Command::Connect("far".parse().unwrap()))
+        .ask(Command::Connect("far".parse().unwrap(), None))
         .await;
     stack.broker(8).await;
     assert!(matches!(
@@ -256,7 +256,7 @@ async fn a_socket_that_is_handed_over_carries_trains_and_its_end_is_noticed() {
     let mut stack = start(Some(near)).await;
     stack
         .probe
-        .ask(Command::Connect("far".parse().unwrap()))
+        .ask(Command::Connect("far".parse().unwrap(), None))
         .await;
     stack.broker(7).await;
     let Heard::Tell(FlowTell::Up { framing, mtu, .. }) = stack.heard().await else {

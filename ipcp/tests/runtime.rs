@@ -193,7 +193,7 @@ async fn a_user_that_lies_about_lengths_loses_its_flow_and_nobody_else_does() {
 async fn what_comes_before_the_join_is_held_up_to_a_bound_and_given_in_order() {
     let (mut irmd, _daemon, _process, _dir) = start(6).await;
     let token = token(&mut irmd, 1, me()).await;
-    irmd.ask(Command::Connect("x".parse().unwrap())).await;
+    irmd.ask(Command::Connect("x".parse().unwrap(), None)).await;
     assert!(matches!(irmd.event().await, Event::Done(_, Ok(Answer::Ok))));
     let joined = join(&irmd, &token).await.unwrap();
     assert_eq!(joined.welcome.mtu, 1234);
@@ -216,7 +216,7 @@ async fn a_user_that_does_not_read_costs_a_bounded_number_of_batches() {
     let (mut irmd, _daemon, _process, _dir) = start(100).await;
     let token = token(&mut irmd, 1, me()).await;
     let joined = join(&irmd, &token).await.unwrap();
-    irmd.ask(Command::Connect("x".parse().unwrap())).await;
+    irmd.ask(Command::Connect("x".parse().unwrap(), None)).await;
     assert!(matches!(irmd.event().await, Event::Done(_, Ok(Answer::Ok))));
     let dropped = status(&mut irmd).await.counters["drop.upper_full"];
     assert!(dropped > 0);

@@ -168,7 +168,7 @@ pub(crate) async fn configured(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>) {
         tell(daemon, ipcp, Command::Set(settings)).await;
     }
     for member in connect {
-        tell(daemon, ipcp, Command::Connect(member)).await;
+        tell(daemon, ipcp, Command::Connect(member, None)).await;
     }
     if ipcp.kind == Kind::ShimUdp {
         announce_lower(daemon, ipcp).await;

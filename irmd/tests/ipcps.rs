@@ -568,3 +568,36 @@ async fn an_invitation_places_its_hosts_below_and_a_member_that_dies_rejoins() {
         other => panic!("no rejoin but {other:?}"),
     }
 }
+
+#[tokio::test]
+async fn why_a_neighbour_was_not_reached_is_said_by_the_ipc_process_which_has_the_asked_time() {
+    let host = Host::started().await;
+    let (mut ovl, _) = up(&host, "ovl-a", "unicast", unicast("ovl"), &[]).await;
+    let request = ConnectIpcpRequest {
+        name: "ovl-a".into(),
+        member: "ovl-x".into(),
+        timeout_ms: 400,
+        ..Default::default()
+    };
+    let mut admin = host.admin().await;
+    let (answer, ()) = tokio::join!(admin.connect_ipcp(request), async {
+        let (id, command) = ovl.next().await;
+        let Command::Connect(asked) = command else {
+            panic!("no connect but {command:?}")
+        };
+        assert_eq!((asked.member.as_str(), asked.timeout_ms), ("ovl-x", 400));
+        // It keeps to the time, and its answer is on its way a little longer.
+        tokio::time::sleep(std::time::Duration::from_millis(600)).await;
+        let failure = Some(Reason::new(Code::TimedOut, "nobody offers ovl-x").into());
+        ovl.send(Event::Done(Done {
+            id,
+            failure,
+            answer: None,
+        }))
+        .await;
+    });
+    assert_eq!(
+        Reason::from(answer.unwrap_err()).text,
+        "nobody offers ovl-x"
+    );
+}

@@ -3,6 +3,7 @@
 //! [`crate::irm::IpcpCommand`] and [`crate::irm::IpcpEvent`] are parsed into these once, at the border (see `convert`).
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -35,8 +36,9 @@ pub enum Command {
     Respond(Respond),
     /// End the flow.
     Dealloc(FlowId, Reason),
-    /// Keep an adjacency to this member.
-    Connect(Label),
+    /// Keep an adjacency to this member; answered when it stands, or at the latest after so long (`None`: as the layer sees
+    /// fit).
+    Connect(Label, Option<Duration>),
     /// Give the adjacency up.
     Disconnect(Label),
     /// Make an invitation; answered by [`Answer::Invitation`].

@@ -81,7 +81,7 @@ impl Mirror {
                 self.out.push_back(Output::UpperClose(flow, reason));
                 Answer::Ok
             }
-            Command::Connect(_) => {
+            Command::Connect(..) => {
                 for flow in self.flows.keys() {
                     for n in 0..self.flood {
                         let mut batch = Batch::new(Framing::Record);

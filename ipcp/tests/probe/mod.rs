@@ -43,7 +43,7 @@ impl Ipcp for Probe {
             Input::Control(id, command) => {
                 let mut answer = Answer::Ok;
                 match (command, self.up) {
-                    (Command::Connect(member), _) => {
+                    (Command::Connect(member, _), _) => {
                         let (dst, over) = (member.to_name(), "mirrors".parse().unwrap());
                         self.out
                             .push_back(Output::Ask(FlowAsk::Dial { dial: 1, dst, over }));

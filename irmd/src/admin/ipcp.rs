@@ -328,9 +328,10 @@ pub(crate) async fn connect(
     let command = if off {
         Command::Disconnect(member.clone())
     } else {
-        Command::Connect(member.clone())
+        Command::Connect(member.clone(), Some(timeout))
     };
-    ipcp.call(command, timeout).await?;
+    // The IPC process's own deadline comes first, since it knows more to say.
+    ipcp.call(command, timeout + Duration::from_secs(1)).await?;
     {
         let wanted = &mut ipcp.inner().spec.connect;
         wanted.retain(|m| *m != member);

@@ -56,7 +56,7 @@ impl World {
         match act {
             Act::Enrol(host) => self.enrol(host),
             Act::Connect(a, b) if self.hosts[a].alive() => {
-                let command = Command::Connect(self.hosts[b].name.clone());
+                let command = Command::Connect(self.hosts[b].name.clone(), None);
                 self.command(a, What::Connect(b), command);
             }
             Act::Connect(a, b) => self.later(Duration::from_millis(500), Act::Connect(a, b)),

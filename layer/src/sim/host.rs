@@ -119,7 +119,9 @@ impl What {
             Command::Allocate(ask) => {
                 Duration::from_millis(ask.timeout_ms) + Duration::from_secs(1)
             }
-            Command::Connect(_) => Duration::from_secs(15),
+            Command::Connect(_, timeout) => {
+                timeout.unwrap_or(Duration::from_secs(10)) + Duration::from_secs(5)
+            }
             Command::Bootstrap(_)
             | Command::Set(_)
             | Command::Register(_)

@@ -23,6 +23,7 @@ pub(super) struct Dialling {
 struct Waiting {
     command: CommandId,
     member: Label,
+    timeout: Duration,
     until: Instant,
     /// It was not kept before the command.
     fresh: bool,
@@ -129,7 +130,13 @@ impl Dialling {
 
 // ---- what irmd asks
 impl Unicast {
-    pub(super) fn connect(&mut self, now: Now, command: CommandId, member: Label) {
+    pub(super) fn connect(
+        &mut self,
+        now: Now,
+        command: CommandId,
+        member: Label,
+        timeout: Option<Duration>,
+    ) {
         let Some(me) = &mut self.me else {
             let reason = self.not_a_member();
             return self.done(command, Err(reason));
@@ -157,10 +164,12 @@ impl Unicast {
         if self.adjacent.contains_key(&address) {
             return self.done(command, Ok(Answer::Ok));
         }
+        let timeout = timeout.unwrap_or(CONNECT).min(LONGEST);
         self.dialling.waiting.push(Waiting {
             command,
             member,
-            until: now.mono + CONNECT,
+            timeout,
+            until: now.mono + timeout,
             fresh,
         });
     }
@@ -270,6 +279,7 @@ impl Unicast {
         for Waiting {
             command,
             member,
+            timeout,
             fresh,
             ..
         } in over
@@ -282,10 +292,7 @@ impl Unicast {
                 self.save_neighbours();
                 self.rewant(now);
             }
-            let text = format!(
-                "no link to member {member} within {} s: {why}",
-                CONNECT.as_secs()
-            );
+            let text = format!("no link to member {member} within {timeout:?}: {why}");
             self.done(command, Err(Reason::new(Code::TimedOut, text)));
         }
     }
@@ -295,7 +302,9 @@ const FIRST_BACKOFF: Duration = Duration::from_millis(100);
 const MAX_BACKOFF: Duration = Duration::from_secs(1);
 /// Between dials over a layer that failed, to a member that is reached over another.
 const SPARE: Duration = Duration::from_secs(30);
-/// How long `connect` waits.
+/// How long `connect` waits unless it is told how long.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long it waits at most.
+const LONGEST: Duration = Duration::from_secs(3600);
 /// Neighbours to which an adjacency is kept.
 const MAX_KEPT: usize = 256;

@@ -150,7 +150,7 @@ impl Unicast {
             Command::Allocate(ask) => self.allocate(now, id, ask),
             Command::Respond(respond) => self.respond(now, id, respond),
             Command::Dealloc(flow, reason) => self.dealloc(now, id, flow, reason),
-            Command::Connect(member) => self.connect(now, id, member),
+            Command::Connect(member, timeout) => self.connect(now, id, member, timeout),
             Command::Disconnect(member) => self.disconnect(now, id, &member),
             Command::Invite(ask) => self.invite(now, id, &ask),
             Command::Status => {

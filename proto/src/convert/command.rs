@@ -1,5 +1,7 @@
 //! [`Command`] to and from `IpcpCommand`.
 
+use std::time::Duration;
+
 use super::{BadMessage, label, labels, name, optional, parsed, present, texts};
 use crate::id::{FlowId, Label, Name};
 use crate::ipcp::{
@@ -31,11 +33,15 @@ impl Command {
                 flow: flow.0,
                 reason: Some(reason.into()),
             }),
-            Self::Connect(m) => Pb::Connect(pb::Connect {
+            Self::Connect(m, timeout) => Pb::Connect(pb::Connect {
                 member: m.to_string(),
+                timeout_ms: timeout.map_or(0, |t| {
+                    u64::try_from(t.as_millis()).unwrap_or(u64::MAX).max(1)
+                }),
             }),
             Self::Disconnect(m) => Pb::Disconnect(pb::Connect {
                 member: m.to_string(),
+                timeout_ms: 0,
             }),
             Self::Invite(i) => Pb::Invite(i.into()),
             Self::Status => Pb::Status(pb::StatusWanted {}),
@@ -59,7 +65,10 @@ impl Command {
             Pb::Allocate(a) => Self::Allocate(a.try_into()?),
             Pb::Respond(r) => Self::Respond(r.try_into()?),
             Pb::Dealloc(d) => Self::Dealloc(FlowId(d.flow), reason(d.reason)),
-            Pb::Connect(c) => Self::Connect(label("member", c.member)?),
+            Pb::Connect(c) => Self::Connect(
+                label("member", c.member)?,
+                (c.timeout_ms > 0).then(|| Duration::from_millis(c.timeout_ms)),
+            ),
             Pb::Disconnect(c) => Self::Disconnect(label("member", c.member)?),
             Pb::Invite(i) => Self::Invite(i.try_into()?),
             Pb::Status(_) => Self::Status,

@@ -47,7 +47,7 @@ impl Shim {
                 "enrol in",
                 "give it an address with 'irm ipcp bootstrap --ip ADDR'",
             ),
-            Command::Connect(_) | Command::Disconnect(_) => {
+            Command::Connect(..) | Command::Disconnect(_) => {
                 self.not_here(id, "connect to", "flows are allocated when they are needed");
             }
             Command::Invite(_) => {

@@ -45,7 +45,10 @@ fn ring(seed: u64) -> Net {
     bootstrap(&mut net, "a");
     for (i, name) in NAMES.into_iter().enumerate().skip(1) {
         join(&mut net, "a", name);
-        net.command(name, Command::Connect(label(NAMES[(i + 1) % NAMES.len()])));
+        net.command(
+            name,
+            Command::Connect(label(NAMES[(i + 1) % NAMES.len()]), None),
+        );
     }
     let mut dice = seed as u32;
     net.tamper = Some(Box::new(move |_, _, pdu| {

@@ -11,7 +11,10 @@ pub(super) fn triangle() -> Net {
     bootstrap(&mut net, "a");
     join(&mut net, "a", "b");
     join(&mut net, "a", "c");
-    assert_eq!(net.ask("c", Command::Connect(label("b"))), Ok(Answer::Ok));
+    assert_eq!(
+        net.ask("c", Command::Connect(label("b"), None)),
+        Ok(Answer::Ok)
+    );
     net.seconds(1);
     net
 }
@@ -150,10 +153,10 @@ fn the_same_seeds_give_the_same_packets_at_the_same_times() {
 #[test]
 fn two_members_that_dial_each_other_keep_one_link() {
     let mut net = triangle();
-    net.command("b", Command::Connect(label("c")));
-    net.command("b", Command::Connect(label("a")));
-    net.command("a", Command::Connect(label("b")));
-    net.command("a", Command::Connect(label("c")));
+    net.command("b", Command::Connect(label("c"), None));
+    net.command("b", Command::Connect(label("a"), None));
+    net.command("a", Command::Connect(label("b"), None));
+    net.command("a", Command::Connect(label("c"), None));
     net.seconds(2);
     for pair in [("a", "b"), ("b", "c"), ("a", "c")] {
         net.cut(pair.0, pair.1);
@@ -179,11 +182,24 @@ fn two_members_that_dial_each_other_keep_one_link() {
 #[test]
 fn connect_says_why_it_fails_and_disconnect_ends_the_link() {
     let mut net = line();
-    let reason = net.ask("a", Command::Connect(label("c"))).unwrap_err();
+    let reason = net
+        .ask("a", Command::Connect(label("c"), None))
+        .unwrap_err();
     assert_eq!(reason.code, Code::TimedOut);
     assert!(reason.text.contains("c is not there"), "{reason}");
+    let began = net.now().mono;
+    let short = Command::Connect(label("c"), Some(Duration::from_millis(1500)));
+    let reason = net.ask("a", short).unwrap_err();
+    assert!(reason.text.contains("within 1.5s"), "{reason}");
+    assert!(
+        net.now().mono - began < Duration::from_secs(3),
+        "it waited longer"
+    );
     net.mend("a", "c");
-    assert_eq!(net.ask("a", Command::Connect(label("c"))), Ok(Answer::Ok));
+    assert_eq!(
+        net.ask("a", Command::Connect(label("c"), None)),
+        Ok(Answer::Ok)
+    );
     assert_eq!(connected(&mut net, "a"), ["b", "c"]);
     assert_eq!(
         net.ask("a", Command::Disconnect(label("c"))),
