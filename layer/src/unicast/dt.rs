@@ -277,10 +277,12 @@ impl Unicast {
             return self.stats.count("drop.malformed");
         };
         match (phase, inner) {
-            (Some(Phase::Up(peer) | Phase::Retired(peer, _)), inner) if opened.member => {
+            (Some(Phase::Up(peer) | Phase::Retired(peer, _)), inner)
+                if opened.peer == Some(peer) =>
+            {
                 self.inside(now, lower, peer, inner)
             }
-            (Some(Phase::Joining), Inner::LinkChannel(frame)) if !opened.member => {
+            (Some(Phase::Joining), Inner::LinkChannel(frame)) if opened.peer.is_none() => {
                 self.link_frame(now, lower, frame)
             }
             // Whoever has shown no certificate is heard on enrolment only.

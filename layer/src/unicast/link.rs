@@ -64,8 +64,8 @@ struct Hop {
 pub(super) struct Opened<'a> {
     pub(super) body: &'a mut [u8],
     pub(super) session: u32,
-    /// Both sides are known by their certificates.
-    pub(super) member: bool,
+    /// The member that sealed it; `None`: one side has no certificate.
+    pub(super) peer: Option<Addr>,
     /// It is the first sign that the other side has the keys.
     pub(super) first: bool,
 }
@@ -237,7 +237,15 @@ impl Link {
 
     /// Whether anything can be sealed.
     pub(super) fn can_seal(&self) -> bool {
-        self.hops.iter().any(|h| h.confirmed)
+        self.sealing().is_some()
+    }
+
+    /// The newest keys that both sides have, of those agreed with whoever this link is to: no other may read what it sends.
+    fn sealing(&self) -> Option<usize> {
+        let peer = self.peer();
+        self.hops
+            .iter()
+            .rposition(|h| h.confirmed && h.peer == peer)
     }
 
     /// Forgets the sessions without certificate, once there is one with.
@@ -278,12 +286,8 @@ impl Link {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
     ) -> Result<(), &'static str> {
-        let hop = self
-            .hops
-            .iter_mut()
-            .rev()
-            .find(|h| h.confirmed)
-            .ok_or("drop.no_key")?;
+        let hop = self.sealing().ok_or("drop.no_key")?;
+        let hop = &mut self.hops[hop];
         let whole = len + HOP_OVERHEAD;
         if whole > self.mtu as usize {
             return Err("drop.too_big");
@@ -320,7 +324,7 @@ impl Link {
         Ok(Opened {
             body,
             session,
-            member: hop.peer.is_some(),
+            peer: hop.peer,
             first,
         })
     }
@@ -347,10 +351,14 @@ impl Link {
 
     /// The hello that is due, and the bytes that it shall have; `None` if none is.
     pub(super) fn hello_due(&mut self, now: Instant, micros: u64) -> Option<(Hello, usize)> {
-        if self.up().is_none() || now < self.life.next || !self.can_seal() {
+        if self.up().is_none() || now < self.life.next {
             return None;
         }
+        // Without keys too: the next look is later, not at once.
         self.life.next = now + HELLO;
+        if !self.can_seal() {
+            return None;
+        }
         self.life.sequence = self.life.sequence.wrapping_add(1);
         let held = now
             .saturating_duration_since(self.life.their_time_at)

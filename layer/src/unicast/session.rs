@@ -135,8 +135,7 @@ impl Unicast {
             let Some(me) = &self.me else {
                 return self.stats.count("drop.not_a_member");
             };
-            let busy = link.handshakes.iter().filter(|r| !r.done).count() >= MAX_RUNNING;
-            if !initial || busy || link.dialled.is_some() {
+            if !initial || link.dialled.is_some() {
                 return self.stats.count("drop.unknown_handshake");
             }
             let mtu = link.own_mtu().min(SAFE_MTU) as usize;
@@ -144,8 +143,8 @@ impl Unicast {
                 Ok(mut handshake) => {
                     let bad = handshake.handle(now.mono, bytes).is_err();
                     // A first PDU that makes no sense leaves nothing behind.
-                    if !bad {
-                        link.handshakes.push(Running::new(handshake, false));
+                    if !bad && admit(&mut link.handshakes, handshake) {
+                        self.stats.count("handshake.evicted");
                     }
                     bad
                 }
@@ -213,6 +212,10 @@ impl Unicast {
         };
         let cert = match (secrets.peer(), joiner) {
             (Some(cert), false) => cert.clone(),
+            // The first one counts: whoever comes later can be anybody who sees and spoofs the packets of this link.
+            _ if link.phase != Phase::Greeting => {
+                return self.stats.count("drop.not_a_member");
+            }
             (via, _) => {
                 let via = via.map(|cert| cert.member().clone());
                 link.exporter = *secrets.exporter();
@@ -227,6 +230,10 @@ impl Unicast {
         };
         let address = cert.address();
         if let Err(reason) = self.expected(lower, &cert) {
+            // Whose link it is has been shown: another member does not end it.
+            if self.links.get(&lower).is_some_and(|l| l.peer().is_some()) {
+                return self.stats.count("drop.wrong_peer");
+            }
             return self.link_failed(now, lower, reason);
         }
         let Some(link) = self.links.get_mut(&lower) else {
@@ -361,48 +368,48 @@ impl Unicast {
         if header.src == me || self.path(header.src).is_none() {
             return self.stats.count("drop.foreign_handshake");
         }
-        let known = self.peers.get(&header.src).is_some_and(|p| {
-            p.handshakes
-                .iter()
-                .any(|r| r.handshake.session() == session)
-        });
+        let known = self
+            .peers
+            .get_mut(&header.src)
+            .into_iter()
+            .flat_map(|p| &mut p.handshakes)
+            .find(|r| r.handshake.session() == session);
+        if let Some(running) = known {
+            if running.handshake.handle(now.mono, bytes).is_err() {
+                self.stats.count("drop.bad_handshake");
+            }
+        } else if initial {
+            self.routed_initial(now, header.src, session, bytes);
+        } else {
+            self.stats.count("drop.unknown_handshake");
+        }
+    }
+
+    /// Takes the first PDU of a handshake that came through other members: any of them may have sent it in that name.
+    fn routed_initial(&mut self, now: Now, from: Addr, session: u32, bytes: &mut [u8]) {
         let running = self
             .peers
-            .values()
-            .flat_map(|p| &p.handshakes)
+            .iter()
+            .filter(|(address, _)| **address != from)
+            .flat_map(|(_, p)| &p.handshakes)
             .filter(|r| !r.done)
             .count();
-        if !known && (!initial || running >= MAX_ROUTED) {
+        if running >= MAX_ROUTED {
             return self.stats.count("drop.unknown_handshake");
         }
-        if self.peer(now, header.src).is_none() {
+        if self.peer(now, from).is_none() {
             return;
         }
-        let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&header.src)) else {
+        let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&from)) else {
             return;
         };
-        if !known {
-            let servers = peer
-                .handshakes
-                .iter()
-                .filter(|r| !r.done && !r.handshake.is_client())
-                .count();
-            match Handshake::server(&me.tls, session, ROUTED_MTU, now.mono) {
-                Ok(handshake) if servers < MAX_RUNNING => {
-                    peer.handshakes.push(Running::new(handshake, false))
-                }
-                Ok(_) | Err(_) => return self.stats.count("drop.unknown_handshake"),
-            }
-        }
-        let running = peer
-            .handshakes
-            .iter_mut()
-            .find(|r| r.handshake.session() == session);
-        if running.is_some_and(|r| r.handshake.handle(now.mono, bytes).is_err()) {
+        let Ok(mut handshake) = Handshake::server(&me.tls, session, ROUTED_MTU, now.mono) else {
+            return self.stats.count("drop.unknown_handshake");
+        };
+        if handshake.handle(now.mono, bytes).is_err() {
             self.stats.count("drop.bad_handshake");
-            if !known {
-                peer.handshakes.pop();
-            }
+        } else if admit(&mut peer.handshakes, handshake) {
+            self.stats.count("handshake.evicted");
         }
     }
 
@@ -477,7 +484,10 @@ impl Unicast {
                 }
                 Step::Failed(reason) => {
                     self.stats.count("handshake.failed");
-                    self.peer_failed(now, address, &reason);
+                    // Anybody can begin one in the name of this member; only what it does not answer says that it is silent.
+                    if client {
+                        self.peer_failed(now, address, &reason);
+                    }
                 }
             }
         }
@@ -511,14 +521,35 @@ impl Unicast {
     }
 }
 
+/// Takes a handshake that the other side has begun. Says whether the oldest of those that have not ended had to go for it:
+/// those that never end must not keep out one that will.
+fn admit(handshakes: &mut Vec<Running>, handshake: Handshake) -> bool {
+    let begun = |r: &Running| !r.done && !r.handshake.is_client();
+    let full = handshakes.iter().filter(|r| begun(r)).count() >= MAX_RUNNING;
+    let oldest = handshakes.iter().position(begun).filter(|_| full);
+    if let Some(oldest) = oldest {
+        handshakes.remove(oldest);
+    }
+    let ended = handshakes
+        .iter()
+        .position(|r| r.done && !r.handshake.is_client());
+    if let Some(ended) = ended.filter(|_| handshakes.len() >= MAX_KEPT) {
+        handshakes.remove(ended);
+    }
+    handshakes.push(Running::new(handshake, false));
+    oldest.is_some()
+}
+
 /// The bytes of a routed handshake PDU.
 const ROUTED_MTU: usize = SAFE_MTU as usize - HOP_OVERHEAD - RoutedHandshake::LEN - 100;
 /// How long a handshake that has ended answers repetitions.
 const LINGER: Duration = Duration::from_secs(10);
 /// The pause between two handshakes that this side begins with one member.
 const RETRY: Duration = Duration::from_secs(1);
-/// Handshakes at once over one link, or with one member.
+/// Handshakes at once that the other side of a link, or a member, has begun.
 const MAX_RUNNING: usize = 2;
+/// Handshakes of one link, or with one member, those that have ended included.
+const MAX_KEPT: usize = 8;
 /// Routed handshakes at once.
 const MAX_ROUTED: usize = 256;
 /// Members with whom something is shared.

@@ -4,6 +4,7 @@ mod chaos;
 mod enrolment;
 mod flows;
 mod hostile;
+mod intruder;
 mod meddler;
 mod routes;
 

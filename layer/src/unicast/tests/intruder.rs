@@ -1,0 +1,254 @@
+//! Handshakes of somebody who sees and spoofs a neighbour's packets, or who speaks for another member.
+
+use proto::{Addr, QosSpec};
+
+use super::super::out::Class;
+use super::super::pdu::{self, RoutedHandshake, SEALED_LEN, TTL};
+use super::flows::{flow, line, read, register, wait, write};
+use super::*;
+use crate::crypt::{Clock, Handshake, Invitation, Outcome, Secrets, TlsConfig};
+
+/// `b` has dialled `a`, and a flow goes from `a` to `b`.
+fn pair() -> (Net, FlowId) {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    join(&mut net, "a", "b");
+    register(&mut net, "b", "server");
+    net.seconds(1);
+    flow(&mut net, "a", "b", "server", 5, QosSpec::RAW);
+    let links = &net.node("a").machine.links;
+    let lower = links.values().find(|l| l.dialled.is_none()).unwrap().lower;
+    (net, lower)
+}
+
+/// What somebody without certificate shakes hands with.
+fn stranger(net: &mut Net) -> TlsConfig {
+    let url = invite(net, "a", "x").unwrap();
+    let clock = Clock::new();
+    clock.set(net.now().wall);
+    let invitation = Invitation::parse(&url, net.now().wall).unwrap();
+    let joiner = invitation.start(&label("x")).unwrap();
+    joiner.tls(&clock).unwrap()
+}
+
+fn client(net: &Net, tls: &TlsConfig, session: u32) -> Handshake {
+    Handshake::client(tls, session, 1000, net.now().mono).unwrap()
+}
+
+/// Shakes hands with `a` in the place of whoever is at the other end of the link.
+fn shake_hands(net: &mut Net, lower: FlowId, tls: &TlsConfig, session: u32) -> Secrets {
+    let seen = record_from_a(net);
+    let mut handshake = client(net, tls, session);
+    for _ in 0..50 {
+        let now = net.now().mono;
+        while let Some(pdu) = handshake.poll(now) {
+            net.input("a", Input::Lower(lower, train(&pdu)));
+        }
+        for mut pdu in seen.take() {
+            if pdu[0] == pdu::Kind::HANDSHAKE {
+                // What is meant for the neighbour is none of its own.
+                let _ = handshake.handle(now, &mut pdu);
+            }
+        }
+        net.run(Duration::from_millis(10));
+    }
+    net.tamper = None;
+    match handshake.outcome() {
+        Some(Outcome::Done(secrets)) => *secrets,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn record_from_a(net: &mut Net) -> std::rc::Rc<std::cell::RefCell<Vec<Vec<u8>>>> {
+    let kept = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let list = kept.clone();
+    net.tamper = Some(Box::new(move |from, _, pdu| {
+        if from == "a" {
+            list.borrow_mut().push(pdu.clone());
+        }
+    }));
+    kept
+}
+
+/// Writes to the flow for two seconds; all of it arrives, and nothing that `a` sends opens with these keys.
+fn goes_on_unread(net: &mut Net, session: u32, secrets: &Secrets) {
+    let (_, mut open) = secrets.hop_keys(true);
+    let seen = record_from_a(net);
+    for i in 0..40u32 {
+        write(net, "a", 5, &[&i.to_be_bytes()]);
+        assert_eq!(read(net, "b", 5), [i.to_be_bytes().to_vec()]);
+    }
+    net.tamper = None;
+    let sealed: Vec<_> = seen
+        .take()
+        .into_iter()
+        .filter(|p| p[0] == pdu::Kind::SEALED)
+        .collect();
+    assert!(sealed.len() >= 40);
+    for mut pdu in sealed {
+        assert_ne!(pdu::sealed_session(&pdu), Some(session));
+        let (header, body) = pdu.split_at_mut(SEALED_LEN);
+        assert!(open.open(header, body).is_err(), "the intruder reads it");
+    }
+}
+
+fn count(net: &mut Net, at: &'static str, name: &str) -> u64 {
+    status(net, at).counters.get(name).copied().unwrap_or(0)
+}
+
+#[test]
+fn a_stranger_who_shakes_hands_on_a_link_that_is_up_reads_nothing_and_changes_nothing() {
+    let (mut net, lower) = pair();
+    let tls = stranger(&mut net);
+    let exporter = net.node("a").machine.links[&lower].exporter;
+    for session in [77, 78] {
+        write(&mut net, "a", 5, &[b"under load"]);
+        let secrets = shake_hands(&mut net, lower, &tls, session);
+        read(&mut net, "b", 5);
+        goes_on_unread(&mut net, session, &secrets);
+    }
+    assert_eq!(count(&mut net, "a", "drop.not_a_member"), 2);
+    let link = &net.node("a").machine.links[&lower];
+    assert!(link.up().is_some());
+    assert_eq!(link.exporter, exporter);
+}
+
+#[test]
+fn a_stranger_can_not_take_over_the_link_of_somebody_who_is_enrolling() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    let url = invite(&mut net, "a", "b").unwrap();
+    let tls = stranger(&mut net);
+    // b's request gets lost at first.
+    net.tamper = Some(Box::new(|from, _, pdu| {
+        if from == "b" && pdu[0] == pdu::Kind::SEALED {
+            pdu.clear();
+        }
+    }));
+    let ask = Enroll {
+        entry: Entry::Invitation(url),
+        over: vec![label("net")],
+        timeout_ms: 20_000,
+    };
+    let command = net.command("b", Command::Enroll(ask));
+    net.run(Duration::from_millis(500));
+    let lower = *net.node("a").machine.links.keys().next().unwrap();
+    shake_hands(&mut net, lower, &tls, 77);
+    let answer = wait(&mut net, "b", command);
+    assert!(matches!(answer, Ok(Answer::Configured(_))), "{answer:?}");
+    assert_eq!(count(&mut net, "a", "drop.not_a_member"), 1);
+    assert!(
+        net.node("a").machine.links[&lower].up().is_some(),
+        "it took another link"
+    );
+}
+
+#[test]
+fn a_member_who_shows_its_certificate_on_the_link_of_another_does_not_end_it() {
+    let (mut net, lower) = pair();
+    net.boot("c", Files::new());
+    net.cut("b", "c");
+    join(&mut net, "a", "c");
+    let tls = net.node("c").machine.me.as_ref().unwrap().tls.clone();
+    let secrets = shake_hands(&mut net, lower, &tls, 77);
+    assert_eq!(count(&mut net, "a", "drop.wrong_peer"), 1);
+    goes_on_unread(&mut net, 77, &secrets);
+    assert!(net.node("a").machine.links[&lower].up().is_some());
+}
+
+#[test]
+fn handshakes_that_never_end_do_not_keep_neighbours_from_fresh_keys() {
+    let (mut net, lower) = pair();
+    let tls = stranger(&mut net);
+    for round in 0..220 {
+        for i in 0..3 {
+            let first = client(&net, &tls, 1000 + round * 3 + i)
+                .poll(net.now().mono)
+                .unwrap();
+            net.input("a", Input::Lower(lower, train(&first)));
+        }
+        net.seconds(1);
+        let running = &net.node("a").machine.links[&lower].handshakes;
+        assert!(running.iter().filter(|r| !r.done).count() <= 2);
+    }
+    assert!(net.node("a").machine.links[&lower].up().is_some());
+    write(&mut net, "a", 5, &[b"with fresh keys"]);
+    assert_eq!(read(&mut net, "b", 5), [b"with fresh keys".to_vec()]);
+    assert!(count(&mut net, "a", "handshake.evicted") > 100);
+}
+
+#[test]
+fn a_link_whose_keys_can_not_be_renewed_ends_with_them() {
+    let (mut net, lower) = pair();
+    net.tamper = Some(Box::new(|_, _, pdu| {
+        if pdu[0] == pdu::Kind::HANDSHAKE {
+            pdu.clear();
+        }
+    }));
+    net.seconds(170);
+    assert!(net.node("a").machine.links[&lower].up().is_some());
+    net.seconds(15);
+    assert!(!net.node("a").machine.links.contains_key(&lower));
+}
+
+#[test]
+fn handshakes_of_strangers_that_have_ended_are_kept_in_small_number() {
+    let (mut net, lower) = pair();
+    let tls = stranger(&mut net);
+    for session in 100..120 {
+        shake_hands(&mut net, lower, &tls, session);
+    }
+    assert!(net.node("a").machine.links[&lower].handshakes.len() <= 8);
+    assert_eq!(count(&mut net, "a", "drop.not_a_member"), 20);
+}
+
+fn address(net: &mut Net, of: &'static str) -> Addr {
+    net.node(of).machine.me.as_ref().unwrap().address
+}
+
+/// `b` begins a handshake with `a` in the name of `c`.
+fn forge(net: &mut Net, session: u32) {
+    let header = RoutedHandshake {
+        ttl: TTL,
+        dst: address(net, "a"),
+        src: address(net, "c"),
+    };
+    let tls = net.node("b").machine.me.as_ref().unwrap().tls.clone();
+    let first = client(net, &tls, session).poll(net.now().mono).unwrap();
+    let machine = &mut net.node("b").machine;
+    let lower = machine.adjacent[&header.dst];
+    let link = machine.links.get_mut(&lower).unwrap();
+    let sent = link.send(Class::Control, RoutedHandshake::LEN + first.len(), |body| {
+        header.write(body);
+        body[RoutedHandshake::LEN..].copy_from_slice(&first);
+        Ok(())
+    });
+    assert_eq!(sent, Ok(()));
+    net.input("b", Input::Timeout);
+}
+
+#[test]
+fn a_handshake_in_the_name_of_another_member_that_fails_refuses_nothing_that_is_asked_of_it() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    net.seconds(1);
+    forge(&mut net, 77);
+    net.run(LATENCY + Duration::from_secs(10) - Duration::from_millis(3));
+    let failed = count(&mut net, "a", "handshake.failed");
+    flow(&mut net, "a", "c", "server", 5, QosSpec::RAW);
+    assert_eq!(count(&mut net, "a", "handshake.failed"), failed + 1);
+}
+
+#[test]
+fn handshakes_in_the_name_of_another_member_do_not_keep_it_out() {
+    let mut net = line();
+    register(&mut net, "a", "server");
+    net.seconds(1);
+    for session in 0..50 {
+        forge(&mut net, session);
+    }
+    net.run(Duration::from_millis(100));
+    let c = address(&mut net, "c");
+    assert!(net.node("a").machine.peers[&c].handshakes.len() <= 2);
+    flow(&mut net, "c", "a", "server", 5, QosSpec::RAW);
+}
