@@ -505,6 +505,10 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some beginning of time"
+    )]
     fn frames_of_the_channel_follow_the_mtu_of_either_side() {
         let now = Instant::now();
         let stands = |mtu| Stands {
