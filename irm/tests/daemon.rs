@@ -132,10 +132,22 @@ fn names_are_created_listed_and_destroyed_and_repeating_is_no_failure() {
         (&names["names"][0]["name"], &names["names"][0]["state"]),
         (&"web".into(), &"unregistered".into())
     );
-    assert_eq!(host.code("name destroy web"), Some(0));
+    for removal in [
+        "name destroy web",
+        "name unregister web --layer ovl",
+        "unbind process 4711 --name web",
+        "unbind program /usr/bin/httpd --name web",
+        "ipcp destroy nobody",
+        "vpn down --layer ovl",
+    ] {
+        assert_eq!(host.code(removal), Some(0), "irm {removal}");
+        assert_eq!(host.code(removal), Some(0), "irm {removal}, again");
+    }
     assert_eq!(host.json("name list")["names"], Value::Array(Vec::new()));
     assert_eq!(host.code("wait name web --timeout 200ms"), Some(7));
-    assert_eq!(host.code("ipcp destroy nobody"), Some(4));
+    let absent = host.irm("wait ipcp nope --timeout 100ms");
+    let told = String::from_utf8(absent.stderr).unwrap();
+    assert!(told.contains("there is no ipcp nope yet"), "{told}");
     assert_eq!(host.code("layer members nowhere"), Some(4));
 }
 

@@ -133,12 +133,9 @@ impl Registry {
         self.saved.entry(name).or_default();
     }
 
-    /// Forgets a name with its bindings and registrations.
-    pub(crate) fn destroy(&mut self, name: &Name) -> Result<(), Reason> {
-        self.saved
-            .remove(name)
-            .map(|_| ())
-            .ok_or_else(|| no_such(name))
+    /// Forgets a name with its bindings and registrations; what is not there stays so.
+    pub(crate) fn destroy(&mut self, name: &Name) {
+        self.saved.remove(name);
     }
 
     /// Wants the name registered in the layer; creates it.
@@ -147,13 +144,10 @@ impl Registry {
     }
 
     /// No longer wants the name registered in the layer; what is not registered there stays so.
-    pub(crate) fn unregister(&mut self, name: &Name, layer: &Label) -> Result<(), Reason> {
-        self.saved
-            .get_mut(name)
-            .ok_or_else(|| no_such(name))?
-            .layers
-            .remove(layer);
-        Ok(())
+    pub(crate) fn unregister(&mut self, name: &Name, layer: &Label) {
+        if let Some(saved) = self.saved.get_mut(name) {
+            saved.layers.remove(layer);
+        }
     }
 
     /// Binds a program or process to the name; creates the name. The same again is fine, other arguments are a conflict.
@@ -174,20 +168,11 @@ impl Registry {
         }
     }
 
-    /// Undoes [`Registry::bind`]; false if there was no such binding.
-    pub(crate) fn unbind(
-        &mut self,
-        name: &Name,
-        matches: impl Fn(&Bound) -> bool,
-    ) -> Result<bool, Reason> {
-        let bindings = &mut self
-            .saved
-            .get_mut(name)
-            .ok_or_else(|| no_such(name))?
-            .bindings;
-        let before = bindings.len();
-        bindings.retain(|b| !matches(b));
-        Ok(bindings.len() < before)
+    /// Undoes [`Registry::bind`]; what is not bound stays so.
+    pub(crate) fn unbind(&mut self, name: &Name, matches: impl Fn(&Bound) -> bool) {
+        if let Some(saved) = self.saved.get_mut(name) {
+            saved.bindings.retain(|b| !matches(b));
+        }
     }
 
     /// Adds a listener. One number names one listener of a session.
@@ -368,13 +353,6 @@ impl Bound {
     }
 }
 
-fn no_such(name: &Name) -> Reason {
-    Reason::new(
-        Code::NotFound,
-        format!("no name {name}; see `irm name list`, or create it with `irm name create {name}`"),
-    )
-}
-
 /// How many listeners one session may have.
 const MOST: usize = 1024;
 
@@ -442,10 +420,7 @@ mod tests {
         )
         .unwrap();
         assert!(r.pick(&name("p")).is_some());
-        assert!(
-            r.unbind(&name("p"), |b| matches!(b, Bound::Program { .. }))
-                .unwrap()
-        );
+        r.unbind(&name("p"), |b| matches!(b, Bound::Program { .. }));
         assert_eq!(r.pick(&name("p")), None);
     }
 

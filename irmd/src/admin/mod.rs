@@ -89,8 +89,11 @@ impl Admin for Service {
     }
 
     async fn destroy_ipcp(&self, request: Request<IpcpRef>) -> Answer<Empty> {
-        let ipcp = self.0.ipcp(&label("name", request.into_inner().name)?)?;
-        done(ipcp::destroy(&self.0, &ipcp).await)
+        // One that is not there is as it was wanted.
+        match self.0.ipcp(&label("name", request.into_inner().name)?) {
+            Ok(ipcp) => done(ipcp::destroy(&self.0, &ipcp).await),
+            Err(_) => done(Ok(())),
+        }
     }
 
     async fn list_ipcps(&self, _: Request<Empty>) -> Answer<IpcpList> {

@@ -19,10 +19,13 @@ pub(crate) fn create(daemon: &Daemon, name: String) -> Result<(), Reason> {
     })
 }
 
-/// Forgets a name, with its bindings and registrations.
+/// Forgets a name, with its bindings and registrations. Here as below, removing what is not there succeeds.
 pub(crate) fn destroy(daemon: &Daemon, name: String) -> Result<(), Reason> {
     let name = Name::new(name)?;
-    daemon.change_names(|names| names.destroy(&name))
+    daemon.change_names(|names| {
+        names.destroy(&name);
+        Ok(())
+    })
 }
 
 /// Registers a name in layers; returns when they have it, or at once where a layer is not up yet.
@@ -44,7 +47,10 @@ pub(crate) async fn register(
     for layer in &layers {
         let ipcp = daemon.in_layer(layer)?;
         if let Some(reason) = daemon.reconcile_names(&ipcp).await.remove(&name) {
-            daemon.change_names(|names| names.unregister(&name, layer))?;
+            daemon.change_names(|names| {
+                names.unregister(&name, layer);
+                Ok(())
+            })?;
             return Err(reason);
         }
     }
@@ -61,7 +67,8 @@ pub(crate) async fn unregister(
     daemon.change_names(|names| {
         layers
             .iter()
-            .try_for_each(|layer| names.unregister(&name, layer))
+            .for_each(|layer| names.unregister(&name, layer));
+        Ok(())
     })?;
     for layer in &layers {
         if let Ok(ipcp) = daemon.in_layer(layer) {
@@ -134,10 +141,10 @@ pub(crate) fn unbind(daemon: &Daemon, request: BindRequest) -> Result<(), Reason
         }
         Bound::Process { pid, .. } => *pid == binding.pid,
     };
-    // What is not bound any more is as it was wanted.
-    daemon
-        .change_names(|names| names.unbind(&name, matches))
-        .map(|_| ())
+    daemon.change_names(|names| {
+        names.unbind(&name, matches);
+        Ok(())
+    })
 }
 
 fn allowed(daemon: &Daemon, name: String) -> Result<Name, Reason> {

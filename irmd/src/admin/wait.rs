@@ -50,12 +50,10 @@ pub(crate) async fn wait(daemon: &Arc<Daemon>, request: WaitRequest) -> Result<(
             return Ok(());
         }
         if tokio::time::Instant::now() >= end {
-            let is = now
-                .first()
-                .map_or_else(|| "is not there".to_owned(), |s| format!("is {s}"));
-            let text = format!(
-                "{kind} {what} {is}, not {state}, after {} ms; see `irm status`",
-                timeout.as_millis()
+            let ms = timeout.as_millis();
+            let text = now.first().map_or_else(
+                || format!("there is no {kind} {what} yet, after {ms} ms; see `irm {kind} list`"),
+                |is| format!("{kind} {what} is {is}, not {state}, after {ms} ms; see `irm status`"),
             );
             return Err(Reason::new(Code::TimedOut, text));
         }
