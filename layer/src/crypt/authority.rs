@@ -108,7 +108,7 @@ impl Authority {
     }
 
     /// Issues an invitation and gives its line. `issuer` is the member that holds this authority, `members` are whom a
-    /// joiner may dial; the first 8 are named.
+    /// joiner may dial; the first 8 are named. An unused one for the same member with the same prefixes stops working.
     pub fn invite(
         &mut self,
         invite: &Invite,
@@ -117,6 +117,33 @@ impl Authority {
         now: UnixTime,
     ) -> Result<String, Reason> {
         self.forget_old(now);
+        let replaced = self.take_same(invite, now);
+        let made = self.add(invite, issuer, members, now);
+        if made.is_err() {
+            self.invitations.extend(replaced);
+        }
+        made
+    }
+
+    /// Takes the unused invitation of the same member and terms out: its line may be lost, and only one works at a time.
+    fn take_same(&mut self, invite: &Invite, now: UnixTime) -> Option<([u8; 16], Open)> {
+        let member = invite.member.as_ref()?;
+        let prefixes = prefix::canonical(&invite.prefixes);
+        let same = |open: &Open| {
+            let unused = open.left == open.uses && open.uses == u64::from(invite.uses);
+            unused && open.member.as_ref() == Some(member) && open.prefixes == prefixes
+        };
+        let id = *self.open(now).find(|(_, open)| same(open))?.0;
+        self.invitations.remove_entry(&id)
+    }
+
+    fn add(
+        &mut self,
+        invite: &Invite,
+        issuer: &Label,
+        members: &[Label],
+        now: UnixTime,
+    ) -> Result<String, Reason> {
         let usage = |text: &str| Err(Reason::new(Code::Usage, text));
         if invite.uses == 0 || invite.expires_ms == 0 {
             return usage(

@@ -294,7 +294,14 @@ fn names_are_granted_once() {
     };
     assert!(conflict(&mut authority, "a").contains("member a of ovl exists already"));
     let d = joiner(&mut authority, "d");
-    assert!(conflict(&mut authority, "d").contains("an open invitation grants the name d"));
+    let other = invite(Some("d"), &["10.66.0.0/24"], 1);
+    let reason = authority
+        .invite(&other, &label("a"), &[], at(NOW))
+        .unwrap_err();
+    assert!(
+        reason.text.contains("an open invitation grants the name d"),
+        "{reason}"
+    );
     redeem(&mut authority, &d, NOW).unwrap();
     assert!(conflict(&mut authority, "d").contains("exists already"));
     // An invitation that lets the joiner choose doesn't let it choose what somebody else has or was promised.
@@ -313,6 +320,21 @@ fn names_are_granted_once() {
             .invite(&invite(Some("e"), &[], 1), &label("a"), &[], at(NOW + 601))
             .is_ok()
     );
+}
+
+#[test]
+fn a_lost_line_is_replaced_by_asking_again_with_the_same_terms() {
+    let (mut authority, _) = first("ovl");
+    let ask = invite(Some("d"), &["10.66.0.0/24"], 1);
+    let lost = invited(&mut authority, &ask).start(&label("d")).unwrap();
+    let d = invited(&mut authority, &ask).start(&label("d")).unwrap();
+    let reason = redeem(&mut authority, &lost, NOW).unwrap_err();
+    assert_eq!(reason.code, Code::NotFound, "{reason}");
+    redeem(&mut authority, &d, NOW).unwrap();
+    let reason = authority
+        .invite(&ask, &label("a"), &[], at(NOW))
+        .unwrap_err();
+    assert!(reason.text.contains("exists already"), "{reason}");
 }
 
 #[test]
