@@ -106,6 +106,25 @@ fn what_makes_no_sense_ends_with_2_and_one_line() {
 }
 
 #[test]
+fn a_bad_prefix_or_process_is_told_what_a_good_one_is() {
+    for (args, advice) in [
+        (
+            &["layer", "invite", "ovl", "--prefix", "10.0.0.0/99"][..],
+            "use ADDR/LENGTH",
+        ),
+        (
+            &["bind", "process", "abc", "--name", "web"],
+            "use the number of a process",
+        ),
+    ] {
+        let output = irm(args);
+        let told = told(&output);
+        assert_eq!(output.status.code(), Some(2), "{told}");
+        assert!(told.contains(advice), "{told}");
+    }
+}
+
+#[test]
 fn a_name_that_is_not_utf8_is_a_usage_error() {
     let output = command()
         .args(["name", "create"])

@@ -51,7 +51,7 @@ pub(crate) struct Program {
 #[derive(Debug, Args)]
 pub(crate) struct Process {
     /// Its process id
-    #[arg(value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(value_parser = super::pid)]
     pub(crate) pid: u32,
     /// The name
     #[arg(long, value_name = "NAME")]

@@ -84,7 +84,7 @@ pub(crate) struct Bootstrap {
     #[command(flatten)]
     pub(crate) shim: ShimOptions,
     /// unicast: a prefix that this first member may send from
-    #[arg(long = "prefix", value_name = "CIDR")]
+    #[arg(long = "prefix", value_name = "CIDR", value_parser = super::prefix)]
     pub(crate) prefixes: Vec<IpNet>,
     /// unicast: a lower layer [default: every shim layer of this host]
     #[arg(long, value_name = "LAYER")]

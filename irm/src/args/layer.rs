@@ -43,6 +43,6 @@ pub(crate) struct Invite {
     #[arg(long, value_name = "NAME")]
     pub(crate) member: Option<Label>,
     /// A prefix that is granted: what the member's VPN may send from
-    #[arg(long = "prefix", value_name = "CIDR")]
+    #[arg(long = "prefix", value_name = "CIDR", value_parser = super::prefix)]
     pub(crate) prefixes: Vec<IpNet>,
 }

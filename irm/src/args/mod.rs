@@ -41,22 +41,46 @@ pub(crate) enum Noun {
     #[command(after_help = "Example:\n  irm status --json")]
     Status,
     /// IPC processes: the members of layers on this host
-    #[command(subcommand, infer_subcommands = true)]
+    #[command(
+        subcommand,
+        infer_subcommands = true,
+        after_help = "Example:\n  irm ipcp create w1 --type shim-udp"
+    )]
     Ipcp(IpcpVerb),
     /// Layers: invitations, members, routes
-    #[command(subcommand, infer_subcommands = true)]
+    #[command(
+        subcommand,
+        infer_subcommands = true,
+        after_help = "Example:\n  irm layer members ovl"
+    )]
     Layer(LayerVerb),
     /// Names that flows are allocated to
-    #[command(subcommand, infer_subcommands = true)]
+    #[command(
+        subcommand,
+        infer_subcommands = true,
+        after_help = "Example:\n  irm name register hello --layer ovl"
+    )]
     Name(NameVerb),
     /// Let a program or a process accept the flows to a name
-    #[command(subcommand, infer_subcommands = true)]
+    #[command(
+        subcommand,
+        infer_subcommands = true,
+        after_help = "Example:\n  irm bind program /usr/bin/httpd --name web"
+    )]
     Bind(BindVerb),
     /// Undo `bind`
-    #[command(subcommand, infer_subcommands = true)]
+    #[command(
+        subcommand,
+        infer_subcommands = true,
+        after_help = "Example:\n  irm unbind program /usr/bin/httpd --name web"
+    )]
     Unbind(UnbindVerb),
     /// Flows of this host
-    #[command(subcommand, infer_subcommands = true)]
+    #[command(
+        subcommand,
+        infer_subcommands = true,
+        after_help = "Example:\n  irm flow list"
+    )]
     Flow(FlowVerb),
     /// Serve a name and send every SDU back, until stopped
     #[command(after_help = "Example:\n  irm echo hello --layer ovl")]
@@ -72,7 +96,11 @@ pub(crate) enum Noun {
     )]
     Perf(Perf),
     /// The VPN: IP over flows
-    #[command(subcommand, infer_subcommands = true)]
+    #[command(
+        subcommand,
+        infer_subcommands = true,
+        after_help = "Example:\n  irm vpn up --layer ovl"
+    )]
     Vpn(VpnVerb),
     /// Wait until something has a state; exit code 7 if that takes too long
     #[command(
@@ -83,7 +111,11 @@ pub(crate) enum Noun {
     #[command(after_help = "Example:\n  irm events --follow")]
     Events(Events),
     /// The daemon itself
-    #[command(subcommand, infer_subcommands = true)]
+    #[command(
+        subcommand,
+        infer_subcommands = true,
+        after_help = "Example:\n  irm daemon restart"
+    )]
     Daemon(DaemonVerb),
 }
 
@@ -148,6 +180,20 @@ pub(crate) enum DaemonVerb {
     Restart,
 }
 
+/// An address prefix; the word itself is in clap's own message.
+fn prefix(text: &str) -> Result<ipnet::IpNet, String> {
+    text.parse().map_err(|_| {
+        "use ADDR/LENGTH, as 10.9.0.1/32 or fd00::1/64: at most /32 for IPv4, /128 for IPv6"
+            .to_owned()
+    })
+}
+
+/// The number of a process.
+fn pid(text: &str) -> Result<u32, String> {
+    let number = text.parse().ok().filter(|pid| *pid > 0);
+    number.ok_or_else(|| "use the number of a process, 1 or more, as `ps` shows it".to_owned())
+}
+
 const HELP: &str = "\
 Names are 1 to 255 bytes of UTF-8; layers and members are a-z, 0-9 and '-', at most 63. Times are 500ms, 10s, 10m, 2h, 7d.
 Nouns and verbs may be shortened; ipcp, name and bind also take keywords: irm ipcp create type unicast name ovl-a
@@ -165,9 +211,9 @@ mod tests {
     use super::*;
     use clap::{Command, CommandFactory};
 
-    /// Every command without subcommands, with the words that lead to it.
+    /// Every command but `irm` itself, with the words that lead to it.
     fn verbs(command: &Command, path: &str, found: &mut Vec<(String, Command)>) {
-        if !command.has_subcommands() {
+        if path != "irm" {
             found.push((path.to_owned(), command.clone()));
         }
         for sub in command.get_subcommands() {

@@ -29,7 +29,7 @@ pub(crate) struct Up {
     #[arg(long, value_name = "LAYER")]
     pub(crate) layer: Label,
     /// The device's address; it must lie in a prefix of this member's certificate [default: those prefixes]
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = super::prefix)]
     pub(crate) address: Option<IpNet>,
     /// The device's name [default: chosen by the VPN]
     #[arg(long, value_name = "NAME", value_parser = device)]
