@@ -1,9 +1,7 @@
 //! The service of IPC processes: the life of each is one stream, and its end the end of the process.
 
 use std::collections::BTreeSet;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use proto::ipcp::{Event, Notice, State};
 use proto::irm::ipcp_event::Event as Pb;
@@ -11,70 +9,47 @@ use proto::irm::ipcps_server::Ipcps;
 use proto::irm::{AttachWelcome, FlowInfo, IpcpCommand, IpcpEvent, IpcpHello, ipcp_command};
 use proto::record::Peer;
 use proto::{Code, FlowId, Label, Name, QosSpec, Reason};
-use tokio::sync::mpsc;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::broker;
 use crate::daemon::Daemon;
 use crate::flows::{Carrier, Counters, Flow, Phase};
 use crate::ipcps::{Ipcp, QUEUE};
-use crate::programs::caller;
 use crate::running::Instance;
+use crate::stream::{self, Commands, Sender, caller};
 
 /// The service.
 #[derive(Debug, Clone)]
 pub(crate) struct Service(pub(crate) Arc<Daemon>);
 
-type Commands = Pin<Box<dyn Stream<Item = Result<IpcpCommand, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl Ipcps for Service {
-    type AttachStream = Commands;
+    type AttachStream = Commands<IpcpCommand>;
 
     async fn attach(
         &self,
         request: Request<Streaming<IpcpEvent>>,
-    ) -> Result<Response<Commands>, Status> {
+    ) -> Result<Response<Self::AttachStream>, Status> {
         caller(&self.0, &request)?;
-        let (tx, rx) = mpsc::channel(QUEUE);
         let (daemon, events) = (self.0.clone(), request.into_inner());
-        tokio::spawn(async move {
-            if let Err(reason) = serve(&daemon, events, &tx).await {
-                daemon.tally.add("refused.attach");
-                tracing::warn!(%reason, "an IPC process was refused");
-                // The process may be gone already.
-                let _ = tx.try_send(Err(reason.into()));
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+        let serve = |tx| async move {
+            let served = serve(&daemon, events, &tx).await;
+            served.inspect_err(|reason| tracing::warn!(%reason, "an IPC process was refused"))
+        };
+        Ok(stream::open(&self.0, QUEUE, "refused.attach", serve))
     }
 }
 
 async fn serve(
     daemon: &Arc<Daemon>,
     mut events: Streaming<IpcpEvent>,
-    tx: &mpsc::Sender<Result<IpcpCommand, Status>>,
+    tx: &Sender<IpcpCommand>,
 ) -> Result<(), Reason> {
-    let hello = match tokio::time::timeout(HELLO, events.message()).await {
-        Err(_) => {
-            return Err(Reason::new(
-                Code::TimedOut,
-                "no hello came; say hello first",
-            ));
-        }
-        Ok(Err(status)) => return Err(status.into()),
-        Ok(Ok(message)) => match message.and_then(|m| m.event) {
-            Some(Pb::Hello(hello)) => hello,
-            _ => {
-                return Err(Reason::new(
-                    Code::Usage,
-                    "the first message of an attachment must be a hello",
-                ));
-            }
-        },
-    };
+    let hello = stream::hello(&mut events, |m| match m.event {
+        Some(Pb::Hello(hello)) => Some(hello),
+        _ => None,
+    });
+    let hello = hello.await?;
     let ipcp = admit(daemon, &hello)?;
     let attachment = welcome(daemon, &ipcp, hello, tx)?;
     let _life = Life {
@@ -122,7 +97,7 @@ fn welcome(
     daemon: &Arc<Daemon>,
     ipcp: &Arc<Ipcp>,
     hello: IpcpHello,
-    tx: &mpsc::Sender<Result<IpcpCommand, Status>>,
+    tx: &Sender<IpcpCommand>,
 ) -> Result<u64, Reason> {
     let names = hello
         .names
@@ -281,7 +256,6 @@ impl Drop for Life<'_> {
     }
 }
 
-const HELLO: Duration = Duration::from_secs(5);
 /// The version of the attachment that this daemon speaks.
 const VERSION: u32 = 1;
 /// How many kinds of warnings of one process are kept.

@@ -1,12 +1,12 @@
-//! The IPC resource manager of a host: it owns names, programs, IPC processes and the allocation of flows.
+//! The IPC resource manager of a host. It must not touch a flow's data, nor know how a layer works inside.
 //!
-//! This program must not touch a flow's data, and must know nothing of how a layer works inside: it depends on `proto` only.
+//! It owns names, programs, IPC processes and the allocation of flows, and depends on `proto` only.
 //!
 //! | module | holds |
 //! |---|---|
 //! | [`registry`], [`flows`], [`policy`], [`spec`] | pure: names, flows, who may what, what an IPC process should be |
 //! | [`state`], [`running`], [`lock`] | what is on disk |
-//! | [`programs`], [`attach`], [`vpns`], [`admin`] | the services, one a kind of caller |
+//! | [`programs`], [`attach`], [`vpns`], [`admin`] | the services, one a kind of caller; [`stream`] is common to the first three |
 //! | [`broker`] | allocation |
 //! | [`supervise`], [`process`], [`autostart`] | children |
 
@@ -35,6 +35,7 @@ mod session;
 mod spec;
 mod state;
 mod status;
+mod stream;
 mod supervise;
 mod vpns;
 

@@ -1,10 +1,9 @@
 //! The service of programs: sessions with their listeners, and allocation.
 
 use std::collections::BTreeSet;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proto::ipcp::State;
 use proto::irm::program_event::Event;
@@ -15,10 +14,6 @@ use proto::irm::{
 };
 use proto::record::Peer;
 use proto::{Code, FlowId, Label, Name, QosSpec, Reason};
-use tokio::sync::mpsc;
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::transport::server::UdsConnectInfo;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::broker::{self, Want};
@@ -28,33 +23,27 @@ use crate::policy;
 use crate::registry::Listener;
 use crate::running::Instance;
 use crate::session::{Process, QUEUE, Session, SessionId, Who};
+use crate::stream::{self, Commands, Sender, caller};
 
 /// The service.
 #[derive(Debug, Clone)]
 pub(crate) struct Service(pub(crate) Arc<Daemon>);
 
-type Commands = Pin<Box<dyn Stream<Item = Result<ProgramCommand, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl Programs for Service {
-    type SessionStream = Commands;
+    type SessionStream = Commands<ProgramCommand>;
 
     async fn session(
         &self,
         request: Request<Streaming<ProgramEvent>>,
-    ) -> Result<Response<Commands>, Status> {
+    ) -> Result<Response<Self::SessionStream>, Status> {
         let uid = caller(&self.0, &request)?;
-        let (tx, rx) = mpsc::channel(QUEUE);
         let (daemon, events) = (self.0.clone(), request.into_inner());
-        tokio::spawn(async move {
-            if let Err(reason) = serve(&daemon, uid, events, &tx).await {
-                daemon.tally.add("refused.session");
-                tracing::debug!(%reason, uid, "session ended");
-                // The program may be gone already.
-                let _ = tx.try_send(Err(reason.into()));
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+        let serve = move |tx| async move {
+            let served = serve(&daemon, uid, events, tx).await;
+            served.inspect_err(|reason| tracing::debug!(%reason, uid, "session ended"))
+        };
+        Ok(stream::open(&self.0, QUEUE, "refused.session", serve))
     }
 
     async fn alloc_flow(
@@ -74,27 +63,6 @@ impl Programs for Service {
             .await
             .inspect_err(|_| self.0.tally.add("failed.allocation"))?;
         Ok(Response::new(end))
-    }
-}
-
-/// The user at the other end of the socket; never the overflow uid, which owns nothing.
-pub(crate) fn caller<T>(daemon: &Daemon, request: &Request<T>) -> Result<u32, Reason> {
-    let cred = request
-        .extensions()
-        .get::<UdsConnectInfo>()
-        .and_then(|i| i.peer_cred);
-    match cred.map(|c| c.uid()) {
-        Some(uid) if uid != daemon.overflow_uid => Ok(uid),
-        Some(uid) => Err(Reason::new(
-            Code::Denied,
-            format!(
-                "the caller is user {uid}, whom this host can't name, so it owns no flow; run it as a user of this host"
-            ),
-        )),
-        None => Err(Reason::new(
-            Code::Denied,
-            "the caller's user is unknown; connect over the Unix socket",
-        )),
     }
 }
 
@@ -149,34 +117,17 @@ fn attested(
     Err(Reason::new(Code::Denied, text))
 }
 
-type ToProgram = mpsc::Sender<Result<ProgramCommand, Status>>;
-
 async fn serve(
     daemon: &Arc<Daemon>,
     uid: u32,
     mut events: Streaming<ProgramEvent>,
-    tx: &ToProgram,
+    tx: Sender<ProgramCommand>,
 ) -> Result<(), Reason> {
-    let first = tokio::time::timeout(HELLO, events.message()).await;
-    let hello = match first {
-        Err(_) => {
-            return Err(Reason::new(
-                Code::TimedOut,
-                "no hello came; say hello first",
-            ));
-        }
-        Ok(Err(status)) => return Err(status.into()),
-        Ok(Ok(message)) => match message.and_then(|m| m.event) {
-            Some(Event::Hello(hello)) => hello,
-            _ => {
-                return Err(Reason::new(
-                    Code::Usage,
-                    "the first message of a session must be a hello",
-                ));
-            }
-        },
-    };
-    let session = open(daemon, uid, hello, tx.clone())?;
+    let hello = stream::hello(&mut events, |m| match m.event {
+        Some(Event::Hello(hello)) => Some(hello),
+        _ => None,
+    });
+    let session = open(daemon, uid, hello.await?, tx)?;
     let _life = Life {
         daemon,
         id: session.id,
@@ -217,7 +168,7 @@ fn open(
     daemon: &Arc<Daemon>,
     uid: u32,
     hello: ProgramHello,
-    tx: ToProgram,
+    tx: Sender<ProgramCommand>,
 ) -> Result<Session, Reason> {
     let who = match hello.secret.is_empty() {
         true => Who::Program,
@@ -430,6 +381,5 @@ async fn registered(
 
 /// How many sessions one user may have at once.
 const SESSIONS: usize = 4096;
-const HELLO: Duration = Duration::from_secs(5);
 /// The longest path that a Unix socket can have.
 const SOCKET_PATH: usize = 107;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -15,16 +14,14 @@ use proto::irm::{
 };
 use proto::{Code, Label, Reason};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
-use tokio_stream::Stream;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::sync::watch;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::daemon::{Daemon, failed};
 use crate::process::{Backoff, Child, find, set};
-use crate::programs::caller;
 use crate::running::Instance;
 use crate::spec::Kind;
+use crate::stream::{self, Commands, Sender, caller};
 
 /// One VPN.
 #[derive(Debug)]
@@ -51,7 +48,7 @@ pub(crate) struct VpnSpec {
 
 #[derive(Debug, Default)]
 struct Inner {
-    tx: Option<mpsc::Sender<Result<VpnCommand, Status>>>,
+    tx: Option<Sender<VpnCommand>>,
     info: Option<VpnInfo>,
     failure: Option<Reason>,
     pid: Option<u32>,
@@ -433,57 +430,34 @@ async fn deserted(vpn: &Vpn) {
 #[derive(Debug, Clone)]
 pub(crate) struct Service(pub(crate) Arc<Daemon>);
 
-type Commands = Pin<Box<dyn Stream<Item = Result<VpnCommand, Status>> + Send>>;
-
 #[tonic::async_trait]
 impl Vpns for Service {
-    type ServeStream = Commands;
+    type ServeStream = Commands<VpnCommand>;
 
     async fn serve(
         &self,
         request: Request<Streaming<VpnEvent>>,
-    ) -> Result<Response<Commands>, Status> {
+    ) -> Result<Response<Self::ServeStream>, Status> {
         caller(&self.0, &request)?;
-        let (tx, rx) = mpsc::channel(64);
         let (daemon, events) = (self.0.clone(), request.into_inner());
-        tokio::spawn(async move {
-            if let Err(reason) = serve(&daemon, events, &tx).await {
-                daemon.tally.add("refused.vpn");
-                tracing::warn!(%reason, "a vpn process was refused");
-                // The process may be gone already.
-                let _ = tx.try_send(Err(reason.into()));
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(rx))))
+        let serve = |tx| async move {
+            let served = serve(&daemon, events, &tx).await;
+            served.inspect_err(|reason| tracing::warn!(%reason, "a vpn process was refused"))
+        };
+        Ok(stream::open(&self.0, QUEUE, "refused.vpn", serve))
     }
 }
-
-type ToVpn = mpsc::Sender<Result<VpnCommand, Status>>;
 
 async fn serve(
     daemon: &Arc<Daemon>,
     mut events: Streaming<VpnEvent>,
-    tx: &ToVpn,
+    tx: &Sender<VpnCommand>,
 ) -> Result<(), Reason> {
-    let first = tokio::time::timeout(Duration::from_secs(5), events.message()).await;
-    let hello = match first {
-        Ok(Ok(Some(VpnEvent {
-            event: Some(Event::Hello(hello)),
-        }))) => hello,
-        Ok(Err(status)) => return Err(status.into()),
-        Ok(Ok(_)) => {
-            return Err(Reason::new(
-                Code::Usage,
-                "the first message of a vpn process must be a hello",
-            ));
-        }
-        Err(_) => {
-            return Err(Reason::new(
-                Code::TimedOut,
-                "no hello came; say hello first",
-            ));
-        }
-    };
+    let hello = stream::hello(&mut events, |m| match m.event {
+        Some(Event::Hello(hello)) => Some(hello),
+        _ => None,
+    });
+    let hello = hello.await?;
     let found = match daemon.running.who(&hello.secret) {
         Some(Instance::Vpn(dev)) => daemon.vpns.get(&dev).map(|v| v.value().clone()),
         Some(Instance::Ipcp(_)) | None => None,
@@ -544,7 +518,12 @@ fn heard(daemon: &Arc<Daemon>, vpn: &Vpn, message: VpnEvent) {
 }
 
 /// Tells the process what its layer looks like, if that has changed.
-async fn tell(daemon: &Arc<Daemon>, vpn: &Vpn, tx: &ToVpn, told: &mut Option<VpnConfig>) {
+async fn tell(
+    daemon: &Arc<Daemon>,
+    vpn: &Vpn,
+    tx: &Sender<VpnCommand>,
+    told: &mut Option<VpnConfig>,
+) {
     match config(daemon, &vpn.spec).await {
         Ok(config) if told.as_ref() == Some(&config) => {}
         Ok(config) => {
@@ -597,6 +576,8 @@ fn default_dev(layer: &Label) -> String {
     dev
 }
 
+/// How many commands may wait for a vpn process that doesn't read them.
+const QUEUE: usize = 64;
 /// The longest name of a network device.
 const DEV: usize = 15;
 
