@@ -61,10 +61,7 @@ pub async fn run<M: Ipcp, L: Lower<M>>(
     let mut busy = 0;
     runtime.drain();
     loop {
-        runtime.control();
-        runtime.timers();
-        let worked = runtime.packets(&reactor)?;
-        runtime.settle();
+        let worked = runtime.turn(&reactor)?;
         if runtime.finished() {
             break;
         }
@@ -121,6 +118,15 @@ struct Runtime<M: Ipcp, L: Lower<M>> {
 }
 
 impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
+    /// Control, timers, packets; `false` if no packet was there.
+    fn turn(&mut self, reactor: &AsyncFd<Epoll>) -> anyhow::Result<bool> {
+        self.control();
+        self.timers();
+        let worked = self.packets(reactor)?;
+        self.settle();
+        Ok(worked)
+    }
+
     /// What irmd and the lower network's tasks have said, up to a bound.
     fn control(&mut self) {
         for _ in 0..CONTROL {
