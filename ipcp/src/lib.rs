@@ -1,7 +1,7 @@
-//! The one runtime of every IPC process: it owns the sockets, the clock and chance, and drives a pure machine.
+//! The one runtime of every IPC process. It must not know what kind of layer it runs.
 //!
-//! This crate must not know what kind of layer it runs: everything that differs is in the machine ([`layer::Ipcp`]) and in
-//! the way to its lower network ([`Lower`]).
+//! It owns the sockets, the clock and chance, and drives a pure machine: everything that differs is in that
+//! ([`layer::Ipcp`]) and in the way to its lower network ([`Lower`]).
 //!
 //! ```text
 //!   irmd ── attach ──┐          ┌── upper ── record sockets ── users

@@ -1,6 +1,6 @@
-//! The command line of Strata: says to irmd what an administrator wants, and shows what it answers.
+//! The command line of Strata. It must not decide anything: it tells irmd what is wanted and shows what it answers.
 //!
-//! It must not decide anything: it keeps no state, and what it knows comes from irmd or from a flow.
+//! It keeps no state, and what it knows comes from irmd or from a flow.
 //!
 //! | module | holds |
 //! |---|---|

@@ -1,7 +1,7 @@
-//! Everything that makes a layer a layer, without IO.
+//! Everything that makes a layer a layer. It must not touch a socket, a clock, a thread or chance.
 //!
-//! This crate must not touch a socket, a clock, a thread or chance: time and randomness are arguments. The same machine
-//! runs under the runtime of crate `ipcp`, the simulator (feature `sim`), a fuzzer and a test.
+//! Time and randomness are arguments. The same machine runs under the runtime of crate `ipcp`, the simulator (feature
+//! `sim`), a fuzzer and a test.
 //!
 //! ```text
 //!            Control                       Upper flows (SDUs)

@@ -1,6 +1,6 @@
-//! Flows to names: what a program links.
+//! Flows to names: what a program links. It must not know addresses or IPC processes.
 //!
-//! This crate must not know layers, addresses or IPC processes: it asks `irmd` by name and gets a pipe of SDUs.
+//! It asks `irmd` for a name and gets a pipe of SDUs; a layer is no more to it than a word that the program may say.
 //!
 //! ```no_run
 //! use libflow::{AllocOptions, Irm, QosSpec};

@@ -1,6 +1,6 @@
-//! The words of Strata: control messages, gRPC services and the bytes of the data path.
+//! The words of Strata: messages, gRPC services, the bytes of the data path. It must not do IO: no socket, clock or chance.
 //!
-//! This crate must not do IO: no socket, no clock, no chance. Everybody may depend on it.
+//! Everybody may depend on it.
 //!
 //! | module | holds |
 //! |---|---|
@@ -35,11 +35,13 @@ pub use reason::{Code, Reason};
 #[allow(
     missing_docs,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::too_many_lines,
     clippy::use_self,
     clippy::wildcard_enum_match_arm,
     unreachable_pub,
-    unused_qualifications
+    unused_qualifications,
+    reason = "generated code"
 )]
 pub mod irm {
     include!(concat!(env!("OUT_DIR"), "/strata.irm.v1.rs"));
@@ -49,10 +51,12 @@ pub mod irm {
 #[allow(
     missing_docs,
     clippy::all,
+    clippy::allow_attributes_without_reason,
     clippy::too_many_lines,
     clippy::use_self,
     unreachable_pub,
-    unused_qualifications
+    unused_qualifications,
+    reason = "generated code"
 )]
 pub mod wire {
     include!(concat!(env!("OUT_DIR"), "/strata.layer.v1.rs"));

@@ -1,8 +1,7 @@
-//! The UDP shim: an IPC process whose layer is an IP network, on the wire of seed 002.
+//! The UDP shim: a layer that is an IP network, on the wire of seed 002. It must not trust what it hears.
 //!
-//! This crate must not put a header on an SDU, must not answer for a name that isn't registered here, and must not trust
-//! what it hears: a shim layer is unauthenticated. Its machine ([`Shim`]) touches no socket, clock or chance; the module
-//! [`sockets`] carries out what it asks.
+//! A shim layer is unauthenticated. Nor must it put a header on an SDU, or answer for a name that isn't registered here.
+//! Its machine ([`Shim`]) touches no socket, clock or chance; the module [`sockets`] carries out what it asks.
 //!
 //! ```text
 //!   client                               server

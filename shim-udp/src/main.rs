@@ -1,4 +1,4 @@
-//! The UDP shim as a program: `irmd` starts it. It must hold no logic of its own.
+//! The UDP shim as a program: `irmd` starts it. It must not hold logic of its own.
 
 use std::path::PathBuf;
 

@@ -3,8 +3,11 @@
 //! All sockets are watched by one epoll set of their own, which is waited on as one descriptor: a thousand sockets that
 //! wait for a confirmation cost no task each, and one that is not read is not even watched.
 
-// This is where the shim does its IO.
-#![allow(clippy::disallowed_types, clippy::disallowed_methods)]
+#![expect(
+    clippy::disallowed_types,
+    clippy::disallowed_methods,
+    reason = "this is where the shim does its IO"
+)]
 
 mod udp;
 

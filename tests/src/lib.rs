@@ -1,6 +1,6 @@
-//! The Lab: real programs of Strata on hosts that are network namespaces, and the black-box tests on it.
+//! The Lab, and the black-box tests on it. It must not reach into a program: it sees binaries and `libflow` only.
 //!
-//! This crate must not reach into a program: it sees binaries and `libflow` only.
+//! A Lab is real programs of Strata on hosts that are network namespaces.
 
 pub mod demo;
 pub mod host;

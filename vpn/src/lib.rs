@@ -1,5 +1,6 @@
-//! IP over flows: packets of a TUN device go to the flow of the member that owns their destination. Must not know how
-//! flows are made, routed or sealed, nor believe a peer about who it is: identity is what the layer authenticated.
+//! IP over flows. It must not know how flows are made, routed or sealed, nor believe a peer about who it is.
+//!
+//! Packets of a TUN device go to the flow of the member that owns their destination; identity is what the layer authenticated.
 //!
 //! | module | holds |
 //! |---|---|

@@ -1,4 +1,6 @@
-//! The VPN program: started by irmd, which gives it a secret on standard input; by hand it runs in the foreground.
+//! The VPN as a program. It must not touch a packet: that is for the library.
+//!
+//! `irmd` starts it and gives it a secret on standard input; by hand it runs in the foreground.
 
 use std::io::{IsTerminal, Read};
 use std::path::PathBuf;

@@ -150,8 +150,10 @@ mod tests {
         Source::of(IpAddr::V4(n.into()))
     }
 
-    // A time to count from; which one doesn't matter.
-    #[allow(clippy::disallowed_methods)]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a time to count from; which one doesn't matter"
+    )]
     fn start() -> Instant {
         Instant::now()
     }

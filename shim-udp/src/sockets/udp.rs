@@ -1,7 +1,5 @@
 //! One UDP socket of a flow.
 
-#![allow(clippy::disallowed_types)]
-
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};

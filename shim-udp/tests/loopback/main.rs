@@ -1,11 +1,11 @@
 //! The machine on real sockets, on loopback, against peers that know nothing but the seed.
 
-// The whole of it is a test: what fails may panic, and it does its own IO.
 #![allow(
     clippy::unwrap_used,
     clippy::wildcard_enum_match_arm,
     clippy::disallowed_types,
-    clippy::disallowed_methods
+    clippy::disallowed_methods,
+    reason = "the whole of it is a test: what fails may panic, and it does its own IO"
 )]
 
 mod flows;

@@ -58,7 +58,10 @@ pub(crate) struct Wire {
 }
 
 impl Wire {
-    #[allow(clippy::disallowed_methods)]
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "a time to count from; which one doesn't matter"
+    )]
     pub(crate) fn new(ips: &[&str]) -> Self {
         let start = Instant::now();
         let now = Now {

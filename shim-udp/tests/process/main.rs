@@ -1,11 +1,11 @@
 //! The program itself, attached to an irmd that the test plays, and joined by users as libflow does.
 
-// The whole of it is a test: what fails may panic, and it does its own IO.
 #![allow(
     clippy::unwrap_used,
     clippy::wildcard_enum_match_arm,
     clippy::disallowed_types,
-    clippy::disallowed_methods
+    clippy::disallowed_methods,
+    reason = "the whole of it is a test: what fails may panic, and it does its own IO"
 )]
 
 mod flood;
