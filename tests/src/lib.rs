@@ -3,11 +3,12 @@
 //! A Lab is real programs of Strata on hosts that are network namespaces.
 
 pub mod demo;
+pub mod flood;
 pub mod host;
 pub mod lab;
 pub mod line;
 pub mod tool;
 
 pub use host::Impairment;
-pub use lab::{Host, Lab, Link, Output, Process, eventually, until};
+pub use lab::{Host, Lab, Link, Output, Process, eventually, example, until};
 pub use line::Line;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use tests::{Lab, eventually, until};
+use tests::{Lab, eventually, example, until};
 
 const FIVE: Duration = Duration::from_secs(5);
 
@@ -36,6 +36,23 @@ fn a_thousand_local_flows_come_and_go_without_a_leak() {
         },
     )
     .unwrap();
+}
+
+#[test]
+fn the_example_of_the_first_page_of_libflow_greets() {
+    let lab = Lab::new().unwrap();
+    let host = lab.host("a").unwrap();
+    let hello = example("hello").unwrap();
+    let greet = || host.run(hello.to_str().unwrap(), [""; 0]).unwrap();
+    // Without irmd it says what is missing, and so the test can fail.
+    let alone = greet();
+    assert!(
+        alone.code == 1 && alone.stderr.contains("irmd"),
+        "{alone:?}"
+    );
+    let _irmd = host.irmd().unwrap();
+    let out = greet();
+    assert_eq!(out.code, 0, "{out:?}");
 }
 
 #[test]

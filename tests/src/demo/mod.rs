@@ -4,15 +4,15 @@ mod kept;
 mod show;
 
 use std::ffi::OsString;
-use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::ensure;
 use clap::Parser;
 use serde_json::Value;
 
 use show::Show;
 
+use crate::lab::binaries;
 use crate::line::{Line, VPN_V4, VPN_V6};
 
 #[derive(Parser)]
@@ -66,7 +66,7 @@ fn demo(keep: bool) -> anyhow::Result<()> {
         !kept::exists(),
         "a demo is still up: look around in it, or take it down with `cargo demo -- --down`"
     );
-    show.step("Building the programs (release)", build)?;
+    show.step("Building the programs (release)", binaries)?;
     let start = Instant::now();
     let mut net = show.step("Making three hosts in a line, A–B–C", || {
         Line::new(keep.then(kept::dir))
@@ -159,26 +159,6 @@ fn summary(ping: &Value) -> String {
         us("p50"),
         us("max")
     )
-}
-
-fn build() -> anyhow::Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let status = Command::new(cargo)
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--release",
-            "--workspace",
-            "--bins",
-        ])
-        .status()
-        .context("can't run cargo")?;
-    if !status.success() {
-        bail!("the programs could not be built");
-    }
-    Ok(())
 }
 
 const PICTURE: &str = "

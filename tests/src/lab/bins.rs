@@ -15,20 +15,36 @@ pub fn binaries() -> anyhow::Result<PathBuf> {
         .map_err(anyhow::Error::msg)
 }
 
+/// An example that some crate's documentation shows, built like the programs.
+pub fn example(name: &str) -> anyhow::Result<PathBuf> {
+    let folder = folder()?;
+    cargo_build(&folder, &["--example", name])?;
+    Ok(folder.join("examples").join(name))
+}
+
 fn build() -> anyhow::Result<PathBuf> {
     let folder = folder()?;
-    // Set by whoever has just built them all, as the demo does.
-    if std::env::var_os("STRATA_BINS_BUILT").is_some() {
-        return Ok(folder);
-    }
+    cargo_build(&folder, &["--bins"])?;
+    Ok(folder)
+}
+
+fn cargo_build(folder: &Path, what: &[&str]) -> anyhow::Result<()> {
     let target = folder
         .parent()
         .context("the program has no target folder")?;
     let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo
         .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")))
-        .args(["build", "--quiet", "--locked", "--workspace", "--bins"]);
+        .args(["build", "--quiet", "--locked", "--workspace"])
+        .args(what);
     cargo.arg("--target-dir").arg(target);
+    // What cargo tells a program that it runs is no part of how to build: ring would be built anew for it, back and forth.
+    for (name, _) in std::env::vars_os() {
+        let known = name.to_string_lossy();
+        if known.starts_with("CARGO_PKG_") || known.starts_with("CARGO_MANIFEST_") {
+            cargo.env_remove(&name);
+        }
+    }
     if folder.ends_with("release") {
         cargo.arg("--release");
     }
@@ -36,7 +52,7 @@ fn build() -> anyhow::Result<PathBuf> {
         .status()
         .context("can't run cargo to build the programs")?;
     ensure!(status.success(), "cargo could not build the programs");
-    Ok(folder)
+    Ok(())
 }
 
 /// `target/PROFILE`, out of the path of the running program (`target/PROFILE/deps/…` for a test).

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-pub use bins::binaries;
+pub use bins::{binaries, example};
 pub use process::{Output, Process, processes_of, programs_of};
 
 use crate::Impairment;
