@@ -1,11 +1,12 @@
 //! The data ends of the flows that this process offers: tokens, joining, and records to and from users.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use layer::Timers;
 use libflow::port::{Door, Key as TokenKey, Received, RecordSocket, no_such_token};
 use proto::ipcp::{Allocated, User};
 use proto::record::{Item, Welcome};
@@ -25,7 +26,7 @@ pub(crate) struct Uppers {
     joining: FxHashMap<Key, Joining>,
     awaited: Vec<FlowId>,
     paused: Vec<FlowId>,
-    timers: BTreeSet<(Instant, Timer)>,
+    timers: Timers<Timer>,
 }
 
 /// What a user did.
@@ -95,7 +96,7 @@ impl Uppers {
             joining: FxHashMap::default(),
             awaited: Vec::new(),
             paused: Vec::new(),
-            timers: BTreeSet::new(),
+            timers: Timers::default(),
         })
     }
 
@@ -132,7 +133,7 @@ impl Uppers {
             },
         );
         self.awaited.push(flow);
-        self.timers.insert((now + JOIN, Timer::Join(flow)));
+        self.timers.set(Timer::Join(flow), now + JOIN);
         Ok(())
     }
 
@@ -198,7 +199,7 @@ impl Uppers {
             // Kept until somebody joins, it would keep the peer's way to this flow open.
             Stage::Awaited { handed, .. } => *handed = None,
             Stage::Joined { .. } => {
-                self.timers.insert((now + LINGER, Timer::Linger(flow)));
+                self.timers.set(Timer::Linger(flow), now + LINGER);
                 self.flush(io, flow);
             }
         }
@@ -225,6 +226,7 @@ impl Uppers {
             return None;
         }
         if let Some(joining) = self.joining.remove(&ready.key) {
+            self.timers.clear(Timer::Show(ready.key));
             return self.admit(io, joining);
         }
         let flow = *self.joined.get(&ready.key)?;
@@ -271,13 +273,12 @@ impl Uppers {
 
     /// When [`Uppers::expire`] has something to do.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.timers.deadline()
     }
 
     /// Gives up on those whose time has come; called until `None`.
     pub(crate) fn expire(&mut self, io: &mut Io, now: Instant) -> Option<Did> {
-        while let Some((_, timer)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
-            self.timers.pop_first();
+        while let Some(timer) = self.timers.due(now) {
             match timer {
                 Timer::Show(key) => {
                     if self.joining.remove(&key).is_some() {
@@ -312,7 +313,7 @@ impl Uppers {
             if let Ok(watch) = io.watch_on(Side::Upper, &socket, Interest::READ) {
                 let key = watch.key();
                 self.joining.insert(key, Joining { socket, watch, uid });
-                self.timers.insert((now + SHOW, Timer::Show(key)));
+                self.timers.set(Timer::Show(key), now + SHOW);
             }
         }
         // The others wait in the socket's queue until somebody has shown a token or run out of time.
@@ -342,6 +343,7 @@ impl Uppers {
             return None;
         };
         self.awaited.retain(|f| *f != flow);
+        self.timers.clear(Timer::Join(flow));
         let upper = self.flows.get_mut(&flow)?;
         let handed = match &mut upper.stage {
             Stage::Awaited { handed, .. } => handed.take(),
@@ -430,9 +432,13 @@ impl Uppers {
     fn remove(&mut self, flow: FlowId) -> Option<Upper> {
         let upper = self.flows.remove(&flow)?;
         match &upper.stage {
-            Stage::Awaited { .. } => self.awaited.retain(|f| *f != flow),
+            Stage::Awaited { .. } => {
+                self.awaited.retain(|f| *f != flow);
+                self.timers.clear(Timer::Join(flow));
+            }
             Stage::Joined { watch, .. } => {
                 self.joined.remove(&watch.key());
+                self.timers.clear(Timer::Linger(flow));
             }
         }
         Some(upper)
@@ -475,3 +481,55 @@ const JOINING: usize = 64;
 const HELD_BEFORE_JOIN: usize = 4;
 /// Batches that are held for a user whose socket is full.
 const HELD: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use libflow::QosSpec;
+    use proto::record::Peer;
+
+    use super::*;
+
+    const FLOW: FlowId = FlowId(7);
+
+    /// What happens on the descriptors now.
+    fn turn(io: &mut Io, uppers: &mut Uppers) -> Vec<Did> {
+        let mut ready = Vec::new();
+        io.reactor_end().unwrap().poll(&mut ready).unwrap();
+        let step = |r| uppers.step(io, r, Instant::now());
+        ready.into_iter().filter_map(step).collect()
+    }
+
+    #[test]
+    fn a_flow_that_came_and_went_wakes_nobody_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.sock");
+        let mut io = Io::new().unwrap();
+        let mut uppers = Uppers::open(&mut io, &path).unwrap();
+        let user = User {
+            uid: rustix::process::geteuid().as_raw(),
+            ipcp: false,
+        };
+        let allocated = Allocated {
+            mtu: 1400,
+            qos: QosSpec::RAW,
+            peer: Peer::default(),
+            token: None,
+        };
+        let now = Instant::now();
+        uppers.create(FLOW, user, allocated, None, now).unwrap();
+        assert_eq!(uppers.deadline(), Some(now + JOIN));
+        let joiner = RecordSocket::connect(&path).unwrap();
+        let token = uppers.token(FLOW).unwrap();
+        joiner.try_send_item(&Item::Join(token), None).unwrap();
+        // It is let in, then shows its token.
+        for _ in 0..2 {
+            assert!(turn(&mut io, &mut uppers).is_empty());
+        }
+        assert!(uppers.token(FLOW).is_none());
+        assert_eq!(uppers.deadline(), None);
+        drop(joiner);
+        let did = turn(&mut io, &mut uppers);
+        assert!(matches!(did[..], [Did::Left(FLOW)]), "{did:?}");
+        assert_eq!(uppers.deadline(), None);
+    }
+}

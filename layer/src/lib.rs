@@ -28,10 +28,12 @@ mod lower;
 pub mod route;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
+mod timers;
 mod unicast;
 
 pub use ipcp::{Input, Ipcp, Now, Output, UnixTime};
 pub use lower::{FlowAsk, FlowTell, Via};
+pub use timers::Timers;
 #[cfg(any(test, feature = "hostile"))]
 pub use unicast::Meddler;
 pub use unicast::Unicast;

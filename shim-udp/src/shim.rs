@@ -6,14 +6,13 @@ mod dial;
 mod flow;
 mod limits;
 mod serve;
-mod timers;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use layer::{Input, Ipcp, Now, Output};
+use layer::{Input, Ipcp, Now, Output, Timers};
 use proto::ipcp::{Allocated, Answer, CommandId, Event, RequestId, ShimUdp, State};
 use proto::record::Peer;
 use proto::{Code, FlowId, Label, Name, Reason};
@@ -25,7 +24,6 @@ use dial::Dial;
 use flow::Flow;
 use limits::{Source, Unconfirmed};
 use serve::Asked;
-use timers::Timers;
 pub use words::{Ask, Open, Reading, SocketKey, Tell, Unbound};
 
 /// One shim: the member of a UDP layer on this host.
@@ -46,7 +44,7 @@ pub struct Shim {
     /// How many confirmed flows a source has.
     known: BTreeMap<Source, usize>,
     unconfirmed: Unconfirmed,
-    timers: Timers,
+    timers: Timers<SocketKey>,
     counters: Counters,
     last_key: u64,
     last_request: RequestId,
@@ -322,6 +320,9 @@ impl Ipcp for Shim {
     }
 
     fn deadline(&self) -> Option<Instant> {
-        self.retry_at.into_iter().chain(self.timers.next()).min()
+        self.retry_at
+            .into_iter()
+            .chain(self.timers.deadline())
+            .min()
     }
 }
