@@ -63,6 +63,76 @@ fn a_bad_invitation_is_refused_in_one_line_that_says_what_is_wrong() {
     }
 }
 
+#[test]
+fn an_invitation_to_one_layer_opens_no_other() {
+    let lab = Lab::new().unwrap();
+    let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+    let link = lab.veth(&a, &b).unwrap();
+    let (ia, ib) = (a.irmd().unwrap(), b.irmd().unwrap());
+    let shim = "ipcp bootstrap udp --type shim-udp --layer net --ip";
+    let (at, here) = (link.ip(0), link.ip(1));
+    a.irm(&format!("{shim} {at}")).unwrap();
+    b.irm(&format!(
+        "{shim} {here} --host one-a={at} --host two-a={at}"
+    ))
+    .unwrap();
+    let [one, two] = ["one", "two"].map(|layer| {
+        let found = format!("ipcp bootstrap {layer}-a --type unicast --layer {layer} --over net");
+        a.irm(&found).unwrap();
+        let url = a.irm(&format!("layer invite {layer}")).unwrap();
+        url.trim().to_owned()
+    });
+    // As if the line to layer two were one to layer one: what the joiner holds, it can change and sum up anew.
+    let swap = |from: &str, fields: &[(&str, &str)]| {
+        let mut text = from.rsplit_once(",sum=").unwrap().0.to_owned();
+        for (old, new) in fields {
+            assert!(text.contains(old), "{text}");
+            text = text.replace(old, new);
+        }
+        let sum = ring::digest::digest(&ring::digest::SHA256, text.as_bytes());
+        let sum: String = sum.as_ref()[..4]
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        format!("{text},sum={sum}")
+    };
+    let root = |url: &str| {
+        let (_, root) = url.split_once("root=").unwrap();
+        root[..64].to_owned()
+    };
+    let layer = ("strata://two/", "strata://one/");
+    let member = ("two-a", "one-a");
+    let roots = (root(&two), root(&one));
+    let roots = (roots.0.as_str(), roots.1.as_str());
+    let forged = [
+        // Through a member of two, whose certificate says so.
+        (swap(&two, &[layer]), "for layer two, not for one"),
+        // Through a member of one, whose authority is not that of the line.
+        (swap(&two, &[layer, member]), "unknown authority"),
+        // All of it that the layer's own members would know: the authority does not know it.
+        (swap(&two, &[layer, member, roots]), "no such invitation"),
+    ];
+    for (url, why) in &forged {
+        let enroll = format!("ipcp enroll m --type unicast --timeout 2s --invite {url}");
+        let out = b.run("irm", enroll.split(' ')).unwrap();
+        refused(&out);
+        assert!(out.stderr.contains(why), "{why}: {out:?}");
+    }
+    // Nor does it take a member of one layer into the other.
+    assert_eq!(enroll(&b, "m", &one).code, 0);
+    let out = enroll(&b, "m", &two);
+    refused(&out);
+    assert_eq!(out.code, 6, "{out:?}");
+    assert!(out.stderr.contains("in layer one already"), "{out:?}");
+    for (layer, members) in [("one", 2), ("two", 1)] {
+        let json = a.irm_json(&format!("layer members {layer}")).unwrap();
+        assert_eq!(json["members"].as_array().unwrap().len(), members, "{json}");
+    }
+    for irmd in [ia, ib] {
+        assert!(!irmd.log().contains("panicked"), "{}", irmd.log());
+    }
+}
+
 fn enroll(host: &Host, name: &str, url: &str) -> Output {
     let args = ["ipcp", "enroll", name, "--type", "unicast", "--invite", url];
     host.run("irm", args).unwrap()
