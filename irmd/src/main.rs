@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// An exit code of CLI.md, and the line that explains it.
+/// an exit code of docs/operations.md, and the line that explains it.
 struct Failure(u8, String);
 
 impl From<anyhow::Error> for Failure {

@@ -49,7 +49,7 @@ pub(crate) enum Role {
 }
 
 impl Kind {
-    /// Reads the word of CLI.md.
+    /// Reads the word of the command line.
     pub(crate) fn parse(word: &str) -> Result<Self, Reason> {
         match word {
             "shim-udp" => Ok(Self::ShimUdp),
@@ -71,7 +71,7 @@ impl Kind {
         }
     }
 
-    /// The word of CLI.md.
+    /// The word of the command line.
     pub(crate) fn word(self) -> &'static str {
         match self {
             Self::ShimUdp => "shim-udp",

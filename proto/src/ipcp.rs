@@ -327,7 +327,7 @@ pub enum State {
 }
 
 impl State {
-    /// The word of CLI.md.
+    /// The word of the command line.
     pub fn word(self) -> &'static str {
         match self {
             Self::Waiting => "waiting",
@@ -337,7 +337,7 @@ impl State {
         }
     }
 
-    /// Reads the word of CLI.md.
+    /// Reads the word of the command line.
     pub fn from_word(word: &str) -> Option<Self> {
         [Self::Waiting, Self::Enrolling, Self::Up, Self::Down]
             .into_iter()

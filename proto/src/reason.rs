@@ -56,7 +56,7 @@ impl Code {
             .unwrap_or(Self::Failed)
     }
 
-    /// The exit code that `irm` ends with (CLI.md).
+    /// The exit code that `irm` ends with (docs/operations.md).
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Usage => 2,

@@ -1,4 +1,4 @@
-//! The JSON shapes of CLI.md. Keys are stable: add freely, never rename or drop.
+//! The JSON shapes of the command line. Keys are stable: add freely, never rename or drop.
 //!
 //! What isn't known is `null`. Addresses are 16 hex digits; times are Unix seconds, durations say their unit.
 

@@ -185,7 +185,7 @@ impl Meter {
     }
 }
 
-/// The document of CLI.md.
+/// The JSON document.
 fn document(sent: u64, c: Counted) -> Value {
     let seconds = c.nanos as f64 / 1e9;
     json!({

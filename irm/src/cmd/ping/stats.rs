@@ -59,7 +59,7 @@ impl Stats {
         self.waiting.is_empty()
     }
 
-    /// The document of CLI.md. Times are whole microseconds; `rtt_ns` has them to the nanosecond.
+    /// The JSON document. Times are whole microseconds; `rtt_ns` has them to the nanosecond.
     pub(super) fn json(&self) -> Value {
         let times = self.summary().map(|s| {
             let named = |unit: u64| {
