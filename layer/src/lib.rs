@@ -34,6 +34,6 @@ mod unicast;
 pub use ipcp::{Input, Ipcp, Now, Output, UnixTime};
 pub use lower::{FlowAsk, FlowTell, Via};
 pub use timers::Timers;
-#[cfg(any(test, feature = "hostile"))]
-pub use unicast::Meddler;
 pub use unicast::Unicast;
+#[cfg(any(test, feature = "hostile"))]
+pub use unicast::{Meddler, Own, Sent};

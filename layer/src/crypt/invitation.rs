@@ -228,8 +228,9 @@ impl Joiner {
         }
     }
 
-    /// Takes the answer; refuses one that isn't for this key, this name and this root.
-    pub fn finish(self, reply: &wire::EnrolReply, now: UnixTime) -> Result<Identity, Reason> {
+    /// Takes the answer; refuses one that isn't for this key, this name and this root. A better one may follow: whoever is
+    /// in between can say anything.
+    pub fn finish(&self, reply: &wire::EnrolReply, now: UnixTime) -> Result<Identity, Reason> {
         if reply.code != 0 {
             return Err(Reason::new(
                 Code::from_wire(reply.code),
@@ -255,7 +256,11 @@ impl Joiner {
                 format!("{} sent a certificate for somebody else", self.issuer),
             ));
         }
-        Identity::new(self.key, cert, Vec::new(), roots).map_err(blame)
+        let key = self
+            .key
+            .again()
+            .ok_or_else(|| failed("the key is refused"))?;
+        Identity::new(key, cert, Vec::new(), roots).map_err(blame)
     }
 }
 

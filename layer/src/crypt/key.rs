@@ -37,6 +37,11 @@ impl Key {
         })
     }
 
+    /// The same key once more.
+    pub(super) fn again(&self) -> Option<Self> {
+        Self::from_pkcs8(self.pkcs8.clone())
+    }
+
     pub(super) fn pkcs8(&self) -> &[u8] {
         &self.pkcs8
     }

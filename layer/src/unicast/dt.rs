@@ -405,7 +405,7 @@ impl Unicast {
             Class::Data
         };
         #[cfg(any(test, feature = "hostile"))]
-        if self.meddler_forwards(class, path.lower, body) {
+        if self.meddler_forwards(&header, body) {
             return;
         }
         let Some(link) = self.links.get_mut(&path.lower) else {

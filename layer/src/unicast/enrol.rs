@@ -254,13 +254,9 @@ impl Unicast {
         }
         let Way::Invited {
             invitation, joiner, ..
-        } = &mut join.entry
+        } = &join.entry
         else {
             return;
-        };
-        let fresh = match invitation.start(&self.name) {
-            Ok(fresh) => fresh,
-            Err(reason) => return self.join_failed(now, reason),
         };
         let via = join
             .ready
@@ -269,11 +265,15 @@ impl Unicast {
             .map(|(_, via)| via.clone());
         let issuer = invitation.issuer.clone();
         let over = join.over.clone();
-        match std::mem::replace(&mut **joiner, fresh).finish(reply, now.wall) {
+        match joiner.finish(reply, now.wall) {
             Ok(identity) => self.join_certificate(now, lower, identity, over, issuer, via),
-            Err(reason) if reply.code != 0 => self.join_failed(now, reason),
+            Err(reason) if reply.code != 0 && via.as_ref() == Some(&issuer) => {
+                self.join_failed(now, reason)
+            }
+            Err(reason) if reply.code != 0 => self.join_refused(now, lower, reason),
             Err(reason) => {
-                // The member in between lied: the next one may be better.
+                // The member in between lied: the next one may be better. Asked again with the same key, since the issuer
+                // may have certified that.
                 join.last = Some(reason.clone());
                 self.stats.count("enrol.lied_to");
                 self.link_failed(now, lower, reason);
@@ -342,6 +342,17 @@ impl Unicast {
             }
         }
         self.state(State::Up, "");
+    }
+
+    /// A member says no in the issuer's name, which nothing proves: it is believed if nobody else can be asked.
+    fn join_refused(&mut self, now: Now, lower: FlowId, reason: Reason) {
+        let Some(join) = &mut self.join else { return };
+        join.ready.retain(|(l, _)| *l != lower);
+        if join.ready.is_empty() {
+            return self.join_failed(now, reason);
+        }
+        join.last = Some(reason);
+        self.join_ask(now);
     }
 
     fn join_failed(&mut self, now: Now, reason: Reason) {
@@ -463,6 +474,8 @@ impl Unicast {
             request: Some(request),
             exporter: exporter.to_vec(),
         };
+        #[cfg(any(test, feature = "hostile"))]
+        let relay = self.meddler_relays(now, issuer, relay);
         self.tell_peer(now, issuer, Body::EnrolRelay(relay))
     }
 

@@ -17,11 +17,7 @@ impl Unicast {
     /// Says something to the other end of a link.
     pub(super) fn tell_link(&mut self, lower: FlowId, body: Body) {
         #[cfg(any(test, feature = "hostile"))]
-        let body = {
-            let mut body = body;
-            self.meddler_tells(&mut body);
-            body
-        };
+        let body = self.meddler_tells(body);
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };

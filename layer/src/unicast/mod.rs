@@ -55,7 +55,7 @@ use dial::Dialling;
 use enrol::{Join, Relays};
 use flow::Flows;
 #[cfg(any(test, feature = "hostile"))]
-pub use hostile::Meddler;
+pub use hostile::{Meddler, Own, Sent};
 use link::Link;
 use member::Member;
 use out::Class;

@@ -417,13 +417,15 @@ impl Unicast {
         if header.ttl <= 1 {
             return self.stats.count("drop.ttl");
         }
-        self.send_handshake(
-            RoutedHandshake {
-                ttl: header.ttl - 1,
-                ..header
-            },
-            bytes,
-        );
+        let header = RoutedHandshake {
+            ttl: header.ttl - 1,
+            ..header
+        };
+        #[cfg(any(test, feature = "hostile"))]
+        if self.meddler_introduces(&header, bytes) {
+            return;
+        }
+        self.send_handshake(header, bytes);
     }
 
     fn send_handshake(&mut self, header: RoutedHandshake, bytes: &[u8]) {
