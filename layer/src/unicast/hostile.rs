@@ -120,10 +120,10 @@ impl Unicast {
                 identity: &me.identity,
                 tls: &me.tls,
             };
-            match &mut body {
-                Body::Records(records) => meddler.records(&own, &mut records.records),
-                Body::EnrolReply(reply) => meddler.answered(&own, reply),
-                _ => {}
+            if let Body::Records(records) = &mut body {
+                meddler.records(&own, &mut records.records);
+            } else if let Body::EnrolReply(reply) = &mut body {
+                meddler.answered(&own, reply);
             }
         }
         body

@@ -22,6 +22,24 @@ pub fn example(name: &str) -> anyhow::Result<PathBuf> {
     Ok(folder.join("examples").join(name))
 }
 
+/// The IPC process that meddles with what passes through it, built when a test first wants it. It is an example with a
+/// feature that no other build has, so nothing of it gets into the programs.
+pub fn hostile() -> anyhow::Result<PathBuf> {
+    static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let build = || {
+        let folder = folder()?;
+        cargo_build(
+            &folder,
+            &["--example", "hostile", "--features", "ipcpd/hostile"],
+        )?;
+        Ok(folder.join("examples").join("hostile"))
+    };
+    BUILT
+        .get_or_init(|| build().map_err(|e: anyhow::Error| format!("{e:#}")))
+        .clone()
+        .map_err(anyhow::Error::msg)
+}
+
 fn build() -> anyhow::Result<PathBuf> {
     let folder = folder()?;
     cargo_build(&folder, &["--bins"])?;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-pub use bins::{binaries, example};
+pub use bins::{binaries, example, hostile};
 pub use process::{Output, Process, processes_of, programs_of};
 
 use crate::Impairment;
@@ -91,6 +91,22 @@ impl Lab {
     /// The process that holds the user namespace, when the caller isn't root.
     pub fn user_holder(&self) -> Option<u32> {
         self.user.as_ref().map(Holder::pid)
+    }
+
+    /// A folder in which irmd finds another program in the place of `ipcpd`: only there, and only this irmd.
+    pub fn with_ipcpd(&self, ipcpd: &Path) -> anyhow::Result<PathBuf> {
+        let folder = self.dir.join("bins");
+        std::fs::create_dir_all(&folder)
+            .with_context(|| format!("can't make {}", folder.display()))?;
+        let own = |name| (self.bins.join(name), name);
+        for (from, name) in [own("irmd"), own("shim-udp"), (ipcpd.to_owned(), "ipcpd")] {
+            let to = folder.join(name);
+            // A link, where it is the same disk: these are large.
+            std::fs::hard_link(&from, &to)
+                .or_else(|_| std::fs::copy(&from, &to).map(drop))
+                .with_context(|| format!("can't put {} there", to.display()))?;
+        }
+        Ok(folder)
     }
 
     /// A new host.
@@ -256,8 +272,14 @@ impl Host {
 
     /// Starts irmd and waits until it answers.
     pub fn irmd(&self) -> anyhow::Result<Process> {
-        let run = self.run_dir();
-        let mut irmd = self.spawn("irmd", [OsStr::new("--run-dir"), run.as_os_str()])?;
+        self.irmd_in(&self.bins)
+    }
+
+    /// The same with the irmd of another folder ([`Lab::with_ipcpd`]), which starts the programs beside it.
+    pub fn irmd_in(&self, folder: &Path) -> anyhow::Result<Process> {
+        let (irmd, run) = (folder.join("irmd"), self.run_dir());
+        let irmd = irmd.to_str().context("the path of irmd is not UTF-8")?;
+        let mut irmd = self.spawn(irmd, [OsStr::new("--run-dir"), run.as_os_str()])?;
         self.wait_irmd(&mut irmd)?;
         Ok(irmd)
     }
