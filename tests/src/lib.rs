@@ -3,6 +3,7 @@
 //! A Lab is real programs of Strata on hosts that are network namespaces.
 
 pub mod demo;
+pub mod door;
 pub mod flood;
 pub mod host;
 pub mod lab;
@@ -10,5 +11,5 @@ pub mod line;
 pub mod tool;
 
 pub use host::Impairment;
-pub use lab::{Host, Lab, Link, Output, Process, eventually, example, until};
+pub use lab::{Host, How, Lab, Link, Output, Process, eventually, example, until};
 pub use line::Line;

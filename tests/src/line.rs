@@ -255,10 +255,10 @@ impl Line {
                 let _ = kill(Pid::from_raw(irmd), Signal::SIGTERM);
             }
         }
-        let end = Instant::now() + Duration::from_secs(16);
+        let end = Instant::now() + Duration::from_secs(15);
         for keeper in &mut self.keepers {
             while keeper.try_wait().context("can't wait for irmd")?.is_none() {
-                ensure!(Instant::now() < end, "irmd did not end within 16 s");
+                ensure!(Instant::now() < end, "irmd did not end within 15 s");
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
@@ -297,11 +297,8 @@ impl Drop for Line {
         if self.keep {
             return;
         }
-        for host in &self.hosts {
-            for pid in processes_of(host.holder()) {
-                let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
-            }
-        }
+        // With its host goes all that runs there; what is left are the entries of processes that nobody has waited for.
+        self.hosts.clear();
         for keeper in &mut self.keepers {
             let _ = keeper.kill();
             let _ = keeper.wait();

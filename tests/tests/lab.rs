@@ -1,9 +1,18 @@
 //! The Lab itself: hosts reach each other over a link, and impairments do what they say.
 
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
+
+use std::fs;
 use std::net::UdpSocket;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use tests::{Impairment, Lab};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tests::lab::processes_of;
+use tests::{Host, Impairment, Lab, Process, eventually};
 
 #[test]
 fn hosts_on_a_veth_reach_each_other_and_nobody_else() {
@@ -76,3 +85,88 @@ fn an_impaired_link_loses_every_third_datagram_and_can_be_cut() {
     .unwrap();
     assert_eq!(count("10"), "10 of 10");
 }
+
+#[test]
+fn a_test_that_panics_leaves_no_process_behind_but_its_logs() {
+    let mut was = None;
+    let panic = catch_unwind(AssertUnwindSafe(|| {
+        let lab = Lab::new().unwrap();
+        let host = lab.host("a").unwrap();
+        let _irmd = orphan(&host);
+        was = Some((lab.dir().to_owned(), processes_of(host.holder())));
+        // As a failed assertion, but without its words on stderr.
+        resume_unwind(Box::new(()));
+    }));
+    assert!(panic.is_err());
+    let (dir, pids) = was.unwrap();
+    assert!(!pids.is_empty(), "there was nothing to end");
+    gone(&pids).unwrap();
+    assert!(dir.join("a").exists(), "the logs are gone too");
+    fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_test_that_is_killed_leaves_no_process_behind() {
+    if let Some(file) = std::env::var_os(VICTIM) {
+        return victim(Path::new(&file));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("victim");
+    tests::lab::binaries().unwrap();
+    let mut other = Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "a_test_that_is_killed_leaves_no_process_behind",
+            "--nocapture",
+        ])
+        .env(VICTIM, &file)
+        .env("STRATA_BINS_BUILT", "1")
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let up = eventually(Duration::from_secs(30), "its host is up", || file.exists());
+    other.kill().unwrap();
+    other.wait().unwrap();
+    up.unwrap();
+    let said = fs::read_to_string(file).unwrap();
+    let (lab, pids) = said.split_once('\n').unwrap();
+    let pids: Vec<u32> = pids.lines().map(|pid| pid.parse().unwrap()).collect();
+    assert!(!pids.is_empty(), "there was nothing to end");
+    gone(&pids).unwrap();
+    fs::remove_dir_all(lab).unwrap();
+}
+
+/// Makes a host with daemons, tells of them in a file, and waits to be killed.
+fn victim(file: &Path) {
+    let lab = Lab::new().unwrap();
+    let host = lab.host("a").unwrap();
+    let _irmd = orphan(&host);
+    let pids = processes_of(host.holder());
+    let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+    let text = format!("{}\n{}\n", lab.dir().display(), pids.join("\n"));
+    let new = PathBuf::from(file).with_extension("new");
+    fs::write(&new, text).unwrap();
+    fs::rename(&new, file).unwrap();
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+/// The worst case: an irmd that was killed, and an IPC process that waits for the next one.
+fn orphan(host: &Host) -> Process {
+    let irmd = host.irmd().unwrap();
+    host.irm("ipcp bootstrap udp --type shim-udp --layer net --ip 127.0.0.1")
+        .unwrap();
+    kill(Pid::from_raw(irmd.pid() as i32), Signal::SIGKILL).unwrap();
+    assert_eq!(host.programs("shim-udp").len(), 1);
+    irmd
+}
+
+fn gone(pids: &[u32]) -> anyhow::Result<()> {
+    eventually(Duration::from_secs(10), "all processes are gone", || {
+        // One that nobody has waited for has no namespaces any more.
+        pids.iter()
+            .all(|pid| fs::read_link(format!("/proc/{pid}/ns/net")).is_err())
+    })
+}
+
+/// Where the test that is to be killed tells what it has made.
+const VICTIM: &str = "STRATA_LAB_VICTIM";

@@ -37,9 +37,8 @@ enum Verb {
     Enter {
         /// The holder's process id
         pid: u32,
-        /// Enter its user namespace too
-        #[arg(long)]
-        user: bool,
+        #[command(flatten)]
+        how: namespace::How,
         /// The program and its arguments
         #[arg(last = true, required = true)]
         command: Vec<OsString>,
@@ -84,7 +83,7 @@ enum Verb {
 pub fn main(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
     match Args::parse_from(args).verb {
         Verb::Hold { user, forever } => namespace::hold(user, forever)?,
-        Verb::Enter { pid, user, command } => return namespace::enter_and_run(pid, user, &command),
+        Verb::Enter { pid, how, command } => return namespace::enter_and_run(pid, &how, &command),
         Verb::Net { what } => net::apply(&what)?,
         Verb::Keep {
             pid_file,

@@ -40,6 +40,15 @@ pub struct Host {
     user: bool,
 }
 
+/// What a program on a host has or lacks besides its network.
+#[derive(Debug, Clone, Default)]
+pub struct How {
+    /// Runs as this user and the group of the same number, with no right beyond. Takes a Lab of root.
+    pub uid: Option<u32>,
+    /// Sees disks of so many bytes over directories.
+    pub disks: Vec<(u32, PathBuf)>,
+}
+
 /// A link between two hosts.
 pub struct Link {
     /// The addresses of the first and the second host on it, IPv4.
@@ -195,11 +204,27 @@ impl Host {
         program: &str,
         args: impl IntoIterator<Item = S>,
     ) -> Command {
+        self.command_as(&How::default(), program, args)
+    }
+
+    /// As [`Host::command`], but not as everybody.
+    pub fn command_as<S: AsRef<OsStr>>(
+        &self,
+        how: &How,
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Command {
         let own = self.bins.join(program);
         let mut command = Command::new(self.bins.join("lab-host"));
         command.args(["enter", &self.holder.pid().to_string()]);
         if self.user {
             command.arg("--user");
+        }
+        if let Some(uid) = how.uid {
+            command.args(["--uid", &uid.to_string()]);
+        }
+        for (bytes, dir) in &how.disks {
+            command.args(["--disk", &format!("{bytes}:{}", dir.display())]);
         }
         command
             .arg("--")
@@ -221,7 +246,17 @@ impl Host {
         program: &str,
         args: impl IntoIterator<Item = S>,
     ) -> anyhow::Result<Process> {
-        Process::spawn(self.command(program, args), program, &self.dir)
+        self.spawn_as(&How::default(), program, args)
+    }
+
+    /// As [`Host::spawn`], but not as everybody.
+    pub fn spawn_as<S: AsRef<OsStr>>(
+        &self,
+        how: &How,
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Process> {
+        Process::spawn(self.command_as(how, program, args), program, &self.dir)
     }
 
     /// Starts a program that runs until its stdin ends ([`Process::finish`]).
@@ -246,7 +281,17 @@ impl Host {
         program: &str,
         args: impl IntoIterator<Item = S>,
     ) -> anyhow::Result<Output> {
-        process::run(self.command(program, args), Duration::from_secs(60))
+        self.run_as(&How::default(), program, args)
+    }
+
+    /// As [`Host::run`], but not as everybody.
+    pub fn run_as<S: AsRef<OsStr>>(
+        &self,
+        how: &How,
+        program: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> anyhow::Result<Output> {
+        process::run(self.command_as(how, program, args), Duration::from_secs(60))
     }
 
     /// Runs `irm` and gives what it printed; an exit code other than 0 is an error.
@@ -399,7 +444,7 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // The end of its stdin ends it; a kept one has none and stays.
+        // The end of its stdin ends it, and it all processes of its namespace; a kept one has none and stays.
         if self.stdin.take().is_some() {
             let _ = self.child.wait();
         }

@@ -1,12 +1,19 @@
-//! Datagrams that nobody should send: noise, a flood from sources that don't exist, echoes of an impostor.
+//! What nobody should send: noise, a flood from sources that don't exist, echoes of an impostor, another's token.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use libflow::{IRM_SOCKET, RunDir};
+use proto::irm::AllocFlowRequest;
+use proto::irm::programs_client::ProgramsClient;
+use proto::{QosSpec, Token};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::door::Guest;
 
 /// One empty datagram, one of a byte, one as large as UDP takes, and random ones up to the count; at most `rate` a second, so
 /// that it is the receiver who drops them and not its buffer.
@@ -67,6 +74,42 @@ pub(super) fn impostor(at: SocketAddr, other: IpAddr) -> anyhow::Result<()> {
         here.send_to(&buf[..=len], from).context("can't send")?;
         super::print(&String::from_utf8_lossy(&buf[..len]))?;
     }
+}
+
+/// Shows a token at a data socket and prints what it hears.
+pub(super) fn join(socket: &Path, token: &str) -> anyhow::Result<()> {
+    let token = Token::from_slice(&bytes(token)?).context("a token has 16 bytes")?;
+    let (_, heard) = Guest::join(socket, &token)?;
+    super::print(&format!("{heard:?}"))
+}
+
+/// Asks irmd for a flow in a session of another program; an error is its refusal.
+pub(super) fn borrow(name: String, session: &str) -> anyhow::Result<()> {
+    let request = AllocFlowRequest {
+        name,
+        qos: Some(QosSpec::BEST.into()),
+        timeout_ms: 1000,
+        session: bytes(session)?,
+        ..AllocFlowRequest::default()
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("can't start a runtime")?;
+    let end = runtime.block_on(async {
+        let channel = RunDir::find(None).channel(IRM_SOCKET)?;
+        let answer = ProgramsClient::new(channel).alloc_flow(request).await;
+        answer.context("refused")
+    })?;
+    super::print(&format!("flow {}", end.into_inner().flow))
+}
+
+fn bytes(hex: &str) -> anyhow::Result<Vec<u8>> {
+    let digits = |at: usize| hex.get(at..at + 2).map(|d| u8::from_str_radix(d, 16));
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| digits(at).context("half a byte")?.context("no digits"))
+        .collect()
 }
 
 /// An IPv4 packet with a UDP datagram; the kernel fills in the length and the checksum of the header, UDP's stays empty.

@@ -8,6 +8,7 @@ mod udp;
 
 use std::io::Write;
 use std::net::{IpAddr, SocketAddr, SocketAddrV4};
+use std::path::PathBuf;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
@@ -53,6 +54,10 @@ enum Verb {
     },
     /// Echo UDP datagrams from a wrong address and with wrong bytes
     UdpImpostor { at: SocketAddr, other: IpAddr },
+    /// Show a token, in hexadecimal digits, at a data socket and print what is heard
+    Join { socket: PathBuf, token: String },
+    /// Ask irmd for a flow in the session, in hexadecimal digits, of another program
+    Borrow { name: String, session: String },
     /// Send ICMP echo requests and print what came back as JSON
     Ping {
         to: IpAddr,
@@ -109,6 +114,8 @@ pub fn main() -> anyhow::Result<()> {
             seconds,
         } => bad::flood(to, &text, rate, seconds),
         Verb::UdpImpostor { at, other } => bad::impostor(at, other),
+        Verb::Join { socket, token } => bad::join(&socket, &token),
+        Verb::Borrow { name, session } => bad::borrow(name, &session),
         Verb::Ping {
             to,
             count,
