@@ -67,9 +67,29 @@ fn start(
     daemon
         .events
         .emit("program.started", text, &[("name", name.as_str())]);
-    let (daemon, name) = (daemon.clone(), name.clone());
-    tokio::spawn(async move { watch(&daemon, &name, child).await });
+    if let Err(error) = daemon.running.program_started(name, &child) {
+        daemon.warn("state", Some(error.to_string()));
+    }
+    watched(daemon, name.clone(), child);
     Ok(())
+}
+
+/// Takes the programs up again that an earlier daemon started and that live: no second one is started beside them, and they
+/// end with this daemon.
+pub(crate) fn take_up(daemon: &Arc<Daemon>) {
+    for name in daemon.running.programs() {
+        match daemon.running.surviving_program(&name) {
+            Some(child) if daemon.claim_start(&name) => watched(daemon, name, child),
+            Some(_) => {}
+            None => forget(daemon, &name),
+        }
+    }
+}
+
+fn forget(daemon: &Daemon, name: &Name) {
+    if let Err(error) = daemon.running.program_ended(name) {
+        daemon.warn("state", Some(error.to_string()));
+    }
 }
 
 fn nobody(name: &Name) -> Reason {
@@ -90,8 +110,13 @@ pub(crate) async fn all_ended(daemon: &Daemon) {
     let _ = tokio::time::timeout(Duration::from_secs(4), ended).await;
 }
 
+fn watched(daemon: &Arc<Daemon>, name: Name, child: Child) {
+    let daemon = daemon.clone();
+    tokio::spawn(async move { watch(&daemon, &name, child).await });
+}
+
 /// Reaps the program; ends it with the daemon.
-async fn watch(daemon: &Arc<Daemon>, name: &Name, child: Child) {
+async fn watch(daemon: &Daemon, name: &Name, child: Child) {
     let shutdown = async {
         drop(
             daemon
@@ -105,6 +130,7 @@ async fn watch(daemon: &Arc<Daemon>, name: &Name, child: Child) {
         () = child.wait() => {}
         () = shutdown => child.end(Duration::from_secs(3)).await,
     }
+    forget(daemon, name);
     daemon.started(name);
 }
 

@@ -140,16 +140,22 @@ struct VpnTable {
 impl Config {
     /// Reads a file.
     pub(crate) fn read(file: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(file).map_err(|e| ConfigError {
+        let error = |at, what| ConfigError {
             file: file.to_owned(),
-            at: None,
-            what: format!("cannot read the config file: {e}; give --config FILE that can be read"),
-        })?;
-        Self::parse(&text).map_err(|(offset, what)| ConfigError {
-            file: file.to_owned(),
-            at: offset.map(|o| place(&text, o)),
+            at,
             what,
-        })
+        };
+        let bytes = std::fs::read(file).map_err(|e| {
+            let what =
+                format!("cannot read the config file: {e}; give --config FILE that can be read");
+            error(None, what)
+        })?;
+        let text = std::str::from_utf8(&bytes).map_err(|e| {
+            let good = String::from_utf8_lossy(&bytes[..e.valid_up_to()]);
+            let at = place(&good, good.len());
+            error(Some(at), "not UTF-8; save the file as UTF-8".to_owned())
+        })?;
+        Self::parse(text).map_err(|(offset, what)| error(offset.map(|o| place(text, o)), what))
     }
 
     fn parse(text: &str) -> Result<Self, (Option<usize>, String)> {
@@ -386,7 +392,7 @@ mod tests {
 name = "ovl-a"
 type = "unicast"
 layer = "ovl"
-prefixes = ["10.7.0.1/32"]
+prefixes = ["10.7.0.1/32"]  # né
 connect = ["ovl-b"]
 
 [[ipcp]]
@@ -447,9 +453,30 @@ address = "10.7.0.1/32"
     }
 
     #[test]
-    fn a_good_file_cut_anywhere_is_an_error_or_says_less_but_never_panics() {
+    fn a_good_file_cut_anywhere_says_less_or_is_an_error_in_one_line_with_its_place() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("c.toml");
+        let all = Config::parse(GOOD).unwrap().items;
+        let (mut good, mut bad) = (0, 0);
         for end in 0..GOOD.len() {
-            let _ = Config::parse(&GOOD[..end]);
+            std::fs::write(&file, &GOOD.as_bytes()[..end]).unwrap();
+            match Config::read(&file) {
+                // What is not there can't be missed; what is there is as it was meant, but for a value cut short.
+                Ok(config) => {
+                    good += 1;
+                    assert!(config.items.len() <= all.len());
+                }
+                Err(error) => {
+                    bad += 1;
+                    let text = error.to_string();
+                    let (line, column) = error.at.unwrap_or_else(|| panic!("{end}: {text}"));
+                    let lines = GOOD[..GOOD.floor_char_boundary(end)].matches('\n').count() + 1;
+                    assert!((1..=lines).contains(&line) && column > 0, "{end}: {text}");
+                    assert_eq!(text.lines().count(), 1, "{end}: {text}");
+                    assert!(!error.what.is_empty(), "{end}: {text}");
+                }
+            }
         }
+        assert!(good > 10 && bad > 100, "{good} good, {bad} bad");
     }
 }

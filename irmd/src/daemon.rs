@@ -17,11 +17,11 @@ use crate::counters::Tally;
 use crate::events::Events;
 use crate::flows::{Carrier, Flow, Flows};
 use crate::ipcps::Ipcp;
-use crate::registry::{Registry, SavedNames};
+use crate::registry::Registry;
 use crate::running::Running;
 use crate::session::{Session, SessionId, Who};
 use crate::spec::{Kind, SavedSpecs};
-use crate::state::Store;
+use crate::state::{StateError, Store};
 use crate::vpns::Vpn;
 
 /// Everything that the daemon knows.
@@ -84,17 +84,9 @@ impl Daemon {
     /// A daemon with what is on disk; nothing is started yet.
     pub(crate) fn load(dirs: Dirs, exe: PathBuf) -> anyhow::Result<Self> {
         let store = Store::new(&dirs.state);
-        let incarnation = store.load::<u32>("incarnation")?;
-        let incarnation = incarnation
-            .checked_add(1)
-            .ok_or_else(|| anyhow::anyhow!("the incarnation counter is used up"))?;
+        let incarnation = next_incarnation(&store)?;
         store.save("incarnation", &incarnation)?;
-        let registry = Registry::from_saved(store.load::<SavedNames>("names")?).map_err(|r| {
-            anyhow::anyhow!(
-                "the state file names.json in {} is damaged: {r}",
-                dirs.state.display()
-            )
-        })?;
+        let registry = Registry::load(&store)?;
         let running = Running::load(&store)?;
         let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid").ok();
         Ok(Self {
@@ -416,8 +408,15 @@ impl Daemon {
     }
 }
 
+/// Every start of a daemon has a number of its own, so that no flow's id is used twice.
+fn next_incarnation(store: &Store) -> Result<u32, StateError> {
+    store.load("incarnation", |last: u32| {
+        last.checked_add(1).ok_or("the number is the last there is")
+    })
+}
+
 /// A state file that can't be written, as a reason.
-pub(crate) fn failed(error: crate::state::StateError) -> Reason {
+pub(crate) fn failed(error: StateError) -> Reason {
     Reason::new(Code::Failed, error.to_string())
 }
 
@@ -426,3 +425,21 @@ const RECOVERY: Duration = Duration::from_secs(2);
 
 /// How long an IPC process may take for a command that needs no other host.
 pub(crate) const COMMAND: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::torn;
+
+    #[test]
+    fn a_torn_incarnation_is_never_the_first_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        assert_eq!(next_incarnation(&store).unwrap(), 1);
+        store.save("incarnation", &41_u32).unwrap();
+        assert_eq!(next_incarnation(&store).unwrap(), 42);
+        torn::is_never_a_fresh_start(dir.path(), "incarnation", || next_incarnation(&store));
+        store.save("incarnation", &u32::MAX).unwrap();
+        assert!(next_incarnation(&store).is_err());
+    }
+}

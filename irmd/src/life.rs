@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use proto::Reason;
 use rustix::process::{WaitId, WaitIdOptions, waitid};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -15,8 +14,7 @@ use crate::config::Config;
 use crate::daemon::{Daemon, Ending};
 use crate::ipcps::Ipcp;
 use crate::running::Instance;
-use crate::spec::SavedSpecs;
-use crate::{autostart, config, process, server, supervise, vpns};
+use crate::{autostart, config, process, server, spec, supervise, vpns};
 
 /// Runs the daemon until it is told to end.
 pub(crate) async fn live(
@@ -29,11 +27,7 @@ pub(crate) async fn live(
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
     let daemon = Arc::new(Daemon::load(dirs, exe)?);
-    let specs = daemon
-        .store
-        .load::<SavedSpecs>("ipcps")?
-        .parse()
-        .map_err(|r| damaged(&daemon, "ipcps", &r))?;
+    let specs = spec::load(&daemon.store)?;
     for (name, spec) in specs {
         daemon
             .ipcps
@@ -42,6 +36,7 @@ pub(crate) async fn live(
     vpns::load(&daemon)?;
     // The sockets stand before anybody is started who would look for them.
     server::start(&daemon)?;
+    autostart::take_up(&daemon);
     end_strays(&daemon).await;
     for ipcp in daemon.ipcps() {
         supervise::start(&daemon, ipcp);
@@ -90,13 +85,6 @@ pub(crate) fn again(exe: &Path) -> String {
     format!(
         "cannot start {} again: {error}; start irmd by hand",
         exe.display()
-    )
-}
-
-fn damaged(daemon: &Daemon, concern: &str, reason: &Reason) -> anyhow::Error {
-    let dir = daemon.dirs.state.display();
-    anyhow::anyhow!(
-        "the state file {dir}/{concern}.json is damaged: {reason}; mend it, or remove it to begin without it"
     )
 }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::policy;
 use crate::session::{Process, SessionId};
+use crate::state::{StateError, Store};
 
 /// All names of this host.
 #[derive(Debug, Default)]
@@ -83,8 +84,12 @@ pub(crate) struct Listener {
 }
 
 impl Registry {
-    /// With what was on disk.
-    pub(crate) fn from_saved(saved: SavedNames) -> Result<Self, Reason> {
+    /// With what is on disk.
+    pub(crate) fn load(store: &Store) -> Result<Self, StateError> {
+        store.load("names", Self::from_saved)
+    }
+
+    fn from_saved(saved: SavedNames) -> Result<Self, Reason> {
         let mut names = BTreeMap::new();
         for one in saved.names {
             let layers = one
@@ -359,6 +364,7 @@ const MOST: usize = 1024;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::torn;
 
     fn name(s: &str) -> Name {
         Name::new(s).unwrap()
@@ -459,14 +465,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_saved_is_what_was_said() {
+    fn what_is_saved_is_what_was_said_and_torn_it_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
         let mut r = Registry::default();
         r.register(name("a"), label("ovl"));
         r.bind(&name("a"), Bound::Process { pid: 3, start: 4 })
             .unwrap();
-        let json = serde_json::to_string(&r.to_saved()).unwrap();
-        let again = Registry::from_saved(serde_json::from_str(&json).unwrap()).unwrap();
-        assert_eq!(again.saved, r.saved);
+        let program = Bound::Program {
+            path: "/bin/é".into(),
+            auto: true,
+            args: vec!["-x".into()],
+        };
+        r.bind(&name("vpn é"), program).unwrap();
+        store.save("names", &r.to_saved()).unwrap();
+        assert_eq!(Registry::load(&store).unwrap().saved, r.saved);
+        torn::is_never_a_fresh_start(dir.path(), "names", || Registry::load(&store));
     }
 
     #[test]

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard};
 
-use proto::Label;
+use proto::id::BadName;
+use proto::{Label, Name};
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,7 @@ pub(crate) enum Instance {
 #[derive(Debug)]
 pub(crate) struct Running {
     table: Mutex<BTreeMap<Instance, Entry>>,
+    programs: Mutex<BTreeMap<Name, Program>>,
     store: Store,
 }
 
@@ -36,29 +38,30 @@ struct Entry {
     secret: String,
 }
 
+/// How a program is found again that was started for a name. It has no secret: to irmd it is as any other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Program {
+    pid: u32,
+    start: u64,
+}
+
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
     ipcps: BTreeMap<String, Entry>,
     vpns: BTreeMap<String, Entry>,
+    #[serde(default)]
+    programs: BTreeMap<String, Program>,
 }
 
 impl Running {
     /// With what an earlier daemon left.
-    pub(crate) fn load(store: &Store) -> anyhow::Result<Self> {
-        let saved = store.load::<Saved>("running")?;
-        let mut table = BTreeMap::new();
-        for (name, entry) in saved.ipcps {
-            table.insert(Instance::Ipcp(Label::new(name)?), entry);
-        }
-        table.extend(
-            saved
-                .vpns
-                .into_iter()
-                .map(|(dev, entry)| (Instance::Vpn(dev), entry)),
-        );
+    pub(crate) fn load(store: &Store) -> Result<Self, StateError> {
+        let (table, programs) = store.load("running", parse)?;
         Ok(Self {
             table: Mutex::new(table),
+            programs: Mutex::new(programs),
             store: store.clone(),
         })
     }
@@ -109,8 +112,37 @@ impl Running {
         self.table().keys().filter(|i| !known(i)).cloned().collect()
     }
 
+    /// The names that an earlier daemon had started programs for.
+    pub(crate) fn programs(&self) -> Vec<Name> {
+        self.programs_table().keys().cloned().collect()
+    }
+
+    /// The program that an earlier daemon started for a name, if it still lives.
+    pub(crate) fn surviving_program(&self, name: &Name) -> Option<Child> {
+        let program = self.programs_table().get(name).cloned()?;
+        Child::adopt(program.pid, program.start)
+    }
+
+    /// The program that was started for a name runs.
+    pub(crate) fn program_started(&self, name: &Name, child: &Child) -> Result<(), StateError> {
+        let (pid, start) = (child.pid, child.start);
+        self.programs_table()
+            .insert(name.clone(), Program { pid, start });
+        self.save()
+    }
+
+    /// The program that was started for a name is gone.
+    pub(crate) fn program_ended(&self, name: &Name) -> Result<(), StateError> {
+        self.programs_table().remove(name);
+        self.save()
+    }
+
     fn save(&self) -> Result<(), StateError> {
-        let mut saved = Saved::default();
+        let programs = self.programs_table().clone().into_iter();
+        let mut saved = Saved {
+            programs: programs.map(|(name, p)| (name.to_string(), p)).collect(),
+            ..Saved::default()
+        };
         for (instance, entry) in self.table().iter().filter(|(_, e)| e.pid != 0) {
             match instance {
                 Instance::Ipcp(name) => saved.ipcps.insert(name.to_string(), entry.clone()),
@@ -125,6 +157,27 @@ impl Running {
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
+
+    fn programs_table(&self) -> MutexGuard<'_, BTreeMap<Name, Program>> {
+        self.programs
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+type Tables = (BTreeMap<Instance, Entry>, BTreeMap<Name, Program>);
+
+fn parse(saved: Saved) -> Result<Tables, BadName> {
+    let ipcps = saved.ipcps.into_iter();
+    let ipcps = ipcps.map(|(name, entry)| Ok((Instance::Ipcp(Label::new(name)?), entry)));
+    let vpns = saved.vpns.into_iter();
+    let vpns = vpns.map(|(dev, entry)| Ok((Instance::Vpn(dev), entry)));
+    let programs = saved.programs.into_iter();
+    let programs = programs.map(|(name, program)| Ok((Name::new(name)?, program)));
+    Ok((
+        ipcps.chain(vpns).collect::<Result<_, BadName>>()?,
+        programs.collect::<Result<_, BadName>>()?,
+    ))
 }
 
 fn hex(secret: &[u8]) -> String {
@@ -138,6 +191,30 @@ fn hex(secret: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::torn;
+
+    #[test]
+    fn a_torn_file_of_children_is_never_none_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let entry = || Entry {
+            pid: 17,
+            start: 4711,
+            secret: hex(b"secret"),
+        };
+        let saved = Saved {
+            ipcps: [("ovl-a".to_owned(), entry())].into(),
+            vpns: [("strata0".to_owned(), entry())].into(),
+            programs: [("web é".to_owned(), Program { pid: 3, start: 9 })].into(),
+        };
+        store.save("running", &saved).unwrap();
+        let running = Running::load(&store).unwrap();
+        running.save().unwrap();
+        let again = Running::load(&store).unwrap();
+        assert_eq!(*again.table(), *running.table());
+        assert_eq!(again.programs(), [Name::new("web é").unwrap()]);
+        torn::is_never_a_fresh_start(dir.path(), "running", || Running::load(&store));
+    }
 
     #[test]
     fn a_child_is_known_by_its_secret_and_the_file_does_not_hold_it() {

@@ -6,6 +6,8 @@ use proto::ipcp::{Bootstrap, Command, Enroll, Entry, Host, Settings};
 use proto::{Code, Label, Reason};
 use serde::{Deserialize, Serialize};
 
+use crate::state::{StateError, Store};
+
 /// What an IPC process should be.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Spec {
@@ -172,6 +174,11 @@ struct SavedShim {
     offload: Vec<String>,
 }
 
+/// What is on disk.
+pub(crate) fn load(store: &Store) -> Result<Vec<(Label, Spec)>, StateError> {
+    store.load("ipcps", SavedSpecs::parse)
+}
+
 impl SavedSpecs {
     /// What belongs on disk.
     pub(crate) fn of<'a>(specs: impl Iterator<Item = (&'a Label, Spec)>) -> Self {
@@ -182,8 +189,7 @@ impl SavedSpecs {
         }
     }
 
-    /// What was on disk.
-    pub(crate) fn parse(self) -> Result<Vec<(Label, Spec)>, Reason> {
+    fn parse(self) -> Result<Vec<(Label, Spec)>, Reason> {
         self.ipcps
             .into_iter()
             .map(|(name, saved)| Ok((Label::new(name)?, saved.parse()?)))
@@ -278,13 +284,16 @@ fn texts<T: ToString>(values: &[T]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::torn;
 
     fn label(s: &str) -> Label {
         Label::new(s).unwrap()
     }
 
     #[test]
-    fn a_spec_survives_the_disk() {
+    fn a_spec_survives_the_disk_and_torn_it_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
         let shim = proto::irm::ShimUdpConfig {
             ip: "127.0.0.1".into(),
             hosts: vec!["b=127.0.0.2".into()],
@@ -314,16 +323,10 @@ mod tests {
             ..Spec::default()
         };
         let specs = vec![(label("a"), spec), (label("b"), member)];
-        let json =
-            serde_json::to_string(&SavedSpecs::of(specs.iter().map(|(n, s)| (n, s.clone()))))
-                .unwrap();
-        assert_eq!(
-            serde_json::from_str::<SavedSpecs>(&json)
-                .unwrap()
-                .parse()
-                .unwrap(),
-            specs
-        );
+        let saved = SavedSpecs::of(specs.iter().map(|(n, s)| (n, s.clone())));
+        store.save("ipcps", &saved).unwrap();
+        assert_eq!(load(&store).unwrap(), specs);
+        torn::is_never_a_fresh_start(dir.path(), "ipcps", || load(&store));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::daemon::{Daemon, failed};
 use crate::process::{Backoff, Child, find, set};
 use crate::running::Instance;
 use crate::spec::Kind;
+use crate::state::{StateError, Store};
 use crate::stream::{self, Commands, Sender, caller};
 
 /// One VPN.
@@ -116,13 +117,25 @@ impl Vpn {
 }
 
 /// Reads the VPNs that are on disk.
-pub(crate) fn load(daemon: &Daemon) -> anyhow::Result<()> {
-    for (dev, spec) in daemon.store.load::<BTreeMap<String, VpnSpec>>("vpns")? {
+pub(crate) fn load(daemon: &Daemon) -> Result<(), StateError> {
+    for (dev, spec) in saved(&daemon.store)? {
         let vpn = Vpn::new(spec);
         vpn.inner().kept = true;
         daemon.vpns.insert(dev, vpn);
     }
     Ok(())
+}
+
+fn saved(store: &Store) -> Result<BTreeMap<String, VpnSpec>, StateError> {
+    store.load("vpns", |saved: BTreeMap<String, VpnSpec>| {
+        for (dev, spec) in &saved {
+            Label::new(spec.layer.clone()).map_err(|e| e.to_string())?;
+            if *dev != spec.dev || !is_device(dev) {
+                return Err(format!("{dev:?} is no device of a VPN"));
+            }
+        }
+        Ok(saved)
+    })
 }
 
 /// Starts all that are known.
@@ -165,12 +178,7 @@ pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<Vp
         true => default_dev(&layer),
         false => request.dev,
     };
-    if dev.len() > DEV
-        || !dev
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-        || dev.starts_with('.')
-    {
+    if !is_device(&dev) {
         return Err(Reason::new(
             Code::Usage,
             format!("{dev:?} is no device name; use 1 to {DEV} letters, digits, '-', '_' or '.'"),
@@ -570,6 +578,11 @@ async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reaso
     })
 }
 
+fn is_device(dev: &str) -> bool {
+    let good = |b: u8| b.is_ascii_alphanumeric() || b"-_.".contains(&b);
+    (1..=DEV).contains(&dev.len()) && dev.bytes().all(good) && !dev.starts_with('.')
+}
+
 fn default_dev(layer: &Label) -> String {
     let mut dev = format!("vpn-{layer}");
     dev.truncate(DEV);
@@ -584,6 +597,24 @@ const DEV: usize = 15;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::state::torn;
+
+    #[test]
+    fn a_torn_file_of_vpns_is_never_none_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let spec = VpnSpec {
+            layer: "ovl".to_owned(),
+            dev: "strata0".to_owned(),
+            address: "10.9.0.1/24".to_owned(),
+            routes: vec!["10.8.0.0/16=ovl-b".to_owned()],
+            tap: false,
+        };
+        let vpns = BTreeMap::from([(spec.dev.clone(), spec)]);
+        store.save("vpns", &vpns).unwrap();
+        assert_eq!(saved(&store).unwrap(), vpns);
+        torn::is_never_a_fresh_start(dir.path(), "vpns", || saved(&store));
+    }
 
     #[test]
     fn a_device_name_fits_the_kernel() {

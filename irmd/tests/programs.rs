@@ -454,3 +454,51 @@ async fn a_program_is_started_for_a_name_that_is_bound_with_auto_and_ends_with_i
     assert!(host.terminate().success());
     assert!(!common::alive(pid));
 }
+
+#[tokio::test]
+async fn a_program_that_was_started_for_a_name_is_taken_up_again_by_the_next_irmd() {
+    let mut host = Host::started().await;
+    let began = host.dir.path().join("began");
+    let args = vec![
+        "-c".into(),
+        format!("echo $$ >> {}; exec sleep 1000", began.display()),
+    ];
+    let binding = Binding {
+        program: "/bin/sh".into(),
+        auto: true,
+        args,
+        ..Default::default()
+    };
+    let bind = BindRequest {
+        name: "lazy".into(),
+        binding: Some(binding),
+    };
+    host.admin().await.bind(bind).await.unwrap();
+    // It never listens: who asks gives up, and the program stays.
+    let ask = async |host: &Host, timeout_ms| {
+        let asked = host.alloc("lazy", |r| r.timeout_ms = timeout_ms).await;
+        assert_eq!(asked.unwrap_err().code, Code::TimedOut);
+        let pids = std::fs::read_to_string(&began).unwrap();
+        let pids = pids.lines().map(|pid| pid.parse::<u32>().unwrap());
+        pids.collect::<Vec<_>>()
+    };
+    let first = ask(&host, 1000).await;
+    assert_eq!(first.len(), 1);
+    host.kill();
+    host.start(&[]).await;
+    // Longer than what outlived an earlier daemon is waited for.
+    assert_eq!(ask(&host, 2500).await, first);
+    assert!(common::alive(first[0]));
+    assert!(host.terminate().success());
+    assert!(!common::alive(first[0]));
+
+    // One that died meanwhile is started anew.
+    host.start(&[]).await;
+    let second = ask(&host, 2500).await;
+    assert_eq!(second.len(), 2);
+    host.kill();
+    common::signal(second[1], rustix::process::Signal::KILL);
+    host.start(&[]).await;
+    assert_eq!(ask(&host, 2500).await.len(), 3);
+    assert!(host.terminate().success());
+}
