@@ -193,8 +193,11 @@ impl End {
             match self.socket.recv(record, flags) {
                 Ok(Received::Data) => return Ok(true),
                 Ok(Received::Item(Item::Mtu(mtu))) => self.mtu.store(mtu, Ordering::Relaxed),
-                Ok(Received::Item(Item::Down(reason)) | Received::Bad(reason)) => {
-                    self.went_down(reason)
+                Ok(Received::Item(Item::Down(reason))) => self.went_down(reason),
+                Ok(Received::Bad(reason)) => {
+                    // If the queue is full, the end of the file says as much.
+                    let _ = self.socket.try_send_item(&Item::Down(reason.clone()), None);
+                    self.went_down(reason);
                 }
                 Ok(Received::Item(Item::Join(_) | Item::Welcome(_))) => {
                     self.went_down(Reason::new(
