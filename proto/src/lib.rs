@@ -11,10 +11,13 @@
 //! | [`record`] | the record socket's control items: join, welcome, MTU, down |
 //! | [`ipcp`] | what irmd asks of an IPC process and what that answers (domain types) |
 //! | [`reason`] | why something failed, with what to do next |
+//! | `codec` | how messages stand in gRPC frames |
 //! | [`irm`] | generated `strata.irm.v1` messages and services |
 //! | [`wire`] | generated `strata.layer.v1` messages, spoken between members |
 
 pub mod batch;
+#[cfg(feature = "grpc")]
+pub mod codec;
 mod convert;
 pub mod id;
 pub mod ipcp;
