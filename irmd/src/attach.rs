@@ -57,11 +57,7 @@ async fn serve(
         ipcp: ipcp.clone(),
         attachment,
     };
-    loop {
-        // A process that dies breaks the stream: that is its end, not a fault of this side.
-        let Ok(Some(message)) = events.message().await else {
-            return Ok(());
-        };
+    while let Some(message) = stream::next(&mut events).await? {
         match Event::from_message(message) {
             Ok(Some(event)) => handle(daemon, &ipcp, event),
             Ok(None) => return Err(Reason::new(Code::Usage, "an attachment says hello once")),
@@ -71,6 +67,7 @@ async fn serve(
             }
         }
     }
+    Ok(())
 }
 
 fn admit(daemon: &Arc<Daemon>, hello: &IpcpHello) -> Result<Arc<Ipcp>, Reason> {

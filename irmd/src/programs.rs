@@ -132,8 +132,7 @@ async fn serve(
         daemon,
         id: session.id,
     };
-    // A program that dies breaks the stream: that is its end, not a fault.
-    while let Ok(Some(message)) = events.message().await {
+    while let Some(message) = stream::next(&mut events).await? {
         let Some(event) = message.event else {
             return Err(Reason::new(
                 Code::Usage,

@@ -82,4 +82,13 @@ pub(crate) async fn hello<M, H>(
     }
 }
 
+/// The next message. A process that dies breaks the stream: that is its end, not a fault. Bytes that are no message are one.
+pub(crate) async fn next<M>(events: &mut Streaming<M>) -> Result<Option<M>, Reason> {
+    match events.message().await {
+        Ok(message) => Ok(message),
+        Err(status) if status.code() == tonic::Code::InvalidArgument => Err(status.into()),
+        Err(_) => Ok(None),
+    }
+}
+
 const HELLO: Duration = Duration::from_secs(5);

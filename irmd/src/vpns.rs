@@ -480,15 +480,16 @@ async fn serve(
     let mut told = None;
     let mut tick = tokio::time::interval(Duration::from_secs(1));
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
+    let end = loop {
         tokio::select! {
-            message = events.message() => match message {
+            message = stream::next(&mut events) => match message {
                 Ok(Some(message)) => heard(daemon, &vpn, message),
-                Ok(None) | Err(_) => break,
+                Ok(None) => break Ok(()),
+                Err(reason) => break Err(reason),
             },
             _ = tick.tick() => tell(daemon, &vpn, tx, &mut told).await,
         }
-    }
+    };
     let mine = vpn
         .inner()
         .tx
@@ -497,7 +498,7 @@ async fn serve(
     if mine {
         vpn.change(|i| (i.tx, i.info) = (None, None));
     }
-    Ok(())
+    end
 }
 
 fn heard(daemon: &Arc<Daemon>, vpn: &Vpn, message: VpnEvent) {

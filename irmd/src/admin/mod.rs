@@ -149,7 +149,10 @@ impl Admin for Service {
     }
 
     async fn dealloc_flow(&self, request: Request<FlowRef>) -> Answer<Empty> {
-        done(dealloc(&self.0, FlowId(request.into_inner().flow)).await)
+        match request.into_inner().flow {
+            0 => done(Err(missing("flow"))),
+            flow => done(dealloc(&self.0, FlowId(flow)).await),
+        }
     }
 
     async fn vpn_up(&self, request: Request<VpnUpRequest>) -> Answer<VpnInfo> {
