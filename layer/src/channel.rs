@@ -19,7 +19,8 @@
 //! - data of an unknown stream at another offset is answered with a reset: this side has begun anew since;
 //! - a reset of our stream makes us go on with `stream + 1` in the same way.
 //!
-//! [`Channel::reset_seen`] tells the owner of both, so that it says again what still matters.
+//! [`Channel::lost`] tells the owner of both, so that it says again what still matters. Who replaces its stream and acknowledges
+//! ours as it is now has taken that from its begin, or will: then nothing of ours is lost.
 
 mod frame;
 mod receiver;
@@ -39,7 +40,7 @@ pub struct Channel {
     receiver: Receiver,
     /// A stream that the other side shall give up.
     reset: Option<u32>,
-    reset_seen: bool,
+    lost: Option<Lost>,
     /// The first stream of the other side, not taken yet since it acknowledged nothing of an acknowledged stream of ours.
     doubted: Option<u32>,
 }
@@ -55,6 +56,15 @@ pub enum Full {
     Message(usize),
 }
 
+/// Whose messages may be lost when a side begins anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lost {
+    /// What the other side said before, and what it knew. What this side says in its present stream arrives.
+    Theirs,
+    /// What this side said before, too.
+    Both,
+}
+
 impl Channel {
     /// The most bytes of one message.
     pub const MAX_MESSAGE: usize = 1 << 20;
@@ -65,7 +75,7 @@ impl Channel {
             sender: Sender::new(stream, frame_size),
             receiver: Receiver::default(),
             reset: None,
-            reset_seen: false,
+            lost: None,
             doubted: None,
         }
     }
@@ -101,16 +111,15 @@ impl Channel {
                         return Err(BadFrame::Early);
                     }
                     self.sender.restart();
-                    self.reset_seen = true;
+                    self.lost = Some(Lost::Both);
                 }
                 match self.receiver.data(stream, offset, bytes)? {
                     Received::Taken => {}
                     Received::Replaced => {
-                        self.reset_seen = true;
                         // It has begun anew: what it doesn't acknowledge, it doesn't know.
-                        if ack_stream != self.sender.stream() {
-                            self.sender.restart();
-                        }
+                        let ours = ack_stream != self.sender.stream() && self.sender.restart();
+                        let lost = if ours { Lost::Both } else { Lost::Theirs };
+                        self.lost = self.lost.max(Some(lost));
                     }
                     Received::Unknown => self.reset = Some(stream),
                 }
@@ -122,7 +131,7 @@ impl Channel {
             }
             Frame::Reset { stream } => {
                 if self.sender.reset(stream) {
-                    self.reset_seen = true;
+                    self.lost = Some(Lost::Both);
                 }
             }
         }
@@ -176,9 +185,9 @@ impl Channel {
         self.sender.dead() || self.receiver.broken()
     }
 
-    /// Whether, since the last call, either side has begun a new stream, and messages may be lost.
-    pub fn reset_seen(&mut self) -> bool {
-        std::mem::take(&mut self.reset_seen)
+    /// Whose messages may be lost because, since the last call, a side has begun a new stream.
+    pub fn lost(&mut self) -> Option<Lost> {
+        self.lost.take()
     }
 
     /// Whether everything sent has been acknowledged and nothing is left to be acknowledged.

@@ -200,11 +200,10 @@ impl Sender {
         ours
     }
 
-    /// The other side has begun anew: goes on with another stream, unless it may still take this one from its begin.
-    pub(super) fn restart(&mut self) {
-        if self.established {
-            self.reset(self.stream);
-        }
+    /// The other side has begun anew: goes on with another stream, unless it may still take this one from its begin. Says
+    /// whether it does.
+    pub(super) fn restart(&mut self) -> bool {
+        self.established && self.reset(self.stream)
     }
 
     /// Whether our stream was acknowledged once, and one who acknowledges `ack_stream` knows nothing of it.

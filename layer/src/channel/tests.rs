@@ -61,7 +61,7 @@ impl Link {
             while let Some(message) = self.ends[end].recv() {
                 self.got[end].push(message);
             }
-            self.resets[end] += u32::from(self.ends[end].reset_seen());
+            self.resets[end] += u32::from(self.ends[end].lost().is_some());
         }
     }
 
@@ -299,7 +299,7 @@ fn a_first_frame_that_was_overtaken_by_an_acknowledgement_begins_nothing_anew() 
         (a.recv(), b.recv()),
         (Some(b"from b".to_vec()), Some(b"from a".to_vec()))
     );
-    assert!(!a.reset_seen() && !b.reset_seen());
+    assert_eq!((a.lost(), b.lost()), (None, None));
 }
 
 #[test]
@@ -315,9 +315,9 @@ fn a_late_frame_of_a_replaced_stream_changes_nothing() {
     let (late, fresh) = (old.poll(now).unwrap(), new.poll(now).unwrap());
     end.handle(now, &late).unwrap();
     end.handle(now, &fresh).unwrap();
-    assert!(end.reset_seen() && !end.reset_seen());
+    assert_eq!((end.lost(), end.lost()), (Some(Lost::Theirs), None));
     assert_eq!(end.handle(now, &late), Err(BadFrame::OldStream));
-    assert!(!end.reset_seen());
+    assert_eq!(end.lost(), None);
     assert_eq!(
         (end.recv().unwrap(), end.recv().unwrap(), end.recv()),
         (b"old".to_vec(), b"new".to_vec(), None)
@@ -400,7 +400,7 @@ fn nonsense_is_refused_and_bounded() {
         end.handle(now, &Frame::Reset { stream: 6 }.encode()),
         Ok(())
     );
-    assert!(!end.reset_seen(), "the reset of another stream");
+    assert_eq!(end.lost(), None, "the reset of another stream");
     end.handle(now, &data(1, 0, &[0, 0, 0, 9])).unwrap();
     assert_eq!(
         end.handle(now, &data(1, u64::MAX, b"x")),
@@ -428,4 +428,34 @@ fn nonsense_is_refused_and_bounded() {
 )]
 fn begin() -> Instant {
     Instant::now()
+}
+
+#[test]
+fn who_begins_anew_and_acknowledges_what_we_say_now_has_lost_none_of_it() {
+    let now = begin();
+    let (mut end, mut other) = (Channel::new(5, 200), Channel::new(9, 200));
+    other.send(b"hello").unwrap();
+    end.handle(now, &other.poll(now).unwrap()).unwrap();
+    end.send(b"first").unwrap();
+    other.handle(now, &end.poll(now).unwrap()).unwrap();
+    end.handle(now, &other.poll(now).unwrap()).unwrap();
+    // A new life, which knows nothing of the stream that goes on.
+    let mut new = Channel::new(77, 200);
+    end.send(b"question").unwrap();
+    new.handle(now, &end.poll(now).unwrap()).unwrap();
+    end.handle(now, &new.poll(now).unwrap()).unwrap();
+    assert_eq!(end.lost(), Some(Lost::Both));
+    end.send(b"question").unwrap();
+    new.handle(now, &end.poll(now).unwrap()).unwrap();
+    new.send(b"answer").unwrap();
+    end.handle(now, &new.poll(now).unwrap()).unwrap();
+    assert_eq!(
+        end.lost(),
+        Some(Lost::Theirs),
+        "the question is known there"
+    );
+    assert_eq!(new.lost(), None);
+    let got: Vec<_> = std::iter::from_fn(|| end.recv()).collect();
+    assert_eq!(got, [b"hello".to_vec(), b"answer".to_vec()]);
+    assert_eq!((new.recv(), new.recv()), (Some(b"question".to_vec()), None));
 }

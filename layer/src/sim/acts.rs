@@ -269,14 +269,18 @@ impl World {
         let Some(exchange) = self.ledger.get_mut(tag) else {
             return;
         };
-        // A caller that took us for restarted asks again; the end that we had must be gone. Its repeat and the first answer may
-        // cross, so that it can have the flow by now.
+        // A caller that took us for restarted asks again, as long as it has no answer; the end that we had must be gone.
         let before = exchange.ends[1].replace((host, life, flow));
         let stands = before
             .filter(|(h, l, f)| self.hosts[*h].life == *l && self.hosts[*h].open.contains_key(f));
         if let Some((host, ..)) = stands {
             return self.fail(format!(
                 "flow {tag} was requested again while its end at m{host} stands"
+            ));
+        }
+        if before.is_some() && self.end(tag, 0).is_some() {
+            return self.fail(format!(
+                "flow {tag} was requested again though its caller has it"
             ));
         }
         self.hosts[host].flows.insert(flow, (tag, 1));

@@ -30,10 +30,11 @@ fn ten_seeds_hold() {
 /// Seeds that showed a fault once: both ends of a channel beginning anew at once (1, 90), flows of which one end stayed for
 /// ever since the word of the other end was lost with a channel (52, 70) or never said (116), a new life that was taken for
 /// the earlier one, which had never spoken (1083), a handshake with an earlier life that nobody gave up (85),
-/// SDUs that overtook the answer that their flow stands (2086).
+/// SDUs that overtook the answer that their flow stands (2086), a request repeated though its answer was in the same frame (42),
+/// an enrolment whose answer took longer than the joiner waits (3397).
 #[test]
 fn what_failed_once_holds() {
-    for seed in [52, 70, 85, 90, 116, 328, 1083, 2086, 2089] {
+    for seed in [42, 52, 70, 85, 90, 116, 328, 1083, 2086, 2089, 3397] {
         passes(seed);
     }
 }

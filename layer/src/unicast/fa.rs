@@ -234,6 +234,10 @@ impl Unicast {
 impl Unicast {
     pub(super) fn flow_request(&mut self, now: Now, from: Addr, request: wire::FlowRequest) {
         let remote = EndpointId(request.source_endpoint);
+        // What has ended here was answered before that, in the same channel; its caller has not said yet that it heard so.
+        if self.flows.closing.contains_key(&(from, remote)) {
+            return self.stats.count("drop.repeated_request");
+        }
         // Asked again, maybe since the answer was lost with a session.
         let known = self
             .flows

@@ -126,7 +126,8 @@ impl Unicast {
             peer.handshakes.retain(|running| running.done);
             peer.retry_at = now.mono;
         }
-        self.peer_restarted(now, member, Some(life));
+        self.peer_restarted(member, Some(life));
+        self.ask_again(now, member);
     }
 }
 

@@ -10,7 +10,7 @@ use super::link::Phase;
 use super::out::Class;
 use super::pdu;
 use crate::Now;
-use crate::channel::Channel;
+use crate::channel::{Channel, Lost};
 
 // ---- over a link
 impl Unicast {
@@ -121,13 +121,16 @@ impl Unicast {
             return;
         };
         let bad = peer.channel.handle(now.mono, frame).is_err();
-        let reset = peer.channel.reset_seen();
+        let lost = peer.channel.lost();
         if bad {
             self.stats.count("drop.bad_frame");
         }
-        if reset {
+        if let Some(lost) = lost {
             self.stats.count("channel.reset");
-            self.peer_restarted(now, from, None);
+            self.peer_restarted(from, None);
+            if lost == Lost::Both {
+                self.ask_again(now, from);
+            }
         }
         while let Some(message) = self.peers.get_mut(&from).and_then(|p| p.channel.recv()) {
             match wire::Message::decode(message.as_slice()) {

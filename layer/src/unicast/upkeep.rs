@@ -103,7 +103,7 @@ impl Unicast {
     }
 
     /// A member has forgotten all that was agreed with it, or with its lives before `life`.
-    pub(super) fn peer_restarted(&mut self, now: Now, peer: Addr, life: Option<u64>) {
+    pub(super) fn peer_restarted(&mut self, peer: Addr, life: Option<u64>) {
         let void = |of: u64| life.is_none_or(|life| of < life);
         let member = self.member_name(peer);
         for endpoint in self.flows.with(peer) {
@@ -117,7 +117,10 @@ impl Unicast {
             .incoming
             .retain(|_, i| i.peer != peer || !void(i.peer_life));
         self.flows.closing.retain(|(p, _), _| *p != peer);
-        // What it was asked went with what it has forgotten.
+    }
+
+    /// What a member was asked, it may never have heard, or has forgotten.
+    pub(super) fn ask_again(&mut self, now: Now, peer: Addr) {
         let asked: Vec<_> = self
             .flows
             .outgoing

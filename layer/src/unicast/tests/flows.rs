@@ -424,3 +424,93 @@ fn flows_that_two_members_give_each_other_do_not_mix() {
         );
     }
 }
+
+/// How many flow requests a machine has reported.
+fn requests(net: &mut Net, at: &'static str) -> usize {
+    let events = net.node(at).events.iter();
+    events
+        .filter(|e| matches!(e, Event::FlowRequest(_)))
+        .count()
+}
+
+#[test]
+fn a_member_that_has_just_restarted_is_asked_once() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    join(&mut net, "a", "b");
+    register(&mut net, "b", "server");
+    flow(&mut net, "a", "b", "server", 5, QosSpec::RAW);
+    let files = net.node("b").files.clone();
+    net.boot("b", files);
+    // Asked for while b is away; the channel to its earlier life goes on.
+    let command = net.command("a", Command::Allocate(allocate("server", 6, QosSpec::RAW)));
+    let rejoin = Enroll {
+        entry: Entry::Rejoin,
+        over: vec![label("net")],
+        timeout_ms: 5_000,
+    };
+    assert!(net.ask("b", Command::Enroll(rejoin)).is_ok());
+    register(&mut net, "b", "server");
+    let request = request(&mut net, "b");
+    let respond = Respond {
+        request: request.request,
+        verdict: Err(Reason::new(Code::Refused, "the program said no")),
+    };
+    assert_eq!(net.ask("b", Command::Respond(respond)), Ok(Answer::Ok));
+    assert_eq!(
+        wait(&mut net, "a", command).unwrap_err().code,
+        Code::Refused
+    );
+    net.seconds(2);
+    assert_eq!(
+        requests(&mut net, "b"),
+        0,
+        "besides the one that was answered"
+    );
+}
+
+#[test]
+fn a_request_that_comes_again_makes_no_second_end_nor_asks_anybody() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    flow(&mut net, "a", "c", "server", 5, QosSpec::RAW);
+    let (remote, local) = {
+        let flow = net.node("c").machine.flows.iter().next().unwrap();
+        (flow.remote, flow.local)
+    };
+    let again = |net: &mut Net| {
+        let (now, request) = (
+            net.now(),
+            proto::wire::FlowRequest {
+                source_endpoint: remote.0,
+                name: "server".to_owned(),
+                timeout_ms: 5_000,
+                ..proto::wire::FlowRequest::default()
+            },
+        );
+        let from = net.node("a").machine.me.as_ref().unwrap().address;
+        net.node("c").machine.flow_request(now, from, request);
+        net.input("c", Input::Timeout);
+    };
+    again(&mut net);
+    net.run(Duration::from_millis(100));
+    let ends: Vec<_> = net
+        .node("c")
+        .machine
+        .flows
+        .iter()
+        .map(|f| f.local)
+        .collect();
+    assert_eq!(ends, [local], "the same answer, and no other end");
+    assert!(net.node("a").open.contains(&FlowId(5)));
+    // Its user at c closes it; before a says that it heard so, the request comes again.
+    net.input("c", Input::UpperGone(FlowId(5)));
+    again(&mut net);
+    net.seconds(1);
+    assert_eq!(requests(&mut net, "c"), 0);
+    assert_eq!(counters(&mut net, "c")["drop.repeated_request"], 1);
+    for at in ["a", "c"] {
+        let flows = &net.node(at).machine.flows;
+        assert_eq!((flows.len(), flows.closing.len()), (0, 0), "{at}");
+    }
+}
