@@ -237,11 +237,12 @@ impl Unicast {
     }
 
     pub(super) fn enrol_reply(&mut self, now: Now, lower: FlowId, reply: &wire::EnrolReply) {
-        let Some(join) = self
-            .join
-            .as_mut()
-            .filter(|j| j.asked.is_some_and(|(l, _)| l == Some(lower)))
-        else {
+        // Who was asked before may say yes late; only of who is asked now a refusal is of use.
+        let awaits = |join: &Join| {
+            join.asked.is_some_and(|(l, _)| l == Some(lower))
+                || reply.code == 0 && join.ready.iter().any(|(l, _)| *l == lower)
+        };
+        let Some(join) = self.join.as_mut().filter(|j| awaits(j)) else {
             return self.stats.count("drop.unexpected_message");
         };
         join.asked = None;
@@ -453,13 +454,16 @@ impl Unicast {
         request: wire::EnrolRequest,
         exporter: &[u8; 32],
     ) -> bool {
-        // A joiner that asks again replaces what it asked before.
-        self.relays.list.retain(|_, r| r.lower != lower);
-        if self.relays.list.len() >= MAX_RELAYS {
+        // A joiner that asks again is answered with whatever comes first: the issuer says the same each time.
+        let known = self.relays.list.iter().find(|(_, r)| r.lower == lower);
+        let known = known.map(|(id, _)| *id);
+        if known.is_none() && self.relays.list.len() >= MAX_RELAYS {
             return false;
         }
-        self.relays.last += 1;
-        let id = self.relays.last;
+        let id = known.unwrap_or_else(|| {
+            self.relays.last += 1;
+            self.relays.last
+        });
         self.relays.list.insert(
             id,
             Relay {

@@ -53,6 +53,63 @@ fn a_member_joins_through_one_that_is_not_the_issuer() {
     );
 }
 
+/// Lets time pass while what `b` sends to `a` takes as long as `delay` says of the time that has passed; does `then` after 11 s.
+fn delayed(net: &mut Net, millis: u64, delay: impl Fn(u64) -> u64, then: impl Fn(&mut Net)) {
+    type Late = Vec<(Duration, Vec<u8>)>;
+    let kept = std::rc::Rc::new(std::cell::RefCell::new(Late::new()));
+    let list = kept.clone();
+    let at = |ms: u64| Duration::from_millis(ms);
+    let clock = std::rc::Rc::new(std::cell::Cell::new(0));
+    let passed = clock.clone();
+    let late: Vec<u64> = (0..millis).map(delay).collect();
+    net.tamper = Some(Box::new(move |from, to, pdu| {
+        if (from, to) == ("b", "a") {
+            let now = passed.get();
+            let due = at(now + late[now as usize]);
+            list.borrow_mut().push((due, std::mem::take(pdu)));
+        }
+    }));
+    let lower = *net.node("a").machine.adjacent.values().next().unwrap();
+    for ms in 0..millis {
+        clock.set(ms);
+        if ms == 11_000 {
+            then(net);
+        }
+        net.run(at(1));
+        let (due, rest) = kept.take().into_iter().partition(|(due, _)| *due <= at(ms));
+        let due: Late = due;
+        kept.replace(rest);
+        for (_, pdu) in due {
+            net.input("a", Input::Lower(lower, train(&pdu)));
+        }
+    }
+    net.tamper = None;
+}
+
+#[test]
+fn an_answer_that_takes_longer_than_the_joiner_waits_is_taken_all_the_same() {
+    let mut net = Net::new(&["a", "b", "d"]);
+    net.cut("b", "d");
+    bootstrap(&mut net, "b");
+    join(&mut net, "b", "a");
+    let url = invite(&mut net, "b", "d").unwrap();
+    let enrol = |net: &mut Net| {
+        let ask = Enroll {
+            entry: Entry::Invitation(url.clone()),
+            over: vec![label("net")],
+            timeout_ms: 60_000,
+        };
+        net.command("d", Command::Enroll(ask));
+    };
+    // Slowly enough for hellos to go on.
+    delayed(&mut net, 25_000, |ms| (ms / 3).min(3_500), enrol);
+    let answer = net.node("d").answers.remove(&1);
+    assert!(
+        matches!(answer, Some(Ok(Answer::Configured(_)))),
+        "{answer:?}"
+    );
+}
+
 #[test]
 fn only_the_issuer_invites_and_the_others_say_who_that_is() {
     let mut net = Net::new(&["a", "b"]);
