@@ -108,6 +108,13 @@ impl Dialling {
         }
     }
 
+    /// Notes why it is not reached yet, for those who wait; the dial is not over.
+    pub(super) fn note(&mut self, key: &(Label, Label), reason: Reason) {
+        if let Some(target) = self.targets.get_mut(key) {
+            target.last = Some(reason);
+        }
+    }
+
     /// Dials again, the later the more often it came to nothing.
     pub(super) fn again(
         &mut self,

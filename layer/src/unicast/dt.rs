@@ -308,7 +308,9 @@ impl Unicast {
             Inner::Routed(header, body) => self.forward(header, body),
             Inner::LinkChannel(frame) => self.link_frame(now, lower, frame),
             Inner::Hello(hello) => self.hello(now, lower, &hello),
-            Inner::RoutedHandshake(header, bytes) => self.routed_handshake(now, header, bytes),
+            Inner::RoutedHandshake(header, bytes) => {
+                self.routed_handshake(now, peer, header, bytes)
+            }
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use proto::{Addr, FlowId, Framing, Label};
+use proto::{Addr, FlowId, Framing, Label, Reason};
 
 use super::out::{Class, TxQueue};
 use super::pdu::{self, HOP_OVERHEAD, Hello, SEALED_LEN};
-use super::session::Running;
+use super::running::Running;
 use crate::channel::Channel;
 use crate::crypt::{OpenKey, REKEY_BLOCKS, SealKey, Secrets};
 
@@ -29,6 +29,9 @@ pub(super) struct Link {
     pub(super) next_digest: Instant,
     /// The TLS exporter of a session without certificate: what an enrolment request is bound to.
     pub(super) exporter: [u8; 32],
+    /// Why the last handshake of this side came to nothing.
+    pub(super) refusal: Option<Reason>,
+    regreet: Regreet,
     mtu: u32,
     their_mtu: u32,
     hops: Vec<Hop>,
@@ -80,6 +83,12 @@ struct Life {
     /// The least of the newest round trips, so that a queue under load is not taken for distance.
     rtts: [u32; RTTS],
     probe: Probe,
+}
+
+/// When a handshake is begun again that somebody, who need not be the neighbour, has brought to nothing.
+struct Regreet {
+    at: Option<Instant>,
+    wait: Duration,
 }
 
 /// Whether packets of the whole MTU get through.
@@ -138,6 +147,11 @@ impl Link {
             owes_digest: false,
             next_digest: now,
             exporter: [0; 32],
+            refusal: None,
+            regreet: Regreet {
+                at: None,
+                wait: FIRST_REGREET,
+            },
             mtu,
             their_mtu: u32::MAX,
             hops: Vec::new(),
@@ -233,6 +247,23 @@ impl Link {
         let hop = self.hops.iter_mut().find(|h| h.session == session)?;
         hop.confirmed = true;
         hop.peer
+    }
+
+    /// Whether the keys of this session were taken into use.
+    pub(super) fn has_session(&self, session: u32) -> bool {
+        self.hops.iter().any(|h| h.session == session)
+    }
+
+    /// A handshake of this side came to nothing, by whom is not known: another begins soon, the later the more often.
+    pub(super) fn greet_again(&mut self, now: Instant, why: Reason) {
+        self.refusal = Some(why);
+        self.regreet.at = Some(now + self.regreet.wait);
+        self.regreet.wait = (self.regreet.wait * 2).min(MAX_REGREET);
+    }
+
+    /// Whether that other handshake is due; says so once.
+    pub(super) fn takes_regreet(&mut self, now: Instant) -> bool {
+        self.regreet.at.take_if(|at| *at <= now).is_some()
     }
 
     /// Whether anything can be sealed.
@@ -342,11 +373,15 @@ impl Link {
     /// When the link needs a look: a hello is due, or it will have been silent for too long.
     pub(super) fn deadline(&self) -> Option<Instant> {
         match self.phase {
-            Phase::Greeting => Some(self.since + GREETING),
-            Phase::Joining => Some(self.since + JOINING),
+            Phase::Greeting => Some(self.first(self.since + GREETING)),
+            Phase::Joining => Some(self.first(self.since + JOINING)),
             Phase::Up(_) => Some(self.life.next.min(self.life.heard + DEAD)),
             Phase::Retired(_, until) => Some(until),
         }
+    }
+
+    fn first(&self, end: Instant) -> Instant {
+        self.regreet.at.map_or(end, |at| at.min(end))
     }
 
     /// The hello that is due, and the bytes that it shall have; `None` if none is.
@@ -486,6 +521,9 @@ pub(super) const RETIRING: Duration = Duration::from_secs(1);
 pub(super) const KEY_USE: Duration = Duration::from_secs(120);
 /// The age at which keys are refused.
 pub(super) const KEY_LIFE: Duration = Duration::from_secs(180);
+/// The pauses before a handshake is begun again.
+const FIRST_REGREET: Duration = Duration::from_millis(50);
+const MAX_REGREET: Duration = Duration::from_secs(1);
 /// What gets through anywhere.
 pub(super) const SAFE_MTU: u32 = 1200;
 const MIN_MTU: u32 = 576;

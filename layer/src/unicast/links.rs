@@ -89,6 +89,7 @@ impl Unicast {
             return;
         };
         link.phase = Phase::Up(peer);
+        link.refusal = None;
         link.drop_certless();
         link.begin_channel(stream);
         link.heard(now.mono);
@@ -276,28 +277,30 @@ impl Unicast {
         let age = now.mono.saturating_duration_since(link.since);
         let over = match link.phase {
             Phase::Greeting if age >= GREETING => {
-                Some((Code::TimedOut, "the neighbour did not answer the handshake"))
+                let text = "the neighbour did not answer the handshake";
+                let silent = || Reason::new(Code::TimedOut, text);
+                Some(link.refusal.take().unwrap_or_else(silent))
             }
             Phase::Joining if age >= JOINING => {
-                Some((Code::TimedOut, "no enrolment within its time"))
+                Some(Reason::new(Code::TimedOut, "no enrolment within its time"))
             }
             Phase::Retired(_, until) if until <= now.mono => {
-                Some((Code::Closed, "another link took over"))
+                Some(Reason::new(Code::Closed, "another link took over"))
             }
             Phase::Up(_) if link.is_dead(now.mono) => {
-                Some((Code::Unreachable, "nothing was heard of it any more"))
+                self.stats.count("link.dead");
+                let text = "nothing was heard of it any more";
+                Some(Reason::new(Code::Unreachable, text))
             }
             Phase::Greeting | Phase::Joining | Phase::Up(_) | Phase::Retired(..) => None,
         };
-        if let Some((code, text)) = over {
-            if code == Code::Unreachable {
-                self.stats.count("link.dead");
-            }
-            return self.link_failed(now, lower, Reason::new(code, text));
+        if let Some(reason) = over {
+            return self.link_failed(now, lower, reason);
         }
+        let again = link.takes_regreet(now.mono) && link.peer().is_none();
         let rekey = link.wants_rekey(now.mono);
         self.say_hello(now, lower);
-        if rekey {
+        if rekey || again {
             self.greet(now, lower);
         }
     }

@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `member` | identity, names, files: who this is |
 //! | `dial`, `links`, `link` | N-1 flows: whom to dial; hellos, which of two stays; one of them |
-//! | `session`, `peer` | handshakes over a link or routed; what two members share |
+//! | `session`, `running`, `peer` | handshakes over a link or routed; which of too many goes; what two members share |
 //! | `messages` | control messages over the channels of links and of pairs |
 //! | `enrol` | joiner, dialled member, relay and issuer |
 //! | `flood`, `routing` | signed records between neighbours; what follows from them |
@@ -31,6 +31,7 @@ mod out;
 mod pdu;
 mod peer;
 mod routing;
+mod running;
 mod session;
 mod stats;
 mod status;
@@ -213,14 +214,14 @@ impl Unicast {
             let channel = l.can_seal().then(|| l.channel.deadline()).flatten();
             l.handshakes
                 .iter()
-                .map(session::Running::deadline)
+                .map(running::Running::deadline)
                 .chain([l.deadline(), l.rekey_at(now.mono), channel])
                 .flatten()
         });
         let peers = self.peers.iter().flat_map(|(address, p)| {
             p.handshakes
                 .iter()
-                .map(session::Running::deadline)
+                .map(running::Running::deadline)
                 .chain([self.peer_deadline(now, *address)])
                 .flatten()
         });

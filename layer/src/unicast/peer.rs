@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use proto::{Addr, EndpointId};
 
 use super::link::{KEY_LIFE, KEY_USE};
-use super::session::Running;
+use super::running::Running;
 use crate::channel::Channel;
 use crate::crypt::{MemberCert, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
 

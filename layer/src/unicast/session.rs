@@ -1,6 +1,6 @@
 //! Handshakes: over a link, or through other members. What they leave goes to the link and to the pair's sessions.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use proto::{Addr, Code, FlowId, Reason};
 use rand_core::RngCore;
@@ -10,67 +10,9 @@ use super::link::{Phase, SAFE_MTU};
 use super::out::Class;
 use super::pdu::{self, HOP_OVERHEAD, RoutedHandshake, TTL};
 use super::peer::{IDLE, Peer};
+use super::running::{Running, Step, admit, displaced};
 use crate::Now;
-use crate::crypt::{Handshake, OpenError, Outcome, Secrets};
-
-/// A handshake that runs, or has ended not long ago: it still answers what the other side repeats.
-pub(super) struct Running {
-    handshake: Handshake,
-    pub(super) done: bool,
-    confirmed: bool,
-    /// Its outcome was that of a joiner, who has no certificate yet.
-    joiner: bool,
-    drop_at: Option<Instant>,
-}
-
-/// What a look at a running handshake brought.
-enum Step {
-    Keys(Box<Secrets>),
-    Confirmed,
-    Failed(Reason),
-}
-
-impl Running {
-    fn new(handshake: Handshake, joiner: bool) -> Self {
-        Self {
-            handshake,
-            done: false,
-            confirmed: false,
-            joiner,
-            drop_at: None,
-        }
-    }
-
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.handshake.deadline().or(self.drop_at)
-    }
-
-    fn step(&mut self) -> Option<Step> {
-        match self.handshake.outcome() {
-            Some(Outcome::Done(secrets)) => {
-                self.done = true;
-                Some(Step::Keys(secrets))
-            }
-            Some(Outcome::Failed(reason)) => {
-                self.done = true;
-                Some(Step::Failed(reason))
-            }
-            None if self.done && !self.confirmed && self.handshake.confirmed() => {
-                self.confirmed = true;
-                Some(Step::Confirmed)
-            }
-            None => None,
-        }
-    }
-
-    /// Whether it may be forgotten.
-    fn is_over(&mut self, now: Instant) -> bool {
-        if self.done && self.drop_at.is_none() && self.handshake.finished() {
-            self.drop_at = Some(now + LINGER);
-        }
-        self.drop_at.is_some_and(|at| at <= now)
-    }
-}
+use crate::crypt::{Handshake, OpenError, Secrets};
 
 /// Why an opened PDU is dropped, as a counter.
 pub(super) fn drop_reason(error: OpenError) -> &'static str {
@@ -105,7 +47,9 @@ impl Unicast {
             link.own_mtu().min(SAFE_MTU) as usize,
             now.mono,
         ) {
-            Ok(handshake) => link.handshakes.push(Running::new(handshake, joiner)),
+            Ok(handshake) => link
+                .handshakes
+                .push(Running::begun(now.mono, handshake, joiner)),
             Err(error) => {
                 let reason = Reason::new(
                     Code::Failed,
@@ -143,7 +87,12 @@ impl Unicast {
                 Ok(mut handshake) => {
                     let bad = handshake.handle(now.mono, bytes).is_err();
                     // A first PDU that makes no sense leaves nothing behind.
-                    if !bad && admit(&mut link.handshakes, handshake) {
+                    if !bad
+                        && admit(
+                            &mut link.handshakes,
+                            Running::taken(now.mono, handshake, None),
+                        )
+                    {
                         self.stats.count("handshake.evicted");
                     }
                     bad
@@ -183,18 +132,47 @@ impl Unicast {
             match step {
                 Step::Keys(secrets) => self.link_keys(now, lower, session, client, joiner, secrets),
                 Step::Confirmed => self.link_confirmed(now, lower, session),
-                Step::Failed(reason) => self.link_handshake_failed(now, lower, reason),
+                Step::Failed(reason) => {
+                    self.link_handshake_failed(now, lower, session, client, reason)
+                }
             }
         }
     }
 
-    fn link_handshake_failed(&mut self, now: Now, lower: FlowId, reason: Reason) {
+    fn link_handshake_failed(
+        &mut self,
+        now: Now,
+        lower: FlowId,
+        session: u32,
+        client: bool,
+        reason: Reason,
+    ) {
         self.stats.count("handshake.failed");
-        let first = self.links.get(&lower).is_some_and(|l| l.up().is_none());
-        // An adjacency lives on with the keys that it has, and tries again.
-        if first {
-            self.link_failed(now, lower, reason);
+        let Some(link) = self.links.get(&lower) else {
+            return;
+        };
+        // An adjacency lives on with the keys that it has. What the other side began may be anybody's who sees and spoofs
+        // the packets of this link, and the neighbour's own may still come.
+        if link.peer().is_some() || !client {
+            return;
         }
+        // Only silence, and who has shown its certificate, speak of the neighbour itself.
+        if reason.code == Code::TimedOut || link.has_session(session) {
+            return self.link_failed(now, lower, reason);
+        }
+        self.greet_again(now, lower, reason);
+    }
+
+    /// Anybody may have answered this side's handshake: the true neighbour has another chance, on the same link.
+    fn greet_again(&mut self, now: Now, lower: FlowId, reason: Reason) {
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
+        if let Some(member) = &link.dialled {
+            let key = (member.clone(), link.over.clone());
+            self.dialling.note(&key, reason.clone());
+        }
+        link.greet_again(now.mono, reason);
     }
 
     fn link_keys(
@@ -230,11 +208,12 @@ impl Unicast {
         };
         let address = cert.address();
         if let Err(reason) = self.expected(lower, &cert) {
-            // Whose link it is has been shown: another member does not end it.
-            if self.links.get(&lower).is_some_and(|l| l.peer().is_some()) {
-                return self.stats.count("drop.wrong_peer");
+            self.stats.count("drop.wrong_peer");
+            // Once it has been shown whose link it is, that is no news; before, the true neighbour may still answer.
+            if client && self.links.get(&lower).is_some_and(|l| l.peer().is_none()) {
+                self.greet_again(now, lower, reason);
             }
-            return self.link_failed(now, lower, reason);
+            return;
         }
         let Some(link) = self.links.get_mut(&lower) else {
             return;
@@ -347,14 +326,22 @@ impl Unicast {
             return;
         };
         match Handshake::client(&me.tls, session, ROUTED_MTU, now.mono) {
-            Ok(handshake) => peer.handshakes.push(Running::new(handshake, false)),
+            Ok(handshake) => peer
+                .handshakes
+                .push(Running::begun(now.mono, handshake, false)),
             Err(_) => self.stats.count("handshake.failed"),
         }
         self.pump = true;
     }
 
-    /// Takes a handshake PDU that came through other members, or sends it on.
-    pub(super) fn routed_handshake(&mut self, now: Now, header: RoutedHandshake, bytes: &mut [u8]) {
+    /// Takes a handshake PDU that came through other members, the last of them the neighbour `via`, or sends it on.
+    pub(super) fn routed_handshake(
+        &mut self,
+        now: Now,
+        via: Addr,
+        header: RoutedHandshake,
+        bytes: &mut [u8],
+    ) {
         let Some(me) = self.me.as_ref().map(|me| me.address) else {
             return;
         };
@@ -379,24 +366,14 @@ impl Unicast {
                 self.stats.count("drop.bad_handshake");
             }
         } else if initial {
-            self.routed_initial(now, header.src, session, bytes);
+            self.routed_initial(now, via, header.src, session, bytes);
         } else {
             self.stats.count("drop.unknown_handshake");
         }
     }
 
     /// Takes the first PDU of a handshake that came through other members: any of them may have sent it in that name.
-    fn routed_initial(&mut self, now: Now, from: Addr, session: u32, bytes: &mut [u8]) {
-        let running = self
-            .peers
-            .iter()
-            .filter(|(address, _)| **address != from)
-            .flat_map(|(_, p)| &p.handshakes)
-            .filter(|r| !r.done)
-            .count();
-        if running >= MAX_ROUTED {
-            return self.stats.count("drop.unknown_handshake");
-        }
+    fn routed_initial(&mut self, now: Now, via: Addr, from: Addr, session: u32, bytes: &mut [u8]) {
         if self.peer(now, from).is_none() {
             return;
         }
@@ -407,8 +384,29 @@ impl Unicast {
             return self.stats.count("drop.unknown_handshake");
         };
         if handshake.handle(now.mono, bytes).is_err() {
-            self.stats.count("drop.bad_handshake");
-        } else if admit(&mut peer.handshakes, handshake) {
+            return self.stats.count("drop.bad_handshake");
+        }
+        if admit(
+            &mut peer.handshakes,
+            Running::taken(now.mono, handshake, Some(via)),
+        ) {
+            self.stats.count("handshake.evicted");
+        }
+        self.displace();
+    }
+
+    /// Ends one of the routed handshakes that others have begun if there are too many.
+    fn displace(&mut self) {
+        let open = self.peers.iter().flat_map(|(address, peer)| {
+            let open = peer.handshakes.iter().filter_map(Running::open);
+            open.map(|(session, via, since)| ((*address, session), via, since))
+        });
+        let Some((address, session)) = displaced(&open.collect::<Vec<_>>(), MAX_ROUTED) else {
+            return;
+        };
+        if let Some(peer) = self.peers.get_mut(&address) {
+            peer.handshakes
+                .retain(|r| r.open().is_none_or(|(s, ..)| s != session));
             self.stats.count("handshake.evicted");
         }
     }
@@ -523,36 +521,11 @@ impl Unicast {
     }
 }
 
-/// Takes a handshake that the other side has begun. Says whether the oldest of those that have not ended had to go for it:
-/// those that never end must not keep out one that will.
-fn admit(handshakes: &mut Vec<Running>, handshake: Handshake) -> bool {
-    let begun = |r: &Running| !r.done && !r.handshake.is_client();
-    let full = handshakes.iter().filter(|r| begun(r)).count() >= MAX_RUNNING;
-    let oldest = handshakes.iter().position(begun).filter(|_| full);
-    if let Some(oldest) = oldest {
-        handshakes.remove(oldest);
-    }
-    let ended = handshakes
-        .iter()
-        .position(|r| r.done && !r.handshake.is_client());
-    if let Some(ended) = ended.filter(|_| handshakes.len() >= MAX_KEPT) {
-        handshakes.remove(ended);
-    }
-    handshakes.push(Running::new(handshake, false));
-    oldest.is_some()
-}
-
 /// The bytes of a routed handshake PDU.
 const ROUTED_MTU: usize = SAFE_MTU as usize - HOP_OVERHEAD - RoutedHandshake::LEN - 100;
-/// How long a handshake that has ended answers repetitions.
-const LINGER: Duration = Duration::from_secs(10);
 /// The pause between two handshakes that this side begins with one member.
 const RETRY: Duration = Duration::from_secs(1);
-/// Handshakes at once that the other side of a link, or a member, has begun.
-const MAX_RUNNING: usize = 2;
-/// Handshakes of one link, or with one member, those that have ended included.
-const MAX_KEPT: usize = 8;
-/// Routed handshakes at once.
+/// Routed handshakes at once that others have begun.
 const MAX_ROUTED: usize = 256;
 /// Members with whom something is shared.
 const MAX_PEERS: usize = 4096;

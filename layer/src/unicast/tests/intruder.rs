@@ -206,16 +206,16 @@ fn address(net: &mut Net, of: &'static str) -> Addr {
     net.node(of).machine.me.as_ref().unwrap().address
 }
 
-/// `b` begins a handshake with `a` in the name of `c`.
-fn forge(net: &mut Net, session: u32) {
+/// The neighbour `at` of `a` begins a handshake with it in the name of `c`.
+fn forge(net: &mut Net, at: &'static str, session: u32) {
     let header = RoutedHandshake {
         ttl: TTL,
         dst: address(net, "a"),
         src: address(net, "c"),
     };
-    let tls = net.node("b").machine.me.as_ref().unwrap().tls.clone();
+    let tls = net.node(at).machine.me.as_ref().unwrap().tls.clone();
     let first = client(net, &tls, session).poll(net.now().mono).unwrap();
-    let machine = &mut net.node("b").machine;
+    let machine = &mut net.node(at).machine;
     let lower = machine.adjacent[&header.dst];
     let link = machine.links.get_mut(&lower).unwrap();
     let sent = link.send(Class::Control, RoutedHandshake::LEN + first.len(), |body| {
@@ -224,7 +224,7 @@ fn forge(net: &mut Net, session: u32) {
         Ok(())
     });
     assert_eq!(sent, Ok(()));
-    net.input("b", Input::Timeout);
+    net.input(at, Input::Timeout);
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn a_handshake_in_the_name_of_another_member_that_fails_refuses_nothing_that_is_
     let mut net = line();
     register(&mut net, "c", "server");
     net.seconds(1);
-    forge(&mut net, 77);
+    forge(&mut net, "b", 77);
     net.run(LATENCY + Duration::from_secs(10) - Duration::from_millis(3));
     let failed = count(&mut net, "a", "handshake.failed");
     flow(&mut net, "a", "c", "server", 5, QosSpec::RAW);
@@ -245,10 +245,191 @@ fn handshakes_in_the_name_of_another_member_do_not_keep_it_out() {
     register(&mut net, "a", "server");
     net.seconds(1);
     for session in 0..50 {
-        forge(&mut net, session);
+        forge(&mut net, "b", session);
     }
     net.run(Duration::from_millis(100));
     let c = address(&mut net, "c");
     assert!(net.node("a").machine.peers[&c].handshakes.len() <= 2);
     flow(&mut net, "c", "a", "server", 5, QosSpec::RAW);
+}
+
+#[test]
+fn handshakes_that_are_forged_behind_one_neighbour_take_no_place_from_those_behind_another() {
+    let mut net = Net::new(&["a", "b", "c", "d"]);
+    net.cut("a", "c");
+    net.cut("b", "c");
+    net.cut("b", "d");
+    bootstrap(&mut net, "a");
+    join(&mut net, "a", "b");
+    join(&mut net, "a", "d");
+    net.seconds(1);
+    join(&mut net, "a", "c");
+    net.seconds(1);
+    // The true one comes through d, and its end is lost.
+    net.cut("d", "c");
+    forge(&mut net, "d", 500);
+    net.run(LATENCY * 2);
+    for session in 0..50 {
+        forge(&mut net, "b", session);
+        net.run(LATENCY * 2);
+    }
+    let c = address(&mut net, "c");
+    let open = net.node("a").machine.peers[&c]
+        .handshakes
+        .iter()
+        .filter_map(|r| r.open());
+    let sessions: Vec<u32> = open.map(|(session, ..)| session).collect();
+    assert_eq!(sessions, [500, 48, 49]);
+}
+
+/// What a member of another layer of the same name has.
+fn foreign() -> TlsConfig {
+    let mut net = Net::new(&["a"]);
+    bootstrap(&mut net, "a");
+    net.node("a").machine.me.as_ref().unwrap().tls.clone()
+}
+
+/// Lets `b` hear of nobody but somebody who sees its packets, and answers in the place of whom it has dialled with `tls`,
+/// until that is counted so often as `counter`. Gives the link.
+fn answered_by_another(net: &mut Net, tls: &TlsConfig, counter: &str) -> FlowId {
+    let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let list = seen.clone();
+    net.tamper = Some(Box::new(move |from, _, pdu| {
+        if from == "b" && pdu[0] == pdu::Kind::HANDSHAKE {
+            list.borrow_mut().push(std::mem::take(pdu));
+        }
+    }));
+    let before = count(net, "b", counter);
+    let mut servers: BTreeMap<u32, Handshake> = BTreeMap::new();
+    for _ in 0..500 {
+        net.run(Duration::from_millis(1));
+        let now = net.now().mono;
+        let mut links = net.node("b").machine.links.values();
+        let Some(lower) = links.find(|l| l.dialled.is_some()).map(|l| l.lower) else {
+            continue;
+        };
+        for mut pdu in seen.take() {
+            let (session, _) = pdu::handshake_session(&pdu).unwrap();
+            let server = servers
+                .entry(session)
+                .or_insert_with(|| Handshake::server(tls, session, 1000, now).unwrap());
+            let _ = server.handle(now, &mut pdu);
+            while let Some(answer) = server.poll(now) {
+                net.input("b", Input::Lower(lower, train(&answer)));
+            }
+        }
+        if count(net, "b", counter) >= before + 3 {
+            net.tamper = None;
+            return lower;
+        }
+    }
+    panic!("{counter} was counted {} times", count(net, "b", counter));
+}
+
+#[test]
+fn a_spoofed_answer_to_a_joiner_ends_nothing() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    let url = invite(&mut net, "a", "b").unwrap();
+    let ask = Enroll {
+        entry: Entry::Invitation(url),
+        over: vec![label("net")],
+        timeout_ms: 20_000,
+    };
+    let command = net.command("b", Command::Enroll(ask));
+    let lower = answered_by_another(&mut net, &foreign(), "handshake.failed");
+    let answer = wait(&mut net, "b", command);
+    assert!(matches!(answer, Ok(Answer::Configured(_))), "{answer:?}");
+    assert!(
+        net.node("b").machine.links[&lower].up().is_some(),
+        "it took another link"
+    );
+}
+
+/// `b`, a member, starts anew and dials `a`.
+fn restarted() -> Net {
+    let (mut net, _) = pair();
+    let files = net.node("b").files.clone();
+    net.boot("b", files);
+    let rejoin = Enroll {
+        entry: Entry::Rejoin,
+        over: vec![label("net")],
+        timeout_ms: 5_000,
+    };
+    net.command("b", Command::Enroll(rejoin));
+    net
+}
+
+#[test]
+fn a_spoofed_answer_to_a_member_ends_nothing() {
+    let mut net = restarted();
+    let lower = answered_by_another(&mut net, &foreign(), "handshake.failed");
+    net.seconds(2);
+    assert!(net.node("b").machine.links[&lower].up().is_some());
+}
+
+#[test]
+fn an_answer_of_another_member_than_was_dialled_ends_nothing_and_is_told() {
+    let (mut net, _) = pair();
+    net.boot("c", Files::new());
+    net.cut("b", "c");
+    join(&mut net, "a", "c");
+    let tls = net.node("c").machine.me.as_ref().unwrap().tls.clone();
+    net.cut("a", "b");
+    net.seconds(3);
+    net.mend("a", "b");
+    let lower = answered_by_another(&mut net, &tls, "drop.wrong_peer");
+    let why = net.node("b").machine.dialling.why(&label("a")).unwrap();
+    assert!(why.text.contains("c answered where a was dialled"), "{why}");
+    net.seconds(2);
+    assert!(net.node("b").machine.links[&lower].up().is_some());
+}
+
+#[test]
+fn handshakes_that_fail_do_not_end_the_link_of_somebody_who_is_enrolling() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    let url = invite(&mut net, "a", "b").unwrap();
+    let (stranger, foreign) = (stranger(&mut net), foreign());
+    // b's request gets lost at first.
+    let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let list = seen.clone();
+    net.tamper = Some(Box::new(move |from, _, pdu| {
+        if from == "a" {
+            list.borrow_mut().push(pdu.clone());
+        } else if pdu[0] == pdu::Kind::SEALED {
+            pdu.clear();
+        }
+    }));
+    let ask = Enroll {
+        entry: Entry::Invitation(url),
+        over: vec![label("net")],
+        timeout_ms: 25_000,
+    };
+    let command = net.command("b", Command::Enroll(ask));
+    net.run(Duration::from_millis(500));
+    let lower = *net.node("a").machine.links.keys().next().unwrap();
+    // One that never ends, and one with a certificate of another layer.
+    let first = client(&net, &stranger, 78).poll(net.now().mono).unwrap();
+    net.input("a", Input::Lower(lower, train(&first)));
+    let mut refused = client(&net, &foreign, 77);
+    for _ in 0..50 {
+        let now = net.now().mono;
+        while let Some(pdu) = refused.poll(now) {
+            net.input("a", Input::Lower(lower, train(&pdu)));
+        }
+        for mut pdu in seen.take() {
+            let _ = refused.handle(now, &mut pdu);
+        }
+        net.run(Duration::from_millis(10));
+    }
+    net.seconds(11);
+    net.tamper = None;
+    assert_eq!(count(&mut net, "a", "handshake.failed"), 2);
+    let answer = wait(&mut net, "b", command);
+    assert!(matches!(answer, Ok(Answer::Configured(_))), "{answer:?}");
+    assert!(
+        net.node("a").machine.links[&lower].up().is_some(),
+        "it took another link"
+    );
 }
