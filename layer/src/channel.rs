@@ -27,7 +27,7 @@ mod receiver;
 mod sender;
 
 use std::fmt;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use frame::BadFrame;
 use frame::Frame;
@@ -183,6 +183,16 @@ impl Channel {
     /// Whether nothing was acknowledged for 15 s although something waited to be, or the other side sends nonsense: drop it.
     pub fn dead(&self) -> bool {
         self.sender.dead() || self.receiver.broken()
+    }
+
+    /// The round trip as the last acknowledgements have shown it; `None`: there were none yet, or it was forgotten.
+    pub fn rtt(&self) -> Option<Duration> {
+        self.sender.rtt()
+    }
+
+    /// Forgets the round trip: the frames go another way from now on.
+    pub fn forget_rtt(&mut self) {
+        self.sender.forget_rtt();
     }
 
     /// Whose messages may be lost because, since the last call, a side has begun a new stream.

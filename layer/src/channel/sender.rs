@@ -71,11 +71,7 @@ impl Sender {
                 threshold: MAX_WINDOW,
                 credit: 0,
             },
-            rtt: Rtt {
-                smooth: None,
-                variance: Duration::ZERO,
-                backoff: 0,
-            },
+            rtt: Rtt::UNKNOWN,
             doubled: 0,
             recover: 0,
             fast: false,
@@ -219,6 +215,14 @@ impl Sender {
         self.dead
     }
 
+    pub(super) fn rtt(&self) -> Option<Duration> {
+        self.rtt.smooth
+    }
+
+    pub(super) fn forget_rtt(&mut self) {
+        self.rtt = Rtt::UNKNOWN;
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.queue.is_empty()
     }
@@ -315,6 +319,12 @@ impl Window {
 }
 
 impl Rtt {
+    const UNKNOWN: Self = Self {
+        smooth: None,
+        variance: Duration::ZERO,
+        backoff: 0,
+    };
+
     fn sample(&mut self, rtt: Duration) {
         match self.smooth {
             None => (self.smooth, self.variance) = (Some(rtt), rtt / 2),

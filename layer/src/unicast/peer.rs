@@ -15,6 +15,8 @@ pub(super) struct Peer {
     pub(super) cert: Option<MemberCert>,
     pub(super) sessions: Sessions,
     pub(super) channel: Channel,
+    /// The neighbour on the way to it and what that way costs, as the channel's round trip was measured.
+    pub(super) way: Option<(Addr, u64)>,
     /// The routed keys of the peer channel.
     pub(super) ends: Ends,
     /// Handshakes that run through other members.
@@ -57,6 +59,7 @@ impl Peer {
                 list: Vec::new(),
             },
             channel: Channel::new(stream, PEER_FRAME),
+            way: None,
             ends: Ends::new(EndpointId(0), EndpointId(0)),
             handshakes: Vec::new(),
             retry_at: now,

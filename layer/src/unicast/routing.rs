@@ -38,6 +38,11 @@ impl Routing {
         self.fib.next_hop(dst).map(|hop| hop.via)
     }
 
+    /// The neighbour on the way to a member, and what that way costs.
+    pub(super) fn way(&self, dst: Addr) -> Option<(Addr, u64)> {
+        self.fib.next_hop(dst).map(|hop| (hop.via, hop.cost))
+    }
+
     /// The largest PDU that gets all the way to a member.
     pub(super) fn mtu(&self, dst: Addr) -> Option<u32> {
         self.fib.next_hop(dst).map(|hop| hop.mtu)

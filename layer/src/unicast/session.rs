@@ -279,15 +279,19 @@ impl Unicast {
 impl Unicast {
     /// What is kept of a member; `None` if too many are kept.
     pub(super) fn peer(&mut self, now: Now, address: Addr) -> Option<&mut Peer> {
-        let me = self.me.as_ref()?.address;
+        let (me, way) = self
+            .me
+            .as_ref()
+            .map(|me| (me.address, me.routing.way(address)))?;
         if !self.peers.contains_key(&address) {
             if self.peers.len() >= MAX_PEERS {
                 self.stats.count("drop.too_many_peers");
                 return None;
             }
             let stream = self.rng.next_u32();
-            self.peers
-                .insert(address, Peer::new(me, address, stream, now.mono));
+            let mut peer = Peer::new(me, address, stream, now.mono);
+            peer.way = way;
+            self.peers.insert(address, peer);
         }
         let peer = self.peers.get_mut(&address)?;
         peer.used = now.mono;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proto::ipcp::{Event, Notice, State};
-use proto::{irm, record};
+use proto::{Addr, irm, record};
 
 use super::Unicast;
 use super::link::{Link, Phase};
@@ -90,11 +90,6 @@ impl Unicast {
         let layer = self.me.as_ref().map(|me| me.layer().clone());
         let stands = self.flows.iter().map(|f| {
             let member = proto::Label::new(self.member_name(f.peer)).ok();
-            let path = self.path(f.peer);
-            let rtt = path
-                .filter(|p| p.direct)
-                .and_then(|p| self.links.get(&p.lower))
-                .map_or(0, Link::rtt_us);
             irm::FlowInfo {
                 id: f.id.0,
                 name: f.name.to_string(),
@@ -112,7 +107,7 @@ impl Unicast {
                 encrypted: true,
                 rx_bytes: f.rx_bytes,
                 tx_bytes: f.tx_bytes,
-                rtt_us: u64::from(rtt),
+                rtt_us: self.rtt_us(f.peer),
                 uid: f.uid,
                 mtu: f.mtu,
                 incoming: f.incoming,
@@ -128,6 +123,20 @@ impl Unicast {
             ..irm::FlowInfo::default()
         });
         stands.chain(pending).collect()
+    }
+
+    /// The round trip to a member in microseconds, 0: not known. A neighbour's is that of hellos, another's that of the
+    /// control messages that were acknowledged since the way to it changed last.
+    fn rtt_us(&self, peer: Addr) -> u64 {
+        let link = self
+            .path(peer)
+            .filter(|path| path.direct)
+            .and_then(|path| self.links.get(&path.lower));
+        let routed = || self.peers.get(&peer).and_then(|p| p.channel.rtt());
+        link.map_or_else(
+            || routed().map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            |link| u64::from(link.rtt_us()),
+        )
     }
 
     fn status_warnings(&self, now: Now) -> Vec<String> {

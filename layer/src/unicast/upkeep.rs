@@ -26,6 +26,14 @@ impl Unicast {
     /// The routes have changed.
     pub(super) fn flows_rerouted(&mut self, now: Now) {
         self.names_changed(now);
+        if let Some(me) = &self.me {
+            for (address, peer) in &mut self.peers {
+                let way = me.routing.way(*address);
+                if way != std::mem::replace(&mut peer.way, way) {
+                    peer.channel.forget_rtt();
+                }
+            }
+        }
         for endpoint in self.flows.all() {
             let Some(peer) = self.flows.get(endpoint).map(|f| f.peer) else {
                 continue;

@@ -425,6 +425,27 @@ fn flows_that_two_members_give_each_other_do_not_mix() {
     }
 }
 
+#[test]
+fn the_round_trip_to_a_member_is_known_at_both_ends_and_forgotten_with_the_way() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    flow(&mut net, "a", "c", "server", 5, QosSpec::RAW);
+    net.seconds(1);
+    let rtt = |net: &mut Net, at| status(net, at).flows[0].rtt_us;
+    for at in ["a", "c"] {
+        let rtt = rtt(&mut net, at);
+        assert!((7_000..10_000).contains(&rtt), "{at}: {rtt} µs");
+    }
+    // The way is another from now on, and nothing was said on it yet.
+    net.mend("a", "c");
+    net.cut("b", "c");
+    let (a, c) = (net.command("a", Command::Connect(label("c"), None)), "c");
+    assert_eq!(wait(&mut net, "a", a), Ok(Answer::Ok));
+    net.seconds(1);
+    let rtt = rtt(&mut net, c);
+    assert!((3_000..6_000).contains(&rtt), "{rtt} µs to a neighbour");
+}
+
 /// How many flow requests a machine has reported.
 fn requests(net: &mut Net, at: &'static str) -> usize {
     let events = net.node(at).events.iter();
