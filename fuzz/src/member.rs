@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use layer::crypt::{Authority, Identity, Invitation};
 use layer::{Now, UnixTime};
-use proto::Label;
 use proto::ipcp::Invite;
+
+use super::commands::label;
 
 pub(super) struct Layer {
     pub(super) issuer: Identity,
@@ -66,10 +67,6 @@ impl Layer {
             start: Instant::now(),
         }
     }
-}
-
-pub(super) fn label(text: &str) -> Label {
-    Label::new(text).unwrap()
 }
 
 const WALL: Duration = Duration::from_secs(1_800_000_000);

@@ -5,8 +5,8 @@ use proto::ipcp::{Allocated, Answer, Command, Event};
 use proto::record::Peer;
 use proto::{Code, FlowId, Name, QosSpec, Reason, irm, wire};
 
+use super::commands::commands;
 use super::script::Script;
-use super::unicast::commands;
 
 /// The first byte tells the message; what is read as a domain type is written and read again the same.
 pub fn run(bytes: &[u8]) {

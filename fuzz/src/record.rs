@@ -3,7 +3,7 @@
 use proto::record::{Item, Peer, Record, Welcome};
 use proto::{Batch, Code, FlowId, Framing, Name, QosSpec, Reason, Token};
 
-use super::member::label;
+use super::commands::label;
 
 /// An item that is read is written again the same; a record gives back all its bytes as SDUs.
 pub fn run(bytes: &[u8]) {

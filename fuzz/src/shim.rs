@@ -10,9 +10,9 @@ use proto::ipcp::{Bootstrap, Command, Event, Respond, ShimUdp, User};
 use proto::{Batch, FlowId, Framing, Name, irm};
 use shim_udp::{Ask, Shim, SocketKey, Tell, Unbound};
 
-use super::member::{Layer, label};
+use super::commands::{commands, label, upper};
+use super::member::Layer;
 use super::script::{Script, write};
-use super::unicast::{commands, upper};
 
 struct World {
     shim: Shim,

@@ -5,12 +5,11 @@ use std::time::Duration;
 
 use layer::{FlowAsk, FlowTell, Input, Ipcp, Now, Output, Unicast, Via};
 use prost::Message;
-use proto::ipcp::{
-    Allocate, Answer, Bootstrap, Command, Enroll, Entry, Event, Invite, Respond, Settings, User,
-};
-use proto::{Batch, Code, FlowId, Framing, Name, QosSpec, Reason, irm};
+use proto::ipcp::{Answer, Command, Enroll, Entry, Event, Respond, User};
+use proto::{Batch, FlowId, Framing, Name, irm};
 
-use super::member::{Layer, label};
+use super::commands::{commands, gone, label, upper};
+use super::member::Layer;
 use super::script::{Script, edited, write};
 
 /// Two machines, and the way between their lower flows of the same id.
@@ -245,78 +244,6 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     out
 }
 
-/// One of most commands; bootstrap and invite come first.
-pub(super) fn commands() -> [(&'static str, Command); 12] {
-    let name = Name::new("echo").unwrap();
-    let over = vec![label("udp")];
-    let prefixes = vec!["10.1.0.0/16".parse().unwrap()];
-    let bootstrap = Bootstrap {
-        layer: label("ovl"),
-        over: over.clone(),
-        prefixes,
-        shim_udp: None,
-    };
-    let invite = Invite {
-        member: Some(label("b")),
-        prefixes: vec![],
-        expires_ms: 600_000,
-        uses: 1,
-        hints: vec![],
-    };
-    let allocate = Allocate {
-        flow: FlowId(7),
-        name: name.clone(),
-        source: None,
-        qos: QosSpec::default(),
-        peer: None,
-        user: User {
-            uid: 0,
-            ipcp: false,
-        },
-        timeout_ms: 5000,
-    };
-    let refuse = Respond {
-        request: 1,
-        verdict: Err(gone()),
-    };
-    let rejoin = Enroll {
-        entry: Entry::Rejoin,
-        over: over.clone(),
-        timeout_ms: 5000,
-    };
-    [
-        ("bootstrap", Command::Bootstrap(bootstrap)),
-        ("invite", Command::Invite(invite)),
-        ("rejoin", Command::Enroll(rejoin)),
-        (
-            "set",
-            Command::Set(Settings {
-                over,
-                ..Settings::default()
-            }),
-        ),
-        ("register", Command::Register(name.clone())),
-        ("unregister", Command::Unregister(name)),
-        ("allocate", Command::Allocate(allocate)),
-        ("refuse", Command::Respond(refuse)),
-        ("dealloc", Command::Dealloc(FlowId(7), gone())),
-        ("connect", Command::Connect(label("a"), None)),
-        ("status", Command::Status),
-        ("shutdown", Command::Shutdown),
-    ]
-}
-
-/// A record as a user may have written it; empty if these bytes are none.
-pub(super) fn upper(bytes: &[u8]) -> Batch {
-    let mut batch = Batch::new(Framing::Record);
-    let len = bytes.len().min(Batch::CAPACITY);
-    batch.space()[..len].copy_from_slice(&bytes[..len]);
-    if batch.set_record(len).is_err() {
-        batch.clear();
-    }
-    batch
-}
-
 fn up(lower: FlowId, mtu: u32, via: Via) -> FlowTell {
     FlowTell::Up {
         lower,
@@ -325,8 +252,4 @@ fn up(lower: FlowId, mtu: u32, via: Via) -> FlowTell {
         framing: Framing::Train,
         via,
     }
-}
-
-fn gone() -> Reason {
-    Reason::new(Code::Failed, "it is gone; try again")
 }
