@@ -60,90 +60,128 @@ fn names_and_ip_reach_c_from_a_and_nothing_shows_on_the_wire() {
 #[test]
 fn a_killed_process_is_back_and_the_vpn_heals() {
     let line = Line::up().unwrap();
-    for (host, program) in [
-        ("b", "ipcpd"),
-        ("a", "ipcpd"),
-        ("c", "ipcpd"),
-        ("a", "vpn"),
-        ("c", "vpn"),
-        ("b", "shim-udp"),
-        ("a", "shim-udp"),
-        ("c", "shim-udp"),
+    for (host, program, count) in [
+        ("b", "ipcpd", 1),
+        ("a", "ipcpd", 1),
+        ("c", "ipcpd", 1),
+        ("a", "vpn", 1),
+        ("c", "vpn", 1),
+        ("b", "shim-udp", 2),
+        ("a", "shim-udp", 1),
+        ("c", "shim-udp", 1),
     ] {
-        let pids = line.host(host).unwrap().programs(program);
-        assert!(!pids.is_empty(), "there is no {program} on {host}");
-        kill(Pid::from_raw(pids[0] as i32), Signal::SIGKILL).unwrap();
-        let healed = line.heals_within(5);
-        assert!(healed.is_ok(), "{program} on {host} was killed: {healed:?}");
-        // It is another process, and the next kill meets a settled network.
-        eventually(FIVE, &format!("{program} on {host} is back"), || {
-            let now = line.host(host).unwrap().programs(program);
-            now.len() == pids.len() && !now.contains(&pids[0])
-        })
-        .unwrap();
-        line.heals_within(5).unwrap();
+        let host = line.host(host).unwrap();
+        // Each of B's two shims in its turn.
+        let pids = host.programs(program);
+        assert_eq!(pids.len(), count, "{program} on {}", host.name);
+        for pid in pids {
+            kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+            let what = format!("{program} {pid} on {}", host.name);
+            let healed = line.heals_within(5);
+            assert!(healed.is_ok(), "{what} was killed: {healed:?}");
+            // It is another process, and the next kill meets a settled network.
+            eventually(FIVE, &format!("{what} is back"), || {
+                let now = host.programs(program);
+                now.len() == count && !now.contains(&pid)
+            })
+            .unwrap();
+            line.heals_within(5).unwrap();
+        }
     }
 }
 
 #[test]
-fn killing_irmd_costs_nothing() {
+fn killing_irmd_where_a_flow_only_passes_costs_nothing() {
+    killing_irmd_costs_nothing(&["b"]);
+}
+
+#[test]
+fn killing_irmd_at_both_ends_of_a_flow_costs_nothing() {
+    killing_irmd_costs_nothing(&["a", "c"]);
+}
+
+/// While a flow A–C carries data. C's listener is asked for new flows, and one on each host whose irmd is killed.
+fn killing_irmd_costs_nothing(killed: &[&str]) {
     let line = Line::up().unwrap();
     let (a, c) = (line.host("a").unwrap(), line.host("c").unwrap());
-    let _echo = c
+    let killed: Vec<&Host> = killed.iter().map(|h| line.host(h).unwrap()).collect();
+    let _steady = c
         .spawn("irm", ["echo", "steady", "--layer", "overlay"])
         .unwrap();
-    until(FIVE, || a.irm("ping steady --layer overlay -c 1")).unwrap();
+    let there: Vec<_> = killed
+        .iter()
+        .map(|h| h.spawn("irm", ["echo", &at(h), "--layer", "overlay"]))
+        .collect::<Result<_, _>>()
+        .unwrap();
+    // A layer leads to other hosts only.
+    let asked = || -> anyhow::Result<()> {
+        let ping = |from: &Host, name: &str| {
+            from.irm(&format!("ping {name} --layer overlay -c 1 --timeout 500ms"))
+        };
+        for host in &killed {
+            ping(if host.name == "a" { c } else { a }, &at(host))?;
+        }
+        ping(a, "steady").map(drop)
+    };
+    until(FIVE, asked).unwrap();
     let ping = a
         .spawn(
             "irm",
             [
-                "--json", "ping", "steady", "--layer", "overlay", "-c", "300", "-i", "0.01",
+                "--json", "ping", "steady", "--layer", "overlay", "-c", "400", "-i", "0.01",
             ],
         )
         .unwrap();
-    std::thread::sleep(Duration::from_millis(500));
-    let before = [a, c].map(flows);
-    assert!(before.iter().all(|ids| !ids.is_empty()));
-    for host in [a, c] {
-        let (_, irmd) = tests::line::pids(host).unwrap();
-        kill(Pid::from_raw(irmd), Signal::SIGKILL).unwrap();
-    }
-    let killed = Instant::now();
-    for host in [a, c] {
-        until(FIVE, || host.irm("status")).unwrap();
-    }
-    // The listener is back and a new allocation works.
-    until(FIVE, || {
-        a.irm("ping steady --layer overlay -c 1 --timeout 500ms")
+    eventually(FIVE, "the flow stands at both ends", || {
+        [a, c]
+            .iter()
+            .all(|h| flow_names(h).contains(&"steady".to_owned()))
     })
     .unwrap();
-    let back = killed.elapsed();
+    let before: Vec<_> = killed.iter().map(|h| holds(h)).collect();
+    let some = |(ipcps, flows): &(Vec<_>, Vec<_>)| ipcps.len() >= 2 && !flows.is_empty();
+    assert!(before.iter().all(some), "{before:?}");
+
+    let pids: Vec<i32> = killed
+        .iter()
+        .map(|h| tests::line::pids(h).unwrap().1)
+        .collect();
+    let start = Instant::now();
+    for pid in &pids {
+        kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap();
+    }
+    // The listeners are back and new allocations work.
+    until(FIVE, asked).unwrap();
+    let back = start.elapsed();
     assert!(
-        back < Duration::from_secs(3),
+        back < Duration::from_secs(2),
         "listeners took {back:?} to be back"
     );
-    let after = [a, c].map(flows);
-    for (before, after) in before.iter().zip(&after) {
-        assert!(
-            before.iter().all(|id| after.contains(id)),
-            "flows were {before:?} and are {after:?}"
-        );
+    for (host, pid) in killed.iter().zip(pids) {
+        assert_ne!(tests::line::pids(host).unwrap().1, pid, "it was not killed");
     }
-    let mut ping = ping;
-    assert_eq!(
-        ping.wait(Duration::from_secs(10)).unwrap(),
-        0,
-        "{}",
-        ping.log()
-    );
+    for (host, before) in killed.iter().zip(&before) {
+        eventually(FIVE, "IPC processes and flows are what they were", || {
+            let after = holds(host);
+            after.0 == before.0 && before.1.iter().all(|id| after.1.contains(id))
+        })
+        .unwrap_or_else(|e| panic!("{e}: on {} {before:?} became {:?}", host.name, holds(host)));
+    }
+    none_lost(ping, 400);
+    drop(there);
+    assert!(line.heals_within(1).is_ok(), "the VPN did not go on");
+}
+
+/// Waits for the end of a ping that must have heard every answer.
+fn none_lost(mut ping: Process, count: u64) {
+    assert_eq!(ping.wait(FIVE).unwrap(), 0, "{}", ping.log());
     let json = ping.json().unwrap();
     assert_eq!(
         (json["sent"].as_u64(), json["received"].as_u64()),
-        (Some(300), Some(300)),
+        (Some(count), Some(count)),
         "{}",
         ping.log()
     );
-    assert!(line.heals_within(1).is_ok(), "the VPN did not go on");
 }
 
 #[test]
@@ -162,18 +200,49 @@ fn a_link_that_was_cut_is_used_again_within_three_seconds_of_its_mend() {
 #[test]
 fn sigterm_ends_all_and_leaves_nothing() {
     let mut line = Line::up().unwrap();
+    // Else it would prove nothing that they are gone.
+    for (host, family) in [("a", 4), ("a", 6), ("c", 4), ("c", 6)] {
+        let host = line.host(host).unwrap();
+        assert!(
+            routes_of_vpn(host, family) > 0,
+            "{}, IPv{family}",
+            host.name
+        );
+    }
     let start = Instant::now();
+    // Processes and sockets are looked for there.
     line.down().unwrap();
     assert!(start.elapsed() < Duration::from_secs(15));
-    // Devices and routes of the VPN are gone from the namespace.
-    for host in ["a", "c"] {
-        let out = line
-            .host(host)
-            .unwrap()
-            .run("cat", ["/proc/net/dev", "/proc/net/route"])
-            .unwrap();
-        assert!(!out.stdout.contains("strata0"), "{}", out.stdout);
+    for host in &line.hosts {
+        assert_eq!([4, 6].map(|family| routes_of_vpn(host, family)), [0, 0]);
+        for left in ["dev", "if_inet6", "udp", "udp6"] {
+            let text = proc_net(host, left);
+            assert!(!text.contains("strata0"), "{text}");
+            assert!(
+                !left.starts_with("udp") || text.lines().count() == 1,
+                "sockets are left on {}: {text}",
+                host.name
+            );
+        }
     }
+}
+
+/// Routes through the device of the VPN.
+fn routes_of_vpn(host: &Host, family: u8) -> usize {
+    let table = if family == 4 { "route" } else { "ipv6_route" };
+    let text = proc_net(host, table);
+    text.lines().filter(|l| l.contains("strata0")).count()
+}
+
+fn proc_net(host: &Host, file: &str) -> String {
+    let out = host.run("cat", [format!("/proc/self/net/{file}")]).unwrap();
+    assert_eq!(out.code, 0, "{}", out.stderr);
+    out.stdout
+}
+
+/// The name that a program on that host listens to.
+fn at(host: &Host) -> String {
+    format!("at-{}", host.name)
 }
 
 fn ready(capture: &Process) {
@@ -193,10 +262,25 @@ fn hits(log: &str) -> (u64, u64) {
     )
 }
 
-fn flows(host: &Host) -> Vec<u64> {
-    let json = host.irm_json("flow list").unwrap();
-    let flows = json["flows"].as_array().unwrap();
-    let mut ids: Vec<u64> = flows.iter().map(|f| f["id"].as_u64().unwrap()).collect();
-    ids.sort_unstable();
-    ids
+/// Name, process and state of its IPC processes, and the ids of its flows.
+fn holds(host: &Host) -> (Vec<String>, Vec<u64>) {
+    let ipcps = host.irm_json("ipcp list").unwrap();
+    let ipcps = ipcps["ipcps"].as_array().unwrap().iter();
+    let flows = host.irm_json("flow list").unwrap();
+    let flows = flows["flows"].as_array().unwrap().iter();
+    (
+        ipcps
+            .map(|i| format!("{} {} {}", i["name"], i["pid"], i["state"]))
+            .collect(),
+        flows.filter_map(|f| f["id"].as_u64()).collect(),
+    )
+}
+
+fn flow_names(host: &Host) -> Vec<String> {
+    let json = host.irm_json("flow list").unwrap_or_default();
+    let flows = json["flows"].as_array().cloned().unwrap_or_default();
+    flows
+        .iter()
+        .filter_map(|f| Some(f["name"].as_str()?.to_owned()))
+        .collect()
 }
