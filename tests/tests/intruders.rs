@@ -2,13 +2,27 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
 
-use std::fs;
-use std::os::unix::fs::FileTypeExt;
+use std::ffi::OsStr;
+use std::fs::{self, Permissions};
+use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use libflow::{IRM_SOCKET, RunDir};
+use proto::irm::program_command::Command;
+use proto::irm::program_event::Event;
+use proto::irm::programs_client::ProgramsClient;
+use proto::irm::{AllocFlowRequest, FlowEnd, ProgramEvent, ProgramHello};
+use proto::record::Item;
+use proto::{Code, QosSpec, Token};
 use socket2::{Domain, SockAddr, Socket, Type};
-use tests::{Host, Lab, Output, until};
+use tests::door::{Guest, Heard};
+use tests::{Host, How, Lab, Output, until};
+use tokio::runtime::Runtime;
+use tokio_stream::StreamExt;
+
+const FIVE: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_bad_invitation_is_refused_in_one_line_that_says_what_is_wrong() {
@@ -197,6 +211,186 @@ fn records_of_a_stranger_on_the_data_socket_open_nothing_and_disturb_nobody() {
     a.irm(ping).unwrap();
     assert_eq!(b.programs("shim-udp"), pid);
     assert!(!irmd.log().contains("panicked"), "{}", irmd.log());
+}
+
+#[test]
+fn a_token_opens_one_flow_once_for_its_user_alone_and_who_lies_then_is_shown_out() {
+    let lab = Lab::new().unwrap();
+    // Else another user would not even get to the sockets.
+    fs::set_permissions(lab.dir(), Permissions::from_mode(0o755)).unwrap();
+    let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+    let link = lab.veth(&a, &b).unwrap();
+    let (irmd, _ib) = (a.irmd().unwrap(), b.irmd().unwrap());
+    let shim = "ipcp bootstrap udp --type shim-udp --layer net --ip";
+    b.irm(&format!("{shim} {}", link.ip(1))).unwrap();
+    a.irm(&format!("{shim} {} --host srv={}", link.ip(0), link.ip(1)))
+        .unwrap();
+    let _far = b.spawn("irm", ["echo", "srv", "--layer", "net"]).unwrap();
+    let _near = a.spawn("irm", ["echo", "here"]).unwrap();
+    let asks = ["ping srv --layer net", "ping here"].map(|p| format!("{p} -c 1 --qos raw"));
+    for ask in &asks {
+        until(FIVE, || a.irm(ask)).unwrap();
+    }
+    let pids = a.programs("shim-udp");
+    // The socket of an IPC process, and that of the program itself.
+    for (name, layer) in [("srv", "net"), ("here", "")] {
+        let end = allocate(&a, name, layer);
+        let (socket, token) = (
+            Path::new(&end.socket),
+            Token::from_slice(&end.token).unwrap(),
+        );
+        let mut wrong = token.clone();
+        wrong.0[15] ^= 1;
+        denied(&Guest::join(socket, &wrong).unwrap().1);
+        if let Some(how) = somebody_else() {
+            let out = a.run_as(&how, "lab-tool", ["join", &end.socket, &hex(&token.0)]);
+            let out = out.unwrap();
+            assert!(out.stdout.contains("Denied"), "{out:?}");
+            assert!(
+                out.stdout.contains("opens no flow for this user"),
+                "{out:?}"
+            );
+        }
+        let (guest, heard) = Guest::join(socket, &token).unwrap();
+        let Heard::Item(Item::Welcome(welcome)) = heard else {
+            panic!("not let in: {heard:?}")
+        };
+        assert_eq!(welcome.flow.0, end.flow);
+        echoes(&guest);
+        denied(&Guest::join(socket, &token).unwrap().1);
+        echoes(&guest);
+        // More than there is; nothing at all; the rest of a length.
+        let lie = [&[0, 9, 1][..], &[0, 0, 0, 1, 7], &[0, 1, 7, 0]][usize::from(layer.is_empty())];
+        guest.send(lie).unwrap();
+        let heard = guest.hear().unwrap();
+        let Heard::Item(Item::Down(reason)) = heard else {
+            panic!("{name}: {lie:?} was answered with {heard:?}")
+        };
+        assert_eq!(reason.code, Code::PeerMisbehaved, "{reason}");
+        assert_eq!(guest.hear().unwrap(), Heard::End);
+    }
+    for ask in &asks {
+        a.irm(ask).unwrap();
+    }
+    assert_eq!(a.programs("shim-udp"), pids);
+    assert!(!irmd.log().contains("panicked"), "{}", irmd.log());
+}
+
+#[test]
+fn another_user_has_flows_of_its_own_and_takes_nobody_elses() {
+    let Some(how) = somebody_else() else { return };
+    let lab = Lab::new().unwrap();
+    fs::set_permissions(lab.dir(), Permissions::from_mode(0o755)).unwrap();
+    let host = lab.host("a").unwrap();
+    let irmd = host.irmd().unwrap();
+    let _echo = host.spawn("irm", ["echo", "here"]).unwrap();
+    until(FIVE, || host.irm("ping here -c 1")).unwrap();
+    let irm = |line: &str| host.run_as(&how, "irm", line.split(' ')).unwrap();
+
+    // Everybody may have flows; the names, the state and the sockets of others are theirs.
+    let out = irm("ping here -c 1");
+    assert_eq!(out.code, 0, "{out:?}");
+    for line in ["status", "name create theirs", "flow list"] {
+        let out = irm(line);
+        refused(&out);
+        assert_eq!(out.code, 5, "{line}: {out:?}");
+        assert!(out.stderr.contains("group irm"), "{out:?}");
+    }
+    let out = irm("echo here");
+    refused(&out);
+    assert_eq!(out.code, 5, "{out:?}");
+    let runtime = runtime();
+    let (session, _stream) = runtime.block_on(session(&host));
+    let borrow = |how: &How| {
+        let out = host.run_as(how, "lab-tool", ["borrow", "here", &session]);
+        out.unwrap()
+    };
+    assert_eq!(borrow(&How::default()).code, 0);
+    let out = borrow(&how);
+    assert_eq!(out.code, 1, "{out:?}");
+    assert!(out.stderr.contains("another user's"), "{out:?}");
+    let sockets = sockets_in(&host.run_dir());
+    assert!(sockets.len() >= 3, "{sockets:?}");
+    for socket in &sockets {
+        let out = host.run_as(&how, "/bin/rm", [OsStr::new("-f"), socket.as_os_str()]);
+        assert_ne!(out.unwrap().code, 0, "{} was removed", socket.display());
+    }
+    assert_eq!(sockets_in(&host.run_dir()), sockets);
+    host.irm("ping here -c 1").unwrap();
+    assert!(!irmd.log().contains("panicked"), "{}", irmd.log());
+}
+
+/// A user that is neither who runs the test nor the one that stands for all strangers.
+fn somebody_else() -> Option<How> {
+    if nix::unistd::geteuid().is_root() {
+        return Some(How {
+            uid: Some(4711),
+            ..How::default()
+        });
+    }
+    // Not by a macro, whose words a test that passes would swallow.
+    let text = "intruders: another user's process is not tried: only root can start one\n";
+    std::io::stderr().write_all(text.as_bytes()).unwrap();
+    None
+}
+
+/// Asks irmd for a flow, and leaves it to be joined.
+fn allocate(host: &Host, name: &str, layer: &str) -> FlowEnd {
+    let request = AllocFlowRequest {
+        name: name.into(),
+        layer: layer.into(),
+        qos: Some(QosSpec::RAW.into()),
+        timeout_ms: 5000,
+        ..AllocFlowRequest::default()
+    };
+    let answer = runtime().block_on(async {
+        let channel = run_dir(host).channel(IRM_SOCKET).unwrap();
+        ProgramsClient::new(channel).alloc_flow(request).await
+    });
+    answer.unwrap().into_inner()
+}
+
+/// A session of who runs the test, by its id; it ends with the stream.
+async fn session(host: &Host) -> (String, impl Sized) {
+    let hello = ProgramEvent {
+        event: Some(Event::Hello(ProgramHello::default())),
+    };
+    let events = tokio_stream::iter([hello]).chain(tokio_stream::pending());
+    let channel = run_dir(host).channel(IRM_SOCKET).unwrap();
+    let answers = ProgramsClient::new(channel).session(events).await;
+    let mut answers = answers.unwrap().into_inner();
+    let first = answers.message().await.unwrap().unwrap().command;
+    let Some(Command::Welcome(welcome)) = first else {
+        panic!("no welcome but {first:?}")
+    };
+    (hex(&welcome.session), answers)
+}
+
+fn run_dir(host: &Host) -> RunDir {
+    RunDir::find(Some(&host.run_dir()))
+}
+
+fn runtime() -> Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().unwrap()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn denied(heard: &Heard) {
+    let Heard::Item(Item::Down(reason)) = heard else {
+        panic!("not refused: {heard:?}")
+    };
+    assert_eq!(reason.code, Code::Denied, "{reason}");
+    assert!(reason.text.contains("allocate again"), "{reason}");
+}
+
+fn echoes(guest: &Guest) {
+    let record = [0, 3, b'a', b'b', b'c'];
+    guest.send(&record).unwrap();
+    assert_eq!(guest.hear().unwrap(), Heard::Data(record.to_vec()));
 }
 
 /// The sockets in a directory and below.
