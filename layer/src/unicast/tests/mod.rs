@@ -6,6 +6,7 @@ mod flows;
 mod hostile;
 mod intruder;
 mod meddler;
+mod mischief;
 mod routes;
 
 use std::cmp::Reverse;
