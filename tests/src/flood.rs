@@ -13,7 +13,9 @@ use crate::line::Line;
 /// What came of it.
 #[derive(Debug, Serialize)]
 pub struct Outcome {
-    /// Requests that the sender got rid of, a second.
+    /// Requests that the sender got rid of.
+    pub offered: u64,
+    /// The same, a second.
     pub offered_per_s: f64,
     /// Of these, such as the kernel had no room for in B's sockets.
     pub unread: u64,
@@ -86,6 +88,7 @@ pub fn flood(line: &Line, rate: u32, seconds: u32) -> anyhow::Result<Outcome> {
     let sent = flood.json()?;
     let number = |name: &str| sent[name].as_f64().context("the flood said nothing");
     Ok(Outcome {
+        offered: number("sent")? as u64,
         offered_per_s: number("sent")? / number("seconds")?,
         unread: self::unread(b)?.saturating_sub(unread),
         counted: more(counters(b)?, &counted),

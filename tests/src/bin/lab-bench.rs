@@ -1,5 +1,5 @@
 //! Measures what `docs/benchmarks.md` quotes of programs' flows, on the three hosts of the demo: throughput between
-//! neighbours and through a member in between, allocation of flows, memory and idle CPU of each process.
+//! neighbours and through a member in between, allocation of flows, memory and idle CPU of each process, live flows in a flood.
 //!
 //! Run it with `cargo run --release -p tests --bin lab-bench`. It prints one JSON document.
 
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use serde_json::{Value, json};
+use tests::flood::flood;
 use tests::{Host, Line, until};
 
 fn main() -> anyhow::Result<()> {
@@ -23,6 +24,7 @@ fn main() -> anyhow::Result<()> {
         "ping_flow_a_c": ping(&line)?,
         "processes_fresh": fresh,
         "processes_after": processes(&line)?,
+        "flood": flood(&line, 22_000, 30)?,
     });
     let text = serde_json::to_string_pretty(&result).context("can't write JSON")?;
     writeln!(std::io::stdout(), "{text}").context("can't print")

@@ -21,7 +21,7 @@ pub(super) fn noise(to: SocketAddr, count: u32, rate: u32, seed: u64) -> anyhow:
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("can't bind")?;
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut bytes = vec![0; LARGEST];
-    let mut pace = Pace::new(rate);
+    let mut pace = Pace::new(rate, BURST);
     for i in 0..count {
         pace.wait();
         let len = match i {
@@ -43,7 +43,7 @@ pub(super) fn flood(to: SocketAddrV4, text: &str, rate: u32, seconds: f64) -> an
         .context("can't open a raw socket: it takes CAP_NET_RAW")?;
     let at = SocketAddr::V4(to).into();
     let (mut sent, mut refused) = (0_u32, 0_u32);
-    let (mut pace, begin) = (Pace::new(rate), Instant::now());
+    let (mut pace, begin) = (Pace::new(rate, FLOOD_BURST), Instant::now());
     while begin.elapsed().as_secs_f64() < seconds {
         pace.wait();
         let source = Ipv4Addr::from(0x0a80_0000 | (sent & 0x7f_ffff));
@@ -125,16 +125,18 @@ fn packet(from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) -> Vec<u8> {
     packet
 }
 
-/// So many a second, and never a burst above what a hundredth of a second holds.
+/// So many a second; what could not go in its time follows in a burst, but no more than that time holds.
 struct Pace {
     gap: Duration,
+    burst: Duration,
     next: Instant,
 }
 
 impl Pace {
-    fn new(rate: u32) -> Self {
+    fn new(rate: u32, burst: Duration) -> Self {
         Self {
             gap: Duration::from_secs(1) / rate,
+            burst,
             next: Instant::now(),
         }
     }
@@ -144,13 +146,16 @@ impl Pace {
         if self.next > now + NAP {
             std::thread::sleep(NAP);
         }
-        let oldest = now.checked_sub(BURST).unwrap_or(now);
+        let oldest = now.checked_sub(self.burst).unwrap_or(now);
         self.next = self.next.max(oldest) + self.gap;
     }
 }
 
 const NAP: Duration = Duration::from_millis(1);
+/// Short enough for a receiver's buffer.
 const BURST: Duration = Duration::from_millis(10);
+/// A flood spares nobody, and on a busy machine its sender has to wait like all others.
+const FLOOD_BURST: Duration = Duration::from_millis(100);
 /// The largest payload of UDP over IPv4.
 const LARGEST: usize = 65_507;
 /// `IPPROTO_RAW`: the caller writes the header.
