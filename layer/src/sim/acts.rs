@@ -88,7 +88,7 @@ impl World {
     }
 }
 
-// ---- membership
+/// Membership.
 impl World {
     /// The first member begins the layer.
     pub(super) fn bootstrap(&mut self) {
@@ -215,7 +215,7 @@ impl World {
     }
 }
 
-// ---- flows
+/// Flows.
 impl World {
     fn open(&mut self, from: usize, to: usize, probe: bool) {
         let Some(name) = name_of(to).filter(|_| self.hosts[from].alive() && from != to) else {
@@ -392,7 +392,7 @@ impl World {
     }
 }
 
-// ---- the lower network
+/// The lower network.
 impl World {
     pub(super) fn set_cable(&mut self, a: usize, b: usize, up: bool) {
         let Some(cable) = self.net.cable_mut(a, b).filter(|c| c.up != up) else {

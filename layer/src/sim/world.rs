@@ -256,7 +256,7 @@ impl World {
     }
 }
 
-// ---- what machines say to irmd and to programs
+/// What machines say to irmd and to programs.
 impl World {
     fn event(&mut self, host: usize, event: Event) {
         match event {
@@ -396,7 +396,7 @@ impl World {
     }
 }
 
-// ---- what machines ask of the lower network
+/// What machines ask of the lower network.
 impl World {
     fn carry(&mut self, host: usize, lower: FlowId, batch: &Batch) {
         if self

@@ -135,7 +135,7 @@ impl Dialling {
     }
 }
 
-// ---- what irmd asks
+/// What irmd asks.
 impl Unicast {
     pub(super) fn connect(
         &mut self,
@@ -229,7 +229,7 @@ impl Unicast {
     }
 }
 
-// ---- what happens by itself
+/// What happens by itself.
 impl Unicast {
     /// Dials whom it is time for.
     pub(super) fn dial_due(&mut self, now: Now) {

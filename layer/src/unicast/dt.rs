@@ -19,7 +19,7 @@ pub(super) struct Path {
     pub(super) direct: bool,
 }
 
-// ---- towards the network
+/// Towards the network.
 impl Unicast {
     /// The way to a member, if there is one.
     pub(super) fn path(&self, dst: Addr) -> Option<Path> {
@@ -240,7 +240,7 @@ pub(super) fn write_payload(sequence: Option<u32>, sdu: &[u8], to: &mut [u8]) {
     to[sdu_at..].copy_from_slice(sdu);
 }
 
-// ---- from the network
+/// From the network.
 impl Unicast {
     /// Takes what came on a lower flow.
     pub(super) fn lower(&mut self, now: Now, lower: FlowId, mut batch: Batch) {

@@ -81,7 +81,7 @@ impl Relays {
     }
 }
 
-// ---- the joiner
+/// The joiner.
 impl Unicast {
     pub(super) fn join_invited(
         &mut self,
@@ -398,7 +398,7 @@ impl Unicast {
     }
 }
 
-// ---- the member that was dialled, the relay and the issuer
+/// The member that was dialled, the relay and the issuer.
 impl Unicast {
     /// Somebody without certificate asks to be let in.
     pub(super) fn enrol_request(&mut self, now: Now, lower: FlowId, request: wire::EnrolRequest) {

@@ -13,7 +13,7 @@ use super::cube::grant;
 use super::flow::{Early, EarlyPdu, Flow, Incoming, Outgoing, Terms, prefix};
 use crate::{Now, Output};
 
-// ---- what irmd asks
+/// What irmd asks.
 impl Unicast {
     pub(super) fn allocate(&mut self, now: Now, command: CommandId, ask: Allocate) {
         if let Err(reason) = self.may_allocate(&ask) {
@@ -230,7 +230,7 @@ impl Unicast {
     }
 }
 
-// ---- what other members say
+/// What other members say.
 impl Unicast {
     pub(super) fn flow_request(&mut self, now: Now, from: Addr, request: wire::FlowRequest) {
         let remote = EndpointId(request.source_endpoint);
@@ -417,7 +417,7 @@ impl Unicast {
     }
 }
 
-// ---- helpers
+/// What these have in common.
 impl Unicast {
     fn open_flow(&mut self, command: CommandId, user: User, terms: Terms) {
         let mtu = self

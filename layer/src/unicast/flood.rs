@@ -13,7 +13,7 @@ use super::pdu::{DIRECT_OVERHEAD, ROUTED_OVERHEAD};
 use crate::Now;
 use crate::route::{Inserted, LinkState};
 
-// ---- our own records
+/// Our own records.
 impl Unicast {
     /// Tells the layer which neighbours this member has. `lost`: a way is gone, and what went there must go elsewhere now.
     pub(super) fn publish_links(&mut self, now: Now, links: Vec<LinkState>, lost: bool) {
@@ -64,7 +64,7 @@ impl Unicast {
     }
 }
 
-// ---- the records of others
+/// The records of others.
 impl Unicast {
     /// A neighbour says what it holds: it gets what it lacks.
     pub(super) fn take_digest(&mut self, now: Now, lower: FlowId, digest: &wire::Digest) {
@@ -131,7 +131,7 @@ impl Unicast {
     }
 }
 
-// ---- what happens by itself
+/// What happens by itself.
 impl Unicast {
     pub(super) fn tick_routing(&mut self, now: Now) {
         let Some(me) = &mut self.me else { return };
@@ -171,7 +171,7 @@ impl Unicast {
     }
 }
 
-// ---- what others ask of it
+/// What others ask of it.
 impl Unicast {
     /// The largest PDU that gets all the way to a member.
     pub(super) fn path_mtu(&self, dst: Addr) -> u32 {

@@ -15,7 +15,7 @@ use super::pdu::Hello;
 use crate::route::LinkState;
 use crate::{FlowAsk, FlowTell, Now, Output, Via};
 
-// ---- what the lower network says
+/// What the lower network says.
 impl Unicast {
     pub(super) fn tell(&mut self, now: Now, tell: FlowTell) {
         match tell {
@@ -80,7 +80,7 @@ impl Unicast {
     }
 }
 
-// ---- up and down
+/// Up and down.
 impl Unicast {
     /// The handshake over a link has shown who is at its other end.
     pub(super) fn adjacency_up(&mut self, now: Now, lower: FlowId, peer: Addr) {
@@ -257,7 +257,7 @@ impl Unicast {
     }
 }
 
-// ---- what happens by itself
+/// What happens by itself.
 impl Unicast {
     /// Everything about links that the time has come for.
     pub(super) fn tick_links(&mut self, now: Now) {

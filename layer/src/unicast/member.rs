@@ -62,7 +62,7 @@ impl Member {
     }
 }
 
-// ---- becoming a member
+/// Becoming a member.
 impl Unicast {
     pub(super) fn bootstrap(&mut self, now: Now, command: CommandId, ask: Bootstrap) {
         let answer = self.bootstrapped(now, ask);
@@ -239,7 +239,7 @@ impl Unicast {
     }
 }
 
-// ---- names and invitations
+/// Names and invitations.
 impl Unicast {
     pub(super) fn register(&mut self, now: Now, command: CommandId, name: Name, wanted: bool) {
         let Some(me) = &mut self.me else {
@@ -300,7 +300,7 @@ impl Unicast {
     }
 }
 
-// ---- files
+/// Files.
 impl Unicast {
     /// Keeps a file; empty bytes remove it.
     pub(super) fn save(&mut self, file: &'static str, bytes: Zeroizing<Vec<u8>>) {

@@ -12,7 +12,7 @@ use super::pdu;
 use crate::Now;
 use crate::channel::{Channel, Lost};
 
-// ---- over a link
+/// Over a link.
 impl Unicast {
     /// Says something to the other end of a link.
     pub(super) fn tell_link(&mut self, lower: FlowId, body: Body) {
@@ -98,7 +98,7 @@ impl Unicast {
     }
 }
 
-// ---- between two members
+/// Between two members.
 impl Unicast {
     /// Says something to a member, now or as soon as there are keys. Says whether there was room to keep it.
     pub(super) fn tell_peer(&mut self, now: Now, address: Addr, body: Body) -> bool {

@@ -25,7 +25,7 @@ pub(super) fn drop_reason(error: OpenError) -> &'static str {
     }
 }
 
-// ---- over a link
+/// Over a link.
 impl Unicast {
     /// Begins a handshake over a link that this side dialled.
     pub(super) fn greet(&mut self, now: Now, lower: FlowId) {
@@ -275,7 +275,7 @@ impl Unicast {
     }
 }
 
-// ---- through other members
+/// Through other members.
 impl Unicast {
     /// What is kept of a member; `None` if too many are kept.
     pub(super) fn peer(&mut self, now: Now, address: Addr) -> Option<&mut Peer> {
