@@ -193,8 +193,8 @@ impl Unicast {
         over: Vec<Label>,
     ) -> Result<(), Reason> {
         let tls = TlsConfig::member(&identity, &self.clock)?;
-        let incarnation = self.next_incarnation();
-        let (kept, issuer) = self.known_neighbours();
+        let (kept, issuer) = self.known_neighbours()?;
+        let incarnation = self.next_incarnation()?;
         let address = identity.address();
         let routing = Routing::new(&identity, incarnation);
         let issuer = if authority.is_some() {
@@ -302,7 +302,7 @@ impl Unicast {
 
 /// Files.
 impl Unicast {
-    /// Keeps a file; empty bytes remove it.
+    /// Keeps a file. None is ever empty: one that is found so was cut.
     pub(super) fn save(&mut self, file: &'static str, bytes: Zeroizing<Vec<u8>>) {
         self.files.insert(file.to_owned(), bytes.clone());
         self.out.push_back(Output::Save(file, bytes));
@@ -348,47 +348,57 @@ impl Unicast {
         Ok(Some(authority).filter(|a| a.layer() == layer))
     }
 
-    /// The neighbours that are kept, and the issuer: one a line, behind a word.
-    fn known_neighbours(&self) -> (BTreeSet<Label>, Option<Label>) {
-        let text = self
-            .file("neighbours")
-            .map(String::from_utf8_lossy)
-            .unwrap_or_default();
-        let of = |word: &str| {
-            text.lines()
-                .filter_map(|l| Label::new(l.strip_prefix(word)?).ok())
-                .collect::<BTreeSet<_>>()
+    /// The neighbours that are kept, and the issuer: one a line, behind a word; the last line says that it is the last.
+    fn known_neighbours(&self) -> Result<(BTreeSet<Label>, Option<Label>), Reason> {
+        let Some(bytes) = self.file("neighbours") else {
+            return Ok((BTreeSet::new(), None));
         };
-        (of("keep "), of("issuer ").into_iter().next())
+        let damaged = |why: &str| damaged("neighbours", &why);
+        let text = std::str::from_utf8(bytes).ok();
+        let text = text
+            .and_then(|t| t.strip_suffix(LAST_LINE))
+            .ok_or_else(|| damaged("it has no end"))?;
+        let (mut kept, mut issuer) = (BTreeSet::new(), None);
+        for line in text.lines() {
+            let (word, member) = line.split_once(' ').unwrap_or_default();
+            let member = Label::new(member).map_err(|e| damaged(&e.to_string()))?;
+            match word {
+                "keep" => drop(kept.insert(member)),
+                "issuer" => issuer = Some(member),
+                _ => return Err(damaged("a line begins with no word of ours")),
+            }
+        }
+        Ok((kept, issuer))
     }
 
     pub(super) fn save_neighbours(&mut self) {
         let Some(me) = &self.me else { return };
         let kept = me.kept.iter().map(|m| format!("keep {m}\n"));
         let issuer = me.issuer.iter().map(|m| format!("issuer {m}\n"));
-        let text: String = kept.chain(issuer).collect();
+        let last = std::iter::once(LAST_LINE.to_owned());
+        let text: String = kept.chain(issuer).chain(last).collect();
         self.save("neighbours", Zeroizing::new(text.into_bytes()));
     }
 
     /// Counts up at each start, so that records from before are never mistaken for newer ones.
-    fn next_incarnation(&mut self) -> u64 {
-        let before = self
-            .file("incarnation")
-            .and_then(|b| std::str::from_utf8(b).ok())
-            .and_then(|t| t.trim().parse::<u64>().ok());
-        let incarnation = before.unwrap_or(0).saturating_add(1);
+    fn next_incarnation(&mut self) -> Result<u64, Reason> {
+        let before = match self.file("incarnation") {
+            None => 0,
+            Some(bytes) => std::str::from_utf8(bytes)
+                .ok()
+                .and_then(|t| t.strip_suffix('\n')?.parse::<u64>().ok())
+                .ok_or_else(|| damaged("incarnation", &"it holds no line with a number"))?,
+        };
+        let incarnation = before.saturating_add(1);
         self.save(
             "incarnation",
             Zeroizing::new(format!("{incarnation}\n").into_bytes()),
         );
-        incarnation
+        Ok(incarnation)
     }
 
     fn file(&self, name: &str) -> Option<&[u8]> {
-        self.files
-            .get(name)
-            .map(|b| b.as_slice())
-            .filter(|b| !b.is_empty())
+        self.files.get(name).map(|b| b.as_slice())
     }
 }
 
@@ -403,5 +413,7 @@ fn damaged(file: &str, why: &dyn std::fmt::Display) -> Reason {
 
 /// Names that may be registered at one member: their hashes fit one signed record.
 const MAX_NAMES: usize = 1024;
+/// How the file of the neighbours ends, so that one that was cut is known by it.
+const LAST_LINE: &str = "end\n";
 /// Neighbours that an invitation names besides this member.
 const MAX_VIAS: usize = 3;

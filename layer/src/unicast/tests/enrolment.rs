@@ -229,24 +229,50 @@ fn the_same_bootstrap_again_is_fine_and_another_is_a_conflict() {
 }
 
 #[test]
-fn a_damaged_file_is_named_and_never_replaced() {
-    let mut net = Net::new(&["a"]);
+fn a_file_cut_at_any_byte_is_named_and_never_replaced() {
+    let mut net = Net::new(&["a", "b"]);
     bootstrap(&mut net, "a");
-    let whole = net.node("a").files.clone();
-    for file in ["identity", "authority"] {
-        let mut files = whole.clone();
-        let bytes = files.get_mut(file).unwrap();
-        let half = bytes.len() / 2;
-        bytes.truncate(half);
-        net.boot("a", files.clone());
-        let ask = Bootstrap {
-            layer: label("ovl"),
-            over: vec![label("net")],
-            prefixes: Vec::new(),
-            shim_udp: None,
-        };
-        let reason = net.ask("a", Command::Bootstrap(ask)).unwrap_err();
-        assert!(reason.text.contains(file), "{reason}");
-        assert_eq!(net.node("a").files[file], files[file]);
+    join(&mut net, "a", "b");
+    net.seconds(2);
+    let again = Bootstrap {
+        layer: label("ovl"),
+        over: vec![label("net")],
+        prefixes: Vec::new(),
+        shim_udp: None,
+    };
+    let rejoin = Enroll {
+        entry: Entry::Rejoin,
+        over: vec![label("net")],
+        timeout_ms: 5_000,
+    };
+    for (name, file, command) in [
+        ("a", "identity", Command::Bootstrap(again.clone())),
+        ("a", "authority", Command::Bootstrap(again)),
+        ("a", "incarnation", Command::Enroll(rejoin.clone())),
+        ("b", "identity", Command::Enroll(rejoin.clone())),
+        ("b", "incarnation", Command::Enroll(rejoin.clone())),
+        ("b", "neighbours", Command::Enroll(rejoin)),
+    ] {
+        let whole = net.node(name).files.clone();
+        for end in 0..whole[file].len() {
+            let mut files = whole.clone();
+            files.get_mut(file).unwrap().truncate(end);
+            net.boot(name, files.clone());
+            let refused = net.ask(name, command.clone());
+            let Err(reason) = refused else {
+                panic!("{file} of {name}, cut at {end}, was taken")
+            };
+            assert!(
+                reason.text.contains(file) && reason.text.contains("restore"),
+                "{reason}"
+            );
+            assert_eq!(
+                net.node(name).files,
+                files,
+                "{file} of {name}, cut at {end}"
+            );
+        }
+        net.boot(name, whole);
+        net.ask(name, command).unwrap();
     }
 }
