@@ -336,6 +336,40 @@ fn a_state_file_cut_anywhere_or_of_a_later_version_is_never_a_fresh_start() {
 }
 
 #[test]
+fn a_cut_file_of_an_ipc_process_is_told_and_never_replaced() {
+    let lab = Lab::new().unwrap();
+    let host = lab.host("a").unwrap();
+    let mut irmd = host.irmd().unwrap();
+    host.irm("ipcp bootstrap ovl-a --type unicast --layer ovl")
+        .unwrap();
+    let file = host.run_dir().join("state/ipcps/ovl-a/identity");
+    let whole = fs::read(&file).unwrap();
+    for end in [0, whole.len() / 2] {
+        irmd.signal(Signal::SIGTERM).unwrap();
+        irmd.wait(Duration::from_secs(15)).unwrap();
+        fs::write(&file, &whole[..end]).unwrap();
+        irmd = host.irmd().unwrap();
+        eventually(FIVE, "it says what is wrong", || {
+            let ipcps = host.irm_json("ipcp list").unwrap();
+            let said = ipcps["ipcps"][0]["detail"].as_str().unwrap_or_default();
+            said.contains("the file identity") && said.contains("restore it")
+        })
+        .unwrap_or_else(|e| panic!("{e}: {}", host.irm_json("ipcp list").unwrap()));
+        assert_eq!(fs::read(&file).unwrap(), &whole[..end]);
+        assert!(!irmd.log().contains("panicked"), "{}", irmd.log());
+    }
+    // Put back, it is what it was, with nobody to tell it.
+    fs::write(&file, &whole).unwrap();
+    kill(
+        Pid::from_raw(host.programs("ipcpd")[0] as i32),
+        Signal::SIGKILL,
+    )
+    .unwrap();
+    host.irm("wait ipcp ovl-a --state up --timeout 5s").unwrap();
+    assert_eq!(fs::read(&file).unwrap(), whole);
+}
+
+#[test]
 fn a_config_file_cut_anywhere_starts_nothing_and_is_told_with_its_place() {
     let lab = Lab::new().unwrap();
     let host = lab.host("a").unwrap();

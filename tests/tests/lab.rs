@@ -112,6 +112,7 @@ fn a_test_that_is_killed_leaves_no_process_behind() {
     }
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("victim");
+    // Built now, so that the other has them at once.
     tests::lab::binaries().unwrap();
     let mut other = Command::new(std::env::current_exe().unwrap())
         .args([
@@ -120,7 +121,6 @@ fn a_test_that_is_killed_leaves_no_process_behind() {
             "--nocapture",
         ])
         .env(VICTIM, &file)
-        .env("STRATA_BINS_BUILT", "1")
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
