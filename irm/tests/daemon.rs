@@ -240,6 +240,16 @@ fn a_flow_that_stands_is_listed_with_its_bytes() {
                 .as_array()
                 .is_some_and(|f| !f.is_empty())
     });
+    // What has happened is told afterwards too, in as many lines of JSON.
+    let events = host.irm("events");
+    assert_eq!(events.status.code(), Some(0));
+    let lines = String::from_utf8(events.stdout).unwrap();
+    let events: Vec<Value> = lines
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect();
+    let of_flow = |e: &Value| e["kind"] == "flow.allocated" && e["fields"]["name"] == "hello";
+    assert!(events.iter().any(of_flow), "{lines}");
 }
 
 #[test]

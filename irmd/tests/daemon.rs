@@ -178,7 +178,7 @@ async fn events_tell_of_flows() {
     let mut events = host
         .admin()
         .await
-        .events(EventsRequest {})
+        .events(EventsRequest::default())
         .await
         .unwrap()
         .into_inner();
@@ -194,6 +194,15 @@ async fn events_tell_of_flows() {
         ("flow.allocated", "n")
     );
     assert_eq!(event.fields["flow"], end.unwrap().flow.to_string());
+    // Who asks afterwards hears of it too, and then no more.
+    let past = EventsRequest { past: true };
+    let past = host.admin().await.events(past).await.unwrap();
+    let mut past = past.into_inner();
+    let mut heard = Vec::new();
+    while let Some(event) = common::soon(past.message()).await.unwrap() {
+        heard.push(event);
+    }
+    assert!(heard.contains(&event), "{heard:?}");
 }
 
 #[tokio::test]

@@ -284,7 +284,7 @@ async fn a_flow_of_a_layer_is_allocated_joined_at_its_process_and_ends_with_it()
     let mut events = host
         .admin()
         .await
-        .events(EventsRequest {})
+        .events(EventsRequest::default())
         .await
         .unwrap()
         .into_inner();

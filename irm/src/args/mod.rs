@@ -107,8 +107,8 @@ pub(crate) enum Noun {
         after_help = "Examples:\n  irm wait ipcp ovl-a\n  irm wait name hello --state registered --timeout 2s"
     )]
     Wait(Wait),
-    /// Show what happens, one JSON object a line, until stopped
-    #[command(after_help = "Example:\n  irm events --follow")]
+    /// Show what has happened lately, one JSON object a line
+    #[command(after_help = "Examples:\n  irm events\n  irm events --follow")]
     Events(Events),
     /// The daemon itself
     #[command(
@@ -168,7 +168,7 @@ impl Thing {
 
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Go on until stopped (there is no other way yet)
+    /// Instead, what happens from now on, until stopped
     #[arg(long)]
     pub(crate) follow: bool,
 }

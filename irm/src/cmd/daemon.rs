@@ -32,12 +32,14 @@ pub(crate) async fn wait(c: &Context, args: Wait) -> Result<(), Reason> {
 }
 
 /// Prints what happens, a line each, until irmd ends the stream or nobody reads.
-pub(crate) async fn events(c: &Context) -> Result<(), Reason> {
+pub(crate) async fn events(c: &Context, follow: bool) -> Result<(), Reason> {
     let mut admin = c.admin().await?;
-    let mut stream = answer(QUICK, admin.rpc.events(pb::EventsRequest {})).await?;
+    let request = pb::EventsRequest { past: !follow };
+    let mut stream = answer(QUICK, admin.rpc.events(request)).await?;
     loop {
         match stream.message().await {
             Ok(Some(event)) => print(&format!("{}\n", json::event(&event)))?,
+            Ok(None) if !follow => return Ok(()),
             Ok(None) => {
                 return Err(Reason::new(
                     Code::Unreachable,

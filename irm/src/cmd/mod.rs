@@ -53,7 +53,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Reason> {
         Noun::Unbind(verb) => bind::unbind(c, verb).await,
         Noun::Vpn(verb) => vpn::run(c, verb).await,
         Noun::Wait(wait) => daemon::wait(c, wait).await,
-        Noun::Events(_) => daemon::events(c).await,
+        Noun::Events(args) => daemon::events(c, args.follow).await,
         Noun::Daemon(verb) => daemon::run(c, verb).await,
         Noun::Flow(verb) => flow::run(c, verb).await,
         Noun::Echo(args) => echo::run(c, args).await,

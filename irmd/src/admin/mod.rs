@@ -178,7 +178,11 @@ impl Admin for Service {
         done(wait::wait(&self.0, request.into_inner()).await)
     }
 
-    async fn events(&self, _: Request<EventsRequest>) -> Answer<EventStream> {
+    async fn events(&self, request: Request<EventsRequest>) -> Answer<EventStream> {
+        if request.into_inner().past {
+            let past = self.0.events.past().into_iter().map(Ok);
+            return Ok(Response::new(Box::pin(futures_util::stream::iter(past))));
+        }
         Ok(Response::new(events(&self.0)))
     }
 
