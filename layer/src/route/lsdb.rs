@@ -280,6 +280,12 @@ impl Lsdb {
         self.members.get(&addr).map_or(&[], Member::links)
     }
 
+    /// The record of one kind that a member has signed, to be sent.
+    pub fn record(&self, now: Instant, origin: Addr, kind: u32) -> Option<SignedRecord> {
+        let kind = Kind::from_wire(kind)?;
+        Some(self.members.get(&origin)?.records.get(&kind)?.aged(now))
+    }
+
     /// Who serves which name.
     pub fn directory(&self) -> &Directory {
         &self.directory

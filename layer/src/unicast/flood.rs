@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use proto::wire::{self, SignedRecord, message::Body};
 use proto::{Addr, FlowId, irm};
 use rand_core::RngCore;
 use zeroize::Zeroizing;
 
 use super::Unicast;
+use super::damper::Key;
 use super::link::{Link, SAFE_MTU};
 use super::pdu::{DIRECT_OVERHEAD, ROUTED_OVERHEAD};
 use crate::Now;
@@ -19,7 +21,7 @@ impl Unicast {
     pub(super) fn publish_links(&mut self, now: Now, links: Vec<LinkState>, lost: bool) {
         let Some(me) = &mut self.me else { return };
         let record = me.routing.lsdb.set_links(now, &me.identity, links);
-        self.flood(record.into_iter().collect(), None);
+        self.flood(now, record.into_iter().collect(), None);
         self.rerouted(now, lost);
     }
 
@@ -27,7 +29,7 @@ impl Unicast {
     pub(super) fn publish_names(&mut self, now: Now, hashes: Vec<[u8; 32]>) {
         let Some(me) = &mut self.me else { return };
         match me.routing.lsdb.set_names(now, &me.identity, hashes) {
-            Ok(records) => self.flood(records, None),
+            Ok(records) => self.flood(now, records, None),
             Err(error) => self.stats.count(error.word()),
         }
     }
@@ -42,8 +44,28 @@ impl Unicast {
         }
     }
 
-    /// Sends records to all neighbours but the one that they came from.
-    fn flood(&mut self, records: Vec<SignedRecord>, from: Option<Addr>) {
+    /// Sends records to all neighbours but the one that they came from. What changes too often goes later.
+    fn flood(&mut self, now: Now, mut records: Vec<SignedRecord>, from: Option<Addr>) {
+        records.retain(|record| {
+            let passes = key(record).is_none_or(|key| self.damper.passes(now.mono, key));
+            if !passes {
+                self.stats.count("record.delayed");
+            }
+            passes
+        });
+        self.spread(records, from);
+    }
+
+    /// Sends the newest versions of the records whose time has come.
+    fn flood_delayed(&mut self, now: Now) {
+        let due = self.damper.due(now.mono);
+        let Some(me) = &self.me else { return };
+        let newest = |(origin, kind)| me.routing.lsdb.record(now.mono, origin, kind);
+        let records = due.into_iter().filter_map(newest).collect();
+        self.spread(records, None);
+    }
+
+    fn spread(&mut self, records: Vec<SignedRecord>, from: Option<Addr>) {
         if records.is_empty() {
             return;
         }
@@ -103,8 +125,8 @@ impl Unicast {
             self.tell_link(lower, Body::Records(wire::Records { records: back }));
         }
         let any = !news.is_empty() || !own.is_empty();
-        self.flood(news, from);
-        self.flood(own, None);
+        self.flood(now, news, from);
+        self.flood(now, own, None);
         for (member, life) in reborn {
             self.member_reborn(now, member, life);
         }
@@ -134,9 +156,10 @@ impl Unicast {
 /// What happens by itself.
 impl Unicast {
     pub(super) fn tick_routing(&mut self, now: Now) {
+        self.flood_delayed(now);
         let Some(me) = &mut self.me else { return };
         let records = me.routing.lsdb.tick(now, &me.identity);
-        self.flood(records, None);
+        self.flood(now, records, None);
         self.rerouted(now, false);
         let owing: Vec<FlowId> = self
             .links
@@ -251,6 +274,12 @@ impl Unicast {
         };
         me.routing.lsdb.directory().iter().map(entry).collect()
     }
+}
+
+/// Which record it is.
+fn key(record: &SignedRecord) -> Option<Key> {
+    let body = wire::Record::decode(record.body.as_slice()).ok()?;
+    Some((Addr(body.origin), body.kind))
 }
 
 /// The time between digests on a link, to which up to a third is added by chance.

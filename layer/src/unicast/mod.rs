@@ -9,12 +9,13 @@
 //! | `session`, `running`, `peer` | handshakes over a link or routed; which of too many goes; what two members share |
 //! | `messages` | control messages over the channels of links and of pairs |
 //! | `enrol` | joiner, dialled member, relay and issuer |
-//! | `flood`, `routing` | signed records between neighbours; what follows from them |
+//! | `flood`, `damper`, `routing` | signed records between neighbours, and how often; what follows from them |
 //! | `fa`, `upkeep`, `flow`, `cube` | flow allocator; what happens to flows by themselves; their tables; what is granted |
 //! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
 //! | `status`, `stats` | what is told of all this |
 
 mod cube;
+mod damper;
 mod dial;
 mod dt;
 mod enrol;
@@ -52,6 +53,7 @@ use zeroize::Zeroizing;
 
 use crate::crypt::Clock;
 use crate::{FlowAsk, FlowTell, Input, Ipcp, Now, Output};
+use damper::Damper;
 use dial::Dialling;
 use enrol::{Join, Relays};
 use flow::Flows;
@@ -80,6 +82,7 @@ pub struct Unicast {
     /// The last way that was looked up for a packet of others; forgotten when any way changes.
     way: Option<(Addr, dt::Path)>,
     dialling: Dialling,
+    damper: Damper,
     peers: BTreeMap<Addr, Peer>,
     flows: Flows,
     /// Members with whom a fresh session is wanted.
@@ -121,6 +124,7 @@ impl Unicast {
             adjacent: BTreeMap::new(),
             way: None,
             dialling: Dialling::default(),
+            damper: Damper::default(),
             peers: BTreeMap::new(),
             flows: Flows::default(),
             wants_session: BTreeSet::new(),
@@ -233,6 +237,7 @@ impl Unicast {
             self.unreachable_at(),
             self.me.as_ref().and_then(|me| me.routing.deadline()),
             self.digest_deadline(),
+            self.damper.deadline(),
             self.exit_at,
         ];
         links.chain(peers).chain(rooms.into_iter().flatten()).min()

@@ -230,4 +230,37 @@ fn whatever_a_member_in_between_does_nothing_false_arrives_and_nothing_stays_bro
     }
 }
 
+#[test]
+fn a_member_that_signs_ever_new_records_does_not_keep_those_behind_its_neighbours_busy() {
+    let mut net = Net::new(&["a", "b", "c"]);
+    net.cut("a", "c");
+    bootstrap(&mut net, "a");
+    for member in ["b", "c"] {
+        join(&mut net, "a", member);
+        net.seconds(1);
+    }
+    net.trace.clear();
+    for i in 0..400u32 {
+        let (now, mut hash) = (net.now(), [0; 32]);
+        hash[..4].copy_from_slice(&i.to_be_bytes());
+        let machine = &mut net.node("a").machine;
+        // It does not restrain itself.
+        machine.damper = Default::default();
+        machine.publish_names(now, vec![hash]);
+        net.input("a", Input::Timeout);
+        net.run(Duration::from_millis(5));
+    }
+    let passed_on = net
+        .trace
+        .iter()
+        .filter(|(_, from, to, len)| (*from, *to) == ("b", "c") && *len > 500);
+    let passed_on = passed_on.count();
+    assert!((20..80).contains(&passed_on), "{passed_on} of 400");
+    // The last one gets through all the same, and soon.
+    net.run(Duration::from_millis(200));
+    let hashes: Vec<_> = status(&mut net, "c").directory;
+    assert_eq!(hashes.len(), 1);
+    assert!(hashes[0].name_hash.starts_with("0000018f"), "{hashes:?}");
+}
+
 const SEEDS: u64 = 6;
