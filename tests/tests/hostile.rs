@@ -215,6 +215,15 @@ fn a_hostile_relay_gets_nobody_in_and_neither_routes_nor_names_are_its_to_change
         }
     }
     assert!(is_so(), "{} {}", a.status(), c.status());
+    for (node, other) in [(&a, "ovl-c"), (&c, "ovl-a")] {
+        let json = node.host.irm_json("layer routes overlay").unwrap();
+        let mut routes = json["routes"].as_array().unwrap().iter();
+        let far = routes.find(|r| r["member"] == other).unwrap();
+        assert_eq!(
+            (&far["next_hop"], &far["hops"]),
+            (&"ovl-b".into(), &2.into())
+        );
+    }
 
     // A program at B may take the same name for itself, but it is not C.
     let _same = b
