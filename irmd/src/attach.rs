@@ -104,6 +104,10 @@ fn welcome(
     let layer = (!hello.layer.is_empty())
         .then(|| Label::new(hello.layer))
         .transpose()?;
+    let flows = match layer.clone().or_else(|| ipcp.layer()) {
+        Some(layer) => from_before(ipcp, &layer, hello.flows)?,
+        None => Vec::new(),
+    };
     let welcome = ipcp_command::Command::Welcome(AttachWelcome {
         irmd_version: env!("CARGO_PKG_VERSION").to_owned(),
     });
@@ -116,9 +120,9 @@ fn welcome(
     if let Some(layer) = &layer {
         ipcp.inner().layer = Some(layer.clone());
     }
-    for info in hello.flows {
-        if let Some(layer) = ipcp.layer() {
-            adopt(daemon, ipcp, layer, info)?;
+    for (id, flow) in flows {
+        if !daemon.flows().adopt(id, flow) {
+            daemon.tally.add("refused.flow_from_before");
         }
     }
     // A process that says no state has yet to be told who it is; and so has a new one that finds its layer on the disk.
@@ -139,31 +143,34 @@ fn welcome(
     Ok(attachment)
 }
 
-/// Takes over a flow that outlived an earlier daemon.
-fn adopt(daemon: &Arc<Daemon>, ipcp: &Ipcp, layer: Label, info: FlowInfo) -> Result<(), Reason> {
-    let flow = Flow {
-        name: Name::new(info.name)?,
-        qos: info
-            .qos
-            .map(QosSpec::try_from)
-            .transpose()?
-            .unwrap_or_default(),
-        peer: info
-            .peer
-            .map(Peer::try_from)
-            .transpose()?
-            .unwrap_or_default(),
-        uid: info.uid,
-        incoming: info.incoming,
-        carrier: Carrier::Ipcp(ipcp.name.clone(), layer),
-        phase: Phase::Allocated,
-        counters: Counters::default(),
+/// Flows that outlived an earlier daemon.
+fn from_before(
+    ipcp: &Ipcp,
+    layer: &Label,
+    flows: Vec<FlowInfo>,
+) -> Result<Vec<(FlowId, Flow)>, Reason> {
+    let flow = |info: FlowInfo| {
+        let flow = Flow {
+            name: Name::new(info.name)?,
+            qos: info
+                .qos
+                .map(QosSpec::try_from)
+                .transpose()?
+                .unwrap_or_default(),
+            peer: info
+                .peer
+                .map(Peer::try_from)
+                .transpose()?
+                .unwrap_or_default(),
+            uid: info.uid,
+            incoming: info.incoming,
+            carrier: Carrier::Ipcp(ipcp.name.clone(), layer.clone()),
+            phase: Phase::Allocated,
+            counters: Counters::default(),
+        };
+        Ok((FlowId(info.id), flow))
     };
-    let mut flows = daemon.flows();
-    if flows.get(FlowId(info.id)).is_none() {
-        flows.adopt(FlowId(info.id), flow);
-    }
-    Ok(())
+    flows.into_iter().map(flow).collect()
 }
 
 fn handle(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, event: Event) {

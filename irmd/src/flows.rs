@@ -85,9 +85,21 @@ impl Flows {
         Some(id)
     }
 
-    /// Takes over a flow that outlived an earlier daemon.
-    pub(crate) fn adopt(&mut self, id: FlowId, flow: Flow) {
-        self.table.insert(id, flow);
+    /// Takes over a flow that somebody has from before; false if no daemon can have given it out, or another has it. The word
+    /// of an IPC process, which irmd has started, counts more than that of a program.
+    pub(crate) fn adopt(&mut self, id: FlowId, flow: Flow) -> bool {
+        let first = 1 << 32;
+        let newest = u64::from(self.incarnation) << 32 | u64::from(self.counter);
+        let carrier = self.table.get(&id).map(|f| &f.carrier);
+        let free = match (carrier, &flow.carrier) {
+            (None, _) | (Some(Carrier::Direct(_)), Carrier::Ipcp(..)) => true,
+            (Some(_), _) => false,
+        };
+        let taken = free && (first..=newest).contains(&id.0);
+        if taken {
+            self.table.insert(id, flow);
+        }
+        taken
     }
 
     /// Looks one up.
@@ -218,6 +230,28 @@ mod tests {
         };
         assert!(flows.add(flow(Phase::Allocated)).is_some());
         assert!(flows.add(flow(Phase::Allocated)).is_none());
+    }
+
+    #[test]
+    fn a_flow_from_before_is_taken_over_once_and_one_of_the_future_never() {
+        let ipcp = || Flow {
+            carrier: Carrier::Ipcp(Label::new("a").unwrap(), Label::new("l").unwrap()),
+            ..flow(Phase::Allocated)
+        };
+        let mut flows = Flows::new(2);
+        let own = flows.add(flow(Phase::Allocated)).unwrap();
+        for never in [0, 7, own.0 + 1, 3 << 32, u64::MAX] {
+            assert!(!flows.adopt(FlowId(never), flow(Phase::Allocated)));
+            assert!(!flows.adopt(FlowId(never), ipcp()));
+        }
+        let before = FlowId(1 << 32 | 5);
+        assert!(flows.adopt(before, flow(Phase::Allocated)));
+        assert!(!flows.adopt(before, flow(Phase::Allocated)));
+        // A program claimed what an IPC process carries.
+        assert!(flows.adopt(before, ipcp()) && !flows.adopt(before, ipcp()));
+        assert!(!flows.adopt(before, flow(Phase::Allocated)));
+        flows.remove(own);
+        assert!(flows.adopt(own, flow(Phase::Allocated)));
     }
 
     #[test]

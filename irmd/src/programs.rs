@@ -210,8 +210,18 @@ fn open(
         data_socket: hello.data_socket,
         tx,
     };
-    for flow in hello.flows {
-        adopt(daemon, &session, flow)?;
+    if hello.flows.len() > FLOWS {
+        let text = format!("a program may have {FLOWS} direct flows at once; end some");
+        return Err(Reason::new(Code::Busy, text));
+    }
+    let flows = hello.flows.into_iter();
+    let flows: Vec<_> = flows
+        .map(|f| from_before(&session, f))
+        .collect::<Result<_, _>>()?;
+    for (id, flow) in flows {
+        if !daemon.flows().adopt(id, flow) {
+            daemon.tally.add("refused.flow_from_before");
+        }
     }
     daemon.sessions.insert(session.id, session.clone());
     let welcome = ProgramWelcome {
@@ -222,8 +232,8 @@ fn open(
     Ok(session)
 }
 
-/// Takes over a direct flow that outlived an earlier daemon, unless the id is in use.
-fn adopt(daemon: &Arc<Daemon>, session: &Session, f: DirectFlow) -> Result<(), Reason> {
+/// A direct flow that the program had accepted before, most likely from an earlier daemon.
+fn from_before(session: &Session, f: DirectFlow) -> Result<(FlowId, Flow), Reason> {
     let optional = |text: String| (!text.is_empty()).then(|| Name::new(text)).transpose();
     let flow = Flow {
         name: Name::new(f.name)?,
@@ -242,11 +252,7 @@ fn adopt(daemon: &Arc<Daemon>, session: &Session, f: DirectFlow) -> Result<(), R
         phase: Phase::Allocated,
         counters: Counters::default(),
     };
-    let mut flows = daemon.flows();
-    if flows.get(FlowId(f.flow)).is_none() {
-        flows.adopt(FlowId(f.flow), flow);
-    }
-    Ok(())
+    Ok((FlowId(f.flow), flow))
 }
 
 async fn handle(daemon: &Arc<Daemon>, session: &Session, event: Event) -> Result<(), Reason> {
@@ -378,6 +384,8 @@ async fn registered(
     Ok(())
 }
 
+/// How many direct flows a program may bring from before.
+const FLOWS: usize = 16_384;
 /// How many sessions one user may have at once.
 const SESSIONS: usize = 4096;
 /// The longest path that a Unix socket can have.

@@ -335,3 +335,109 @@ async fn events_of_a_program_that_say_nothing_harm_nobody() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     lives(&host).await;
 }
+
+#[tokio::test]
+async fn a_hello_with_one_bad_flow_leaves_none_of_its_flows_behind() {
+    let mut host = Host::started().await;
+    // So that there can be flows from before.
+    assert!(host.terminate().success());
+    host.start(&[]).await;
+    let flow = |flow: u64, name: &str| DirectFlow {
+        flow,
+        name: name.into(),
+        ..Default::default()
+    };
+    let everybody = host.channel("irm.sock").await.unwrap();
+    let mut wire = Wire(tonic::client::Grpc::new(everybody));
+    for (flows, code) in [
+        (
+            vec![flow(1 << 32 | 1, "good"), flow(1 << 32 | 2, "")],
+            Code::Usage,
+        ),
+        (vec![flow(1 << 32 | 1, "good"); 16_385], Code::Busy),
+    ] {
+        let hello = ProgramHello {
+            flows,
+            ..Default::default()
+        };
+        let hello = ProgramEvent {
+            event: Some(Event::Hello(hello)),
+        };
+        let status = wire.stream(SESSION, vec![hello.encode_to_vec()]).await;
+        assert_eq!(Reason::from(status).code, code);
+        let flows = host.admin().await.list_flows(Empty {}).await.unwrap();
+        assert!(flows.into_inner().flows.is_empty());
+    }
+    // What no daemon can have given out is not taken over, and the session stands.
+    let hello = ProgramHello {
+        flows: vec![flow(1 << 32 | 1, "good"), flow(9 << 32, "later")],
+        data_socket: "/x".into(),
+        ..Default::default()
+    };
+    let _program = host.session(hello).await;
+    let flows = host.admin().await.list_flows(Empty {}).await.unwrap();
+    let ids: Vec<u64> = flows.into_inner().flows.iter().map(|f| f.id).collect();
+    assert_eq!(ids, [1 << 32 | 1]);
+    lives(&host).await;
+}
+
+#[tokio::test]
+async fn events_of_an_ipc_process_that_say_nothing_are_dropped_and_counted() {
+    let host = Host::started().await;
+    let mut admin = host.admin().await;
+    let create = CreateIpcpRequest {
+        name: "ovl-a".into(),
+        r#type: "unicast".into(),
+    };
+    let (created, mut ipcp) = tokio::join!(admin.create_ipcp(create), async {
+        let (_, secret) = host.child_besides(&[]).await;
+        let hello = IpcpHello {
+            secret,
+            name: "ovl-a".into(),
+            version: 1,
+            data_socket: "/data/ovl-a".into(),
+            ..Default::default()
+        };
+        // A flow without a name: this process is not what it should be, and may try again.
+        let bad = IpcpHello {
+            layer: "ovl".into(),
+            flows: vec![FlowInfo::default()],
+            ..hello.clone()
+        };
+        assert_eq!(host.attach(bad).await.err().unwrap().code, Code::Usage);
+        host.attach(hello).await.unwrap()
+    });
+    created.unwrap();
+    use ipcp_event::Event;
+    for event in [
+        Some(Event::Done(Done::default())),
+        Some(Event::Request(FlowRequest::default())),
+        Some(Event::Down(FlowDown::default())),
+        Some(Event::State(StateChange::default())),
+        Some(Event::Notice(Notice::default())),
+        None,
+    ] {
+        ipcp.tx.send(IpcpEvent { event }).await.unwrap();
+    }
+    let counted = async {
+        loop {
+            let status = soon(admin.status(StatusRequest {}))
+                .await
+                .unwrap()
+                .into_inner();
+            assert_ne!(status.ipcps[0].state, "down");
+            if status.counters.get("dropped.malformed_event") >= Some(&3) {
+                return;
+            }
+        }
+    };
+    // It answers when it is asked how it is, so it is still attached.
+    tokio::select! {
+        () = soon(counted) => {}
+        _ = ipcp.next() => panic!("a command came"),
+    }
+    let again = Event::Hello(IpcpHello::default());
+    ipcp.send(again).await;
+    assert_eq!(ipcp.message().await.unwrap_err().code, Code::Usage);
+    lives(&host).await;
+}
