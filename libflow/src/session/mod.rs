@@ -12,6 +12,7 @@ use proto::irm as pb;
 use proto::irm::program_event::Event;
 use proto::irm::programs_client::ProgramsClient;
 use proto::{Code, FlowId, Label, Name, QosSpec, Reason, Token};
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tonic::transport::Channel;
@@ -276,10 +277,9 @@ impl ListenerEntry {
 impl State {
     /// Tells irmd. Lost without a session: what matters is told again when there is one.
     pub(crate) fn send(&self, event: Event) {
+        let event = pb::ProgramEvent { event: Some(event) };
         if let Some(events) = &self.events
-            && events
-                .try_send(pb::ProgramEvent { event: Some(event) })
-                .is_err()
+            && let Err(TrySendError::Full(_)) = events.try_send(event)
         {
             tracing::warn!("irmd does not read what this program tells it; a message is lost");
         }

@@ -134,9 +134,11 @@ fn end_irmd(host: &Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the process of this id is still the program that was started under it.
+/// Whether the process of this id is still the program that was started under it, and runs.
 fn is_ours(pid: i64, program: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|comm| comm.trim() == program)
+    // "PID (NAME) STATE …", proc_pid_stat(5); one that is only to be reaped has ended.
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| stat.contains(&format!("({program}) ")) && !stat.contains(") Z "))
 }
 
 fn load() -> anyhow::Result<Value> {
