@@ -10,7 +10,7 @@ use rand_core::RngCore;
 
 use super::Unicast;
 use super::cube::grant;
-use super::flow::{Early, EarlyPdu, Flow, Incoming, Outgoing, Terms, prefix};
+use super::flow::{Early, EarlyPdu, Flow, Incoming, Outgoing, prefix};
 use crate::{Now, Output};
 
 /// What irmd asks.
@@ -176,20 +176,8 @@ impl Unicast {
                     let text = "too much waits to be said to the member that asked; the flow was not accepted";
                     return self.done(command, Err(Reason::new(Code::Busy, text)));
                 }
-                let terms = Terms {
-                    id,
-                    local,
-                    remote: incoming.remote,
-                    peer: incoming.peer,
-                    peer_life: incoming.peer_life,
-                    qos: incoming.qos,
-                    name: incoming.name,
-                    peer_name: incoming.source,
-                    incoming: true,
-                    uid: user.uid,
-                    mtu: 0,
-                };
-                self.open_flow(command, user, terms);
+                let flow = Flow::accepted(id, local, user.uid, incoming);
+                self.open_flow(command, user, flow);
             }
             Err(reason) => {
                 self.refuse(now, incoming.peer, incoming.remote, &reason);
@@ -363,20 +351,8 @@ impl Unicast {
         let Some(outgoing) = self.flows.outgoing.remove(&endpoint) else {
             return;
         };
-        let terms = Terms {
-            id: outgoing.ask.flow,
-            local: endpoint,
-            remote: EndpointId(reply.endpoint),
-            peer: from,
-            peer_life: reply.incarnation,
-            qos: outgoing.ask.qos,
-            name: outgoing.ask.name.clone(),
-            peer_name: Some(outgoing.ask.name),
-            incoming: false,
-            uid: outgoing.ask.user.uid,
-            mtu: 0,
-        };
-        self.open_flow(outgoing.command, outgoing.ask.user, terms);
+        let flow = Flow::granted(endpoint, from, &reply, &outgoing.ask);
+        self.open_flow(outgoing.command, outgoing.ask.user, flow);
         for pdu in outgoing.early.into_pdus() {
             match pdu {
                 EarlyPdu::Direct(payload) => self.deliver(endpoint, from, &payload),
@@ -419,12 +395,10 @@ impl Unicast {
 
 /// What these have in common.
 impl Unicast {
-    fn open_flow(&mut self, command: CommandId, user: User, terms: Terms) {
-        let mtu = self
-            .sdu_mtu(terms.peer)
-            .saturating_sub(prefix(&terms.qos) as u32);
-        let peer = self.peer_of(terms.peer, terms.peer_name.clone());
-        let flow = Flow::new(Terms { mtu, ..terms });
+    fn open_flow(&mut self, command: CommandId, user: User, mut flow: Flow) {
+        let mtu = self.sdu_mtu(flow.peer).saturating_sub(flow.prefix() as u32);
+        flow.mtu = mtu;
+        let peer = self.peer_of(flow.peer, flow.peer_name.clone());
         let allocated = Allocated {
             mtu,
             qos: flow.qos,

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use proto::ipcp::{Allocate, CommandId, RequestId};
+use proto::wire::FlowReply;
 use proto::{Addr, Batch, EndpointId, FlowId, Name, QosSpec, Reason};
 use rustc_hash::FxHashMap;
 
@@ -36,21 +37,6 @@ pub(super) struct Flow {
     waiting: VecDeque<Batch>,
     tx_sequence: u32,
     rx_expected: Option<u32>,
-}
-
-/// Both ends of a flow, and what was agreed.
-pub(super) struct Terms {
-    pub(super) id: FlowId,
-    pub(super) local: EndpointId,
-    pub(super) remote: EndpointId,
-    pub(super) peer: Addr,
-    pub(super) peer_life: u64,
-    pub(super) qos: QosSpec,
-    pub(super) name: Name,
-    pub(super) peer_name: Option<Name>,
-    pub(super) incoming: bool,
-    pub(super) uid: u32,
-    pub(super) mtu: u32,
 }
 
 /// A flow that irmd wants.
@@ -134,20 +120,40 @@ pub(super) struct Flows {
 }
 
 impl Flow {
-    pub(super) fn new(terms: Terms) -> Self {
-        let Terms {
-            id,
-            local,
-            remote,
-            peer,
-            peer_life,
-            qos,
-            name,
-            peer_name,
-            incoming,
+    /// One that another member asked for and irmd accepted.
+    pub(super) fn accepted(id: FlowId, local: EndpointId, uid: u32, asked: Incoming) -> Self {
+        let (ends, peer) = ((local, asked.remote), (asked.peer, asked.peer_life));
+        Self {
+            peer_name: asked.source,
+            incoming: true,
             uid,
-            mtu,
-        } = terms;
+            ..Self::new(id, ends, peer, asked.qos, asked.name)
+        }
+    }
+
+    /// One that a member has granted; the other program is called by the name that was asked for.
+    pub(super) fn granted(
+        local: EndpointId,
+        from: Addr,
+        reply: &FlowReply,
+        ask: &Allocate,
+    ) -> Self {
+        let ends = (local, EndpointId(reply.endpoint));
+        let peer = (from, reply.incarnation);
+        Self {
+            peer_name: Some(ask.name.clone()),
+            uid: ask.user.uid,
+            ..Self::new(ask.flow, ends, peer, ask.qos, ask.name.clone())
+        }
+    }
+
+    fn new(
+        id: FlowId,
+        (local, remote): (EndpointId, EndpointId),
+        (peer, peer_life): (Addr, u64),
+        qos: QosSpec,
+        name: Name,
+    ) -> Self {
         Self {
             id,
             local,
@@ -156,10 +162,10 @@ impl Flow {
             peer_life,
             qos,
             name,
-            peer_name,
-            incoming,
-            uid,
-            mtu,
+            peer_name: None,
+            incoming: false,
+            uid: 0,
+            mtu: 0,
             ends: Ends::new(local, remote),
             rx: None,
             rx_bytes: 0,
@@ -337,19 +343,7 @@ mod tests {
     fn flow(qos: QosSpec) -> Flow {
         let name = Name::new("server").unwrap();
         let (local, remote) = (EndpointId(1), EndpointId(2));
-        Flow::new(Terms {
-            id: FlowId(1),
-            local,
-            remote,
-            peer: Addr(3),
-            peer_life: 1,
-            qos,
-            name,
-            peer_name: None,
-            incoming: false,
-            uid: 0,
-            mtu: 10,
-        })
+        Flow::new(FlowId(1), (local, remote), (Addr(3), 1), qos, name)
     }
 
     fn payload(sequence: u32) -> Vec<u8> {
