@@ -26,7 +26,11 @@ fn a_foreign_authority_lets_nobody_in_whichever_side_looks() {
     // Who trusts the layer's too is not believed by that member.
     let root = root_of_layer(&net.a);
     let out = net.enroll("ovl-b", &[&foreign.root, &root], &member);
-    refused(&out, 7, "could not join ovl through ovl-a");
+    refused(
+        &out,
+        7,
+        "it doesn't know the authority that issued our certificate",
+    );
     net.has_one_member();
     let counters = net.a.irm_json("status").unwrap()["ipcps"].to_string();
     assert!(counters.contains("handshake.failed"), "{counters}");
@@ -112,7 +116,7 @@ impl Net {
         let cert = file("cert.pem", "CERTIFICATE", &[&member.cert]);
         let key = file("key.pem", "PRIVATE KEY", &[&member.key]);
         let line = format!(
-            "ipcp enroll {name} --type unicast --layer ovl --dst ovl-a --timeout 3s --ca {} --cert {} --key {}",
+            "ipcp enroll {name} --type unicast --layer ovl --dst ovl-a --timeout 2s --ca {} --cert {} --key {}",
             ca.display(),
             cert.display(),
             key.display()
