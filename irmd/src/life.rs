@@ -204,4 +204,4 @@ pub(crate) async fn stop(ipcp: &Ipcp) {
 }
 
 /// How long all IPC processes together may take to end in good order.
-const STOP: Duration = Duration::from_secs(10);
+const STOP: Duration = Duration::from_secs(6);

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -128,7 +130,7 @@ fn killing_irmd_costs_nothing(killed: &[&str]) {
         .spawn(
             "irm",
             [
-                "--json", "ping", "steady", "--layer", "overlay", "-c", "400", "-i", "0.01",
+                "--json", "ping", "steady", "--layer", "overlay", "-c", "1000", "-i", "0.004",
             ],
         )
         .unwrap();
@@ -167,7 +169,7 @@ fn killing_irmd_costs_nothing(killed: &[&str]) {
         })
         .unwrap_or_else(|e| panic!("{e}: on {} {before:?} became {:?}", host.name, holds(host)));
     }
-    none_lost(ping, 400);
+    none_lost(ping, 1000);
     drop(there);
     assert!(line.heals_within(1).is_ok(), "the VPN did not go on");
 }
@@ -225,6 +227,35 @@ fn sigterm_ends_all_and_leaves_nothing() {
             );
         }
     }
+}
+
+#[test]
+fn sigterm_ends_those_that_do_not_listen_too() {
+    let mut line = Line::up().unwrap();
+    let a = line.host("a").unwrap();
+    // A program that irmd starts for a name, and that would rather stay.
+    let deaf = a.dir().join("deaf");
+    fs::write(
+        &deaf,
+        "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n",
+    )
+    .unwrap();
+    fs::set_permissions(&deaf, fs::Permissions::from_mode(0o755)).unwrap();
+    let deaf = deaf.to_str().unwrap();
+    a.irm(&format!("bind program {deaf} --name deaf --auto"))
+        .unwrap();
+    let asked = a.run("irm", "ping deaf -c 1 --timeout 300ms".split(' '));
+    assert_eq!(asked.unwrap().code, 7);
+    assert_eq!(a.programs("deaf").len(), 1);
+    for program in ["ipcpd", "shim-udp", "vpn"] {
+        let pids = a.programs(program);
+        assert_eq!(pids.len(), 1, "{program}");
+        kill(Pid::from_raw(pids[0] as i32), Signal::SIGSTOP).unwrap();
+    }
+    line.down().unwrap();
+    let a = line.host("a").unwrap();
+    assert_eq!([4, 6].map(|family| routes_of_vpn(a, family)), [0, 0]);
+    assert!(!proc_net(a, "dev").contains("strata0"));
 }
 
 /// Routes through the device of the VPN.
