@@ -20,6 +20,7 @@ pub(crate) fn requests(desk: &mut Desk, own: &Own<'_>, relay: EnrolRelay) -> Vec
             id: relay.id + FALSE + all.len() as u64,
             request: Some(request),
             exporter: exporter.to_vec(),
+            hops: relay.hops,
         });
     };
     // Its own key for the joiner's name and for another, with a seed of its own and with what the true seed has signed.

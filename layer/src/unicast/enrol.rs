@@ -1,6 +1,5 @@
-//! Enrolment: the joiner, the member that was dialled, the relay to the issuer, and the issuer.
+//! Enrolment as the joiner sees it; what the layer does is in `relay`.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use proto::ipcp::{Answer, CommandId, Configured, Enroll, State};
@@ -8,7 +7,6 @@ use proto::wire::{self, message::Body};
 use proto::{Addr, Code, FlowId, Label, Reason};
 
 use super::Unicast;
-use super::link::Phase;
 use crate::crypt::{Identity, Invitation, Joiner, TlsConfig};
 use crate::{Now, UnixTime};
 
@@ -39,19 +37,6 @@ enum Way {
     Certified { unsaved: bool },
 }
 
-/// Requests of joiners on their way to the issuer.
-#[derive(Default)]
-pub(super) struct Relays {
-    list: BTreeMap<u64, Relay>,
-    last: u64,
-}
-
-struct Relay {
-    lower: FlowId,
-    issuer: Addr,
-    until: Instant,
-}
-
 impl Join {
     pub(super) fn layer(&self) -> &Label {
         &self.layer
@@ -72,12 +57,6 @@ impl Join {
     pub(super) fn deadline(&self) -> Instant {
         self.asked
             .map_or(self.deadline, |(_, at)| self.deadline.min(at + ANSWER))
-    }
-}
-
-impl Relays {
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.list.values().map(|r| r.until).min()
     }
 }
 
@@ -378,7 +357,7 @@ impl Unicast {
     }
 
     pub(super) fn tick_enrol(&mut self, now: Now) {
-        self.relays.list.retain(|_, relay| relay.until > now.mono);
+        self.relays.expire(now.mono);
         let Some(join) = &mut self.join else { return };
         if join.deadline <= now.mono {
             let last = join.last.clone().or_else(|| self.dialling.why_any());
@@ -398,172 +377,7 @@ impl Unicast {
     }
 }
 
-/// The member that was dialled, the relay and the issuer.
-impl Unicast {
-    /// Somebody without certificate asks to be let in.
-    pub(super) fn enrol_request(&mut self, now: Now, lower: FlowId, request: wire::EnrolRequest) {
-        let Some(exporter) = self.links.get(&lower).map(|l| l.exporter) else {
-            return;
-        };
-        let Some(me) = &self.me else { return };
-        if me.authority.is_some() {
-            let reply = self.redeem(now, &request, &exporter);
-            return self.tell_link(lower, Body::EnrolReply(reply));
-        }
-        let issuer = Label::new(request.issuer.clone())
-            .ok()
-            .map(|issuer| me.address_of(&issuer));
-        let label = me.label().clone();
-        let refuse = |code: Code, text: String| wire::EnrolReply {
-            code: code as u32,
-            text,
-            ..wire::EnrolReply::default()
-        };
-        let reply = match issuer {
-            None => refuse(
-                Code::Usage,
-                "the request names no issuer; ask for another invitation".to_owned(),
-            ),
-            Some(issuer) if issuer == me.address => refuse(
-                Code::Denied,
-                format!("{label} no longer issues certificates; ask for another invitation"),
-            ),
-            Some(issuer) if self.path(issuer).is_none() => refuse(
-                Code::Unreachable,
-                format!(
-                    "{label} can't reach the issuer {}; try again when it is up",
-                    request.issuer
-                ),
-            ),
-            Some(issuer) => match self.relay(now, lower, issuer, request, &exporter) {
-                true => return,
-                false => refuse(
-                    Code::Busy,
-                    format!("{label} relays too many requests; try again"),
-                ),
-            },
-        };
-        self.tell_link(lower, Body::EnrolReply(reply));
-    }
-
-    fn relay(
-        &mut self,
-        now: Now,
-        lower: FlowId,
-        issuer: Addr,
-        request: wire::EnrolRequest,
-        exporter: &[u8; 32],
-    ) -> bool {
-        // A joiner that asks again is answered with whatever comes first: the issuer says the same each time.
-        let known = self.relays.list.iter().find(|(_, r)| r.lower == lower);
-        let known = known.map(|(id, _)| *id);
-        if known.is_none() && self.relays.list.len() >= MAX_RELAYS {
-            return false;
-        }
-        let id = known.unwrap_or_else(|| {
-            self.relays.last += 1;
-            self.relays.last
-        });
-        self.relays.list.insert(
-            id,
-            Relay {
-                lower,
-                issuer,
-                until: now.mono + RELAY,
-            },
-        );
-        self.stats.count("enrol.relayed");
-        let relay = wire::EnrolRelay {
-            id,
-            request: Some(request),
-            exporter: exporter.to_vec(),
-        };
-        #[cfg(any(test, feature = "hostile"))]
-        let relay = self.meddler_relays(now, issuer, relay);
-        self.tell_peer(now, issuer, Body::EnrolRelay(relay))
-    }
-
-    /// Another member hands on the request of a joiner that dialled it.
-    pub(super) fn enrol_relay(&mut self, now: Now, from: Addr, relay: wire::EnrolRelay) {
-        let exporter = <[u8; 32]>::try_from(relay.exporter.as_slice());
-        let (Some(request), Ok(exporter)) = (relay.request, exporter) else {
-            return self.stats.count("drop.malformed_message");
-        };
-        let reply = self.redeem(now, &request, &exporter);
-        self.tell_peer(
-            now,
-            from,
-            Body::EnrolRelayReply(wire::EnrolRelayReply {
-                id: relay.id,
-                reply: Some(reply),
-            }),
-        );
-    }
-
-    pub(super) fn enrol_relay_reply(&mut self, from: Addr, answer: wire::EnrolRelayReply) {
-        let known = self
-            .relays
-            .list
-            .get(&answer.id)
-            .is_some_and(|r| r.issuer == from);
-        let (true, Some(reply)) = (known, answer.reply) else {
-            return self.stats.count("drop.unexpected_message");
-        };
-        let Some(relay) = self.relays.list.remove(&answer.id) else {
-            return;
-        };
-        if self
-            .links
-            .get(&relay.lower)
-            .is_some_and(|l| l.phase == Phase::Joining)
-        {
-            self.tell_link(relay.lower, Body::EnrolReply(reply));
-        }
-    }
-
-    /// The issuer's word.
-    fn redeem(
-        &mut self,
-        now: Now,
-        request: &wire::EnrolRequest,
-        exporter: &[u8; 32],
-    ) -> wire::EnrolReply {
-        let refuse = |reason: Reason| wire::EnrolReply {
-            code: reason.code as u32,
-            text: reason.text,
-            ..wire::EnrolReply::default()
-        };
-        let Some(authority) = self.me.as_mut().and_then(|me| me.authority.as_mut()) else {
-            self.stats.count("enrol.refused");
-            return refuse(Reason::new(
-                Code::Denied,
-                format!(
-                    "{} issues no certificates; ask for another invitation",
-                    self.name
-                ),
-            ));
-        };
-        match authority.redeem(request, exporter, now.wall) {
-            Ok(reply) => {
-                // Kept before the answer goes: a use counts once, come what may.
-                let bytes = authority.to_bytes();
-                self.save("authority", bytes);
-                self.stats.count("enrol.issued");
-                reply
-            }
-            Err(reason) => {
-                self.stats.count("enrol.refused");
-                refuse(reason)
-            }
-        }
-    }
-}
-
 /// How long one member is given to answer a request, before the next is asked.
 const ANSWER: Duration = Duration::from_secs(3);
-/// How long the issuer is given to answer a relayed request.
-const RELAY: Duration = Duration::from_secs(30);
-/// Requests on their way to the issuer at once.
-const MAX_RELAYS: usize = 64;
 /// The longest that a join may take.
 const MAX_JOIN: Duration = Duration::from_secs(600);

@@ -9,7 +9,6 @@ use proto::{Addr, EndpointId, FlowId};
 use super::Unicast;
 use super::out::Class;
 use super::pdu::{Routed, RoutedHandshake};
-use crate::Now;
 use crate::crypt::{Identity, TlsConfig};
 
 /// What a hostile member does. What is left out is done as by an honest one.
@@ -130,12 +129,7 @@ impl Unicast {
     }
 
     /// Lets the meddler have a joiner's request; gives the last of what is said to the issuer.
-    pub(super) fn meddler_relays(
-        &mut self,
-        now: Now,
-        issuer: Addr,
-        relay: EnrolRelay,
-    ) -> EnrolRelay {
+    pub(super) fn meddler_relays(&mut self, lower: FlowId, relay: EnrolRelay) -> EnrolRelay {
         let (Some(meddler), Some(me)) = (&mut self.meddler, &self.me) else {
             return relay;
         };
@@ -146,7 +140,7 @@ impl Unicast {
         let mut all = meddler.relayed(&own, relay.clone());
         let last = all.pop().unwrap_or(relay);
         for relay in all {
-            self.tell_peer(now, issuer, Body::EnrolRelay(relay));
+            self.tell_link(lower, Body::EnrolRelay(relay));
         }
         last
     }

@@ -64,6 +64,10 @@ impl Unicast {
             (Phase::Up(_) | Phase::Retired(..), Body::Records(records)) => {
                 self.take_records(now, lower, records)
             }
+            (Phase::Up(_), Body::EnrolRelay(relay)) => self.enrol_relay(now, lower, relay),
+            (Phase::Up(_) | Phase::Retired(..), Body::EnrolRelayReply(reply)) => {
+                self.enrol_relay_reply(lower, reply)
+            }
             (Phase::Up(_), Body::LinkInfo(info)) => self.link_info(now, lower, &info),
             _ => self.stats.count("drop.unexpected_message"),
         }
@@ -146,9 +150,9 @@ impl Unicast {
             Body::FlowReply(reply) => self.flow_reply(now, from, reply),
             Body::FlowDealloc(dealloc) => self.flow_dealloc(now, from, dealloc),
             Body::FlowDeallocAck(ack) => self.flow_dealloc_ack(from, &ack),
-            Body::EnrolRelay(relay) => self.enrol_relay(now, from, relay),
-            Body::EnrolRelayReply(reply) => self.enrol_relay_reply(from, reply),
-            Body::EnrolRequest(_)
+            Body::EnrolRelay(_)
+            | Body::EnrolRelayReply(_)
+            | Body::EnrolRequest(_)
             | Body::EnrolReply(_)
             | Body::Digest(_)
             | Body::Records(_)

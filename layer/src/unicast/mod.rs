@@ -8,7 +8,7 @@
 //! | `dial`, `links`, `link` | N-1 flows: whom to dial; hellos, which of two stays; one of them |
 //! | `session`, `running`, `peer` | handshakes over a link or routed; which of too many goes; what two members share |
 //! | `messages` | control messages over the channels of links and of pairs |
-//! | `enrol` | joiner, dialled member, relay and issuer |
+//! | `enrol`, `relay` | the joiner; the dialled member, those on the way to the issuer, and the issuer |
 //! | `flood`, `damper`, `routing` | signed records between neighbours, and how often; what follows from them |
 //! | `fa`, `upkeep`, `flow`, `cube` | flow allocator; what happens to flows by themselves; their tables; what is granted |
 //! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
@@ -31,6 +31,7 @@ mod messages;
 mod out;
 mod pdu;
 mod peer;
+mod relay;
 mod routing;
 mod running;
 mod session;
@@ -55,7 +56,7 @@ use crate::crypt::Clock;
 use crate::{FlowAsk, FlowTell, Input, Ipcp, Now, Output};
 use damper::Damper;
 use dial::Dialling;
-use enrol::{Join, Relays};
+use enrol::Join;
 use flow::Flows;
 #[cfg(any(test, feature = "hostile"))]
 pub use hostile::{Meddler, Own, Sent};
@@ -63,6 +64,7 @@ use link::Link;
 use member::Member;
 use out::Class;
 use peer::Peer;
+use relay::Relays;
 use stats::Stats;
 
 /// One member of a unicast layer, as a pure machine.

@@ -1,6 +1,9 @@
 //! Who gets in, through whom, and who doesn't.
 
+use proto::wire;
+
 use super::*;
+use crate::crypt::Invitation;
 
 fn links_up(net: &mut Net, name: &'static str) -> Vec<String> {
     status(net, name)
@@ -108,6 +111,66 @@ fn an_answer_that_takes_longer_than_the_joiner_waits_is_taken_all_the_same() {
         matches!(answer, Some(Ok(Answer::Configured(_)))),
         "{answer:?}"
     );
+}
+
+#[test]
+fn a_request_goes_from_neighbour_to_neighbour_and_needs_no_keys_with_the_issuer() {
+    let mut net = Net::new(&["a", "b", "c", "d"]);
+    for (one, other) in [("a", "c"), ("a", "d"), ("b", "d")] {
+        net.cut(one, other);
+    }
+    bootstrap(&mut net, "a");
+    for (via, member) in [("a", "b"), ("b", "c"), ("c", "d")] {
+        let url = invite(&mut net, "a", member).unwrap();
+        let invitation = Invitation::parse(&url, net.now().wall).unwrap();
+        let url = invitation.through(vec![label(via)]).to_string();
+        let answer = enroll(&mut net, member, url);
+        assert!(matches!(answer, Ok(Answer::Configured(_))), "{answer:?}");
+        net.seconds(1);
+    }
+    let a = net.node("a").machine.me.as_ref().unwrap().address;
+    assert!(!net.node("c").machine.peers.contains_key(&a));
+    let relayed = |net: &mut Net, at| status(net, at).counters.get("enrol.relayed").copied();
+    assert_eq!(relayed(&mut net, "b"), Some(2));
+    assert_eq!(relayed(&mut net, "c"), Some(1));
+    for at in ["b", "c"] {
+        assert_eq!(net.node(at).machine.relays.deadline(), None, "{at}");
+    }
+}
+
+#[test]
+fn a_request_that_goes_in_a_circle_is_refused() {
+    let mut net = Net::new(&["a", "b", "c"]);
+    net.cut("a", "c");
+    bootstrap(&mut net, "a");
+    for member in ["b", "c"] {
+        join(&mut net, "a", member);
+        net.seconds(1);
+    }
+    let relay = |hops| wire::EnrolRelay {
+        id: 7,
+        request: Some(wire::EnrolRequest {
+            issuer: "a".to_owned(),
+            ..wire::EnrolRequest::default()
+        }),
+        exporter: vec![0; 32],
+        hops,
+    };
+    let before = status(&mut net, "b").counters["enrol.relayed"];
+    let now = net.now();
+    let machine = &mut net.node("b").machine;
+    let links = machine.links.values();
+    let of = |l: &crate::unicast::link::Link| (l.peer(), l.lower);
+    let lowers: BTreeMap<_, _> = links.map(of).collect();
+    let me = machine.me.as_ref().unwrap();
+    let (a, c) = (me.address_of(&label("a")), me.address_of(&label("c")));
+    // From the very member that it would go to, and after too many.
+    machine.enrol_relay(now, lowers[&Some(a)], relay(0));
+    machine.enrol_relay(now, lowers[&Some(c)], relay(64));
+    assert_eq!(machine.relays.deadline(), None);
+    machine.enrol_relay(now, lowers[&Some(c)], relay(63));
+    assert!(machine.relays.deadline().is_some());
+    assert_eq!(status(&mut net, "b").counters["enrol.relayed"], before + 1);
 }
 
 #[test]

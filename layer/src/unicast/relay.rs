@@ -1,0 +1,240 @@
+//! Enrolment as the layer sees it: the member that was dialled, those on the way to the issuer, and the issuer.
+//!
+//! A request goes from neighbour to neighbour over the channels of their links, and so does the answer: no member on the way
+//! needs keys with the issuer, which a long way that loses much might not let them agree on in time.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use proto::wire::{self, message::Body};
+use proto::{Addr, Code, FlowId, Label, Reason};
+
+use super::Unicast;
+use super::link::{Link, Phase};
+use crate::Now;
+
+/// Requests of joiners on their way to the issuer.
+#[derive(Default)]
+pub(super) struct Relays {
+    list: BTreeMap<u64, Relay>,
+    last: u64,
+}
+
+struct Relay {
+    asker: Asker,
+    /// The neighbour that it was handed to.
+    to: Addr,
+    until: Instant,
+}
+
+/// Who waits for the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// The joiner at the other end of this link.
+    Joiner(FlowId),
+    /// A neighbour, for its own number.
+    Neighbour(Addr, u64),
+}
+
+impl Relays {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.list.values().map(|r| r.until).min()
+    }
+
+    /// Forgets what was not answered in time.
+    pub(super) fn expire(&mut self, now: Instant) {
+        self.list.retain(|_, relay| relay.until > now);
+    }
+
+    /// Notes a request, and gives the number that the next member is told. One that is asked again keeps its number:
+    /// whichever answer comes first will do, since the issuer says the same each time. `None`: too many wait.
+    fn note(&mut self, relay: Relay) -> Option<u64> {
+        let known = self.list.iter().find(|(_, r)| r.asker == relay.asker);
+        let known = known.map(|(id, _)| *id);
+        let same = |r: &&Relay| match (r.asker, relay.asker) {
+            (Asker::Neighbour(one, _), Asker::Neighbour(other, _)) => one == other,
+            (Asker::Joiner(_), Asker::Joiner(_)) => true,
+            (Asker::Neighbour(..), Asker::Joiner(_)) | (Asker::Joiner(_), Asker::Neighbour(..)) => {
+                false
+            }
+        };
+        if known.is_none() && self.list.values().filter(same).count() >= MAX_RELAYS {
+            return None;
+        }
+        let id = known.unwrap_or_else(|| {
+            self.last += 1;
+            self.last
+        });
+        self.list.insert(id, relay);
+        Some(id)
+    }
+
+    /// Takes the request that this neighbour answers.
+    fn answered(&mut self, id: u64, by: Addr) -> Option<Asker> {
+        self.list.get(&id).filter(|r| r.to == by)?;
+        self.list.remove(&id).map(|r| r.asker)
+    }
+}
+
+/// The way to the issuer, and back.
+impl Unicast {
+    /// Somebody without certificate asks to be let in.
+    pub(super) fn enrol_request(&mut self, now: Now, lower: FlowId, request: wire::EnrolRequest) {
+        let Some(exporter) = self.links.get(&lower).map(|l| l.exporter) else {
+            return;
+        };
+        let relay = wire::EnrolRelay {
+            id: 0,
+            request: Some(request),
+            exporter: exporter.to_vec(),
+            hops: 0,
+        };
+        self.enrol_onward(now, Asker::Joiner(lower), relay);
+    }
+
+    /// A neighbour hands on the request of a joiner.
+    pub(super) fn enrol_relay(&mut self, now: Now, lower: FlowId, relay: wire::EnrolRelay) {
+        if let Some(from) = self.links.get(&lower).and_then(Link::up) {
+            self.enrol_onward(now, Asker::Neighbour(from, relay.id), relay);
+        }
+    }
+
+    fn enrol_onward(&mut self, now: Now, asker: Asker, relay: wire::EnrolRelay) {
+        let exporter = <[u8; 32]>::try_from(relay.exporter.as_slice());
+        let (Some(request), Ok(exporter)) = (&relay.request, exporter) else {
+            return self.stats.count("drop.malformed_message");
+        };
+        let issues = self.me.as_ref().is_some_and(|me| me.authority.is_some());
+        let reply = if issues {
+            self.redeem(now, request, &exporter)
+        } else {
+            match self.hand_on(now, asker, relay) {
+                Ok(()) => return,
+                Err(reason) => refusal(reason),
+            }
+        };
+        self.enrol_answer(asker, reply);
+    }
+
+    /// Hands a request to the next member on the way to the issuer.
+    fn hand_on(
+        &mut self,
+        now: Now,
+        asker: Asker,
+        mut relay: wire::EnrolRelay,
+    ) -> Result<(), Reason> {
+        let Some(me) = &self.me else {
+            return Err(self.not_a_member());
+        };
+        let label = me.label();
+        let named = relay.request.as_ref().map_or("", |r| r.issuer.as_str());
+        let Ok(issuer) = Label::new(named) else {
+            let text = "the request names no issuer; ask for another invitation";
+            return Err(Reason::new(Code::Usage, text));
+        };
+        let address = me.address_of(&issuer);
+        if address == me.address {
+            let text = format!("{label} no longer issues certificates; ask for another invitation");
+            return Err(Reason::new(Code::Denied, text));
+        }
+        // Back to where it came from: the two do not agree on the way yet.
+        let back = |to: &Addr| matches!(asker, Asker::Neighbour(from, _) if from == *to);
+        let next = self.path(address).and_then(|path| {
+            let to = self.links.get(&path.lower)?.up()?;
+            Some((path.lower, to)).filter(|(_, to)| !back(to) && relay.hops < MAX_HOPS)
+        });
+        let Some((lower, to)) = next else {
+            let text = format!("{label} can't reach the issuer {issuer}; try again when it is up");
+            return Err(Reason::new(Code::Unreachable, text));
+        };
+        let busy = format!("{label} relays too many requests; try again");
+        let until = now.mono + RELAY;
+        let id = self.relays.note(Relay { asker, to, until });
+        relay.id = id.ok_or_else(|| Reason::new(Code::Busy, busy))?;
+        relay.hops += 1;
+        self.stats.count("enrol.relayed");
+        #[cfg(any(test, feature = "hostile"))]
+        let relay = self.meddler_relays(lower, relay);
+        self.tell_link(lower, Body::EnrolRelay(relay));
+        Ok(())
+    }
+
+    /// A neighbour answers what was handed to it.
+    pub(super) fn enrol_relay_reply(&mut self, lower: FlowId, answer: wire::EnrolRelayReply) {
+        let by = self.links.get(&lower).and_then(Link::peer);
+        let asker = by.and_then(|by| self.relays.answered(answer.id, by));
+        match (asker, answer.reply) {
+            (Some(asker), Some(reply)) => self.enrol_answer(asker, reply),
+            _ => self.stats.count("drop.unexpected_message"),
+        }
+    }
+
+    fn enrol_answer(&mut self, asker: Asker, reply: wire::EnrolReply) {
+        match asker {
+            Asker::Joiner(lower) => {
+                let link = self.links.get(&lower);
+                if link.is_some_and(|l| l.phase == Phase::Joining) {
+                    self.tell_link(lower, Body::EnrolReply(reply));
+                }
+            }
+            Asker::Neighbour(from, id) => {
+                let reply = Some(reply);
+                let answer = wire::EnrolRelayReply { id, reply };
+                // Where the link is gone, the joiner asks again.
+                if let Some(lower) = self.adjacent.get(&from).copied() {
+                    self.tell_link(lower, Body::EnrolRelayReply(answer));
+                }
+            }
+        }
+    }
+}
+
+/// The issuer.
+impl Unicast {
+    /// The issuer's word.
+    fn redeem(
+        &mut self,
+        now: Now,
+        request: &wire::EnrolRequest,
+        exporter: &[u8; 32],
+    ) -> wire::EnrolReply {
+        let Some(authority) = self.me.as_mut().and_then(|me| me.authority.as_mut()) else {
+            self.stats.count("enrol.refused");
+            return refusal(Reason::new(
+                Code::Denied,
+                format!(
+                    "{} issues no certificates; ask for another invitation",
+                    self.name
+                ),
+            ));
+        };
+        match authority.redeem(request, exporter, now.wall) {
+            Ok(reply) => {
+                // Kept before the answer goes: a use counts once, come what may.
+                let bytes = authority.to_bytes();
+                self.save("authority", bytes);
+                self.stats.count("enrol.issued");
+                reply
+            }
+            Err(reason) => {
+                self.stats.count("enrol.refused");
+                refusal(reason)
+            }
+        }
+    }
+}
+
+fn refusal(reason: Reason) -> wire::EnrolReply {
+    wire::EnrolReply {
+        code: reason.code as u32,
+        text: reason.text,
+        ..wire::EnrolReply::default()
+    }
+}
+
+/// How long the issuer is given to answer.
+const RELAY: Duration = Duration::from_secs(30);
+/// Requests at once that wait for an answer: of joiners, and of each neighbour.
+const MAX_RELAYS: usize = 64;
+/// Members that hand a request on at most: one that goes in a circle ends.
+const MAX_HOPS: u32 = 64;
