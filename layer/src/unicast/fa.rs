@@ -323,6 +323,11 @@ impl Unicast {
 
     pub(super) fn flow_reply(&mut self, now: Now, from: Addr, reply: wire::FlowReply) {
         let endpoint = EndpointId(reply.source_endpoint);
+        let life = self.me.as_ref().and_then(|me| me.routing.life(from));
+        if reply.code == 0 && life.is_some_and(|life| reply.incarnation < life) {
+            // Of an earlier life, whose ends are gone; the present one was asked again.
+            return self.stats.count("drop.late_answer");
+        }
         let asked = self
             .flows
             .outgoing
@@ -519,7 +524,7 @@ impl Unicast {
         }
     }
 
-    fn new_endpoint(&mut self) -> EndpointId {
+    pub(super) fn new_endpoint(&mut self) -> EndpointId {
         loop {
             let endpoint = EndpointId(self.rng.next_u64());
             if endpoint.0 != 0 && !self.flows.has_endpoint(endpoint) {

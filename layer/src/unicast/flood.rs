@@ -149,7 +149,7 @@ impl Unicast {
             peer.retry_at = now.mono;
         }
         self.peer_restarted(member, Some(life));
-        self.ask_again(now, member);
+        self.ask_again(now, member, false);
     }
 }
 

@@ -133,7 +133,7 @@ impl Unicast {
             self.stats.count("channel.reset");
             self.peer_restarted(from, None);
             if lost == Lost::Both {
-                self.ask_again(now, from);
+                self.ask_again(now, from, true);
             }
         }
         while let Some(message) = self.peers.get_mut(&from).and_then(|p| p.channel.recv()) {

@@ -38,6 +38,11 @@ impl Routing {
         self.fib.next_hop(dst).map(|hop| hop.via)
     }
 
+    /// The newest life in which a member was seen.
+    pub(super) fn life(&self, member: Addr) -> Option<u64> {
+        self.lives.get(&member).copied()
+    }
+
     /// The neighbour on the way to a member, and what that way costs.
     pub(super) fn way(&self, dst: Addr) -> Option<(Addr, u64)> {
         self.fib.next_hop(dst).map(|hop| (hop.via, hop.cost))

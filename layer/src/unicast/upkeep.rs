@@ -127,8 +127,9 @@ impl Unicast {
         self.flows.closing.retain(|(p, _), _| *p != peer);
     }
 
-    /// What a member was asked, it may never have heard, or has forgotten.
-    pub(super) fn ask_again(&mut self, now: Now, peer: Addr) {
+    /// What a member was asked, it may never have heard, or has forgotten. Where `anew`, it has forgotten for sure, and an
+    /// answer to what it was asked before may still be on its way, with an end that is gone: it is asked from another end.
+    pub(super) fn ask_again(&mut self, now: Now, peer: Addr, anew: bool) {
         let asked: Vec<_> = self
             .flows
             .outgoing
@@ -136,11 +137,13 @@ impl Unicast {
             .filter(|(_, o)| o.asked == Some(peer))
             .map(|(e, _)| *e)
             .collect();
-        for endpoint in asked {
-            if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
+        for before in asked {
+            let endpoint = if anew { self.new_endpoint() } else { before };
+            if let Some(mut outgoing) = self.flows.outgoing.remove(&before) {
                 outgoing.unask();
                 outgoing.tried.retain(|a| *a != peer);
                 outgoing.resolve_until = outgoing.deadline.min(now.mono + RESOLVE);
+                self.flows.outgoing.insert(endpoint, outgoing);
             }
             self.ask_next(now, endpoint);
         }

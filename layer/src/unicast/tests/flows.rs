@@ -535,3 +535,35 @@ fn a_request_that_comes_again_makes_no_second_end_nor_asks_anybody() {
         assert_eq!((flows.len(), flows.closing.len()), (0, 0), "{at}");
     }
 }
+
+#[test]
+fn an_answer_to_what_was_asked_before_a_member_forgot_makes_no_half_of_a_flow() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    join(&mut net, "a", "b");
+    register(&mut net, "b", "server");
+    net.seconds(1);
+    let command = net.command("a", Command::Allocate(allocate("server", 6, QosSpec::RAW)));
+    let accept = |net: &mut Net, id| {
+        let request = request(net, "b").request;
+        let user = User {
+            uid: 1000,
+            ipcp: false,
+        };
+        let verdict = Ok((FlowId(id), user));
+        net.command("b", Command::Respond(Respond { request, verdict }));
+    };
+    accept(&mut net, 6);
+    // The answer is on its way when a hears that b has begun anew.
+    let now = net.now();
+    let machine = &mut net.node("a").machine;
+    let b = machine.me.as_ref().unwrap().address_of(&label("b"));
+    machine.ask_again(now, b, true);
+    net.input("a", Input::Timeout);
+    accept(&mut net, 7);
+    assert!(wait(&mut net, "a", command).is_ok());
+    net.run(Duration::from_millis(100));
+    assert_eq!(net.node("b").open, BTreeSet::from([FlowId(7)]));
+    write(&mut net, "a", 6, &[b"to the end that is there"]);
+    assert_eq!(read(&mut net, "b", 7).len(), 1);
+}
