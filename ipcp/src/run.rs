@@ -57,8 +57,7 @@ pub async fn run<M: Ipcp, L: Lower<M>>(
         ready: Vec::new(),
     };
     let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
-    let mut asleep_until = None;
-    let mut busy = 0;
+    let (mut asleep_until, mut busy) = (None, 0);
     runtime.drain();
     loop {
         let worked = runtime.turn(&reactor)?;
