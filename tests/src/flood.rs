@@ -4,6 +4,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -57,9 +58,14 @@ pub fn flood(line: &Line, rate: u32, seconds: u32) -> anyhow::Result<Outcome> {
     for name in NAMES {
         until(FIVE, || a.irm(&format!("ping {name} -c 1 --timeout 500ms")))?;
     }
-    let quiet = Pings::start(a, [QUIET; 2])?.rates(|| Ok(()))?;
+    let pings = Pings::start(a)?;
+    std::thread::sleep(QUIET);
+    let quiet = pings.rates()?;
     let pid = shim(b)?;
     let (counted, unread) = (counters(b)?, unread(b)?);
+    // They stand before the flood begins.
+    let pings = Pings::start(a)?;
+    std::thread::sleep(STANDING);
     let mut flood = a.spawn(
         "lab-tool",
         [
@@ -73,18 +79,17 @@ pub fn flood(line: &Line, rate: u32, seconds: u32) -> anyhow::Result<Outcome> {
         ],
     )?;
     let (begin, mut early, mut most_sockets) = (Instant::now(), 0, 0);
-    // A little shorter, so that all of it is in the flood.
-    let count = |rate: f64| (rate * f64::from(seconds) * 0.85) as u32;
-    let pings = Pings::start(a, quiet.map(count))?;
-    let during = pings.rates(|| {
+    while flood.alive() {
+        let most = Duration::from_secs(u64::from(seconds)) + FIVE;
+        ensure!(begin.elapsed() < most, "the flood does not end");
         most_sockets = most_sockets.max(sockets(pid)?);
         if early == 0 && begin.elapsed() > Duration::from_secs(2) {
             early = memory_kib(pid)?;
         }
-        Ok(())
-    })?;
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let during = pings.rates()?;
     let late = memory_kib(pid)?;
-    flood.wait(Duration::from_secs(u64::from(seconds)))?;
     let sent = flood.json()?;
     let number = |name: &str| sent[name].as_f64().context("the flood said nothing");
     Ok(Outcome {
@@ -104,44 +109,34 @@ pub fn flood(line: &Line, rate: u32, seconds: u32) -> anyhow::Result<Outcome> {
 /// One ping on each flow, at the same time.
 struct Pings {
     begin: Instant,
-    pings: Vec<Process>,
+    pings: [Process; 2],
 }
 
 impl Pings {
-    fn start(host: &Host, counts: [u32; 2]) -> anyhow::Result<Self> {
-        let one = |(name, count): (&str, u32)| {
-            let line = format!("--json ping {name} -c {count} -i 0.005");
+    fn start(host: &Host) -> anyhow::Result<Self> {
+        let one = |name: &str| {
+            let line = format!("--json ping {name} -i 0.005");
             host.spawn("irm", line.split(' '))
         };
         Ok(Self {
             begin: Instant::now(),
-            pings: NAMES
-                .into_iter()
-                .zip(counts)
-                .map(one)
-                .collect::<Result<_, _>>()?,
+            pings: [one(NAMES[0])?, one(NAMES[1])?],
         })
     }
 
-    /// Waits for their ends, doing `meanwhile` all the time; the echoes a second of each.
-    fn rates(
-        mut self,
-        mut meanwhile: impl FnMut() -> anyhow::Result<()>,
-    ) -> anyhow::Result<[f64; 2]> {
-        let mut rates = [None; 2];
-        while rates.contains(&None) {
-            ensure!(self.begin.elapsed() < LONGEST, "a ping does not end");
-            meanwhile()?;
-            for (rate, ping) in rates.iter_mut().zip(&mut self.pings) {
-                if rate.is_none() && !ping.alive() {
-                    let json = ping.json()?;
-                    let received = json["received"].as_f64().context("the ping said nothing")?;
-                    *rate = Some(received / self.begin.elapsed().as_secs_f64());
-                }
-            }
-            std::thread::sleep(Duration::from_millis(20));
+    /// Stops them; the echoes a second of each.
+    fn rates(mut self) -> anyhow::Result<[f64; 2]> {
+        let seconds = self.begin.elapsed().as_secs_f64();
+        let mut rates = [0.0; 2];
+        for ping in &self.pings {
+            ping.signal(Signal::SIGINT)?;
         }
-        Ok(rates.map(Option::unwrap_or_default))
+        for (rate, ping) in rates.iter_mut().zip(&mut self.pings) {
+            ping.wait(FIVE)?;
+            let json = ping.json()?;
+            *rate = json["received"].as_f64().context("the ping said nothing")? / seconds;
+        }
+        Ok(rates)
     }
 }
 
@@ -197,7 +192,8 @@ fn sockets(pid: u32) -> anyhow::Result<usize> {
 
 /// Names that are served on B and on C.
 const NAMES: [&str; 2] = ["near --layer net-ab --qos raw", "far --layer overlay"];
-/// How many SDUs measure the rate without a flood.
-const QUIET: u32 = 400;
+/// How long the rate without a flood is measured.
+const QUIET: Duration = Duration::from_secs(3);
+/// How long before the flood the flows are begun.
+const STANDING: Duration = Duration::from_millis(500);
 const FIVE: Duration = Duration::from_secs(5);
-const LONGEST: Duration = Duration::from_secs(120);
