@@ -66,7 +66,7 @@ fn demo(keep: bool) -> anyhow::Result<()> {
         !kept::exists(),
         "a demo is still up: look around in it, or take it down with `cargo demo -- --down`"
     );
-    show.step("Building the programs (release)", binaries)?;
+    show.step("Building the programs", binaries)?;
     let start = Instant::now();
     let mut net = show.step("Making three hosts in a line, A–B–C", || {
         Line::new(keep.then(kept::dir))
