@@ -17,6 +17,7 @@
 //! - the same goes for the other side's very first stream, but only the second time that such a frame comes: the first may
 //!   be late, from before the other side had heard of us;
 //! - data of an unknown stream at another offset is answered with a reset: this side has begun anew since;
+//! - so is data of a stream that was replaced: either it is late, and its sender has another by now, or a later one was;
 //! - a reset of our stream makes us go on with `stream + 1` in the same way.
 //!
 //! [`Channel::lost`] tells the owner of both, so that it says again what still matters. Who replaces its stream and acknowledges
@@ -113,7 +114,12 @@ impl Channel {
                     self.sender.restart();
                     self.lost = Some(Lost::Both);
                 }
-                match self.receiver.data(stream, offset, bytes)? {
+                let received = self.receiver.data(stream, offset, bytes);
+                if received == Err(BadFrame::OldStream) {
+                    // Late, or a yet later frame has brought the stream before it back: then only its sender can tell.
+                    self.reset = Some(stream);
+                }
+                match received? {
                     Received::Taken => {}
                     Received::Replaced => {
                         // It has begun anew: what it doesn't acknowledge, it doesn't know.

@@ -459,3 +459,31 @@ fn who_begins_anew_and_acknowledges_what_we_say_now_has_lost_none_of_it() {
     assert_eq!(got, [b"hello".to_vec(), b"answer".to_vec()]);
     assert_eq!((new.recv(), new.recv()), (Some(b"question".to_vec()), None));
 }
+
+#[test]
+fn a_late_frame_that_brings_a_dead_stream_back_does_not_keep_the_living_one_out() {
+    let now = begin();
+    let (mut end, mut dead, mut other) = (
+        Channel::new(5, 200),
+        Channel::new(8, 200),
+        Channel::new(9, 200),
+    );
+    dead.send(b"from before").unwrap();
+    let late = dead.poll(now).unwrap();
+    other.send(b"hello").unwrap();
+    end.handle(now, &other.poll(now).unwrap()).unwrap();
+    other.handle(now, &end.poll(now).unwrap()).unwrap();
+    // For the first time here: nothing tells it from a new life.
+    end.handle(now, &late).unwrap();
+    while end.recv().is_some() {}
+    other.send(b"still here").unwrap();
+    let frame = other.poll(now).unwrap();
+    assert_eq!(end.handle(now, &frame), Err(BadFrame::OldStream));
+    while let Some(frame) = end.poll(now) {
+        other.handle(now, &frame).unwrap();
+    }
+    assert_eq!(other.lost(), Some(Lost::Both));
+    other.send(b"said again").unwrap();
+    end.handle(now, &other.poll(now).unwrap()).unwrap();
+    assert_eq!(end.recv(), Some(b"said again".to_vec()));
+}

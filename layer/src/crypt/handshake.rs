@@ -42,6 +42,8 @@ pub struct Handshake {
     heard: bool,
     ack_due: bool,
     started: Instant,
+    /// When something new came last.
+    progressed: Instant,
     retry: Retry,
     attempts: u32,
     /// An alert that nothing authenticated, and when it came.
@@ -165,6 +167,7 @@ impl Handshake {
             heard: false,
             ack_due: false,
             started: now,
+            progressed: now,
             retry: Retry {
                 at: None,
                 wait: FIRST_WAIT,
@@ -240,7 +243,7 @@ impl Handshake {
             return None;
         }
         let hint = self.hint.map(|(_, at)| at + HINT_PATIENCE);
-        [self.retry.at, hint, Some(self.started + PATIENCE)]
+        [self.retry.at, hint, Some(self.end())]
             .into_iter()
             .flatten()
             .min()
@@ -367,10 +370,16 @@ impl Handshake {
     /// Something new came: the path works.
     fn progress(&mut self, now: Instant) {
         self.hint = None;
+        self.progressed = now;
         self.retry.wait = FIRST_WAIT;
         self.retry.unanswered = 0;
         let unacked = self.unacked();
         self.retry.at = self.retry.at.filter(|_| unacked).map(|_| now + FIRST_WAIT);
+    }
+
+    /// When it is given up.
+    fn end(&self) -> Instant {
+        (self.progressed + PATIENCE).min(self.started + LONGEST)
     }
 
     fn expire(&mut self, now: Instant) {
@@ -379,8 +388,8 @@ impl Handshake {
         }
         if let Some((alert, _)) = self.hint.filter(|(_, at)| now >= *at + HINT_PATIENCE) {
             self.fail(refused(alert), None);
-        } else if now >= self.started + PATIENCE {
-            let text = "the other side didn't finish the handshake within 10 s; see that it runs and can be reached";
+        } else if now >= self.end() {
+            let text = "the other side didn't go on with the handshake for 10 s; see that it runs and can be reached";
             self.fail(Reason::new(Code::TimedOut, text), None);
         } else if self.retry.at.is_some_and(|at| now >= at) {
             self.out.iter_mut().for_each(Outgoing::rewind);
@@ -455,7 +464,10 @@ const MASTER_LABEL: &[u8] = b"EXPORTER-strata-association-v1";
 const ENROL_LABEL: &[u8] = b"EXPORTER-strata-enrol-v1";
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// How long nothing new may come.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take at most, however slowly it goes on.
+const LONGEST: Duration = Duration::from_secs(30);
 /// An alert that nothing authenticates is believed if nothing better has come for so long.
 const HINT_PATIENCE: Duration = Duration::from_secs(1);
 /// Time-outs in a row after which large PDUs are given up.

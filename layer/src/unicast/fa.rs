@@ -340,12 +340,8 @@ impl Unicast {
                 .get(endpoint)
                 .is_some_and(|f| f.peer == from && f.remote.0 == reply.endpoint);
             if reply.code == 0 && !stands {
-                let dealloc = wire::FlowDealloc {
-                    endpoint: reply.endpoint,
-                    code: Code::TimedOut as u32,
-                    text: "the caller waits no longer".to_owned(),
-                };
-                self.tell_peer(now, from, Body::FlowDealloc(dealloc));
+                let reason = Reason::new(Code::TimedOut, "the caller waits no longer");
+                self.end_remote(now, from, EndpointId(reply.endpoint), &reason);
             }
             return;
         }
@@ -451,6 +447,11 @@ impl Unicast {
             return;
         };
         let (peer, remote) = (flow.peer, flow.remote);
+        self.end_remote(now, peer, remote, reason);
+    }
+
+    /// Tells a member that an end of its own is that of no flow any longer, until it says that it heard so.
+    fn end_remote(&mut self, now: Now, peer: Addr, remote: EndpointId, reason: &Reason) {
         if self.tell_dealloc(now, peer, remote, reason) && self.flows.closing.len() < MAX_FLOWS {
             self.flows
                 .closing

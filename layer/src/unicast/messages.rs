@@ -133,6 +133,7 @@ impl Unicast {
             self.stats.count("channel.reset");
             self.peer_restarted(from, None);
             if lost == Lost::Both {
+                self.say_deallocs_again(now, from);
                 self.ask_again(now, from, true);
             }
         }

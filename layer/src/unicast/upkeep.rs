@@ -124,7 +124,9 @@ impl Unicast {
         self.flows
             .incoming
             .retain(|_, i| i.peer != peer || !void(i.peer_life));
-        self.flows.closing.retain(|(p, _), _| *p != peer);
+        if life.is_some() {
+            self.flows.closing.retain(|(p, _), _| *p != peer);
+        }
     }
 
     /// What a member was asked, it may never have heard, or has forgotten. Where `anew`, it has forgotten for sure, and an

@@ -506,6 +506,25 @@ fn a_silent_other_side_is_given_up_after_10_seconds() {
 }
 
 #[test]
+fn a_handshake_that_goes_on_is_given_time_until_nothing_new_comes() {
+    let [a, b] = pair();
+    let start = begin();
+    let mut client = Handshake::client(&config(&a, NOW), 77, 1400, start).unwrap();
+    let mut server = Handshake::server(&config(&b, NOW), 77, 1400, start).unwrap();
+    let late = start + Duration::from_secs(9);
+    let mut hello = std::iter::from_fn(|| client.poll(start)).last().unwrap();
+    server.handle(late, &mut hello).unwrap();
+    let mut answer = server.poll(late).unwrap();
+    client.handle(late, &mut answer).unwrap();
+    for end in [&mut client, &mut server] {
+        let _ = end.poll(late + Duration::from_millis(9_900));
+        assert!(end.outcome().is_none());
+        let _ = end.poll(late + Duration::from_secs(10));
+        assert!(matches!(end.outcome(), Some(Outcome::Failed(_))));
+    }
+}
+
+#[test]
 fn a_plain_close_is_believed_only_if_nothing_better_comes() {
     let [a, b] = pair();
     let close = |number| {
