@@ -525,6 +525,38 @@ fn a_handshake_that_goes_on_is_given_time_until_nothing_new_comes() {
 }
 
 #[test]
+fn a_server_that_was_forgotten_half_way_is_replaced_without_waiting_for_another_client() {
+    let [a, b] = pair();
+    let start = begin();
+    let mut client = Handshake::client(&config(&a, NOW), 77, 1400, start).unwrap();
+    let mut first = Handshake::server(&config(&b, NOW), 77, 1400, start).unwrap();
+    while let Some(mut hello) = client.poll(start) {
+        first.handle(start, &mut hello).unwrap();
+    }
+    let mut answer = first.poll(start).unwrap();
+    client.handle(start, &mut answer).unwrap();
+    let mut second = Handshake::server(&config(&b, NOW), 77, 1400, start).unwrap();
+    let (mut now, mut outcomes) = (start, [None, None]);
+    while outcomes.iter().any(Option::is_none) {
+        now += Duration::from_millis(100);
+        assert!(now < start + Duration::from_secs(5), "{outcomes:?}");
+        while let Some(mut pdu) = client.poll(now) {
+            let _ = second.handle(now, &mut pdu);
+        }
+        while let Some(mut pdu) = second.poll(now) {
+            let _ = client.handle(now, &mut pdu);
+        }
+        for (end, outcome) in [&mut client, &mut second].into_iter().zip(&mut outcomes) {
+            *outcome = outcome.take().or_else(|| end.outcome());
+        }
+    }
+    assert!(matches!(
+        outcomes,
+        [Some(Outcome::Done(_)), Some(Outcome::Done(_))]
+    ));
+}
+
+#[test]
 fn a_plain_close_is_believed_only_if_nothing_better_comes() {
     let [a, b] = pair();
     let close = |number| {
