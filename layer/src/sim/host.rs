@@ -29,6 +29,8 @@ pub(super) struct Host {
     pub(super) flows: BTreeMap<FlowId, (u32, usize)>,
     /// Data ends that are open, with the largest SDU.
     pub(super) open: BTreeMap<FlowId, u32>,
+    /// Flows whose largest SDU became smaller: what was on its way then may be too big for the rest of it.
+    pub(super) shrunk: BTreeSet<FlowId>,
     /// Closed from this side: what was on its way may still come out.
     pub(super) left: BTreeSet<FlowId>,
     pub(super) status: Option<Box<IpcpStatus>>,
@@ -76,6 +78,7 @@ impl Host {
             pending: BTreeMap::new(),
             flows: BTreeMap::new(),
             open: BTreeMap::new(),
+            shrunk: BTreeSet::new(),
             left: BTreeSet::new(),
             status: None,
             exited: false,

@@ -227,7 +227,11 @@ impl World {
             Output::Control(event) => self.event(host, event),
             Output::Upper(flow, batch) => self.deliver(host, flow, &batch),
             Output::UpperMtu(flow, mtu) => match self.hosts[host].open.get_mut(&flow) {
-                Some(known) => *known = mtu,
+                Some(known) => {
+                    if std::mem::replace(known, mtu) > mtu {
+                        self.hosts[host].shrunk.insert(flow);
+                    }
+                }
                 None => self.fail(format!(
                     "m{host} tells an MTU of flow {flow}, which is not open"
                 )),
