@@ -265,6 +265,11 @@ impl Handshake {
         self.state == State::Failed || self.confirmed()
     }
 
+    /// Whether it has failed and has nothing to say of that (any more): what is repeated to it had better begin another.
+    pub fn is_mute(&self) -> bool {
+        self.state == State::Failed && self.close.2 == 0
+    }
+
     /// Whether something is still expected of the other side.
     fn waiting(&self) -> bool {
         self.state == State::Running || (self.state == State::Done && !self.confirmed())

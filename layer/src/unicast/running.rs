@@ -79,7 +79,7 @@ impl Running {
         if self.done && self.drop_at.is_none() && self.handshake.finished() {
             self.drop_at = Some(now + LINGER);
         }
-        self.drop_at.is_some_and(|at| at <= now)
+        self.done && self.handshake.is_mute() || self.drop_at.is_some_and(|at| at <= now)
     }
 
     /// Of one that the other side has begun, and nobody knows yet whether it is that: its session, the neighbour through
@@ -135,7 +135,11 @@ const MAX_KEPT: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use proto::Label;
+
     use super::*;
+    use crate::UnixTime;
+    use crate::crypt::{Authority, Clock, TlsConfig};
 
     #[test]
     #[expect(
@@ -160,6 +164,33 @@ mod tests {
             of(forger).all(|(key, ..)| *key > 900),
             "the newest are left"
         );
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some beginning of time"
+    )]
+    fn one_that_was_given_up_does_not_swallow_what_begins_another() {
+        let start = Instant::now();
+        let later = start + Duration::from_secs(10);
+        let wall = UnixTime(Duration::from_secs(1_800_000_000));
+        let clock = Clock::new();
+        clock.set(wall);
+        let label = |text| Label::new(text).unwrap();
+        let (_, member) = Authority::create(&label("ovl"), &label("a"), &[], wall).unwrap();
+        let tls = TlsConfig::member(&member, &clock).unwrap();
+        let mut client = Handshake::client(&tls, 7, 1400, start).unwrap();
+        let mut server = Handshake::server(&tls, 7, 1400, start).unwrap();
+        server
+            .handle(start, &mut client.poll(start).unwrap())
+            .unwrap();
+        let mut running = Running::taken(start, server, None);
+        while running.handshake.poll(start).is_some() {}
+        assert!(running.step().is_none() && !running.is_over(start));
+        assert_eq!(running.handshake.poll(later), None);
+        assert!(matches!(running.step(), Some(Step::Failed(_))));
+        assert!(running.is_over(later));
     }
 
     #[test]
