@@ -283,7 +283,8 @@ impl Unicast {
                 self.inside(now, lower, peer, inner)
             }
             (Some(Phase::Joining), Inner::LinkChannel(frame)) if opened.peer.is_none() => {
-                self.link_frame(now, lower, frame)
+                let session = opened.session;
+                self.joining_frame(now, lower, session, frame)
             }
             // Whoever has shown no certificate is heard on enrolment only.
             _ => self.stats.count("drop.not_a_member"),

@@ -207,12 +207,13 @@ impl Unicast {
         };
         let lower = *lower;
         ready.rotate_left(1);
-        let Some(link) = self.links.get(&lower) else {
+        let joining = self.links.get(&lower).and_then(|l| l.joining.last());
+        let Some(joining) = joining else {
             return;
         };
         *asked = Some((Some(lower), now.mono));
-        let request = joiner.request(&link.exporter);
-        self.tell_link(lower, Body::EnrolRequest(request));
+        let (session, request) = (joining.session, joiner.request(&joining.exporter));
+        self.tell_joining(lower, session, Body::EnrolRequest(request));
     }
 
     pub(super) fn enrol_reply(&mut self, now: Now, lower: FlowId, reply: &wire::EnrolReply) {

@@ -1,5 +1,7 @@
 //! One N-1 flow: its keys, its signs of life and what waits to be sent on it. It must not know of flows or routes.
 
+mod joining;
+
 use std::time::{Duration, Instant};
 
 use proto::{Addr, FlowId, Framing, Label, Reason};
@@ -9,6 +11,7 @@ use super::pdu::{self, HOP_OVERHEAD, Hello, SEALED_LEN};
 use super::running::Running;
 use crate::channel::Channel;
 use crate::crypt::{OpenKey, REKEY_BLOCKS, SealKey, Secrets};
+use joining::Joining;
 
 /// One N-1 flow.
 pub(super) struct Link {
@@ -27,8 +30,8 @@ pub(super) struct Link {
     /// A digest is owed to the other side, because a message to it did not fit.
     pub(super) owes_digest: bool,
     pub(super) next_digest: Instant,
-    /// The TLS exporter of a session without certificate: what an enrolment request is bound to.
-    pub(super) exporter: [u8; 32],
+    /// The sessions without certificate.
+    pub(super) joining: Vec<Joining>,
     /// Why the last handshake of this side came to nothing.
     pub(super) refusal: Option<Reason>,
     regreet: Regreet,
@@ -146,7 +149,7 @@ impl Link {
             },
             owes_digest: false,
             next_digest: now,
-            exporter: [0; 32],
+            joining: Vec::new(),
             refusal: None,
             regreet: Regreet {
                 at: None,
@@ -210,6 +213,8 @@ impl Link {
         let mtu = self.mtu();
         if mtu != before {
             self.channel.set_frame_size(frame_size(mtu));
+            let joining = self.joining.iter_mut();
+            joining.for_each(|j| j.channel.set_frame_size(frame_size(mtu)));
         }
         mtu != before
     }
@@ -226,8 +231,10 @@ impl Link {
         let (seal, open) = secrets.hop_keys(client);
         // A server has the client's last word, so the client has the keys.
         let confirmed = !client;
-        if self.hops.len() >= MAX_HOPS {
-            self.hops.remove(0);
+        let most = self.peer().map_or(MAX_JOINING, |_| MAX_HOPS);
+        if self.hops.len() >= most {
+            let oldest = self.hops.remove(0).session;
+            self.joining.retain(|j| j.session != oldest);
         }
         self.hops.push(Hop {
             session,
@@ -282,6 +289,7 @@ impl Link {
     /// Forgets the sessions without certificate, once there is one with.
     pub(super) fn drop_certless(&mut self) {
         self.hops.retain(|h| h.peer.is_some());
+        self.joining.clear();
     }
 
     /// Forgets keys that may no longer be used.
@@ -318,6 +326,16 @@ impl Link {
         fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
     ) -> Result<(), &'static str> {
         let hop = self.sealing().ok_or("drop.no_key")?;
+        self.send_with(hop, class, len, fill)
+    }
+
+    fn send_with(
+        &mut self,
+        hop: usize,
+        class: Class,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
+    ) -> Result<(), &'static str> {
         let hop = &mut self.hops[hop];
         let whole = len + HOP_OVERHEAD;
         if whole > self.mtu as usize {
@@ -530,6 +548,8 @@ const MIN_MTU: u32 = 576;
 /// The largest packet that fits a batch in either framing.
 const MAX_MTU: u32 = proto::Batch::MAX_PACKET as u32;
 const MAX_HOPS: usize = 3;
+/// Sessions on a link on which no member has shown its certificate yet.
+const MAX_JOINING: usize = 8;
 const RTTS: usize = 16;
 /// Padded hellos beyond this size prove nothing more.
 const MAX_PROBE: usize = 9000;
@@ -539,35 +559,4 @@ const MAX_RTT_COST: u32 = 10_000;
 const MIN_RTT_CHANGE_US: u32 = 2_000;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "a test needs some beginning of time"
-    )]
-    fn frames_of_the_channel_follow_the_mtu_of_either_side() {
-        let now = Instant::now();
-        let stands = |mtu| Stands {
-            lower: FlowId(1),
-            over: Label::new("cable").unwrap(),
-            mtu,
-            framing: Framing::Record,
-        };
-        let longest = |link: &mut Link| {
-            link.channel.send(&[7; 5000]).unwrap();
-            link.channel.poll(now).unwrap().len() + HOP_OVERHEAD + 1
-        };
-        let mut whole = Link::new(stands(1400), None, 1, now);
-        assert_eq!(longest(&mut whole), SAFE_MTU as usize);
-        let mut theirs = Link::new(stands(1400), None, 1, now);
-        assert!(theirs.set_their_mtu(700));
-        assert_eq!(longest(&mut theirs), 700);
-        theirs.begin_channel(2);
-        assert_eq!(longest(&mut theirs), 700, "a new channel too");
-        let mut ours = Link::new(stands(1400), None, 1, now);
-        assert!(ours.set_mtu(600));
-        assert_eq!(longest(&mut ours), 600);
-    }
-}
+mod tests;

@@ -52,12 +52,6 @@ impl Unicast {
             return;
         };
         match (link.phase, body) {
-            (Phase::Joining, Body::EnrolRequest(request)) if link.dialled.is_none() => {
-                self.enrol_request(now, lower, request)
-            }
-            (Phase::Joining, Body::EnrolReply(reply)) if link.dialled.is_some() => {
-                self.enrol_reply(now, lower, &reply)
-            }
             (Phase::Up(_) | Phase::Retired(..), Body::Digest(digest)) => {
                 self.take_digest(now, lower, &digest)
             }
@@ -73,9 +67,85 @@ impl Unicast {
         }
     }
 
-    /// Sends the frames of a link's channel that are due.
-    pub(super) fn pump_link_channel(&mut self, now: Now, lower: FlowId) {
+    /// Says something in a session without certificate.
+    pub(super) fn tell_joining(&mut self, lower: FlowId, session: u32, body: Body) {
+        #[cfg(any(test, feature = "hostile"))]
+        let body = self.meddler_tells(body);
+        let link = self.links.get_mut(&lower);
+        let Some(joining) = link.and_then(|l| l.joining(session)) else {
+            return;
+        };
+        let message = wire::Message { body: Some(body) }.encode_to_vec();
+        if joining.channel.send(&message).is_err() {
+            self.stats.count("drop.channel_full");
+        }
+        self.pump = true;
+    }
+
+    /// Takes a frame that came in a session without certificate: whoever has shown none is heard on enrolment only.
+    pub(super) fn joining_frame(&mut self, now: Now, lower: FlowId, session: u32, frame: &[u8]) {
+        self.pump = true;
+        let link = self.links.get_mut(&lower);
+        let Some(joining) = link.and_then(|l| l.joining(session)) else {
+            return;
+        };
+        if joining.channel.handle(now.mono, frame).is_err() {
+            self.stats.count("drop.bad_frame");
+        }
+        while let Some((dialled, message)) = self.joining_message(lower, session) {
+            match (dialled, wire::Message::decode(message.as_slice())) {
+                (
+                    false,
+                    Ok(wire::Message {
+                        body: Some(Body::EnrolRequest(request)),
+                    }),
+                ) => self.enrol_request(now, lower, session, request),
+                (
+                    true,
+                    Ok(wire::Message {
+                        body: Some(Body::EnrolReply(reply)),
+                    }),
+                ) => self.enrol_reply(now, lower, &reply),
+                (_, Ok(wire::Message { body: Some(_) })) => {
+                    self.stats.count("drop.unexpected_message")
+                }
+                (_, Ok(_) | Err(_)) => self.stats.count("drop.malformed_message"),
+            }
+        }
+    }
+
+    /// The next message in a session without certificate, and whether this side dialled.
+    fn joining_message(&mut self, lower: FlowId, session: u32) -> Option<(bool, Vec<u8>)> {
+        let link = self.links.get_mut(&lower)?;
+        let dialled = link.dialled.is_some();
+        Some((dialled, link.joining(session)?.channel.recv()?))
+    }
+
+    fn pump_joining(&mut self, now: Now, lower: FlowId) {
         let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
+        let sessions = link.joining.iter().map(|j| j.session);
+        let sessions: Vec<u32> = sessions.filter(|s| link.is_confirmed(*s)).collect();
+        for session in sessions {
+            while let Some(frame) = link.joining(session).and_then(|j| j.channel.poll(now.mono)) {
+                let sent = link.send_joining(session, 1 + frame.len(), |body| {
+                    pdu::write_link_channel(body);
+                    body[1..].copy_from_slice(&frame);
+                    Ok(())
+                });
+                if let Err(reason) = sent {
+                    self.stats.count(reason);
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Sends the frames of a link's channels that are due.
+    pub(super) fn pump_link_channel(&mut self, now: Now, lower: FlowId) {
+        self.pump_joining(now, lower);
+        let Some(link) = self.links.get_mut(&lower).filter(|l| l.peer().is_some()) else {
             return;
         };
         if !link.can_seal() {
@@ -92,7 +162,7 @@ impl Unicast {
                 break;
             }
         }
-        if link.channel.dead() && link.peer().is_some() {
+        if link.channel.dead() {
             // Hellos get through and frames don't: begin anew, the digest that follows makes up for what was lost.
             let stream = self.rng.next_u32();
             link.begin_channel(stream);

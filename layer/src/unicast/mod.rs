@@ -217,11 +217,14 @@ impl Unicast {
 
     fn next_wake(&self, now: Now) -> Option<Instant> {
         let links = self.links.values().flat_map(|l| {
-            let channel = l.can_seal().then(|| l.channel.deadline()).flatten();
+            let joining = l.joining.iter().filter(|j| l.is_confirmed(j.session));
+            let joining = joining.filter_map(|j| j.channel.deadline()).min();
+            let up = l.peer().is_some() && l.can_seal();
+            let channel = up.then(|| l.channel.deadline()).flatten();
             l.handshakes
                 .iter()
                 .map(running::Running::deadline)
-                .chain([l.deadline(), l.rekey_at(now.mono), channel])
+                .chain([l.deadline(), l.rekey_at(now.mono), channel, joining])
                 .flatten()
         });
         let peers = self.peers.iter().flat_map(|(address, p)| {

@@ -10,7 +10,7 @@ use proto::wire::{self, message::Body};
 use proto::{Addr, Code, FlowId, Label, Reason};
 
 use super::Unicast;
-use super::link::{Link, Phase};
+use super::link::Link;
 use crate::Now;
 
 /// Requests of joiners on their way to the issuer.
@@ -30,8 +30,8 @@ struct Relay {
 /// Who waits for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Asker {
-    /// The joiner at the other end of this link.
-    Joiner(FlowId),
+    /// The joiner at the other end of this link, in this session.
+    Joiner(FlowId, u32),
     /// A neighbour, for its own number.
     Neighbour(Addr, u64),
 }
@@ -53,10 +53,9 @@ impl Relays {
         let known = known.map(|(id, _)| *id);
         let same = |r: &&Relay| match (r.asker, relay.asker) {
             (Asker::Neighbour(one, _), Asker::Neighbour(other, _)) => one == other,
-            (Asker::Joiner(_), Asker::Joiner(_)) => true,
-            (Asker::Neighbour(..), Asker::Joiner(_)) | (Asker::Joiner(_), Asker::Neighbour(..)) => {
-                false
-            }
+            (Asker::Joiner(..), Asker::Joiner(..)) => true,
+            (Asker::Neighbour(..), Asker::Joiner(..))
+            | (Asker::Joiner(..), Asker::Neighbour(..)) => false,
         };
         if known.is_none() && self.list.values().filter(same).count() >= MAX_RELAYS {
             return None;
@@ -79,8 +78,15 @@ impl Relays {
 /// The way to the issuer, and back.
 impl Unicast {
     /// Somebody without certificate asks to be let in.
-    pub(super) fn enrol_request(&mut self, now: Now, lower: FlowId, request: wire::EnrolRequest) {
-        let Some(exporter) = self.links.get(&lower).map(|l| l.exporter) else {
+    pub(super) fn enrol_request(
+        &mut self,
+        now: Now,
+        lower: FlowId,
+        session: u32,
+        request: wire::EnrolRequest,
+    ) {
+        let link = self.links.get_mut(&lower);
+        let Some(exporter) = link.and_then(|l| l.joining(session)).map(|j| j.exporter) else {
             return;
         };
         let relay = wire::EnrolRelay {
@@ -89,7 +95,7 @@ impl Unicast {
             exporter: exporter.to_vec(),
             hops: 0,
         };
-        self.enrol_onward(now, Asker::Joiner(lower), relay);
+        self.enrol_onward(now, Asker::Joiner(lower, session), relay);
     }
 
     /// A neighbour hands on the request of a joiner.
@@ -171,11 +177,8 @@ impl Unicast {
 
     fn enrol_answer(&mut self, asker: Asker, reply: wire::EnrolReply) {
         match asker {
-            Asker::Joiner(lower) => {
-                let link = self.links.get(&lower);
-                if link.is_some_and(|l| l.phase == Phase::Joining) {
-                    self.tell_link(lower, Body::EnrolReply(reply));
-                }
+            Asker::Joiner(lower, session) => {
+                self.tell_joining(lower, session, Body::EnrolReply(reply));
             }
             Asker::Neighbour(from, id) => {
                 let reply = Some(reply);

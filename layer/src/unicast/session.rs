@@ -185,21 +185,23 @@ impl Unicast {
         secrets: Box<Secrets>,
     ) {
         self.stats.count("handshake.done");
+        let stream = self.rng.next_u32();
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
         let cert = match (secrets.peer(), joiner) {
             (Some(cert), false) => cert.clone(),
-            // The first one counts: whoever comes later can be anybody who sees and spoofs the packets of this link.
-            _ if link.phase != Phase::Greeting => {
+            // Once it has been shown whose link it is, a stranger can only be somebody who sees and spoofs its packets.
+            _ if link.peer().is_some() => {
                 return self.stats.count("drop.not_a_member");
             }
             (via, _) => {
                 let via = via.map(|cert| cert.member().clone());
-                link.exporter = *secrets.exporter();
-                link.phase = Phase::Joining;
-                link.since = now.mono;
-                link.add_session(now.mono, session, client, None, &secrets);
+                if link.phase == Phase::Greeting {
+                    link.phase = Phase::Joining;
+                    link.since = now.mono;
+                }
+                link.add_joining(now.mono, session, client, stream, &secrets);
                 if let Some(via) = via {
                     self.join_link_keys(now, lower, via);
                 }

@@ -100,7 +100,6 @@ fn count(net: &mut Net, at: &'static str, name: &str) -> u64 {
 fn a_stranger_who_shakes_hands_on_a_link_that_is_up_reads_nothing_and_changes_nothing() {
     let (mut net, lower) = pair();
     let tls = stranger(&mut net);
-    let exporter = net.node("a").machine.links[&lower].exporter;
     for session in [77, 78] {
         write(&mut net, "a", 5, &[b"under load"]);
         let secrets = shake_hands(&mut net, lower, &tls, session);
@@ -110,7 +109,7 @@ fn a_stranger_who_shakes_hands_on_a_link_that_is_up_reads_nothing_and_changes_no
     assert_eq!(count(&mut net, "a", "drop.not_a_member"), 2);
     let link = &net.node("a").machine.links[&lower];
     assert!(link.up().is_some());
-    assert_eq!(link.exporter, exporter);
+    assert!(link.joining.is_empty());
 }
 
 #[test]
@@ -136,11 +135,54 @@ fn a_stranger_can_not_take_over_the_link_of_somebody_who_is_enrolling() {
     shake_hands(&mut net, lower, &tls, 77);
     let answer = wait(&mut net, "b", command);
     assert!(matches!(answer, Ok(Answer::Configured(_))), "{answer:?}");
-    assert_eq!(count(&mut net, "a", "drop.not_a_member"), 1);
     assert!(
         net.node("a").machine.links[&lower].up().is_some(),
         "it took another link"
     );
+}
+
+#[test]
+fn strangers_who_come_first_do_not_shut_out_who_is_enrolling() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    let url = invite(&mut net, "a", "b").unwrap();
+    let tls = stranger(&mut net);
+    let ask = Enroll {
+        entry: Entry::Invitation(url),
+        over: vec![label("net")],
+        timeout_ms: 8_000,
+    };
+    let command = net.command("b", Command::Enroll(ask));
+    net.run(LATENCY);
+    let lower = *net.node("a").machine.links.keys().next().unwrap();
+    // Before anything of b has come.
+    let seen = std::rc::Rc::new(std::cell::RefCell::new(Vec::new()));
+    let list = seen.clone();
+    net.tamper = Some(Box::new(move |from, _, pdu| {
+        if from == "a" {
+            list.borrow_mut().push(pdu.clone());
+        }
+        pdu.clear();
+    }));
+    for session in [70, 71, 72, 73] {
+        let mut first = client(&net, &tls, session);
+        for _ in 0..10 {
+            let now = net.now().mono;
+            while let Some(pdu) = first.poll(now) {
+                net.input("a", Input::Lower(lower, train(&pdu)));
+            }
+            for mut pdu in seen.take() {
+                let _ = first.handle(now, &mut pdu);
+            }
+            net.run(Duration::from_millis(5));
+        }
+        assert!(matches!(first.outcome(), Some(Outcome::Done(_))));
+    }
+    assert_eq!(net.node("a").machine.links[&lower].joining.len(), 4);
+    net.tamper = None;
+    let answer = wait(&mut net, "b", command);
+    assert!(matches!(answer, Ok(Answer::Configured(_))), "{answer:?}");
+    assert!(net.node("a").machine.links[&lower].up().is_some());
 }
 
 #[test]
