@@ -196,6 +196,11 @@ impl Channel {
         self.sender.rtt()
     }
 
+    /// Frames have a way again after a time without: that they were not acknowledged meanwhile says nothing.
+    pub fn resume(&mut self, now: Instant) {
+        self.sender.resume(now);
+    }
+
     /// Forgets the round trip: the frames go another way from now on.
     pub fn forget_rtt(&mut self) {
         self.sender.forget_rtt();

@@ -219,6 +219,15 @@ impl Sender {
         self.rtt.smooth
     }
 
+    /// There is a way again: what waits goes at once, and is given all its time.
+    pub(super) fn resume(&mut self, now: Instant) {
+        if self.stalled.is_some() && !self.dead {
+            self.stalled = Some(now);
+            self.retry_at = Some(now);
+            self.rtt.backoff = 0;
+        }
+    }
+
     pub(super) fn forget_rtt(&mut self) {
         self.rtt = Rtt::UNKNOWN;
     }

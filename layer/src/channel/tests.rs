@@ -487,3 +487,17 @@ fn a_late_frame_that_brings_a_dead_stream_back_does_not_keep_the_living_one_out(
     end.handle(now, &other.poll(now).unwrap()).unwrap();
     assert_eq!(end.recv(), Some(b"said again".to_vec()));
 }
+
+#[test]
+fn a_channel_that_had_no_way_goes_on_at_once_when_it_has_one_again() {
+    let now = begin();
+    let mut end = Channel::new(5, 200);
+    end.send(b"still of interest").unwrap();
+    let first = end.poll(now).unwrap();
+    let later = now + Duration::from_secs(60);
+    end.resume(later);
+    assert_eq!(end.poll(later), Some(first));
+    assert!(!end.dead());
+    let _ = end.poll(later + Duration::from_secs(15));
+    assert!(end.dead(), "from then on, silence counts");
+}

@@ -29,8 +29,13 @@ impl Unicast {
         if let Some(me) = &self.me {
             for (address, peer) in &mut self.peers {
                 let way = me.routing.way(*address);
-                if way != std::mem::replace(&mut peer.way, way) {
+                let before = std::mem::replace(&mut peer.way, way);
+                if way != before {
                     peer.channel.forget_rtt();
+                }
+                if way.is_some() && before.is_none() {
+                    peer.channel.resume(now.mono);
+                    self.pump = true;
                 }
             }
         }

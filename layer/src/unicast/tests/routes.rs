@@ -288,3 +288,22 @@ fn an_answer_that_is_late_by_a_cut_link_still_comes() {
     net.mend("b", "c");
     assert!(wait(&mut net, "a", command).is_ok());
 }
+
+#[test]
+fn a_way_that_is_back_after_long_costs_no_flow() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    for id in [5, 6] {
+        flow(&mut net, "a", "c", "server", id, QosSpec::RAW);
+    }
+    net.cut("b", "c");
+    // The word of its end waits all the time.
+    net.input("a", Input::UpperGone(FlowId(6)));
+    net.seconds(25);
+    net.mend("b", "c");
+    net.seconds(3);
+    assert_eq!(net.node("c").open, BTreeSet::from([FlowId(5)]));
+    write(&mut net, "a", 5, &[b"still there"]);
+    assert_eq!(read(&mut net, "c", 5), [b"still there".to_vec()]);
+    assert!(net.node("a").machine.flows.closing.is_empty());
+}
