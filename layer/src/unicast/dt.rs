@@ -359,6 +359,9 @@ impl Unicast {
             .is_some_and(|me| me.routing.member(from).is_some())
         {
             self.wants_session.insert(from);
+            if let Some(peer) = self.peers.get_mut(&from) {
+                peer.estranged = true;
+            }
         }
     }
 

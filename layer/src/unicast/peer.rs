@@ -21,6 +21,8 @@ pub(super) struct Peer {
     pub(super) ends: Ends,
     /// Handshakes that run through other members.
     pub(super) handshakes: Vec<Running>,
+    /// It has sealed with keys that are not known here: others are needed, however fresh those are that are.
+    pub(super) estranged: bool,
     /// Not before this may another handshake begin.
     pub(super) retry_at: Instant,
     pub(super) used: Instant,
@@ -62,6 +64,7 @@ impl Peer {
             way: None,
             ends: Ends::new(EndpointId(0), EndpointId(0)),
             handshakes: Vec::new(),
+            estranged: false,
             retry_at: now,
             used: now,
         }
@@ -97,12 +100,18 @@ impl Sessions {
         !self.list.is_empty()
     }
 
-    /// Forgets sessions with an earlier life of the peer; the newest is kept if it may be of the present one: a neighbour
-    /// has shaken hands before its records come, another member perhaps a moment ago.
+    /// Forgets sessions with an earlier life of the peer, but those that may be of the present one: a neighbour has shaken
+    /// hands before its records come, another member perhaps a moment ago.
     pub(super) fn forget(&mut self, now: Instant, neighbour: bool) {
-        let newest = self.list.pop().filter(|s| neighbour || s.age(now) < MOMENT);
-        self.list.clear();
-        self.list.extend(newest);
+        let newest = self.list.last().map(|s| s.id).filter(|_| neighbour);
+        self.list
+            .retain(|s| s.age(now) < MOMENT || Some(s.id) == newest);
+    }
+
+    /// Forgets the newest.
+    #[cfg(test)]
+    pub(super) fn forget_newest(&mut self) {
+        self.list.pop();
     }
 
     /// Whether a PDU can be sealed to the peer.

@@ -324,9 +324,11 @@ impl Unicast {
             .handshakes
             .iter()
             .any(|r| !r.done && r.handshake.is_client());
-        if !peer.sessions.wants_fresh(now.mono) || running || now.mono < peer.retry_at {
+        let wanted = peer.estranged || peer.sessions.wants_fresh(now.mono);
+        if !wanted || running || now.mono < peer.retry_at {
             return;
         }
+        peer.estranged = false;
         peer.retry_at = now.mono + RETRY;
         let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&address)) else {
             return;

@@ -567,3 +567,26 @@ fn an_answer_to_what_was_asked_before_a_member_forgot_makes_no_half_of_a_flow() 
     write(&mut net, "a", 6, &[b"to the end that is there"]);
     assert_eq!(read(&mut net, "b", 7).len(), 1);
 }
+
+#[test]
+fn members_of_whom_one_seals_with_keys_that_the_other_has_not_agree_on_others() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    flow(&mut net, "a", "c", "server", 5, QosSpec::RAW);
+    net.seconds(5);
+    // Both have two sessions, then c the first of them only.
+    let machine = &mut net.node("c").machine;
+    let a = machine.me.as_ref().unwrap().address_of(&label("a"));
+    machine.peers.get_mut(&a).unwrap().estranged = true;
+    machine.wants_session.insert(a);
+    net.input("c", Input::Timeout);
+    net.seconds(2);
+    let peer = net.node("c").machine.peers.get_mut(&a).unwrap();
+    peer.sessions.forget_newest();
+    write(&mut net, "a", 5, &[b"lost"]);
+    net.seconds(2);
+    assert!(read(&mut net, "c", 5).is_empty());
+    assert!(counters(&mut net, "c")["drop.no_session"] > 0);
+    write(&mut net, "a", 5, &[b"with keys that both have"]);
+    assert_eq!(read(&mut net, "c", 5).len(), 1);
+}
