@@ -265,6 +265,15 @@ impl Handshake {
         self.state == State::Failed || self.confirmed()
     }
 
+    /// There is a way to the other side again after a time without: what waits goes at once, and is given all its time.
+    pub fn resume(&mut self, now: Instant) {
+        if self.waiting() && self.unacked() {
+            (self.started, self.progressed) = (now, now);
+            self.retry.wait = FIRST_WAIT;
+            self.retry.at = Some(now);
+        }
+    }
+
     /// Whether it has failed and has nothing to say of that (any more): what is repeated to it had better begin another.
     pub fn is_mute(&self) -> bool {
         self.state == State::Failed && self.close.2 == 0

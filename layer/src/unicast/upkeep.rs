@@ -35,6 +35,8 @@ impl Unicast {
                 }
                 if way.is_some() && before.is_none() {
                     peer.channel.resume(now.mono);
+                    let running = peer.handshakes.iter_mut();
+                    running.for_each(|r| r.handshake.resume(now.mono));
                     self.pump = true;
                 }
             }

@@ -557,6 +557,26 @@ fn a_server_that_was_forgotten_half_way_is_replaced_without_waiting_for_another_
 }
 
 #[test]
+fn a_handshake_that_had_no_way_is_given_its_time_when_it_has_one_again() {
+    let [a, _] = pair();
+    let start = begin();
+    let mut client = Handshake::client(&config(&a, NOW), 77, 1400, start).unwrap();
+    let hello = client.poll(start);
+    assert!(hello.is_some() && client.poll(start).is_none());
+    let later = start + Duration::from_secs(9);
+    client.resume(later);
+    assert_eq!(
+        client.poll(later).map(|pdu| pdu.len()),
+        hello.map(|pdu| pdu.len()),
+        "the same at once"
+    );
+    let _ = client.poll(later + Duration::from_millis(9_900));
+    assert!(client.outcome().is_none());
+    let _ = client.poll(later + Duration::from_secs(10));
+    assert!(matches!(client.outcome(), Some(Outcome::Failed(_))));
+}
+
+#[test]
 fn a_plain_close_is_believed_only_if_nothing_better_comes() {
     let [a, b] = pair();
     let close = |number| {
