@@ -68,11 +68,11 @@ impl Args {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long the simulator takes is told, never used"
+)]
 fn seeds(args: &Args) -> ExitCode {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "how long the simulator takes is told, never used"
-    )]
     let begun = Instant::now();
     let mut told = begun.elapsed();
     let (mut reports, mut failed) = (Vec::new(), 0);

@@ -78,6 +78,10 @@ fn sha256(parts: &[&[u8]]) -> [u8; 32] {
 }
 
 /// Chance for keys and ids, from ring.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "keys are made of the system's chance, also under a seed"
+)]
 fn random<const N: usize>() -> Result<[u8; N], Reason> {
     let mut out = [0; N];
     let text = "the system gives no random numbers; see why /dev/urandom fails";

@@ -94,6 +94,30 @@ fn keys_are_renewed_without_losing_an_sdu() {
 }
 
 #[test]
+fn keys_are_renewed_while_sdus_are_on_their_way_both_ways() {
+    // An SDU is on its way for 2 ms a link, so some are wherever the keys change.
+    for (from, to, mut net) in [("a", "c", line()), ("a", "b", line())] {
+        register(&mut net, to, "server");
+        flow(&mut net, from, to, "server", 5, QosSpec::RAW);
+        let back = net.node(to).open.iter().next().copied().unwrap();
+        let done = |net: &mut Net| status(net, from).counters["handshake.done"];
+        let before = done(&mut net);
+        for half_minute in 0..5 {
+            for sent in 0..15_000u32 {
+                write(&mut net, from, 5, &[&sent.to_be_bytes()]);
+                write(&mut net, to, back.0, &[&sent.to_be_bytes()]);
+                net.run(Duration::from_millis(2));
+            }
+            let there = read(&mut net, to, back.0).len();
+            let here = read(&mut net, from, 5).len();
+            let got = (there, here);
+            assert_eq!(got, (15_000, 15_000), "{from} to {to}, {half_minute}");
+        }
+        assert!(done(&mut net) > before, "{from} to {to}: no new keys");
+    }
+}
+
+#[test]
 fn a_flow_that_slept_for_long_wakes_with_fresh_keys() {
     let mut net = line();
     register(&mut net, "c", "server");
