@@ -80,7 +80,7 @@ pub struct ShimUdp {
 }
 
 impl ShimUdp {
-    /// The port that requests come to unless another is set: 0x0D1F (seed 002).
+    /// The port that requests come to unless another is set: 0x0D1F, that of the Ouroboros shim.
     pub const PORT: u16 = 3359;
 }
 

@@ -1,4 +1,4 @@
-//! The UDP shim: a layer that is an IP network, on the wire of seed 002. It must not trust what it hears.
+//! The UDP shim: a layer that is an IP network, on the wire of docs/protocol.md. It must not trust what it hears.
 //!
 //! A shim layer is unauthenticated. Nor must it put a header on an SDU, or answer for a name that isn't registered here.
 //! Its machine ([`Shim`]) touches no socket, clock or chance; the module [`sockets`] carries out what it asks.
