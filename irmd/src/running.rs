@@ -9,6 +9,7 @@ use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
 
 use crate::process::Child;
+use crate::session::boot_id;
 use crate::state::{StateError, Store};
 
 /// Which child a process is.
@@ -25,6 +26,8 @@ pub(crate) enum Instance {
 pub(crate) struct Running {
     table: Mutex<BTreeMap<Instance, Entry>>,
     programs: Mutex<BTreeMap<Name, Program>>,
+    /// Of the kernel now: process numbers and times mean nothing after another boot.
+    boot: String,
     store: Store,
 }
 
@@ -46,9 +49,12 @@ struct Program {
     start: u64,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Saved {
+    /// Absent in files of versions that did not tell boots apart.
+    #[serde(default)]
+    boot_id: String,
     ipcps: BTreeMap<String, Entry>,
     vpns: BTreeMap<String, Entry>,
     #[serde(default)]
@@ -56,12 +62,16 @@ struct Saved {
 }
 
 impl Running {
-    /// With what an earlier daemon left.
+    /// With what an earlier daemon left. What it left before another boot is gone, whoever has those numbers now.
     pub(crate) fn load(store: &Store) -> Result<Self, StateError> {
-        let (table, programs) = store.load("running", parse)?;
+        let boot = boot_id();
+        let (before, (table, programs)) = store.load("running", parse)?;
+        // Without an id this could be any boot.
+        let known = !boot.is_empty() && before == boot;
         Ok(Self {
-            table: Mutex::new(table),
-            programs: Mutex::new(programs),
+            table: Mutex::new(if known { table } else { BTreeMap::new() }),
+            programs: Mutex::new(if known { programs } else { BTreeMap::new() }),
+            boot,
             store: store.clone(),
         })
     }
@@ -140,6 +150,7 @@ impl Running {
     fn save(&self) -> Result<(), StateError> {
         let programs = self.programs_table().clone().into_iter();
         let mut saved = Saved {
+            boot_id: self.boot.clone(),
             programs: programs.map(|(name, p)| (name.to_string(), p)).collect(),
             ..Saved::default()
         };
@@ -167,17 +178,16 @@ impl Running {
 
 type Tables = (BTreeMap<Instance, Entry>, BTreeMap<Name, Program>);
 
-fn parse(saved: Saved) -> Result<Tables, BadName> {
+fn parse(saved: Saved) -> Result<(String, Tables), BadName> {
     let ipcps = saved.ipcps.into_iter();
     let ipcps = ipcps.map(|(name, entry)| Ok((Instance::Ipcp(Label::new(name)?), entry)));
     let vpns = saved.vpns.into_iter();
     let vpns = vpns.map(|(dev, entry)| Ok((Instance::Vpn(dev), entry)));
     let programs = saved.programs.into_iter();
     let programs = programs.map(|(name, program)| Ok((Name::new(name)?, program)));
-    Ok((
-        ipcps.chain(vpns).collect::<Result<_, BadName>>()?,
-        programs.collect::<Result<_, BadName>>()?,
-    ))
+    let table = ipcps.chain(vpns).collect::<Result<_, BadName>>()?;
+    let programs = programs.collect::<Result<_, BadName>>()?;
+    Ok((saved.boot_id, (table, programs)))
 }
 
 fn hex(secret: &[u8]) -> String {
@@ -191,29 +201,71 @@ fn hex(secret: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::session::start_time;
     use crate::state::torn;
+
+    /// What a daemon of this boot leaves.
+    fn left(pid: u32, start: u64) -> Saved {
+        let entry = || Entry {
+            pid,
+            start,
+            secret: hex(b"secret"),
+        };
+        Saved {
+            boot_id: boot_id(),
+            ipcps: [("ovl-a".to_owned(), entry())].into(),
+            vpns: [("strata0".to_owned(), entry())].into(),
+            programs: [("web é".to_owned(), Program { pid, start })].into(),
+        }
+    }
 
     #[test]
     fn a_torn_file_of_children_is_never_none_at_all() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::new(dir.path());
-        let entry = || Entry {
-            pid: 17,
-            start: 4711,
-            secret: hex(b"secret"),
-        };
-        let saved = Saved {
-            ipcps: [("ovl-a".to_owned(), entry())].into(),
-            vpns: [("strata0".to_owned(), entry())].into(),
-            programs: [("web é".to_owned(), Program { pid: 3, start: 9 })].into(),
-        };
-        store.save("running", &saved).unwrap();
+        store.save("running", &left(17, 4711)).unwrap();
         let running = Running::load(&store).unwrap();
         running.save().unwrap();
         let again = Running::load(&store).unwrap();
         assert_eq!(*again.table(), *running.table());
+        assert_eq!(again.table().len(), 2);
         assert_eq!(again.programs(), [Name::new("web é").unwrap()]);
         torn::is_never_a_fresh_start(dir.path(), "running", || Running::load(&store));
+    }
+
+    #[tokio::test]
+    async fn children_of_another_boot_are_forgotten_whoever_has_their_numbers_now() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        // A process that lives, with the very number and time that were written down.
+        let me = std::process::id();
+        let this = left(me, start_time(me).unwrap());
+        let (child, web) = (
+            Instance::Ipcp(Label::new("ovl-a").unwrap()),
+            Name::new("web é").unwrap(),
+        );
+        let found = |store| {
+            let running = Running::load(store).unwrap();
+            (
+                running.survivor(&child).is_some(),
+                running.surviving_program(&web).is_some(),
+                running.who(b"secret").is_some(),
+                running.strays(|_| false).len(),
+                running.programs().len(),
+            )
+        };
+        store.save("running", &this).unwrap();
+        assert_eq!(found(&store), (true, true, true, 2, 1));
+        let nothing = (false, false, false, 0, 0);
+        let mut other = this.clone();
+        other.boot_id = "00000000-0000-4000-8000-000000000000".to_owned();
+        store.save("running", &other).unwrap();
+        assert_eq!(found(&store), nothing);
+        // As it was written before boots were told apart.
+        let mut old = serde_json::to_value(&this).unwrap();
+        old.as_object_mut().unwrap().remove("boot_id").unwrap();
+        store.save("running", &old).unwrap();
+        assert_eq!(found(&store), nothing);
     }
 
     #[test]

@@ -110,6 +110,12 @@ pub(crate) fn start_time(pid: u32) -> Option<u64> {
     (!matches!(state, "Z" | "X")).then_some(start)
 }
 
+/// Which boot of this host it is; empty where the system does not tell.
+pub(crate) fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,5 +129,6 @@ mod tests {
         assert!(p.start > 0 && p.exe.is_some());
         assert_eq!(start_time(u32::MAX), None);
         assert_eq!(Process::of(me, uid + 1), None);
+        assert_eq!((boot_id().len(), boot_id()), (36, boot_id()));
     }
 }
