@@ -62,7 +62,7 @@ async fn serve(
             Ok(Some(event)) => handle(daemon, &ipcp, event),
             Ok(None) => return Err(Reason::new(Code::Usage, "an attachment says hello once")),
             Err(bad) => {
-                daemon.tally.add("dropped.malformed_event");
+                daemon.tally.add("drop.malformed_event");
                 tracing::warn!(ipcp = %ipcp.name, %bad, "an event was dropped");
             }
         }

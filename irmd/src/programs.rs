@@ -318,7 +318,7 @@ fn answered(daemon: &Arc<Daemon>, session: &Session, answer: FlowAnswer) {
         .remove_if(&FlowId(answer.flow), |_, (to, _)| *to == session.id);
     let Some((_, (_, tx))) = offer else {
         // Too late: who asked has given up, and the program has been told so.
-        return daemon.tally.add("dropped.late_answer");
+        return daemon.tally.add("drop.late_answer");
     };
     let refused = || Reason::new(Code::Refused, "the program refused the flow");
     let verdict = if answer.accept {

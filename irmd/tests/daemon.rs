@@ -4,7 +4,7 @@ mod common;
 
 use std::fs;
 
-use common::{Host, alive};
+use common::{Host, alive, soon};
 use proto::irm::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -123,6 +123,17 @@ async fn metrics_are_served_to_plain_http_and_by_grpc() {
     let host = Host::started().await;
     let missing = host.alloc("nobody", |_| {}).await;
     assert!(missing.is_err());
+    // To an offer that was never made.
+    let program = host.program().await;
+    program.answer(1, None).await;
+    let counted = async {
+        let mut admin = host.admin().await;
+        while {
+            let status = admin.status(StatusRequest {}).await.unwrap().into_inner();
+            status.counters.get("drop.late_answer").is_none()
+        } {}
+    };
+    soon(counted).await;
     let mut stream = tokio::net::UnixStream::connect(host.run().join("admin.sock"))
         .await
         .unwrap();
@@ -133,10 +144,12 @@ async fn metrics_are_served_to_plain_http_and_by_grpc() {
     let mut text = String::new();
     stream.read_to_string(&mut text).await.unwrap();
     assert!(text.starts_with("HTTP/1.1 200"), "{text}");
-    assert!(
-        text.contains(r#"strata_events_total{process="irmd",layer="",what="failed.allocation"} 1"#),
-        "{text}"
-    );
+    for line in [
+        r#"strata_events_total{process="irmd",layer="",what="failed.allocation"} 1"#,
+        r#"strata_drops_total{process="irmd",layer="",reason="late_answer"} 1"#,
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
     let grpc = host
         .admin()
         .await
@@ -188,7 +201,7 @@ async fn events_tell_of_flows() {
         let offer = server.offer().await;
         server.answer(offer.flow, None).await;
     });
-    let event = common::soon(events.message()).await.unwrap().unwrap();
+    let event = soon(events.message()).await.unwrap().unwrap();
     assert_eq!(
         (event.kind.as_str(), event.fields["name"].as_str()),
         ("flow.allocated", "n")
@@ -199,7 +212,7 @@ async fn events_tell_of_flows() {
     let past = host.admin().await.events(past).await.unwrap();
     let mut past = past.into_inner();
     let mut heard = Vec::new();
-    while let Some(event) = common::soon(past.message()).await.unwrap() {
+    while let Some(event) = soon(past.message()).await.unwrap() {
         heard.push(event);
     }
     assert!(heard.contains(&event), "{heard:?}");

@@ -426,7 +426,7 @@ async fn events_of_an_ipc_process_that_say_nothing_are_dropped_and_counted() {
                 .unwrap()
                 .into_inner();
             assert_ne!(status.ipcps[0].state, "down");
-            if status.counters.get("dropped.malformed_event") >= Some(&3) {
+            if status.counters.get("drop.malformed_event") >= Some(&3) {
                 return;
             }
         }

@@ -103,7 +103,7 @@ fn heard(daemon: &Arc<Daemon>, vpn: &Vpn, message: VpnEvent) {
             }
         }
         Some(Event::Failed(failure)) => vpn.change(|i| i.failure = Some(failure.into())),
-        Some(Event::Hello(_)) | None => daemon.tally.add("dropped.malformed_event"),
+        Some(Event::Hello(_)) | None => daemon.tally.add("drop.malformed_event"),
     }
 }
 
