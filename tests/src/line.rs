@@ -262,6 +262,7 @@ impl Line {
                 std::thread::sleep(Duration::from_millis(10));
             }
         }
+        self.keepers.clear();
         for host in &self.hosts {
             let left = processes_of(host.holder());
             ensure!(
@@ -277,6 +278,26 @@ impl Line {
             );
         }
         Ok(())
+    }
+
+    /// The hosts, whose daemons have ended, are as after a boot: of the run directories only `state` is left. The daemons
+    /// start, and nothing more is said to them.
+    pub fn boot(&mut self) -> anyhow::Result<()> {
+        for host in &self.hosts {
+            for entry in fs::read_dir(host.run_dir())? {
+                let entry = entry?;
+                if entry.file_name() == "state" {
+                    continue;
+                }
+                let path = entry.path();
+                if entry.file_type()?.is_dir() {
+                    fs::remove_dir_all(path)?;
+                } else {
+                    fs::remove_file(path)?;
+                }
+            }
+        }
+        self.start_daemons()
     }
 
     /// Prints the end of each irmd's log.

@@ -200,7 +200,7 @@ fn a_link_that_was_cut_is_used_again_within_three_seconds_of_its_mend() {
 }
 
 #[test]
-fn sigterm_ends_all_and_leaves_nothing() {
+fn sigterm_ends_all_and_leaves_nothing_and_after_a_reboot_all_is_back_by_itself() {
     let mut line = Line::up().unwrap();
     // Else it would prove nothing that they are gone.
     for (host, family) in [("a", 4), ("a", 6), ("c", 4), ("c", 6)] {
@@ -227,6 +227,18 @@ fn sigterm_ends_all_and_leaves_nothing() {
             );
         }
     }
+    // With what the disk holds alone they join again, and the VPN stands: nothing is typed.
+    line.boot().unwrap();
+    let healed = line.heals_within(10);
+    assert!(healed.is_ok(), "after the reboot: {healed:?}");
+    for host in &line.hosts {
+        eventually(FIVE, "each member knows all of them again", || {
+            members_on(host) == ["ovl-a", "ovl-b", "ovl-c"]
+        })
+        .unwrap();
+    }
+    let ping = line.flow_ping().unwrap();
+    assert_eq!(ping["received"], ping["sent"]);
 }
 
 #[test]
@@ -269,6 +281,19 @@ fn proc_net(host: &Host, file: &str) -> String {
     let out = host.run("cat", [format!("/proc/self/net/{file}")]).unwrap();
     assert_eq!(out.code, 0, "{}", out.stderr);
     out.stdout
+}
+
+/// The members that can be reached, of those that a host knows.
+fn members_on(host: &Host) -> Vec<String> {
+    let json = host.irm_json("layer members overlay").unwrap_or_default();
+    let members = json["members"].as_array().cloned().unwrap_or_default();
+    let mut names: Vec<_> = members
+        .iter()
+        .filter(|m| m["reachable"] == true)
+        .filter_map(|m| Some(m["name"].as_str()?.to_owned()))
+        .collect();
+    names.sort();
+    names
 }
 
 /// The name that a program on that host listens to.
