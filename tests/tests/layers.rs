@@ -5,6 +5,8 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
+use serde_json::Value;
 use tests::{Host, Lab, Link, Process, until};
 
 const FIVE: Duration = Duration::from_secs(5);
@@ -153,4 +155,98 @@ fn a_layer_over_a_layer_over_udp_carries_flows() {
         )
         .unwrap();
     assert_ne!(circle.code, 0);
+}
+
+#[test]
+fn an_adjacency_and_offloads_change_live_and_flows_are_waited_for_with_short_keywords_too() {
+    let lab = Lab::new().unwrap();
+    let [a, b] = ["a", "b"].map(|name| node(&lab, name));
+    let link = lab.veth(&a.host, &b.host).unwrap();
+    let (on_a, on_b) = (link.ip(0), link.ip(1));
+    b.irm(&format!("i b t shim-udp n udp l net ip {on_b}"));
+    a.irm(&format!(
+        "i b t shim-udp n udp l net ip {on_a} host ovl-b={on_b}"
+    ));
+    b.irm("ipcp bootstrap type unicast name ovl-b layer ovl");
+    let url = b.irm("layer invite ovl --member ovl-a");
+    a.irm(&format!("i e t unicast n ovl-a inv {url}"));
+    // Started when somebody asks for it.
+    let irm = lab.bins().join("irm");
+    b.irm(&format!(
+        "b prog {} n hello a -- echo hello --layer ovl",
+        irm.display()
+    ));
+    b.irm("n r n hello l ovl");
+
+    let waits = a
+        .host
+        .spawn("irm", "wait flow hello --timeout 5s".split(' '))
+        .unwrap();
+    let asks = "ping hello --layer ovl -i 0.01 --timeout 5s -c 1000";
+    let mut ping = a.host.spawn("irm", asks.split(' ')).unwrap();
+    ends_well(waits);
+    let early = a.host.run(
+        "irm",
+        "wait flow hello --state down --timeout 100ms".split(' '),
+    );
+    assert_eq!(early.unwrap().code, 7);
+    for (switch, mode) in [
+        ("gso", "off"),
+        ("gro", "off"),
+        ("gso", "on"),
+        ("gro", "auto"),
+    ] {
+        for node in [&a, &b] {
+            node.irm(&format!("ipcp set n udp offload {switch}={mode}"));
+            let udp = ipcp(node, "udp");
+            assert_eq!(udp["status"]["settings"][switch], mode, "{udp}");
+        }
+    }
+    assert!(
+        ping.alive(),
+        "the flow did not live through it: {}",
+        ping.log()
+    );
+
+    a.irm("ipcp disconnect n ovl-a dst ovl-b");
+    until(FIVE, || without_links(&a)).unwrap();
+    until(FIVE, || without_links(&b)).unwrap();
+    let cut = "ping hello --layer ovl -c 1 --timeout 500ms";
+    let cut = a.host.run("irm", cut.split(' ')).unwrap();
+    assert_ne!(cut.code, 0, "{}", cut.stdout);
+    a.irm("ipcp connect n ovl-a dst ovl-b");
+    until(FIVE, || a.host.irm("ping hello --layer ovl -c 3 -i 0.01")).unwrap();
+    let gone = a
+        .host
+        .spawn(
+            "irm",
+            "wait flow hello --state down --timeout 5s".split(' '),
+        )
+        .unwrap();
+    assert!(
+        ping.alive(),
+        "the flow did not outlive the cut: {}",
+        ping.log()
+    );
+    ping.signal(Signal::SIGINT).unwrap();
+    ping.wait(FIVE).unwrap();
+    ends_well(gone);
+}
+
+fn ends_well(mut process: Process) {
+    assert_eq!(process.wait(FIVE).unwrap(), 0, "{}", process.log());
+}
+
+/// An IPC process with all that it says of itself.
+fn ipcp(node: &Node, name: &str) -> Value {
+    let status = node.host.irm_json("status").unwrap();
+    let mut all = status["ipcps"].as_array().unwrap().iter();
+    all.find(|i| i["name"] == name).unwrap().clone()
+}
+
+fn without_links(node: &Node) -> anyhow::Result<()> {
+    let ipcp = ipcp(node, &format!("ovl-{}", node.host.name));
+    let links = ipcp["status"]["links"].as_array();
+    anyhow::ensure!(links.is_some_and(Vec::is_empty), "{ipcp}");
+    Ok(())
 }
