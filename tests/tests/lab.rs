@@ -9,10 +9,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use anyhow::ensure;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tests::lab::processes_of;
-use tests::{Host, Impairment, Lab, Process, eventually};
+use tests::{Host, Impairment, Lab, Process, eventually, until};
 
 #[test]
 fn hosts_on_a_veth_reach_each_other_and_nobody_else() {
@@ -22,30 +23,34 @@ fn hosts_on_a_veth_reach_each_other_and_nobody_else() {
     let sink = a
         .spawn("lab-tool", ["udp-echo", &format!("{}:7000", link.v4[0])])
         .unwrap();
-    // The echo needs a moment before it listens.
-    let once = ["udp-send", &format!("{}:7000", link.v4[0]), "1"];
-    while b.run("lab-tool", once).unwrap().stdout.trim() != "1 of 1" {}
-    let out = b
-        .run(
-            "lab-tool",
-            ["udp-send", &format!("{}:7000", link.v4[0]), "20"],
-        )
-        .unwrap();
-    assert_eq!(
-        out.stdout.trim(),
-        "20 of 20",
-        "{} {}",
-        out.stderr,
-        sink.log()
-    );
-    // Nothing leaks to the host that runs the test.
-    let outside = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let at = format!("{}:7000", link.v4[0]);
+    let count = |host: &Host, n: &str| {
+        let out = host.run("lab-tool", ["udp-send", &at, n]).unwrap();
+        format!("{}{}", out.stdout.trim(), out.stderr.trim())
+    };
+    echoes(|| count(&b, "1"));
+    assert_eq!(count(&b, "20"), "20 of 20", "{}", sink.log());
+    // A host of the same lab has no way there.
+    let c = lab.host("c").unwrap();
+    let said = count(&c, "1");
+    assert!(said.contains("unreachable"), "{said}");
+    // Nor has the one that runs the test; what it sends goes no further than a neighbour.
+    let outside = UdpSocket::bind("0.0.0.0:0").unwrap();
+    outside.set_ttl(1).unwrap();
     outside
         .set_read_timeout(Some(Duration::from_millis(50)))
         .unwrap();
+    let heard = outside
+        .send_to(b"x", (link.v4[0], 7000))
+        .and_then(|_| outside.recv(&mut [0; 8]));
     assert!(
-        outside.send_to(b"x", (link.v4[0], 7000)).is_err() || outside.recv(&mut [0; 8]).is_err()
+        heard.is_err(),
+        "the link leaks to the host that runs the test"
     );
+    let devices = fs::read_to_string("/proc/self/net/dev").unwrap();
+    for dev in &link.dev {
+        assert!(!devices.contains(&format!("{dev}:")), "{dev} is outside");
+    }
 }
 
 #[test]
@@ -62,8 +67,7 @@ fn an_impaired_link_loses_every_third_datagram_and_can_be_cut() {
             .trim()
             .to_owned()
     };
-    // The echo needs a moment before it listens.
-    while count("1") != "1 of 1" {}
+    echoes(|| count("1"));
     assert_eq!(count("30"), "30 of 30");
     link.impair(Impairment {
         drop_every: 3,
@@ -84,6 +88,12 @@ fn an_impaired_link_loses_every_third_datagram_and_can_be_cut() {
     })
     .unwrap();
     assert_eq!(count("10"), "10 of 10");
+    let to = link.ip(1).to_string();
+    let ping = a.run("lab-tool", ["ping", &to, "-c", "10"]).unwrap();
+    let ping: serde_json::Value = serde_json::from_str(&ping.stdout).unwrap();
+    assert_eq!(ping["received"], 10);
+    // There and back.
+    assert!(ping["rtt_us"]["min"].as_u64() >= Some(4_000), "{ping}");
 }
 
 #[test]
@@ -158,6 +168,16 @@ fn orphan(host: &Host) -> Process {
     kill(Pid::from_raw(irmd.pid() as i32), Signal::SIGKILL).unwrap();
     assert_eq!(host.programs("shim-udp").len(), 1);
     irmd
+}
+
+/// Waits until one datagram comes back: the echo needs a moment before it listens.
+fn echoes(count: impl Fn() -> String) {
+    until(Duration::from_secs(10), || {
+        let said = count();
+        ensure!(said == "1 of 1", "no echo: {said}");
+        Ok(())
+    })
+    .unwrap();
 }
 
 fn gone(pids: &[u32]) -> anyhow::Result<()> {

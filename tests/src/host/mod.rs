@@ -1,5 +1,6 @@
 //! What `lab-host` does: hold a namespace, enter one, set up its network, carry an impaired link, keep a daemon alive.
 
+mod fate;
 mod keep;
 mod namespace;
 mod net;
@@ -10,7 +11,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub use relay::Impairment;
+pub use fate::Impairment;
 
 #[derive(Parser)]
 #[command(

@@ -1,7 +1,7 @@
 //! A link in user space between two hosts: a TAP device in each and this program between them, which loses, delays,
 //! doubles, reorders, corrupts and slows down as told, by a seed. Kernels without netem need it.
 //!
-//! Each line on stdin is a new [`Impairment`] as JSON; the program ends with stdin.
+//! Each line on stdin is a new [`Impairment`](super::Impairment) as JSON; the program ends with stdin.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -10,34 +10,9 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use rand_chacha::ChaCha8Rng;
-use rand_core::{RngCore, SeedableRng};
-use serde::{Deserialize, Serialize};
 use tun::Writer;
 
-/// What a link does to frames. Chances are 0.0..=1.0, the same for both directions.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Impairment {
-    /// The chance that a frame is lost.
-    pub loss: f64,
-    /// How long each frame takes, in µs.
-    pub delay_us: u64,
-    /// At most so much more, in µs; later frames may overtake.
-    pub jitter_us: u64,
-    /// The chance that a frame comes twice.
-    pub duplicate: f64,
-    /// The chance that a frame takes 2 ms more than its successors.
-    pub reorder: f64,
-    /// The chance that one bit of an IP packet is flipped.
-    pub corrupt: f64,
-    /// Frames beyond so many Mbit/s wait; 0: no bound.
-    pub rate_mbit: u64,
-    /// Of the UDP datagrams from the second host to the first, each so-manieth is lost; 0: none.
-    pub drop_every: u64,
-    /// Nothing passes.
-    pub cut: bool,
-}
+use super::fate::Fates;
 
 /// Carries frames until stdin ends.
 pub(super) fn run(a: (u32, &str), b: (u32, &str), user: bool, seed: u64) -> anyhow::Result<()> {
@@ -92,9 +67,9 @@ fn carry(inbox: &mpsc::Receiver<Event>, ends: &mut [Writer; 2], seed: u64) -> an
             None => Duration::from_secs(3600),
         };
         match inbox.recv_timeout(wait) {
-            Ok(Event::Frame(from, bytes)) => relay.decide(from, bytes),
+            Ok(Event::Frame(from, bytes)) => relay.take(from, bytes),
             Ok(Event::Line(line)) => {
-                relay.how = serde_json::from_str(&line)
+                relay.fates.how = serde_json::from_str(&line)
                     .with_context(|| format!("not an impairment: {line:?}"))?;
                 say("ok")?;
             }
@@ -125,12 +100,9 @@ fn open_tap((pid, name): (u32, &str), user: bool) -> anyhow::Result<tun::Device>
 }
 
 struct Relay {
-    how: Impairment,
-    chance: ChaCha8Rng,
+    fates: Fates,
     queue: BinaryHeap<Reverse<Frame>>,
     count: u64,
-    datagrams: u64,
-    free_at: [Instant; 2],
 }
 
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -144,52 +116,23 @@ struct Frame {
 impl Relay {
     fn new(seed: u64) -> Self {
         Self {
-            how: Impairment::default(),
-            chance: ChaCha8Rng::seed_from_u64(seed),
+            fates: Fates::new(seed, Instant::now()),
             queue: BinaryHeap::new(),
             count: 0,
-            datagrams: 0,
-            free_at: [Instant::now(); 2],
         }
     }
 
-    fn hit(&mut self, chance: f64) -> bool {
-        chance > 0.0 && (self.chance.next_u64() as f64) < chance * u64::MAX as f64
-    }
-
-    fn decide(&mut self, from: usize, mut bytes: Vec<u8>) {
-        let how = self.how;
-        if from == 1 && how.drop_every > 0 && is_udp(&bytes) {
-            self.datagrams += 1;
-            if self.datagrams.is_multiple_of(how.drop_every) {
-                return;
-            }
-        }
-        if how.cut || self.hit(how.loss) || self.queue.len() >= MOST {
+    fn take(&mut self, from: usize, mut bytes: Vec<u8>) {
+        if self.queue.len() >= MOST {
             return;
         }
-        // The Ethernet header is spared: a frame for nobody would just be lost.
-        if bytes.len() > 34 && self.hit(how.corrupt) {
-            let bit = self.chance.next_u64() as usize % ((bytes.len() - 34) * 8);
-            bytes[34 + bit / 8] ^= 1 << (bit % 8);
+        let Some(fate) = self.fates.decide(from, &mut bytes, Instant::now()) else {
+            return;
+        };
+        if fate.twice {
+            self.push(fate.due, 1 - from, bytes.clone());
         }
-        let twice = self.hit(how.duplicate);
-        let mut delay = Duration::from_micros(how.delay_us);
-        if how.jitter_us > 0 {
-            delay += Duration::from_micros(self.chance.next_u64() % how.jitter_us);
-        }
-        if self.hit(how.reorder) {
-            delay += Duration::from_millis(2);
-        }
-        let mut sent = Instant::now();
-        if let Some(ns) = (bytes.len() as u64 * 8000).checked_div(how.rate_mbit) {
-            sent = sent.max(self.free_at[from]) + Duration::from_nanos(ns);
-            self.free_at[from] = sent;
-        }
-        if twice {
-            self.push(sent + delay, 1 - from, bytes.clone());
-        }
-        self.push(sent + delay, 1 - from, bytes);
+        self.push(fate.due, 1 - from, bytes);
     }
 
     fn push(&mut self, due: Instant, to: usize, bytes: Vec<u8>) {
@@ -210,14 +153,6 @@ impl Relay {
                 let _ = ends[frame.to].write(&frame.bytes);
             }
         }
-    }
-}
-
-fn is_udp(frame: &[u8]) -> bool {
-    match frame.get(12..14) {
-        Some([0x08, 0x00]) => frame.get(23) == Some(&17),
-        Some([0x86, 0xdd]) => frame.get(20) == Some(&17),
-        _ => false,
     }
 }
 
