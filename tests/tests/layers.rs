@@ -190,18 +190,7 @@ fn an_adjacency_and_offloads_change_live_and_flows_are_waited_for_with_short_key
         "wait flow hello --state down --timeout 100ms".split(' '),
     );
     assert_eq!(early.unwrap().code, 7);
-    for (switch, mode) in [
-        ("gso", "off"),
-        ("gro", "off"),
-        ("gso", "on"),
-        ("gro", "auto"),
-    ] {
-        for node in [&a, &b] {
-            node.irm(&format!("ipcp set n udp offload {switch}={mode}"));
-            let udp = ipcp(node, "udp");
-            assert_eq!(udp["status"]["settings"][switch], mode, "{udp}");
-        }
-    }
+    switch_offloads(&[&a, &b]);
     assert!(
         ping.alive(),
         "the flow did not live through it: {}",
@@ -231,6 +220,21 @@ fn an_adjacency_and_offloads_change_live_and_flows_are_waited_for_with_short_key
     ping.signal(Signal::SIGINT).unwrap();
     ping.wait(FIVE).unwrap();
     ends_well(gone);
+}
+
+fn switch_offloads(nodes: &[&Node]) {
+    for (switch, mode) in [
+        ("gso", "off"),
+        ("gro", "off"),
+        ("gso", "on"),
+        ("gro", "auto"),
+    ] {
+        for node in nodes {
+            node.irm(&format!("ipcp set n udp offload {switch}={mode}"));
+            let udp = ipcp(node, "udp");
+            assert_eq!(udp["status"]["settings"][switch], mode, "{udp}");
+        }
+    }
 }
 
 fn ends_well(mut process: Process) {
