@@ -18,6 +18,9 @@ pub const VPN_V4: [&str; 3] = ["10.9.0.1", "10.9.0.2", "10.9.0.3"];
 /// The same, IPv6.
 pub const VPN_V6: [&str; 3] = ["fd09::1", "fd09::2", "fd09::3"];
 
+/// The bytes of each SDU that [`Line::perf`] sends.
+pub const PERF_SDU: usize = 1300;
+
 /// The hosts, their links, and an irmd on each that is started again when it is killed, as systemd would.
 pub struct Line {
     /// The lab that they are in.
@@ -27,18 +30,14 @@ pub struct Line {
     /// A–B and B–C.
     pub links: Vec<Link>,
     keepers: Vec<Child>,
-    keep: bool,
+    left: bool,
 }
 
 impl Line {
-    /// Makes hosts and links. With `keep`, in that directory, and they outlive the caller.
-    pub fn new(keep: Option<PathBuf>) -> anyhow::Result<Self> {
-        let (dir, keep) = match keep {
-            Some(dir) => (dir, true),
-            None => (fresh_dir()?, false),
-        };
-        fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
-        let lab = Lab::in_dir(dir, keep)?;
+    /// Makes hosts and links; in a given directory, if they may be left up.
+    pub fn new(dir: Option<PathBuf>) -> anyhow::Result<Self> {
+        let own_group = dir.is_some();
+        let lab = Lab::in_dir(dir.map_or_else(fresh_dir, Ok)?, own_group)?;
         let hosts = ["a", "b", "c"]
             .into_iter()
             .map(|n| lab.host(n))
@@ -52,8 +51,15 @@ impl Line {
             hosts,
             links,
             keepers: Vec::new(),
-            keep,
+            left: false,
         })
+    }
+
+    /// All of it outlives the caller from now on.
+    pub fn leave(&mut self) -> anyhow::Result<()> {
+        self.left = true;
+        self.lab.leave()?;
+        self.hosts.iter_mut().try_for_each(Host::leave)
     }
 
     /// The host of that name.
@@ -213,8 +219,8 @@ impl Line {
         let server = self
             .host("c")?
             .spawn("irm", ["perf", "speed", "--layer", "overlay", "--server"])?;
-        let line = "perf speed --layer overlay -t 2 -s 1300 --qos raw";
-        let perf = until(Duration::from_secs(3), || self.host("a")?.irm_json(line))?;
+        let line = format!("perf speed --layer overlay -t 2 -s {PERF_SDU} --qos raw");
+        let perf = until(Duration::from_secs(3), || self.host("a")?.irm_json(&line))?;
         end(server)?;
         ensure!(
             perf["sdus_received"].as_u64() > Some(0),
@@ -315,7 +321,7 @@ impl Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if self.keep {
+        if self.left {
             return;
         }
         // With its host goes all that runs there; what is left are the entries of processes that nobody has waited for.

@@ -146,6 +146,39 @@ fn a_test_that_is_killed_leaves_no_process_behind() {
     fs::remove_dir_all(lab).unwrap();
 }
 
+#[test]
+fn hosts_that_may_be_left_up_go_with_their_caller_unless_they_are_left() {
+    let dirs = tempfile::tempdir().unwrap();
+    let make = |name: &str| {
+        let dir = dirs.path().join(name);
+        fs::create_dir(&dir).unwrap();
+        let lab = Lab::in_dir(dir, true).unwrap();
+        let host = lab.host("a").unwrap();
+        (lab, host)
+    };
+    let up = |holder: u32| fs::read_link(format!("/proc/{holder}/ns/net")).is_ok();
+
+    let (lab, host) = make("gone");
+    let (_irmd, holder) = (orphan(&host), host.holder());
+    let pids = processes_of(holder);
+    assert!(!pids.is_empty(), "there was nothing to end");
+    drop((host, lab));
+    gone(&pids).unwrap();
+    assert!(!up(holder) && !dirs.path().join("gone").exists());
+
+    let (mut lab, mut host) = make("left");
+    let holders = [Some(host.holder()), lab.user_holder()];
+    host.leave().unwrap();
+    lab.leave().unwrap();
+    drop((host, lab));
+    // One that goes with its caller has gone when it is dropped.
+    let stays = up(holders[0].unwrap()) && dirs.path().join("left").exists();
+    for holder in holders.into_iter().flatten() {
+        kill(Pid::from_raw(holder as i32), Signal::SIGKILL).unwrap();
+    }
+    assert!(stays, "what was left up is gone");
+}
+
 /// Makes a host with daemons, tells of them in a file, and waits to be killed.
 fn victim(file: &Path) {
     let lab = Lab::new().unwrap();

@@ -1,23 +1,33 @@
 //! A demo that was left up: where it is, how to look around in it, how to take it down.
 
 use std::ffi::OsString;
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, Uid, geteuid};
 use serde_json::{Value, json};
 
 use super::show::Show;
 use crate::line::Line;
 
-/// Where a kept demo lives; one a user.
-pub(super) fn dir() -> PathBuf {
-    format!("/tmp/strata-demo-{}", nix::unistd::getuid()).into()
+/// An empty directory, the user's alone, for a demo that is to be kept; what one that did not come up left there goes.
+pub(super) fn fresh() -> anyhow::Result<PathBuf> {
+    let dir = dir();
+    if dir.symlink_metadata().is_ok() {
+        trusted(&dir, geteuid())?;
+        fs::remove_dir_all(&dir).with_context(|| format!("can't empty {}", dir.display()))?;
+    }
+    DirBuilder::new()
+        .mode(0o700)
+        .create(&dir)
+        .with_context(|| format!("can't make {}", dir.display()))?;
+    Ok(dir)
 }
 
 pub(super) fn exists() -> bool {
@@ -142,6 +152,9 @@ fn is_ours(pid: i64, program: &str) -> bool {
 }
 
 fn load() -> anyhow::Result<Value> {
+    if exists() {
+        trusted(&dir(), geteuid())?;
+    }
     let text = fs::read_to_string(file())
         .context("no demo is up; start one with `cargo demo -- --keep`")?;
     serde_json::from_str(&text).context("the file of the kept demo is damaged")
@@ -157,6 +170,57 @@ fn host_of<'a>(kept: &'a Value, name: &str) -> anyhow::Result<&'a Value> {
         .with_context(|| format!("there is no host {name:?}; there are a, b and c"))
 }
 
+/// Others may write to /tmp too: what stands in a directory there counts only if nobody but its user can have put it there.
+fn trusted(dir: &Path, user: Uid) -> anyhow::Result<()> {
+    let data = dir
+        .symlink_metadata()
+        .with_context(|| format!("can't look at {}", dir.display()))?;
+    ensure!(
+        data.is_dir() && data.uid() == user.as_raw() && data.mode() & 0o022 == 0,
+        "{} is no directory that only user {user} can write to; look who made it, and remove it",
+        dir.display()
+    );
+    Ok(())
+}
+
 fn file() -> PathBuf {
     dir().join("demo.json")
+}
+
+/// Where a kept demo lives; one a user.
+fn dir() -> PathBuf {
+    format!("/tmp/strata-demo-{}", geteuid()).into()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
+
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn only_a_directory_that_nobody_else_can_write_to_is_trusted() {
+        let tmp = tempfile::tempdir().unwrap();
+        let dir = tmp.path().join("demo");
+        DirBuilder::new().mode(0o700).create(&dir).unwrap();
+        let set = |mode| fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).unwrap();
+        assert!(trusted(&dir, geteuid()).is_ok());
+        for mode in [0o720, 0o702, 0o1777] {
+            set(mode);
+            assert!(trusted(&dir, geteuid()).is_err(), "{mode:o}");
+        }
+        set(0o755);
+        assert!(trusted(&dir, geteuid()).is_ok());
+        let other = Uid::from_raw(geteuid().as_raw() + 1);
+        assert!(trusted(&dir, other).is_err());
+        let link = tmp.path().join("link");
+        symlink(&dir, &link).unwrap();
+        assert!(trusted(&link, geteuid()).is_err());
+        let file = tmp.path().join("file");
+        fs::write(&file, "").unwrap();
+        assert!(trusted(&file, geteuid()).is_err());
+        assert!(trusted(&tmp.path().join("nothing"), geteuid()).is_err());
+    }
 }

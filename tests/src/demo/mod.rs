@@ -13,7 +13,7 @@ use serde_json::Value;
 use show::Show;
 
 use crate::lab::binaries;
-use crate::line::{Line, VPN_V4, VPN_V6};
+use crate::line::{Line, PERF_SDU, VPN_V4, VPN_V6};
 
 #[derive(Parser)]
 #[command(
@@ -68,12 +68,13 @@ fn demo(keep: bool) -> anyhow::Result<()> {
     );
     show.step("Building the programs", binaries)?;
     let start = Instant::now();
-    let mut net = show.step("Making three hosts in a line, A–B–C", || {
-        Line::new(keep.then(kept::dir))
-    })?;
+    let dir = keep.then(kept::fresh).transpose()?;
+    let mut net = show.step("Making three hosts in a line, A–B–C", || Line::new(dir))?;
     let done = run(&show, &mut net, start);
     if keep && done.is_ok() {
+        // Known before it stays: what ends this between the two leaves nothing that `--down` does not find.
         kept::save(&net)?;
+        net.leave()?;
         show.text(&kept::hints(&net));
         return Ok(());
     }
@@ -133,7 +134,10 @@ fn run(show: &Show, net: &mut Line, start: Instant) -> anyhow::Result<()> {
             "more than two of 20 pings over {family} were lost"
         );
     }
-    let perf = show.step("irm perf A → C, 1400 B raw, for 2 s", || net.perf())?;
+    let perf = show.step(
+        &format!("irm perf A → C, {PERF_SDU} B raw, for 2 s"),
+        || net.perf(),
+    )?;
     show.text(&format!(
         "    {:.2} Gbit/s received",
         perf["gbit_per_s"].as_f64().unwrap_or(0.0)

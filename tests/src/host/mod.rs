@@ -12,6 +12,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 pub use fate::Impairment;
+pub(crate) use namespace::STAY;
 
 #[derive(Parser)]
 #[command(
@@ -25,14 +26,11 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Make a network namespace and hold it until stdin ends
+    /// Make a network namespace and hold it until stdin ends; after the word `stay` on it, until killed
     Hold {
         /// Make a user namespace first, in which the caller is root
         #[arg(long)]
         user: bool,
-        /// Hold it until killed
-        #[arg(long)]
-        forever: bool,
     },
     /// Run a program in the namespaces of a holder
     Enter {
@@ -83,7 +81,7 @@ enum Verb {
 /// Runs the program; its exit code is that of the command it runs, if it runs one.
 pub fn main(args: impl Iterator<Item = OsString>) -> anyhow::Result<ExitCode> {
     match Args::parse_from(args).verb {
-        Verb::Hold { user, forever } => namespace::hold(user, forever)?,
+        Verb::Hold { user } => namespace::hold(user)?,
         Verb::Enter { pid, how, command } => return namespace::enter_and_run(pid, &how, &command),
         Verb::Net { what } => net::apply(&what)?,
         Verb::Keep {

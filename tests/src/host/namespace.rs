@@ -17,8 +17,9 @@ use nix::unistd::{Gid, Pid, Uid, fexecve, setgroups, setresgid, setresuid};
 use crate::lab::processes_of;
 
 /// Makes a network namespace (in a new user namespace if asked), says `ready`, and holds it until stdin ends. Then all
-/// processes in it are ended, whoever they belong to: also when the test that had them was killed.
-pub(super) fn hold(user: bool, forever: bool) -> anyhow::Result<()> {
+/// processes in it are ended, whoever they belong to: also when the test that had them was killed. Once it has read
+/// [`STAY`], it holds it until it is killed.
+pub(super) fn hold(user: bool) -> anyhow::Result<()> {
     let (uid, gid) = (nix::unistd::getuid(), nix::unistd::getgid());
     let flags = if user {
         CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNET
@@ -51,11 +52,6 @@ pub(super) fn hold(user: bool, forever: bool) -> anyhow::Result<()> {
     out.write_all(b"ready\n")
         .and_then(|()| out.flush())
         .context("can't say ready")?;
-    if forever {
-        loop {
-            nix::unistd::pause();
-        }
-    }
     // Ctrl-C ends the test, whose end ends this: first what runs here.
     let mut ctrl_c = SigSet::empty();
     ctrl_c.add(Signal::SIGINT);
@@ -64,6 +60,11 @@ pub(super) fn hold(user: bool, forever: bool) -> anyhow::Result<()> {
     std::io::stdin()
         .read_to_end(&mut rest)
         .context("can't wait for the end of stdin")?;
+    if rest == STAY.as_bytes() {
+        loop {
+            nix::unistd::pause();
+        }
+    }
     clear()
 }
 
@@ -184,3 +185,5 @@ fn disks(disks: &[String]) -> anyhow::Result<()> {
 
 /// How long killed processes may take to be gone.
 const CLEARED: Duration = Duration::from_secs(10);
+/// What a holder of namespaces reads that is to outlive who started it.
+pub(crate) const STAY: &str = "stay";

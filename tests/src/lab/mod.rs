@@ -19,11 +19,13 @@ pub use bins::{binaries, example, hostile};
 pub use process::{Output, Process, processes_of, programs_of};
 
 use crate::Impairment;
+use crate::host::STAY;
 
 /// A network of hosts of its own.
 pub struct Lab {
     dir: PathBuf,
-    keep: bool,
+    own_group: bool,
+    left: bool,
     bins: PathBuf,
     /// The user namespace that owns the hosts, when the caller isn't root.
     user: Option<Holder>,
@@ -71,16 +73,17 @@ impl Lab {
         Self::in_dir(dir.keep(), false)
     }
 
-    /// A lab in a directory of the caller's; with `keep`, hosts and processes outlive the caller.
-    pub fn in_dir(dir: PathBuf, keep: bool) -> anyhow::Result<Self> {
+    /// A lab in a directory that goes with it; with `own_group`, Ctrl-C does not reach its hosts, which may be left up then.
+    pub fn in_dir(dir: PathBuf, own_group: bool) -> anyhow::Result<Self> {
         let bins = binaries()?;
         let user = match nix::unistd::geteuid().is_root() {
             true => None,
-            false => Some(Holder::start(&bins, None, true, keep)?),
+            false => Some(Holder::start(&bins, None, true, own_group)?),
         };
         Ok(Self {
             dir,
-            keep,
+            own_group,
+            left: false,
             bins,
             user,
             links: Cell::new(0),
@@ -95,6 +98,12 @@ impl Lab {
     /// A directory that goes with the lab.
     pub fn dir(&self) -> &Path {
         &self.dir
+    }
+
+    /// Its files and its user namespace outlive the caller from now on.
+    pub fn leave(&mut self) -> anyhow::Result<()> {
+        self.left = true;
+        self.user.as_mut().map_or(Ok(()), Holder::leave)
     }
 
     /// The process that holds the user namespace, when the caller isn't root.
@@ -120,7 +129,7 @@ impl Lab {
 
     /// A new host.
     pub fn host(&self, name: &str) -> anyhow::Result<Host> {
-        let holder = Holder::start(&self.bins, self.user.as_ref(), false, self.keep)?;
+        let holder = Holder::start(&self.bins, self.user.as_ref(), false, self.own_group)?;
         let dir = self.dir.join(name);
         std::fs::create_dir_all(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         Ok(Host {
@@ -170,7 +179,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        if self.keep {
+        if self.left {
             return;
         }
         if std::thread::panicking() {
@@ -196,6 +205,11 @@ impl Host {
     /// The process that holds its namespace.
     pub fn holder(&self) -> u32 {
         self.holder.pid()
+    }
+
+    /// It and all that runs on it outlive the caller from now on.
+    pub fn leave(&mut self) -> anyhow::Result<()> {
+        self.holder.leave()
     }
 
     /// A command that runs a program of the workspace, or of the system, on this host.
@@ -415,7 +429,12 @@ struct Holder {
 }
 
 impl Holder {
-    fn start(bins: &Path, inside: Option<&Self>, user: bool, keep: bool) -> anyhow::Result<Self> {
+    fn start(
+        bins: &Path,
+        inside: Option<&Self>,
+        user: bool,
+        own_group: bool,
+    ) -> anyhow::Result<Self> {
         let lab_host = bins.join("lab-host");
         let mut command = Command::new(&lab_host);
         if let Some(outer) = inside {
@@ -427,14 +446,20 @@ impl Holder {
         if user {
             command.arg("--user");
         }
-        if keep {
-            command.arg("--forever").process_group(0);
+        if own_group {
+            command.process_group(0);
         }
         let (child, stdin, _) = started(command)?;
         Ok(Self {
             child,
-            stdin: (!keep).then_some(stdin),
+            stdin: Some(stdin),
         })
+    }
+
+    fn leave(&mut self) -> anyhow::Result<()> {
+        let stdin = self.stdin.take();
+        let mut stdin = stdin.context("a host can be left up once only")?;
+        write!(stdin, "{STAY}").context("the process that holds a host is gone")
     }
 
     fn pid(&self) -> u32 {
@@ -444,7 +469,7 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        // The end of its stdin ends it, and it all processes of its namespace; a kept one has none and stays.
+        // The end of its stdin ends it, and it all processes of its namespace; one that was left up has none and stays.
         if self.stdin.take().is_some() {
             let _ = self.child.wait();
         }
