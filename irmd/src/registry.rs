@@ -8,7 +8,7 @@ use proto::{Code, Label, Name, Reason};
 use serde::{Deserialize, Serialize};
 
 use crate::policy;
-use crate::session::{Process, SessionId};
+use crate::session::{Process, SessionId, boot_id};
 use crate::state::{StateError, Store};
 
 /// All names of this host.
@@ -55,6 +55,9 @@ pub(crate) enum Bound {
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct SavedNames {
+    /// Absent in files of versions that did not tell boots apart.
+    #[serde(default)]
+    boot_id: String,
     names: Vec<SavedName>,
 }
 
@@ -91,7 +94,12 @@ impl Registry {
 
     fn from_saved(saved: SavedNames) -> Result<Self, Reason> {
         let mut names = BTreeMap::new();
-        for one in saved.names {
+        let boot = boot_id();
+        // Without an id this could be any boot; a process of another is gone, whoever has its number now.
+        let known = !boot.is_empty() && saved.boot_id == boot;
+        for mut one in saved.names {
+            one.bindings
+                .retain(|b| known || matches!(b, Bound::Program { .. }));
             let layers = one
                 .layers
                 .into_iter()
@@ -119,6 +127,7 @@ impl Registry {
             bindings: saved.bindings.clone(),
         };
         SavedNames {
+            boot_id: boot_id(),
             names: self.saved.iter().map(one).collect(),
         }
     }
@@ -481,6 +490,34 @@ mod tests {
         store.save("names", &r.to_saved()).unwrap();
         assert_eq!(Registry::load(&store).unwrap().saved, r.saved);
         torn::is_never_a_fresh_start(dir.path(), "names", || Registry::load(&store));
+    }
+
+    #[test]
+    fn a_process_that_was_bound_before_another_boot_is_bound_no_longer() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(dir.path());
+        let program = Bound::Program {
+            path: "/bin/web".into(),
+            auto: false,
+            args: vec![],
+        };
+        let mut r = Registry::default();
+        r.register(name("a"), label("ovl"));
+        r.bind(&name("a"), Bound::Process { pid: 3, start: 4 })
+            .unwrap();
+        r.bind(&name("a"), program.clone()).unwrap();
+        let this = serde_json::to_value(r.to_saved()).unwrap();
+        let (mut other, mut old) = (this.clone(), this.clone());
+        other["boot_id"] = "00000000-0000-4000-8000-000000000000".into();
+        old.as_object_mut().unwrap().remove("boot_id").unwrap();
+        store.save("names", &this).unwrap();
+        assert_eq!(Registry::load(&store).unwrap().saved, r.saved);
+        for saved in [other, old] {
+            store.save("names", &saved).unwrap();
+            let loaded = Registry::load(&store).unwrap().saved;
+            assert_eq!(loaded[&name("a")].bindings, vec![program.clone()]);
+            assert_eq!(loaded[&name("a")].layers, [label("ovl")].into());
+        }
     }
 
     #[test]
