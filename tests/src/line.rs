@@ -229,7 +229,7 @@ impl Line {
         Ok(perf)
     }
 
-    /// A fetches a file from C over the VPN, and its hash is compared. The text stands at the file's start.
+    /// A fetches a file from C over the VPN, and its hash is compared. Every other KiB of it is the text.
     pub fn http(&self, bytes: u64, text: &str) -> anyhow::Result<Value> {
         let bytes = bytes.to_string();
         let at = format!("{}:8080", VPN_V4[2]);

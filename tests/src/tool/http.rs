@@ -113,7 +113,7 @@ fn hash_of(bytes: u64, seed: u64, text: &str) -> Vec<u8> {
     hash.finish().as_ref().to_vec()
 }
 
-/// The file, block by block: the text as often as it fits into the first block, then chance out of the seed.
+/// The file, block by block: chance out of the seed; every other KiB, the first one too, is the text over and over.
 fn blocks(
     bytes: u64,
     seed: u64,
@@ -123,23 +123,19 @@ fn blocks(
     let mut chance = ChaCha8Rng::seed_from_u64(seed);
     let mut block = vec![0u8; 1 << 16];
     chance.fill_bytes(&mut block);
-    let plain: Vec<u8> = text
-        .bytes()
-        .cycle()
-        .take(if text.is_empty() { 0 } else { block.len() })
-        .collect();
+    for plain in block.chunks_mut(1024).step_by(2) {
+        // Without a text nothing is replaced.
+        for (byte, letter) in plain.iter_mut().zip(text.bytes().cycle()) {
+            *byte = letter;
+        }
+    }
     let mut left = bytes;
     while left > 0 {
-        let whole = if left == bytes && !plain.is_empty() {
-            &plain
-        } else {
-            &block
-        };
-        let len = left.min(whole.len() as u64) as usize;
-        each(&whole[..len])?;
+        let len = left.min(block.len() as u64) as usize;
+        each(&block[..len])?;
         left -= len as u64;
-        // A new block each time would measure the generator, not the network.
-        block[(left % 65_536) as usize] ^= 0x55;
+        // No two are the same, but a new one each time would measure the generator, not the network.
+        block[(left / 65_536 % 65_536) as usize] ^= 0x55;
     }
     Ok(())
 }

@@ -80,11 +80,11 @@ enum Verb {
         bytes: u64,
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Words that stand at the start of the file again and again
+        /// Words that every other KiB of the file consists of
         #[arg(long, default_value = "")]
         text: String,
     },
-    /// Watch all devices for frames that hold a text, until stdin ends
+    /// Watch all devices for frames that hold a text, until stdin ends; print frames, bytes and hits of each as JSON
     Capture {
         needle: String,
         /// At most so many seconds
