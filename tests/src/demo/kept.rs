@@ -16,13 +16,10 @@ use serde_json::{Value, json};
 use super::show::Show;
 use crate::line::Line;
 
-/// An empty directory, the user's alone, for a demo that is to be kept; what one that did not come up left there goes.
+/// An empty directory, the user's alone, for a demo that is to be kept.
 pub(super) fn fresh() -> anyhow::Result<PathBuf> {
     let dir = dir();
-    if dir.symlink_metadata().is_ok() {
-        trusted(&dir, geteuid())?;
-        fs::remove_dir_all(&dir).with_context(|| format!("can't empty {}", dir.display()))?;
-    }
+    clear()?;
     DirBuilder::new()
         .mode(0o700)
         .create(&dir)
@@ -100,6 +97,7 @@ pub(super) fn set_link(link: &str, state: &str) -> anyhow::Result<()> {
 
 pub(super) fn down(show: &Show) -> anyhow::Result<()> {
     if !exists() {
+        clear()?;
         show.text("No demo is up.");
         return Ok(());
     }
@@ -115,8 +113,18 @@ pub(super) fn down(show: &Show) -> anyhow::Result<()> {
             let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
         }
     }
-    fs::remove_dir_all(dir()).context("can't remove the files of the demo")?;
+    clear()?;
     done
+}
+
+/// Removes the files of a demo, also of one that was killed before it was up.
+fn clear() -> anyhow::Result<()> {
+    let dir = dir();
+    if dir.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    trusted(&dir, geteuid())?;
+    fs::remove_dir_all(&dir).context("can't remove the files of the demo")
 }
 
 fn end_irmd(host: &Value) -> anyhow::Result<()> {
