@@ -52,10 +52,10 @@ pub(super) fn hold(user: bool) -> anyhow::Result<()> {
     out.write_all(b"ready\n")
         .and_then(|()| out.flush())
         .context("can't say ready")?;
-    // Ctrl-C ends the test, whose end ends this: first what runs here.
-    let mut ctrl_c = SigSet::empty();
-    ctrl_c.add(Signal::SIGINT);
-    ctrl_c.thread_block().context("can't block SIGINT")?;
+    // Ctrl-C, timeout(1) or a closed terminal end the test, whose end ends this: first what runs here.
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])
+        .thread_block()
+        .context("can't block signals")?;
     let mut rest = Vec::new();
     std::io::stdin()
         .read_to_end(&mut rest)
