@@ -162,7 +162,7 @@ fn ipcp_whole(i: &pb::IpcpInfo) -> Value {
             "routes": s.routes.iter().map(route).collect::<Vec<_>>(),
             "links": s.links.iter().map(link).collect::<Vec<_>>(),
             "flows": s.flows.iter().map(flow).collect::<Vec<_>>(),
-            "directory": s.directory.iter().map(|e| json!({"name_hash": e.name_hash, "member": e.member})).collect::<Vec<_>>(),
+            "directory": s.directory.iter().map(|e| json!({"name_hash": e.name_hash, "member": e.member, "kind": e.kind})).collect::<Vec<_>>(),
             "settings": settings,
             "warnings": s.warnings,
             "counters": counters(&s.counters),

@@ -271,6 +271,7 @@ impl Unicast {
         let entry = |(hash, address): (&[u8; 32], Addr)| irm::Entry {
             name_hash: hash.iter().map(|b| format!("{b:02x}")).collect(),
             member: self.member_name(address),
+            kind: "stored".to_owned(),
         };
         me.routing.lsdb.directory().iter().map(entry).collect()
     }

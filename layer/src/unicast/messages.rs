@@ -227,7 +227,8 @@ impl Unicast {
             | Body::EnrolReply(_)
             | Body::Digest(_)
             | Body::Records(_)
-            | Body::LinkInfo(_) => {
+            | Body::LinkInfo(_)
+            | Body::Directory(_) => {
                 self.stats.count("drop.unexpected_message");
             }
         }
