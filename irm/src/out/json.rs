@@ -54,6 +54,7 @@ pub(crate) fn link(l: &pb::Link) -> Value {
         "rtt_us": number(l.rtt_us),
         "mtu": l.mtu,
         "cost": l.cost,
+        "key_exchange": text(&l.key_exchange),
         "rx_bytes": l.rx_bytes,
         "tx_bytes": l.tx_bytes,
     })
@@ -72,6 +73,7 @@ pub(crate) fn flow(f: &pb::FlowInfo) -> Value {
         "peer_member": text(&peer.member),
         "peer_name": text(&peer.name),
         "encrypted": f.encrypted,
+        "key_exchange": text(&f.key_exchange),
         "rx_bytes": f.rx_bytes,
         "tx_bytes": f.tx_bytes,
         "rtt_us": number(f.rtt_us),
@@ -263,6 +265,7 @@ mod tests {
                 "qos",
                 "peer",
                 "encrypted",
+                "key_exchange",
                 "rx_bytes",
                 "tx_bytes",
                 "rtt_us",

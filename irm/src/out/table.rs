@@ -109,7 +109,11 @@ pub(crate) fn flows(list: &[pb::FlowInfo]) -> String {
         } else {
             f.layer.clone()
         };
-        let sealed = if f.encrypted { "yes" } else { "no" };
+        let sealed = match (f.encrypted, f.key_exchange.as_str()) {
+            (false, _) => "no",
+            (true, "") => "yes",
+            (true, exchange) => exchange,
+        };
         let mut row = vec![
             f.id.to_string(),
             f.name.clone(),

@@ -19,7 +19,7 @@ use rustls_pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::tls::describe;
-use super::{Aead, MemberCert, Secrets, TAG, TlsConfig};
+use super::{Aead, KeyExchange, MemberCert, Secrets, TAG, TlsConfig};
 use frame::{Frame, Header, Level};
 use stream::{Incoming, Outgoing};
 
@@ -311,6 +311,11 @@ impl Handshake {
             Some(CipherSuite::TLS13_CHACHA20_POLY1305_SHA256) => Aead::ChaCha20Poly1305,
             _ => return Err(broken("suite that is known")),
         };
+        let exchange = self
+            .tls
+            .negotiated_key_exchange_group()
+            .and_then(|group| KeyExchange::of(group.name()))
+            .ok_or_else(|| broken("key exchange that is known"))?;
         let peer = match self.tls.peer_certificates() {
             Some(chain) if !chain.is_empty() => {
                 // TLS has verified the chain, with our verifier.
@@ -329,6 +334,7 @@ impl Handshake {
             master: Zeroizing::new(export(MASTER_LABEL)?),
             exporter: export(ENROL_LABEL)?,
             aead,
+            exchange,
             peer,
         })
     }

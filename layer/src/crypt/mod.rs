@@ -10,6 +10,7 @@
 //! | `authority` | the root key of a layer, its ledger and its open invitations |
 //! | `invitation` | the line that lets somebody join, and the joiner's side of enrolment |
 //! | `tls` | what rustls is told: who is trusted, which suites, what time it is |
+//! | `exchange` | the hybrid key exchange, of ML-KEM and X25519 |
 //! | `handshake` | TLS 1.3 over PDUs that may be lost, doubled, reordered or forged |
 //! | `secrets` | every key that follows from a handshake |
 //! | `seal`, `window` | sealing and opening where a PDU lies, each PDU once |
@@ -19,6 +20,7 @@
 
 mod authority;
 mod cert;
+mod exchange;
 mod file;
 #[cfg(test)]
 mod fixtures;
@@ -35,6 +37,7 @@ mod window;
 
 pub use authority::{Audit, Authority};
 pub use cert::{CertError, MemberCert, Roots};
+pub use exchange::KeyExchange;
 pub use file::Corrupt;
 pub use handshake::{Handshake, HandshakeError, Outcome};
 pub use identity::Identity;

@@ -6,13 +6,14 @@ use proto::{Addr, EndpointId};
 use ring::hkdf;
 use zeroize::Zeroizing;
 
-use super::{Aead, FlowKey, MemberCert, OpenKey, SealKey};
+use super::{Aead, FlowKey, KeyExchange, MemberCert, OpenKey, SealKey};
 
 /// The result of a handshake.
 pub struct Secrets {
     pub(super) master: Zeroizing<[u8; 32]>,
     pub(super) exporter: [u8; 32],
     pub(super) aead: Aead,
+    pub(super) exchange: KeyExchange,
     pub(super) peer: Option<MemberCert>,
 }
 
@@ -25,6 +26,11 @@ impl Secrets {
     /// The cipher of the negotiated suite.
     pub fn aead(&self) -> Aead {
         self.aead
+    }
+
+    /// How the first secret was agreed on.
+    pub fn key_exchange(&self) -> KeyExchange {
+        self.exchange
     }
 
     /// The other side's verified certificate; `None`: a joiner that has none yet, to be heard on enrolment only.
@@ -73,6 +79,7 @@ impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Secrets")
             .field("aead", &self.aead)
+            .field("exchange", &self.exchange)
             .field("peer", &self.peer)
             .finish_non_exhaustive()
     }
@@ -95,6 +102,7 @@ mod tests {
             master: Zeroizing::new([5; 32]),
             exporter: [6; 32],
             aead: Aead::Aes256Gcm,
+            exchange: KeyExchange::X25519MlKem768,
             peer: None,
         }
     }

@@ -1,4 +1,4 @@
-//! What rustls is told: TLS 1.3 only, two suites, one group, no tickets, no early data, our own idea of trust and time.
+//! What rustls is told: TLS 1.3 only, two suites, two groups, no tickets, no early data, our own idea of trust and time.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use proto::{Code, Label, Reason};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::ring::{cipher_suite, default_provider, kx_group};
+use rustls::crypto::ring::{cipher_suite, default_provider};
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, verify_tls13_signature};
 use rustls::server::NoServerSessionStorage;
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
@@ -20,6 +20,7 @@ use rustls::{
 };
 use rustls_pki_types::{self as pki, CertificateDer, ServerName};
 
+use super::exchange::GROUPS;
 use super::{CertError, Identity, MemberCert, Roots};
 use crate::UnixTime;
 
@@ -176,7 +177,7 @@ fn unusable(error: rustls::Error) -> Reason {
 }
 
 /// The suites in our order. Two only: each has an AEAD that [`super::Aead`] knows.
-fn suites() -> Vec<SupportedCipherSuite> {
+pub(super) fn suites() -> Vec<SupportedCipherSuite> {
     let mut suites = vec![
         cipher_suite::TLS13_AES_256_GCM_SHA384,
         cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
@@ -197,23 +198,20 @@ fn aes_is_fast() -> bool {
     return false;
 }
 
-/// The key exchange groups in our order. A hybrid of ML-KEM-768 and X25519 goes in front here, and nowhere else: the
-/// handshake already fragments a hello that exceeds an MTU.
-const GROUPS: &[&dyn SupportedKxGroup] = &[kx_group::X25519];
-
 impl Trust {
     pub(super) fn new(layer: Label, anchor: Anchor) -> Arc<Self> {
-        Self::with_suites(layer, anchor, suites())
+        Self::with_crypto(layer, anchor, suites(), &GROUPS)
     }
 
-    pub(super) fn with_suites(
+    pub(super) fn with_crypto(
         layer: Label,
         anchor: Anchor,
         cipher_suites: Vec<SupportedCipherSuite>,
+        groups: &[&'static dyn SupportedKxGroup],
     ) -> Arc<Self> {
         let provider = CryptoProvider {
             cipher_suites,
-            kx_groups: GROUPS.to_vec(),
+            kx_groups: groups.to_vec(),
             ..default_provider()
         };
         Arc::new(Self {

@@ -10,7 +10,7 @@ use super::out::{Class, TxQueue};
 use super::pdu::{self, HOP_OVERHEAD, Hello, SEALED_LEN};
 use super::running::Running;
 use crate::channel::Channel;
-use crate::crypt::{OpenKey, REKEY_BLOCKS, SealKey, Secrets};
+use crate::crypt::{KeyExchange, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
 use joining::Joining;
 
 /// One N-1 flow.
@@ -62,6 +62,7 @@ struct Hop {
     born: Instant,
     client: bool,
     confirmed: bool,
+    exchange: KeyExchange,
     /// `None`: one side of it has no certificate.
     peer: Option<Addr>,
 }
@@ -243,6 +244,7 @@ impl Link {
             born: now,
             client,
             confirmed,
+            exchange: secrets.key_exchange(),
             peer,
         });
         self.life.heard = now;
@@ -284,6 +286,11 @@ impl Link {
         self.hops
             .iter()
             .rposition(|h| h.confirmed && h.peer == peer)
+    }
+
+    /// How the keys that seal were agreed on.
+    pub(super) fn key_exchange(&self) -> Option<KeyExchange> {
+        self.sealing().map(|hop| self.hops[hop].exchange)
     }
 
     /// Forgets the sessions without certificate, once there is one with.

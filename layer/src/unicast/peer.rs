@@ -7,7 +7,7 @@ use proto::{Addr, EndpointId};
 use super::link::{KEY_LIFE, KEY_USE};
 use super::running::Running;
 use crate::channel::Channel;
-use crate::crypt::{MemberCert, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
+use crate::crypt::{KeyExchange, MemberCert, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
 
 /// Another member with whom keys were or are being agreed.
 pub(super) struct Peer {
@@ -122,6 +122,11 @@ impl Sessions {
     /// Whether whoever needs the peer should begin a fresh handshake.
     pub(super) fn wants_fresh(&self, now: Instant) -> bool {
         self.newest(now).is_none_or(|s| s.age(now) >= KEY_USE)
+    }
+
+    /// How the keys that seal were agreed on.
+    pub(super) fn key_exchange(&self, now: Instant) -> Option<KeyExchange> {
+        self.newest(now).map(|s| s.secrets.key_exchange())
     }
 
     fn newest(&self, now: Instant) -> Option<&Session> {

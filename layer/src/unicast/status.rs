@@ -7,6 +7,7 @@ use proto::{Addr, irm, record};
 
 use super::Unicast;
 use super::link::{Link, Phase};
+use crate::crypt::KeyExchange;
 use crate::{Now, Output};
 
 impl Unicast {
@@ -25,7 +26,7 @@ impl Unicast {
             address: me.map_or(0, |me| me.address.0),
             members: self.status_members(),
             routes: self.status_routes(),
-            flows: self.status_flows(),
+            flows: self.status_flows(now),
             counters,
             links: self.links.values().map(|l| self.status_link(l)).collect(),
             warnings: self.status_warnings(now),
@@ -83,10 +84,11 @@ impl Unicast {
             cost: link.cost.value,
             rx_bytes: link.rx_bytes,
             tx_bytes: link.tx_bytes,
+            key_exchange: exchange_name(link.key_exchange()),
         }
     }
 
-    fn status_flows(&self) -> Vec<irm::FlowInfo> {
+    fn status_flows(&self, now: Now) -> Vec<irm::FlowInfo> {
         let layer = self.me.as_ref().map(|me| me.layer().clone());
         let stands = self.flows.iter().map(|f| {
             let member = proto::Label::new(self.member_name(f.peer)).ok();
@@ -111,6 +113,7 @@ impl Unicast {
                 uid: f.uid,
                 mtu: f.mtu,
                 incoming: f.incoming,
+                key_exchange: exchange_name(self.key_exchange(now, f.peer)),
             }
         });
         let pending = self.flows.outgoing.values().map(|o| irm::FlowInfo {
@@ -137,6 +140,18 @@ impl Unicast {
             || routed().map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
             |link| u64::from(link.rtt_us()),
         )
+    }
+
+    /// How the keys were agreed on that protect what goes to a member: those of the link to a neighbour, else the pair's own.
+    fn key_exchange(&self, now: Now, peer: Addr) -> Option<KeyExchange> {
+        let direct = self.path(peer).filter(|path| path.direct);
+        match direct.and_then(|path| self.links.get(&path.lower)) {
+            Some(link) => link.key_exchange(),
+            None => self
+                .peers
+                .get(&peer)
+                .and_then(|p| p.sessions.key_exchange(now.mono)),
+        }
     }
 
     fn status_warnings(&self, now: Now) -> Vec<String> {
@@ -183,6 +198,10 @@ impl Unicast {
                 .push_back(Output::Control(Event::State(state, detail.to_owned())));
         }
     }
+}
+
+fn exchange_name(exchange: Option<KeyExchange>) -> String {
+    exchange.map(|e| e.name().to_owned()).unwrap_or_default()
 }
 
 /// The life of a certificate that is left when people are warned.

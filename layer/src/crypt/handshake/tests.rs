@@ -4,10 +4,11 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
 
 use super::*;
+use crate::crypt::exchange::{GROUPS, Hybrid};
 use crate::crypt::fixtures::{
     NOW, YEAR, at, begin, clock, config, enrolled, first, invite, invited, label, under_one_root,
 };
-use crate::crypt::tls::{Anchor, Trust};
+use crate::crypt::tls::{Anchor, Trust, suites};
 use crate::crypt::{Identity, SealKey};
 
 /// A client, a server and a link that harms what it carries; the clock jumps to the next thing that happens.
@@ -402,9 +403,11 @@ fn a_pdu_altered_at_any_byte_breaks_no_handshake() {
             .iter()
             .rposition(|b| *b != 0)
             .map_or(0, |last| (last + 4).min(pdu.len()));
-        // A sealed PDU is forged whichever byte changes: its header byte by byte, the rest by samples.
+        // A sealed PDU is forged whichever byte changes: its header byte by byte, the rest by samples. So are the key shares,
+        // which are most of a hello.
         let sealed = pdu[1] == Level::Handshake as u8;
-        for at in (0..end).filter(|at| !sealed || *at < Header::LEN || at % 11 == 0) {
+        let whole = if sealed { Header::LEN } else { HELLO_FIELDS };
+        for at in (0..end).filter(|at| *at < whole || at % 11 == 0) {
             for lost in [false, true] {
                 let bits = 1 << (at % 8);
                 let mut net = Net::new(&a, &b, 1400);
@@ -415,6 +418,9 @@ fn a_pdu_altered_at_any_byte_breaks_no_handshake() {
         }
     }
 }
+
+/// The bytes of the header, the frame and what stands in a hello before its extensions, and some more.
+const HELLO_FIELDS: usize = 120;
 
 #[test]
 fn each_pdu_may_be_lost() {
@@ -502,7 +508,7 @@ fn a_silent_other_side_is_given_up_after_10_seconds() {
     let [client, server] = net.reasons();
     assert_eq!((client.code, server.code), (Code::TimedOut, Code::TimedOut));
     assert_eq!(net.now - net.ends[0].started, Duration::from_secs(10));
-    assert!(net.log.len() < 16 && net.ends.iter().all(|end| end.deadline().is_none()));
+    assert!(net.log.len() < 32 && net.ends.iter().all(|end| end.deadline().is_none()));
 }
 
 #[test]
@@ -645,7 +651,7 @@ fn garbage_is_bounded_and_doesnt_stop_a_good_handshake() {
 
 fn with_suite(identity: &Identity, suite: rustls::SupportedCipherSuite) -> TlsConfig {
     let anchor = Anchor::Roots(identity.roots().clone());
-    let trust = Trust::with_suites(label("ovl"), anchor, vec![suite]);
+    let trust = Trust::with_crypto(label("ovl"), anchor, vec![suite], &GROUPS);
     TlsConfig::with(trust, identity, &clock(NOW)).unwrap()
 }
 
@@ -670,6 +676,57 @@ fn a_side_without_fast_aes_gets_the_other_cipher() {
         client.code == Code::Refused && client.text.contains("TLS alert"),
         "{client}"
     );
+}
+
+fn with_groups(
+    identity: &Identity,
+    groups: &[&'static dyn rustls::crypto::SupportedKxGroup],
+) -> TlsConfig {
+    let anchor = Anchor::Roots(identity.roots().clone());
+    let trust = Trust::with_crypto(label("ovl"), anchor, suites(), groups);
+    TlsConfig::with(trust, identity, &clock(NOW)).unwrap()
+}
+
+#[test]
+fn members_agree_on_the_hybrid_exchange_and_on_the_curve_with_who_knows_no_other() {
+    let [a, b] = pair();
+    let (both, curve) = (config(&b, NOW), with_groups(&a, &GROUPS[1..]));
+    let secrets = Net::new(&config(&a, NOW), &both, 1400).secrets();
+    agree(&secrets);
+    assert_eq!(
+        secrets.map(|s| s.key_exchange()),
+        [KeyExchange::X25519MlKem768; 2]
+    );
+    for (client, server) in [(&curve, &both), (&both, &curve)] {
+        let mut net = Net::new(client, server, 1400);
+        let secrets = net.secrets();
+        agree(&secrets);
+        assert_eq!(secrets.map(|s| s.key_exchange()), [KeyExchange::X25519; 2]);
+        assert!(net.log.len() <= 8, "a round trip more: {}", net.log.len());
+    }
+}
+
+#[test]
+fn who_insists_on_the_hybrid_exchange_refuses_who_lacks_it() {
+    let [a, b] = pair();
+    let (strict, curve) = (with_groups(&a, &[&Hybrid]), with_groups(&b, &GROUPS[1..]));
+    for (client, server) in [(&strict, &curve), (&curve, &strict)] {
+        let [client, _] = Net::new(client, server, 1400).reasons();
+        assert_eq!(client.code, Code::Refused, "{client}");
+    }
+    agree(&Net::new(&strict, &config(&b, NOW), 1400).secrets());
+}
+
+#[test]
+fn hybrid_hellos_arrive_in_fragments_through_heavy_loss_at_any_mtu() {
+    let [a, b] = pair();
+    for (seed, mtu) in [(1, 128), (2, 200), (3, 576), (4, 576), (5, 1200), (6, 1500)] {
+        let mut net = Net::new(&config(&a, NOW), &config(&b, NOW), mtu).harsh(seed, 30);
+        let secrets = net.secrets();
+        agree(&secrets);
+        assert!(secrets.iter().all(|s| s.key_exchange().is_hybrid()));
+        assert!(net.log.iter().all(|(_, pdu)| pdu.len() <= mtu));
+    }
 }
 
 #[test]

@@ -146,6 +146,22 @@ fn a_flow_carries_sdus_both_ways_through_another_member() {
 }
 
 #[test]
+fn links_and_flows_tell_of_the_hybrid_key_exchange_that_protects_them() {
+    let mut net = line();
+    for (to, id) in [("b", 5), ("c", 6)] {
+        register(&mut net, to, &format!("server-{to}"));
+        flow(&mut net, "a", to, &format!("server-{to}"), id, QosSpec::RAW);
+        write(&mut net, "a", id, &[b"x"]);
+        assert_eq!(read(&mut net, to, id).len(), 1);
+    }
+    let told = status(&mut net, "a");
+    let links = told.links.iter().map(|l| l.key_exchange.as_str());
+    assert_eq!(links.collect::<Vec<_>>(), ["X25519MLKEM768"]);
+    let flows = told.flows.iter().map(|f| f.key_exchange.as_str());
+    assert_eq!(flows.collect::<Vec<_>>(), ["X25519MLKEM768"; 2]);
+}
+
+#[test]
 fn many_sdus_in_one_record_arrive_in_order() {
     let mut net = line();
     register(&mut net, "c", "server");
