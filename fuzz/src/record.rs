@@ -50,6 +50,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("welcome", Item::Welcome(welcome).encode()),
         ("mtu", Item::Mtu(1400).encode()),
         ("down", Item::Down(down).encode()),
+        ("shut", Item::Shut.encode()),
         ("sdu", vec![0, 3, b'a', b'b', b'c']),
         ("three", three.bytes().to_vec()),
     ]

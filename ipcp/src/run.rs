@@ -214,11 +214,16 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             self.parked = false;
             self.uppers.resume(&mut self.io);
         }
+        while let Some(did) = self.uppers.took() {
+            self.user(did);
+        }
     }
 
     fn user(&mut self, did: Did) {
         self.feed(match did {
             Did::Wrote(flow, batch) => Input::Upper(flow, batch),
+            Did::Shut(flow) => Input::UpperShut(flow),
+            Did::Took(flow) => Input::UpperRoom(flow),
             Did::Left(flow) => Input::UpperGone(flow),
         });
     }
@@ -319,7 +324,15 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         while let Some(output) = self.machine.poll() {
             match output {
                 Output::Lower(to, batch) => self.lower.send(&mut self.io, to, batch),
-                Output::Upper(flow, batch) => self.uppers.deliver(&mut self.io, flow, batch),
+                Output::Upper(flow, batch) => {
+                    if !self.uppers.deliver(&mut self.io, flow, batch) {
+                        self.machine.handle(now(), Input::UpperFull(flow));
+                    }
+                }
+                Output::UpperPause(flow, pause) => {
+                    self.uppers.set_silent(&mut self.io, flow, pause)
+                }
+                Output::UpperShut(flow) => self.uppers.shut(&mut self.io, flow),
                 Output::Control(event) => self.tell(event),
                 Output::UpperMtu(flow, mtu) => self.uppers.set_mtu(&mut self.io, flow, mtu),
                 Output::UpperOpen(flow, user, allocated) => self.open(flow, user, allocated),

@@ -26,6 +26,8 @@ pub(crate) struct Uppers {
     joining: FxHashMap<Key, Joining>,
     awaited: Vec<FlowId>,
     paused: Vec<FlowId>,
+    /// Users that were slow and have taken all that was held for them.
+    took: Vec<FlowId>,
     timers: Timers<Timer>,
 }
 
@@ -34,6 +36,10 @@ pub(crate) struct Uppers {
 pub(crate) enum Did {
     /// Wrote SDUs.
     Wrote(FlowId, Batch),
+    /// Writes nothing more, and still reads.
+    Shut(FlowId),
+    /// Has taken all that was held for it, after [`Uppers::deliver`] said that something was.
+    Took(FlowId),
     /// Closed its end, died, broke the rules or never came.
     Left(FlowId),
 }
@@ -45,7 +51,15 @@ struct Upper {
     welcome: Welcome,
     stage: Stage,
     held: VecDeque<Batch>,
+    /// The machine knows that something is held.
+    full: bool,
+    /// The machine takes nothing from this user now.
+    silent: bool,
+    /// The user writes nothing more.
+    ended: bool,
     mtu_due: bool,
+    /// The user is to hear that the other side writes nothing more.
+    shut_due: bool,
     closing: Option<Reason>,
 }
 
@@ -96,6 +110,7 @@ impl Uppers {
             joining: FxHashMap::default(),
             awaited: Vec::new(),
             paused: Vec::new(),
+            took: Vec::new(),
             timers: Timers::default(),
         })
     }
@@ -128,7 +143,11 @@ impl Uppers {
                 welcome,
                 stage,
                 held: VecDeque::new(),
+                full: false,
+                silent: false,
+                ended: false,
                 mtu_due: false,
+                shut_due: false,
                 closing: None,
             },
         );
@@ -150,21 +169,25 @@ impl Uppers {
         Some(self.flows.get(&flow)?.user.uid)
     }
 
-    /// Gives SDUs to the user; a bounded number is held for one that has not joined or is slow, more are dropped.
-    pub(crate) fn deliver(&mut self, io: &mut Io, flow: FlowId, batch: Batch) {
+    /// Gives SDUs to the user; a bounded number is held for one that has not joined or is slow, more are dropped. `false`:
+    /// something is held now and wasn't before; [`Uppers::took`] tells when that is over.
+    pub(crate) fn deliver(&mut self, io: &mut Io, flow: FlowId, batch: Batch) -> bool {
         let Some(upper) = self.flows.get_mut(&flow).filter(|u| u.closing.is_none()) else {
             io.counters.add("drop.upper_gone", batch.count() as u64);
-            return;
+            return true;
         };
         let (most, full) = match &upper.stage {
             Stage::Awaited { .. } => (HELD_BEFORE_JOIN, "drop.not_joined"),
             Stage::Joined { socket, .. } => {
                 if upper.held.is_empty() && !upper.mtu_due {
                     match socket.try_send(&batch) {
-                        Ok(()) => return,
+                        Ok(()) => return true,
                         Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
                         // The user is gone: the end of the file, which comes in by itself, says so.
-                        Err(_) => return io.counters.add("drop.upper_gone", batch.count() as u64),
+                        Err(_) => {
+                            io.counters.add("drop.upper_gone", batch.count() as u64);
+                            return true;
+                        }
                     }
                 }
                 (HELD, "drop.upper_full")
@@ -175,6 +198,28 @@ impl Uppers {
             upper.rearm(io);
         } else {
             io.counters.add(full, batch.count() as u64);
+        }
+        std::mem::replace(&mut upper.full, true)
+    }
+
+    /// The next user that has taken all that was held for it.
+    pub(crate) fn took(&mut self) -> Option<Did> {
+        self.took.pop().map(Did::Took)
+    }
+
+    /// Leaves the user of a flow unread, or reads it again.
+    pub(crate) fn set_silent(&mut self, io: &mut Io, flow: FlowId, silent: bool) {
+        if let Some(upper) = self.flows.get_mut(&flow) {
+            upper.silent = silent;
+            upper.rearm(io);
+        }
+    }
+
+    /// Tells the user that the other side writes nothing more, after all that is held.
+    pub(crate) fn shut(&mut self, io: &mut Io, flow: FlowId) {
+        if let Some(upper) = self.flows.get_mut(&flow) {
+            upper.shut_due = true;
+            self.flush(io, flow);
         }
     }
 
@@ -368,25 +413,32 @@ impl Uppers {
     }
 
     fn read(&mut self, io: &mut Io, flow: FlowId) -> Option<Did> {
-        let upper = self.flows.get(&flow)?;
+        let upper = self.flows.get_mut(&flow)?;
         let Stage::Joined { socket, .. } = &upper.stage else {
             return None;
         };
+        if upper.silent {
+            return None;
+        }
         let mut batch = Batch::new(Framing::Record);
         match socket.try_recv(&mut batch) {
-            Ok(Received::Data) if upper.closing.is_none() => return Some(Did::Wrote(flow, batch)),
-            Ok(Received::Data) => return None,
+            Ok(Received::Data) if upper.closing.is_some() => return None,
+            Ok(Received::Data) if !upper.ended => return Some(Did::Wrote(flow, batch)),
+            Ok(Received::Item(Item::Shut)) if upper.welcome.qos.ordered && !upper.ended => {
+                upper.ended = true;
+                return upper.closing.is_none().then_some(Did::Shut(flow));
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
             Ok(Received::Bad(reason)) => {
                 io.counters.add("drop.bad_record", 1);
                 let _ = socket.try_send_item(&Item::Down(reason), None);
             }
             Ok(Received::Item(Item::Down(_)) | Received::End) | Err(_) => {}
-            Ok(Received::Item(_)) => {
+            Ok(Received::Item(_) | Received::Data) => {
                 io.counters.add("drop.bad_record", 1);
                 let reason = Reason::new(
                     Code::PeerMisbehaved,
-                    "a user sends SDUs and Down, nothing else",
+                    "a user sends SDUs, then Shut where the flow is ordered, then Down, nothing else",
                 );
                 let _ = socket.try_send_item(&Item::Down(reason), None);
             }
@@ -415,6 +467,15 @@ impl Uppers {
             match socket.try_send_item(&Item::Mtu(upper.welcome.mtu), None) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return upper.rearm(io),
                 Ok(()) | Err(_) => upper.mtu_due = false,
+            }
+        }
+        if std::mem::take(&mut upper.full) {
+            self.took.push(flow);
+        }
+        if upper.shut_due {
+            match socket.try_send_item(&Item::Shut, None) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return upper.rearm(io),
+                Ok(()) | Err(_) => upper.shut_due = false,
             }
         }
         if let Some(reason) = &upper.closing {
@@ -448,7 +509,8 @@ impl Uppers {
 impl Upper {
     /// Waits for what matters now.
     fn rearm(&mut self, io: &mut Io) {
-        let waits = !self.held.is_empty() || self.mtu_due || self.closing.is_some();
+        let waits =
+            !self.held.is_empty() || self.mtu_due || self.shut_due || self.closing.is_some();
         if let Stage::Joined {
             socket,
             watch,
@@ -456,7 +518,7 @@ impl Upper {
         } = &mut self.stage
         {
             let interest = Interest {
-                read: !*paused && self.closing.is_none(),
+                read: !*paused && !self.silent && self.closing.is_none(),
                 write: waits,
             };
             if let Err(e) = io.set(watch, socket, interest) {

@@ -57,11 +57,15 @@ fn me() -> User {
 }
 
 fn allocate(flow: u64, user: User) -> Command {
+    allocate_with(flow, user, QosSpec::RAW)
+}
+
+fn allocate_with(flow: u64, user: User, qos: QosSpec) -> Command {
     Command::Allocate(Allocate {
         flow: FlowId(flow),
         name: "anybody".parse().unwrap(),
         source: None,
-        qos: QosSpec::RAW,
+        qos,
         peer: None,
         user,
         timeout_ms: 1000,
@@ -69,7 +73,11 @@ fn allocate(flow: u64, user: User) -> Command {
 }
 
 async fn token(irmd: &mut Attached, flow: u64, user: User) -> Token {
-    let id = irmd.ask(allocate(flow, user)).await;
+    token_for(irmd, allocate(flow, user)).await
+}
+
+async fn token_for(irmd: &mut Attached, ask: Command) -> Token {
+    let id = irmd.ask(ask).await;
     match irmd.event().await {
         Event::Done(done, Ok(Answer::Allocated(allocated))) if done == id => {
             allocated.token.unwrap()
@@ -230,6 +238,77 @@ async fn a_user_that_does_not_read_costs_a_bounded_number_of_batches() {
     };
     assert_eq!(mtu, 1234);
     assert_eq!(got + dropped, 100 * (got / records));
+}
+
+#[tokio::test]
+async fn a_reliable_flow_loses_nothing_to_a_slow_user_and_lets_the_writer_wait() {
+    let (mut irmd, _daemon, _process, _dir) = start(0).await;
+    let token = token_for(&mut irmd, allocate_with(1, me(), QosSpec::DATA)).await;
+    let joined = join(&irmd, &token).await.unwrap();
+    let mut record = Batch::new(Framing::Record);
+    while record.push(1000).is_some() {}
+    let (mut sent, mut waited) = (0u32, 0);
+    // Until nothing has moved for long: both ways are full.
+    while waited < 100 {
+        record
+            .iter_mut()
+            .for_each(|sdu| sdu[..4].copy_from_slice(&sent.to_be_bytes()));
+        match joined.socket.try_send(&record) {
+            Ok(()) => (sent, waited) = (sent + 1, 0),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => waited += 1,
+            Err(e) => panic!("{e}"),
+        }
+        assert!(sent < 1000, "nobody lets the writer wait");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let mut batch = Batch::new(Framing::Record);
+    for n in 0..sent {
+        assert!(matches!(
+            recv(&joined.socket, &mut batch).await,
+            Received::Data
+        ));
+        assert_eq!(batch.count(), record.count());
+        assert!(batch.iter().all(|sdu| sdu[..4] == n.to_be_bytes()));
+    }
+    let counters = status(&mut irmd).await.counters;
+    assert!(
+        !counters.keys().any(|name| name.starts_with("drop.")),
+        "{counters:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_direction_that_is_shut_ends_after_its_last_sdu_and_the_other_goes_on() {
+    let (mut irmd, _daemon, _process, _dir) = start(3).await;
+    let token = token_for(&mut irmd, allocate_with(1, me(), QosSpec::DATA)).await;
+    let joined = join(&irmd, &token).await.unwrap();
+    joined.socket.try_send_sdu(b"last").unwrap();
+    joined.socket.try_send_item(&Item::Shut, None).unwrap();
+    let mut batch = Batch::new(Framing::Record);
+    assert!(matches!(
+        recv(&joined.socket, &mut batch).await,
+        Received::Data
+    ));
+    assert!(matches!(
+        recv(&joined.socket, &mut batch).await,
+        Received::Item(Item::Shut)
+    ));
+    irmd.ask(Command::Connect("x".parse().unwrap(), None)).await;
+    assert!(matches!(irmd.event().await, Event::Done(_, Ok(Answer::Ok))));
+    assert!(matches!(
+        recv(&joined.socket, &mut batch).await,
+        Received::Data
+    ));
+    // Whoever writes after its own end breaks the rules.
+    joined.socket.try_send_sdu(b"more").unwrap();
+    let reason = loop {
+        match recv(&joined.socket, &mut batch).await {
+            Received::Item(Item::Down(reason)) => break reason,
+            Received::Data | Received::Item(_) => {}
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(reason.code, Code::PeerMisbehaved);
 }
 
 #[tokio::test]

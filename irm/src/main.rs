@@ -70,5 +70,8 @@ fn run(cli: Cli) -> Result<(), Reason> {
         .enable_all()
         .build()
         .map_err(|e| Reason::new(Code::Failed, format!("can't start: {e}")))?;
-    runtime.block_on(cmd::run(cli))
+    let done = runtime.block_on(cmd::run(cli));
+    // A thread may still wait for stdin.
+    runtime.shutdown_background();
+    done
 }

@@ -59,6 +59,13 @@ pub enum Input<L, Tell> {
     Upper(FlowId, Batch),
     /// The user of a flow closed it or died.
     UpperGone(FlowId),
+    /// The user of a flow writes nothing more, and still reads.
+    UpperShut(FlowId),
+    /// The user of a flow doesn't read: what was given to it last is kept by the runtime, and so is a bounded number of
+    /// what still comes.
+    UpperFull(FlowId),
+    /// It has taken all that was kept.
+    UpperRoom(FlowId),
     /// These packets arrived (either framing), to be opened where they lie.
     Lower(L, Batch),
     /// The lower network says something.
@@ -74,6 +81,11 @@ pub enum Output<L, Ask> {
     Control(Event),
     /// These SDUs came in for the user of a flow (framing: record).
     Upper(FlowId, Batch),
+    /// Leave the user of a flow unread from now on (`true`), or read it again: what it writes meanwhile stays with the
+    /// kernel, which lets it wait. At most one record of each user that was read already still comes in.
+    UpperPause(FlowId, bool),
+    /// The other side of a flow writes nothing more; what came before it was given to the user.
+    UpperShut(FlowId),
     /// The largest SDU of a flow has changed.
     UpperMtu(FlowId, u32),
     /// Make the data end of a flow, so that its user can join. Comes before the event that tells irmd of the flow.

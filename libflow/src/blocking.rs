@@ -160,6 +160,22 @@ impl Flow {
         })
     }
 
+    /// Says that nothing more will be written; see [`crate::Flow::shut`].
+    pub fn shut(&self) -> Result<(), FlowError> {
+        let deadline = from_micros(self.write_timeout.load(Ordering::Relaxed))
+            .map(|limit| (Instant::now() + limit, limit));
+        while !self.end.shut()? {
+            let minute = Instant::now() + Duration::from_secs(60);
+            let until = deadline.map_or(minute, |(at, _)| at);
+            if !self.wait(PollFlags::OUT, until)?
+                && let Some((_, limit)) = deadline
+            {
+                return Err(timed_out("the other side takes no more", limit));
+            }
+        }
+        Ok(())
+    }
+
     /// The next SDU if one is there; `None` if not yet.
     pub fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>, FlowError> {
         self.end.read(buf, Mode::Try)

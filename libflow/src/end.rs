@@ -2,7 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use proto::record::{Item, Peer};
@@ -28,6 +28,10 @@ pub(crate) struct End {
     pub(crate) qos: QosSpec,
     pub(crate) peer: Peer,
     mtu: AtomicU32,
+    /// This side writes nothing more.
+    shut: AtomicBool,
+    /// The other side writes nothing more.
+    ended: AtomicBool,
     // Only two readers at once would wait for each other here.
     reader: Mutex<Reader>,
     down: OnceLock<Reason>,
@@ -65,6 +69,8 @@ impl End {
             qos: welcome.qos,
             peer: welcome.peer,
             mtu: AtomicU32::new(welcome.mtu),
+            shut: AtomicBool::new(false),
+            ended: AtomicBool::new(false),
             reader: Mutex::default(),
             down: OnceLock::new(),
             last_word: Mutex::new(None),
@@ -171,6 +177,24 @@ impl End {
         self.sent(sent, batch.bytes().len() - 2 * batch.count())
     }
 
+    /// Says that nothing more will be written; `false`: the kernel holds as much as it takes.
+    pub(crate) fn shut(&self) -> Result<bool, FlowError> {
+        if !self.qos.ordered {
+            return Err(misuse(
+                "a flow without order has no last SDU; say the end in SDUs of your own, or ask for an ordered flow",
+            ));
+        }
+        if let Some(reason) = self.down.get() {
+            return Err(FlowError::Down(reason.clone()));
+        }
+        if self.shut.swap(true, Ordering::Relaxed) {
+            return Ok(true);
+        }
+        let said = self.sent(self.socket.try_send_item(&Item::Shut, None), 0);
+        self.shut.store(matches!(said, Ok(true)), Ordering::Relaxed);
+        said
+    }
+
     /// What the other side is to hear when this end is dropped.
     pub(crate) fn close_with(&self, reason: Reason) {
         *self
@@ -181,16 +205,25 @@ impl End {
 
     /// Receives until SDUs came (`true`) or nothing is there (`false`), and acts on control items on the way.
     fn fill(&self, record: &mut Batch, mode: Mode) -> Result<bool, FlowError> {
-        let flags = if mode == Mode::Try {
-            RecvFlags::DONTWAIT
-        } else {
-            RecvFlags::empty()
-        };
         loop {
             if let Some(reason) = self.down.get() {
                 return Err(FlowError::Down(reason.clone()));
             }
+            let ended = self.ended.load(Ordering::Relaxed);
+            // After the end only the reason can come why the whole flow is down.
+            let flags = if mode == Mode::Try || ended {
+                RecvFlags::DONTWAIT
+            } else {
+                RecvFlags::empty()
+            };
             match self.socket.recv(record, flags) {
+                Ok(Received::Data | Received::Item(Item::Shut)) if ended => self.went_down(
+                    Reason::new(Code::PeerMisbehaved, "more came after the last SDU"),
+                ),
+                Err(e) if ended && e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(FlowError::End);
+                }
+                Ok(Received::Item(Item::Shut)) => self.ended.store(true, Ordering::Relaxed),
                 Ok(Received::Data) => return Ok(true),
                 Ok(Received::Item(Item::Mtu(mtu))) => self.mtu.store(mtu, Ordering::Relaxed),
                 Ok(Received::Item(Item::Down(reason))) => self.went_down(reason),
@@ -218,6 +251,9 @@ impl End {
     fn check(&self, len: usize) -> Result<(), FlowError> {
         if len == 0 {
             return Err(misuse("an SDU has at least one byte"));
+        }
+        if self.shut.load(Ordering::Relaxed) {
+            return Err(misuse("nothing can be written after Flow::shut"));
         }
         let mtu = self.mtu();
         if len > Batch::MAX_PACKET || len > mtu as usize {
@@ -397,6 +433,37 @@ mod tests {
             Err(FlowError::TooLarge { len: 101, mtu: 100 })
         );
         assert_eq!(a.write(&[0; 100], Mode::Try), Ok(true));
+    }
+
+    #[test]
+    fn who_shuts_its_direction_still_reads_and_the_other_side_reads_an_end() {
+        let (mut a, mut b) = ends();
+        (a.qos, b.qos) = (QosSpec::DATA, QosSpec::DATA);
+        assert_eq!(a.write(b"last", Mode::Try), Ok(true));
+        assert_eq!((a.shut(), a.shut()), (Ok(true), Ok(true)));
+        assert!(matches!(
+            a.write(b"more", Mode::Try),
+            Err(FlowError::ApiMisuse(_))
+        ));
+        let mut buf = [0; 9];
+        assert_eq!(b.read(&mut buf, Mode::Try), Ok(Some(4)));
+        for mode in [Mode::Try, Mode::Block] {
+            assert_eq!(b.read(&mut buf, mode), Err(FlowError::End));
+        }
+        assert_eq!(b.write(b"answer", Mode::Try), Ok(true));
+        assert_eq!(a.read(&mut buf, Mode::Try), Ok(Some(6)));
+        drop(a);
+        let Err(FlowError::Down(reason)) = b.read(&mut buf, Mode::Try) else {
+            panic!("it did not go down");
+        };
+        assert_eq!(reason.code, Code::Closed);
+    }
+
+    #[test]
+    fn a_flow_without_order_can_not_be_shut() {
+        let (a, b) = ends();
+        assert!(matches!(a.shut(), Err(FlowError::ApiMisuse(_))));
+        assert_eq!(b.read(&mut [0; 9], Mode::Try), Ok(None));
     }
 
     #[test]

@@ -20,6 +20,9 @@ pub enum FlowError {
     /// The layer can't grant the QoS that was asked for.
     #[error("QoS not granted: {0}")]
     QosNotGranted(Reason),
+    /// The other side writes nothing more ([`crate::Flow::shut`]); what it wrote was handed out. Writing goes on as before.
+    #[error("the other side of the flow writes nothing more")]
+    End,
     /// The flow is down; what arrived before was handed out before.
     #[error("flow down: {0}")]
     Down(Reason),
@@ -61,15 +64,16 @@ impl FlowError {
             | Self::Down(r)
             | Self::ApiMisuse(r)
             | Self::Daemon(r) => r.clone(),
+            Self::End => Reason::new(Code::Closed, self.to_string()),
             Self::TooLarge { .. } | Self::BufferTooSmall { .. } => {
                 Reason::new(Code::Usage, self.to_string())
             }
         }
     }
 
-    /// Whether the other side closed the flow in good order.
+    /// Whether the other side closed the flow, or its direction of it, in good order.
     pub fn is_closed(&self) -> bool {
-        matches!(self, Self::Down(r) if r.code == Code::Closed)
+        matches!(self, Self::End) || matches!(self, Self::Down(r) if r.code == Code::Closed)
     }
 
     /// What a failed control call means.
@@ -103,6 +107,7 @@ impl From<FlowError> for std::io::Error {
             FlowError::Refused(_) | FlowError::QosNotGranted(_) => K::ConnectionRefused,
             FlowError::NoSuchName(_) => K::NotFound,
             FlowError::NotPermitted(_) => K::PermissionDenied,
+            FlowError::End => K::UnexpectedEof,
             FlowError::Down(_) => K::ConnectionAborted,
             FlowError::TooLarge { .. }
             | FlowError::BufferTooSmall { .. }

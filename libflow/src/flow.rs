@@ -61,6 +61,12 @@ impl Flow {
             .await
     }
 
+    /// Says that nothing more will be written: the other side gets what was written before, then [`FlowError::End`], and can
+    /// still write. Only ordered flows can say so. Waits as [`Flow::write`] does.
+    pub async fn shut(&self) -> Result<(), FlowError> {
+        self.until_written(|| self.end.get_ref().shut()).await
+    }
+
     /// The next SDU if one is there; `None` if not yet.
     pub fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>, FlowError> {
         self.end.get_ref().read(buf, Mode::Try)

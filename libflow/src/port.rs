@@ -122,7 +122,7 @@ impl RecordSocket {
                 handed,
             }),
             Item::Down(reason) => Err(reason),
-            Item::Join(_) | Item::Mtu(_) => Err(Reason::new(
+            Item::Join(_) | Item::Mtu(_) | Item::Shut => Err(Reason::new(
                 Code::PeerMisbehaved,
                 format!(
                     "{} answered with something else than a Welcome",

@@ -7,6 +7,7 @@
 //! | 1 | Welcome | acceptor → joiner, first record | version u8, flow u64, mtu u32, qos (flags u8, priority u8, max_delay_ms u32, timeout_ms u32), then three texts (u16 length, UTF-8): peer name, layer, member; empty: none |
 //! | 2 | Mtu | to the user of the flow | mtu u32 |
 //! | 3 | Down | either way, last record | code u8, text to the end |
+//! | 4 | Shut | either way, after the last SDU | none |
 //!
 //! The record of a Welcome carries, where a shim hands its socket over, that one descriptor as `SCM_RIGHTS`.
 
@@ -54,6 +55,8 @@ pub enum Item {
     Mtu(u32),
     /// The flow is down; nothing follows.
     Down(Reason),
+    /// No more SDUs follow this way; the other way goes on.
+    Shut,
 }
 
 /// What a record holds.
@@ -132,6 +135,7 @@ impl Item {
                 out.extend([3, reason.code as u8]);
                 out.extend(reason.text.as_bytes());
             }
+            Self::Shut => out.push(4),
         }
         out
     }
@@ -154,6 +158,7 @@ impl Item {
                     std::str::from_utf8(std::mem::take(&mut r.0)).map_err(|_| BadItem::Field)?;
                 Self::Down(Reason::new(code, text))
             }
+            4 => Self::Shut,
             kind => return Err(BadItem::Kind(kind)),
         };
         if r.0.is_empty() {
@@ -265,6 +270,7 @@ mod tests {
             any::<u32>().prop_map(Item::Mtu),
             ("[^\\p{C}]{0,99}", 1u32..13)
                 .prop_map(|(t, c)| Item::Down(Reason::new(Code::from_wire(c), t))),
+            Just(Item::Shut),
         ]
     }
 

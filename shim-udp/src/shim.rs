@@ -309,6 +309,8 @@ impl Ipcp for Shim {
             Input::Control(id, command) => self.command(now, id, command),
             Input::Upper(flow, batch) => self.upper(now, flow, &batch),
             Input::UpperGone(flow) => self.upper_gone(flow),
+            // Its flows are raw: what a user doesn't take in time is dropped, and none can be half closed.
+            Input::UpperShut(_) | Input::UpperFull(_) | Input::UpperRoom(_) => {}
             Input::Lower(key, batch) => self.lower(now, key, &batch),
             Input::Tell(tell) => self.tell(now, tell),
             Input::Timeout => self.timeout(now),

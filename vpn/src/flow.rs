@@ -67,10 +67,10 @@ impl FlowPort for Lane {
                 Ok(Received::Item(Item::Down(reason)) | Received::Bad(reason)) => {
                     return Err(reason);
                 }
-                Ok(Received::Item(Item::Join(_) | Item::Welcome(_))) => {
+                Ok(Received::Item(Item::Join(_) | Item::Welcome(_) | Item::Shut)) => {
                     return Err(Reason::new(
                         Code::PeerMisbehaved,
-                        "a Join or Welcome came in the midst of the flow",
+                        "a Join, Welcome or Shut came in the midst of the flow",
                     ));
                 }
                 Ok(Received::End) => {

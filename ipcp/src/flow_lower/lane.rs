@@ -50,6 +50,11 @@ pub(super) fn control_item(received: io::Result<Received>) -> Heard {
         Ok(Received::Data) => Heard::Sdus,
         Ok(Received::Item(Item::Mtu(mtu))) => Heard::Mtu(mtu),
         Ok(Received::Item(Item::Down(reason)) | Received::Bad(reason)) => Heard::Down(reason),
+        // Both sides of a link write: half of one is none.
+        Ok(Received::Item(Item::Shut)) => Heard::Down(Reason::new(
+            Code::Closed,
+            "the other side writes nothing more",
+        )),
         Ok(Received::Item(Item::Join(_) | Item::Welcome(_))) => Heard::Down(Reason::new(
             Code::PeerMisbehaved,
             "a Join or Welcome came in the midst of the flow",

@@ -1,6 +1,6 @@
 //! A small real machine: every flow of its layer ends in a mirror, which gives back what was written.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::UdpSocket;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
@@ -17,7 +17,13 @@ use tokio::sync::mpsc;
 #[derive(Default)]
 pub(crate) struct Mirror {
     flood: usize,
+    /// Whether they are reliable: then nothing is given to a user that is slow, and what it writes is taken up to a bound.
     flows: BTreeMap<u64, bool>,
+    /// What waits for slow users, and which those are; the others that are left unread.
+    kept: BTreeMap<u64, VecDeque<Batch>>,
+    full: BTreeSet<u64>,
+    paused: BTreeSet<u64>,
+    ended: BTreeSet<u64>,
     names: Vec<proto::Name>,
     out: VecDeque<Output<u8, ()>>,
     asks_at: Option<Instant>,
@@ -31,17 +37,49 @@ impl Mirror {
         }
     }
 
-    fn open(&mut self, id: CommandId, flow: FlowId, user: proto::ipcp::User) {
+    /// The next batch for a reliable flow whose user takes it, and the end of those that are through.
+    fn give(&mut self) -> Option<Output<u8, ()>> {
+        let takes = |flow: &&u64| !self.full.contains(flow);
+        let flow = *self
+            .kept
+            .iter()
+            .filter(|(_, kept)| !kept.is_empty())
+            .map(|(flow, _)| flow)
+            .find(takes)?;
+        let kept = self.kept.get_mut(&flow)?;
+        let batch = kept.pop_front()?;
+        if kept.is_empty() && self.ended.contains(&flow) {
+            self.out.push_back(Output::UpperShut(FlowId(flow)));
+        } else if kept.len() < KEPT && self.paused.remove(&flow) {
+            self.out.push_back(Output::UpperPause(FlowId(flow), false));
+        }
+        Some(Output::Upper(FlowId(flow), batch))
+    }
+
+    fn upper(&mut self, flow: FlowId, batch: Batch) {
+        if !self.flows.get(&flow.0).is_some_and(|reliable| *reliable) {
+            return self.out.push_back(Output::Upper(flow, batch));
+        }
+        assert!(!self.ended.contains(&flow.0), "SDUs came after the last");
+        let kept = self.kept.entry(flow.0).or_default();
+        kept.push_back(batch);
+        assert!(kept.len() <= KEPT + 1, "a user that was paused was read");
+        if kept.len() >= KEPT && self.paused.insert(flow.0) {
+            self.out.push_back(Output::UpperPause(flow, true));
+        }
+    }
+
+    fn open(&mut self, id: CommandId, flow: FlowId, user: proto::ipcp::User, qos: QosSpec) {
         let allocated = Allocated {
             mtu: 9000,
-            qos: QosSpec::RAW,
+            qos,
             peer: Peer {
                 layer: Some("mirrors".parse().unwrap()),
                 ..Peer::default()
             },
             token: None,
         };
-        self.flows.insert(flow.0, false);
+        self.flows.insert(flow.0, qos.reliable);
         self.out
             .push_back(Output::UpperOpen(flow, user, allocated.clone()));
         self.out.push_back(Output::Control(Event::Done(
@@ -52,9 +90,9 @@ impl Mirror {
 
     fn control(&mut self, now: Now, id: CommandId, command: Command) {
         let answer = match command {
-            Command::Allocate(allocate) => return self.open(id, allocate.flow, allocate.user),
+            Command::Allocate(a) => return self.open(id, a.flow, a.user, a.qos),
             Command::Respond(respond) => match respond.verdict {
-                Ok((flow, user)) => return self.open(id, flow, user),
+                Ok((flow, user)) => return self.open(id, flow, user, QosSpec::RAW),
                 Err(_) => Answer::Ok,
             },
             Command::Status => Answer::Status(Box::new(pb::IpcpStatus {
@@ -120,7 +158,15 @@ impl Ipcp for Mirror {
     fn handle(&mut self, now: Now, input: Input<u8, ()>) {
         match input {
             Input::Control(id, command) => self.control(now, id, command),
-            Input::Upper(flow, batch) => self.out.push_back(Output::Upper(flow, batch)),
+            Input::Upper(flow, batch) => self.upper(flow, batch),
+            Input::UpperShut(flow) => {
+                self.ended.insert(flow.0);
+                if self.kept.get(&flow.0).is_none_or(VecDeque::is_empty) {
+                    self.out.push_back(Output::UpperShut(flow));
+                }
+            }
+            Input::UpperFull(flow) => drop(self.full.insert(flow.0)),
+            Input::UpperRoom(flow) => drop(self.full.remove(&flow.0)),
             Input::UpperGone(flow) => {
                 self.flows.remove(&flow.0);
                 let reason = Reason::new(Code::Closed, "the user left");
@@ -145,7 +191,7 @@ impl Ipcp for Mirror {
     }
 
     fn poll(&mut self) -> Option<Output<u8, ()>> {
-        self.out.pop_front()
+        self.out.pop_front().or_else(|| self.give())
     }
 
     fn deadline(&self) -> Option<Instant> {
@@ -176,3 +222,6 @@ impl Lower<Mirror> for Nothing {
         self.0.take().map(OwnedFd::from)
     }
 }
+
+/// Batches that wait for a slow user before the one that writes them is left unread.
+const KEPT: usize = 4;

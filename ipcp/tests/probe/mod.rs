@@ -75,7 +75,12 @@ impl Ipcp for Probe {
                 let packets = batch.iter().map(<[u8]>::to_vec).collect();
                 self.heard.send(Heard::Packets(flow, packets)).unwrap();
             }
-            Input::Upper(..) | Input::UpperGone(_) | Input::Timeout => {}
+            Input::Upper(..)
+            | Input::UpperGone(_)
+            | Input::UpperShut(_)
+            | Input::UpperFull(_)
+            | Input::UpperRoom(_)
+            | Input::Timeout => {}
         }
     }
 

@@ -1,4 +1,4 @@
-//! `irm flow`, `echo`, `ping` and `perf`.
+//! `irm flow`, `echo`, `ping`, `perf` and `cat`.
 
 use std::time::Duration;
 
@@ -58,6 +58,37 @@ pub(crate) struct Ping {
     pub(crate) flood: bool,
     #[command(flatten)]
     pub(crate) flow: FlowOptions,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Cat {
+    /// To whom; with --listen: the name to serve
+    pub(crate) name: Name,
+    /// Wait for one flow to the name, instead of asking for one
+    #[arg(long, conflicts_with_all = ["qos", "peer", "timeout"])]
+    pub(crate) listen: bool,
+    /// data, or KEY=VALUE,… on top of it
+    #[arg(long, value_name = "QOS", default_value = "data", value_parser = reliable)]
+    pub(crate) qos: QosSpec,
+    /// Only over this layer [default: a program of this host, or any unicast layer]; with --listen: register the name there
+    #[arg(long, value_name = "LAYER")]
+    pub(crate) layer: Option<Label>,
+    /// Refuse any other member than this
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) peer: Option<Label>,
+    /// How long the flow may take to stand
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
+    pub(crate) timeout: Duration,
+}
+
+/// A QoS that loses nothing and keeps the order.
+fn reliable(text: &str) -> Result<QosSpec, String> {
+    let qos = text.parse::<QosSpec>().map_err(|e| e.to_string())?;
+    if qos.reliable && qos.ordered {
+        Ok(qos)
+    } else {
+        Err("what is cut in pieces needs a reliable, ordered flow; use data".to_owned())
+    }
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! What the commands do: one file a noun.
 
 mod bind;
+mod cat;
 mod daemon;
 mod echo;
 mod flow;
@@ -59,6 +60,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Reason> {
         Noun::Echo(args) => echo::run(c, args).await,
         Noun::Ping(args) => ping::run(c, args).await,
         Noun::Perf(args) => perf::run(c, args).await,
+        Noun::Cat(args) => cat::run(c, args).await,
     }
 }
 

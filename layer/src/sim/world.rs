@@ -236,6 +236,13 @@ impl World {
                     "m{host} tells an MTU of flow {flow}, which is not open"
                 )),
             },
+            // Programs of the simulator write seldom enough that waiting costs them nothing.
+            Output::UpperPause(..) => {}
+            Output::UpperShut(flow) => {
+                if !self.hosts[host].open.contains_key(&flow) {
+                    self.fail(format!("m{host} shuts flow {flow}, which is not open"));
+                }
+            }
             Output::UpperOpen(flow, _, allocated) => {
                 if self.hosts[host].open.insert(flow, allocated.mtu).is_some() {
                     self.fail(format!("m{host} opens flow {flow} twice"));

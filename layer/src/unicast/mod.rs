@@ -270,6 +270,7 @@ impl Ipcp for Unicast {
                 self.pump = true;
             }
             Input::UpperGone(flow) => self.upper_gone(now, flow),
+            Input::UpperShut(_) | Input::UpperFull(_) | Input::UpperRoom(_) => {}
             Input::Tell(tell) => {
                 self.tell(now, tell);
                 self.pump = true;

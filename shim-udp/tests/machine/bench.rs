@@ -225,6 +225,9 @@ impl Wire {
                     h.sdus.extend(batch.iter().map(|sdu| (flow, sdu.to_vec())))
                 }
                 Output::UpperMtu(flow, mtu) => h.mtus.push((flow, mtu)),
+                Output::UpperPause(flow, _) | Output::UpperShut(flow) => {
+                    panic!("flow {flow} is raw, and was paused or shut")
+                }
                 Output::UpperOpen(flow, ..) => h.opened.push(flow),
                 Output::UpperClose(flow, reason) => h.closed.push((flow, reason)),
                 Output::Lower(key, batch) => {

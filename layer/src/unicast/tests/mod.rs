@@ -55,6 +55,9 @@ pub(super) struct Node {
     pub(super) open: BTreeSet<FlowId>,
     pub(super) closed: BTreeMap<FlowId, Reason>,
     pub(super) mtus: BTreeMap<FlowId, u32>,
+    /// Flows whose users are left unread, and whose other side writes nothing more.
+    pub(super) paused: BTreeSet<FlowId>,
+    pub(super) shut: BTreeSet<FlowId>,
     pub(super) exited: bool,
     commands: CommandId,
 }
@@ -110,6 +113,8 @@ impl Net {
             open: BTreeSet::new(),
             closed: BTreeMap::new(),
             mtus: BTreeMap::new(),
+            paused: BTreeSet::new(),
+            shut: BTreeSet::new(),
             exited: false,
             commands: 0,
         };
@@ -236,6 +241,16 @@ impl Net {
                     .extend(batch.iter().map(<[u8]>::to_vec));
             }
             Output::UpperMtu(flow, mtu) => drop(node.mtus.insert(flow, mtu)),
+            Output::UpperPause(flow, pause) => {
+                if pause {
+                    node.paused.insert(flow);
+                } else {
+                    node.paused.remove(&flow);
+                }
+            }
+            Output::UpperShut(flow) => {
+                assert!(node.shut.insert(flow), "{name}: flow {flow} was shut twice")
+            }
             Output::UpperOpen(flow, _, allocated) => {
                 assert!(node.open.insert(flow));
                 node.mtus.insert(flow, allocated.mtu);
