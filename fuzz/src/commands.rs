@@ -20,6 +20,7 @@ pub(super) fn commands() -> [(&'static str, Command); 12] {
         expires_ms: 600_000,
         uses: 1,
         hints: vec![],
+        groups: Vec::new(),
     };
     let allocate = Allocate {
         flow: FlowId(7),

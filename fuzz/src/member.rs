@@ -46,6 +46,7 @@ impl Layer {
                 expires_ms: 600_000,
                 uses: 1,
                 hints: vec!["a=192.0.2.1".parse().unwrap()],
+                groups: Vec::new(),
             };
             authority
                 .invite(&ask, &label("a"), &[label("a")], wall)

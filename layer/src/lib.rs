@@ -20,6 +20,7 @@
 
 pub mod channel;
 pub mod crypt;
+pub mod decree;
 pub mod dir;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -237,6 +237,8 @@ pub struct Invite {
     pub uses: u32,
     /// Where this member's shims are, for a joiner that knows nothing.
     pub hints: Vec<Host>,
+    /// The groups that stand in the certificate.
+    pub groups: Vec<Label>,
 }
 
 /// What an IPC process says.

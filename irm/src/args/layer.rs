@@ -45,4 +45,7 @@ pub(crate) struct Invite {
     /// A prefix that is granted: what the member's VPN may send from
     #[arg(long = "prefix", value_name = "CIDR", value_parser = super::prefix)]
     pub(crate) prefixes: Vec<IpNet>,
+    /// A group that stands in the member's certificate, for policies
+    #[arg(long = "group", value_name = "GROUP")]
+    pub(crate) groups: Vec<Label>,
 }

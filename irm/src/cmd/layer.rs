@@ -36,6 +36,7 @@ async fn invite(c: &Context, args: Invite) -> Result<(), Reason> {
         prefixes: texts(&args.prefixes),
         expires_ms: millis(args.expires),
         uses: args.uses,
+        groups: texts(&args.groups),
     };
     let url = answer(QUICK, c.admin().await?.rpc.invite(request))
         .await?

@@ -30,6 +30,9 @@ pub(crate) fn member(m: &pb::Member) -> Value {
         "cert_expires": number(m.cert_expires),
         "prefixes": m.prefixes,
         "reachable": m.reachable,
+        "groups": m.groups,
+        "issuer": m.issuer,
+        "serial": m.serial,
     })
 }
 

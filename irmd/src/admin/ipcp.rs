@@ -357,6 +357,7 @@ pub(crate) async fn invite(daemon: &Arc<Daemon>, request: InviteRequest) -> Resu
         },
         uses: request.uses.max(1),
         hints: Vec::new(),
+        groups: request.groups,
     };
     let mut invite = Invite::try_from(message)?;
     for shim in daemon

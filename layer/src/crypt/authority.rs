@@ -2,22 +2,24 @@
 //!
 //! It lives at the member that bootstrapped the layer; every use of an invitation is counted here and nowhere else.
 
+mod ledger;
+mod stored;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
 use ipnet::IpNet;
 use proto::ipcp::Invite;
-use proto::{Addr, Code, Label, Reason, wire};
+use proto::{Code, Label, Reason, wire};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use zeroize::Zeroizing;
 
-use super::cert::key_hash_of;
-use super::file::{Corrupt, Reader, Writer};
+use super::cert::{MAX_GROUPS, key_hash_of};
 use super::invitation::{Invitation, seed_public, signed_part};
 use super::issue::{Request, Root};
 use super::key::Key;
-use super::{Identity, MemberCert, Roots, address, prefix, random, sha256};
+use super::{Identity, MemberCert, Roots, prefix, random, sha256};
 use crate::UnixTime;
 
 /// The authority of one layer.
@@ -42,7 +44,7 @@ pub struct Audit {
 
 /// What a member was issued.
 struct Issued {
-    prefixes: Vec<IpNet>,
+    grant: Grant,
     /// SHA-256 of the request that was answered; none for the first member.
     csr: Option<[u8; 32]>,
     certificate: Vec<u8>,
@@ -55,7 +57,14 @@ struct Open {
     uses: u64,
     left: u64,
     member: Option<Label>,
-    prefixes: Vec<IpNet>,
+    grant: Grant,
+}
+
+/// What a certificate says of a member besides its name: sorted, each once.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Grant {
+    pub(super) prefixes: Vec<IpNet>,
+    pub(super) groups: Vec<Label>,
 }
 
 impl Authority {
@@ -76,7 +85,11 @@ impl Authority {
         };
         let prefixes = authority.checked_prefixes(prefixes, now)?;
         let key = Key::generate()?;
-        let certificate = authority.root.issue(layer, first, &prefixes, &key, now)?;
+        let grant = Grant {
+            prefixes,
+            groups: Vec::new(),
+        };
+        let certificate = authority.root.issue(layer, first, &grant, &key, now)?;
         let broken = |e: super::CertError| {
             Reason::new(
                 Code::Failed,
@@ -89,7 +102,7 @@ impl Authority {
         authority.members.insert(
             first.clone(),
             Issued {
-                prefixes,
+                grant,
                 csr: None,
                 certificate,
             },
@@ -100,6 +113,16 @@ impl Authority {
     /// The layer.
     pub fn layer(&self) -> &Label {
         &self.layer
+    }
+
+    /// Names the key that [`Authority::sign`] signs with: the SHA-256 of its SubjectPublicKeyInfo.
+    pub fn voice(&self) -> [u8; 32] {
+        self.root.key_hash()
+    }
+
+    /// An Ed25519 signature, for what the authority says to all members.
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.root.sign(message)
     }
 
     /// The uses of invitations, oldest first; the newest 4096 are kept.
@@ -128,10 +151,13 @@ impl Authority {
     /// Takes the unused invitation of the same member and terms out: its line may be lost, and only one works at a time.
     fn take_same(&mut self, invite: &Invite, now: UnixTime) -> Option<([u8; 16], Open)> {
         let member = invite.member.as_ref()?;
-        let prefixes = prefix::canonical(&invite.prefixes);
+        let grant = Grant {
+            prefixes: prefix::canonical(&invite.prefixes),
+            groups: sorted(&invite.groups),
+        };
         let same = |open: &Open| {
             let unused = open.left == open.uses && open.uses == u64::from(invite.uses);
-            unused && open.member.as_ref() == Some(member) && open.prefixes == prefixes
+            unused && open.member.as_ref() == Some(member) && open.grant == grant
         };
         let id = *self.open(now).find(|(_, open)| same(open))?.0;
         self.invitations.remove_entry(&id)
@@ -164,7 +190,13 @@ impl Authority {
         if let Some(member) = &invite.member {
             self.check_name(member, None, now)?;
         }
-        let prefixes = self.checked_prefixes(&invite.prefixes, now)?;
+        let grant = Grant {
+            prefixes: self.checked_prefixes(&invite.prefixes, now)?,
+            groups: sorted(&invite.groups),
+        };
+        if grant.groups.len() > MAX_GROUPS {
+            return usage("a member can be in at most 16 groups; grant fewer");
+        }
         let (id, seed) = (random::<16>()?, Zeroizing::new(random::<32>()?));
         let broken = || {
             Reason::new(
@@ -183,7 +215,7 @@ impl Authority {
             uses: u64::from(invite.uses),
             left: u64::from(invite.uses),
             member: invite.member.clone(),
-            prefixes,
+            grant,
         };
         self.invitations.insert(id, open);
         let invitation = Invitation {
@@ -217,10 +249,10 @@ impl Authority {
         {
             return Ok(self.reply(issued.certificate.clone()));
         }
-        let prefixes = self.granted(&id, &csr, now)?;
+        let grant = self.granted(&id, &csr, now)?;
         let certificate =
             self.root
-                .issue(&self.layer, &csr.member, &prefixes, &csr.public_key, now)?;
+                .issue(&self.layer, &csr.member, &grant, &csr.public_key, now)?;
         if let Some(open) = self.invitations.get_mut(&id) {
             open.left -= 1;
         }
@@ -233,7 +265,7 @@ impl Authority {
             self.audit.pop_front();
         }
         let issued = Issued {
-            prefixes,
+            grant,
             csr: Some(hash),
             certificate: certificate.clone(),
         };
@@ -273,8 +305,8 @@ impl Authority {
         Err(Reason::new(Code::Conflict, text))
     }
 
-    /// The prefixes that come with an invitation, if it can still be used for this name.
-    fn granted(&self, id: &[u8; 16], csr: &Request, now: UnixTime) -> Result<Vec<IpNet>, Reason> {
+    /// What comes with an invitation, if it can still be used for this name.
+    fn granted(&self, id: &[u8; 16], csr: &Request, now: UnixTime) -> Result<Grant, Reason> {
         let denied = |why: &str| {
             Err(Reason::new(
                 Code::Denied,
@@ -302,109 +334,7 @@ impl Authority {
             return Err(Reason::new(Code::Conflict, text));
         }
         self.check_name(&csr.member, Some(id), now)?;
-        Ok(open.prefixes.clone())
-    }
-
-    /// Reads what [`Authority::to_bytes`] wrote.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Corrupt> {
-        let mut r = Reader::new(KIND, VERSION, bytes)?;
-        let layer = r.text()?;
-        let (pkcs8, der) = (r.bytes()?, r.bytes()?);
-        let root = Root::load(Zeroizing::new(pkcs8.to_vec()), der)
-            .ok_or_else(|| r.damaged("its key can't be used"))?;
-        let members = r.list(|r| {
-            let member: Label = r.text()?;
-            let prefixes = r.list(Reader::text)?;
-            let csr = r.list(Reader::array)?.pop();
-            Ok((
-                member,
-                Issued {
-                    prefixes,
-                    csr,
-                    certificate: r.bytes()?.to_vec(),
-                },
-            ))
-        })?;
-        let invitations = r.list(|r| {
-            let id = r.array()?;
-            let (seed_public, expires, uses, left) = (r.array()?, r.u64()?, r.u64()?, r.u64()?);
-            let member = r.list(Reader::text)?.pop();
-            Ok((
-                id,
-                Open {
-                    seed_public,
-                    expires,
-                    uses,
-                    left,
-                    member,
-                    prefixes: r.list(Reader::text)?,
-                },
-            ))
-        })?;
-        let audit = r.list(|r| {
-            Ok(Audit {
-                at: r.u64()?,
-                invitation: r.array()?,
-                member: r.text()?,
-            })
-        })?;
-        r.end()?;
-        let (members, invitations) = (
-            members.into_iter().collect(),
-            invitations.into_iter().collect(),
-        );
-        Ok(Self {
-            layer,
-            root,
-            members,
-            invitations,
-            audit: audit.into(),
-        })
-    }
-
-    /// The bytes to keep in a file that only the owner may read.
-    pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let mut w = Writer::new(KIND, VERSION);
-        w.bytes(self.layer.as_str().as_bytes())
-            .bytes(self.root.pkcs8())
-            .bytes(self.root.der());
-        let texts = |w: &mut Writer, texts: Vec<String>| {
-            w.u64(texts.len() as u64);
-            texts.iter().for_each(|text| {
-                w.bytes(text.as_bytes());
-            });
-        };
-        let all = |prefixes: &[IpNet]| prefixes.iter().map(ToString::to_string).collect();
-        w.u64(self.members.len() as u64);
-        for (member, issued) in &self.members {
-            w.bytes(member.as_str().as_bytes());
-            texts(&mut w, all(&issued.prefixes));
-            w.u64(u64::from(issued.csr.is_some()));
-            issued.csr.iter().for_each(|csr| {
-                w.bytes(csr);
-            });
-            w.bytes(&issued.certificate);
-        }
-        w.u64(self.invitations.len() as u64);
-        for (id, open) in &self.invitations {
-            w.bytes(id)
-                .bytes(&open.seed_public)
-                .u64(open.expires)
-                .u64(open.uses)
-                .u64(open.left);
-            texts(
-                &mut w,
-                open.member.iter().map(ToString::to_string).collect(),
-            );
-            texts(&mut w, all(&open.prefixes));
-        }
-        w.u64(self.audit.len() as u64);
-        for use_ in &self.audit {
-            w.u64(use_.at)
-                .bytes(&use_.invitation)
-                .bytes(use_.member.as_str().as_bytes());
-        }
-        w.finish()
+        Ok(open.grant.clone())
     }
 
     fn reply(&self, certificate: Vec<u8>) -> wire::EnrolReply {
@@ -415,108 +345,6 @@ impl Authority {
             layer: self.layer.to_string(),
             chain: vec![self.root.der().to_vec()],
         }
-    }
-
-    /// Invitations that can still be used.
-    fn open(&self, now: UnixTime) -> impl Iterator<Item = (&[u8; 16], &Open)> {
-        self.invitations
-            .iter()
-            .filter(move |(_, open)| open.left > 0 && now.secs() < open.expires)
-    }
-
-    /// Refuses a name that a member or an open invitation other than `except` has, or whose address would collide.
-    fn check_name(
-        &self,
-        name: &Label,
-        except: Option<&[u8; 16]>,
-        now: UnixTime,
-    ) -> Result<(), Reason> {
-        let conflict = |text: String| Err(Reason::new(Code::Conflict, text));
-        if self.members.contains_key(name) {
-            return conflict(format!(
-                "member {name} of {} exists already; choose another name",
-                self.layer
-            ));
-        }
-        let mut invited = self
-            .open(now)
-            .filter(|(id, _)| Some(*id) != except)
-            .filter_map(|(_, open)| open.member.as_ref());
-        if invited.any(|invited| invited == name) {
-            return conflict(format!(
-                "an open invitation grants the name {name}; use that one, or wait until it expires"
-            ));
-        }
-        let taken = self.address_taken(address(&self.layer, name), except, now);
-        match taken {
-            Some(other) => conflict(format!(
-                "the address of {name} would collide with that of {other}; choose another name"
-            )),
-            None => Ok(()),
-        }
-    }
-
-    fn address_taken(
-        &self,
-        wanted: Addr,
-        except: Option<&[u8; 16]>,
-        now: UnixTime,
-    ) -> Option<&Label> {
-        let invited = self
-            .open(now)
-            .filter(|(id, _)| Some(*id) != except)
-            .filter_map(|(_, open)| open.member.as_ref());
-        self.members
-            .keys()
-            .chain(invited)
-            .find(|other| address(&self.layer, other) == wanted)
-    }
-
-    /// Prefixes in their canonical form; refuses what a member or an open invitation has already.
-    fn checked_prefixes(&self, prefixes: &[IpNet], now: UnixTime) -> Result<Vec<IpNet>, Reason> {
-        let overlap = |a: &IpNet, b: &IpNet| a.contains(b) || b.contains(a);
-        let conflict = |text: String| Err(Reason::new(Code::Conflict, text));
-        for (i, prefix) in prefixes.iter().enumerate() {
-            if let Some(other) = prefixes[..i].iter().find(|other| overlap(prefix, other)) {
-                return conflict(format!(
-                    "the prefixes {other} and {prefix} overlap; give each address once"
-                ));
-            }
-            let owner = self.members.iter().find_map(|(m, issued)| {
-                issued
-                    .prefixes
-                    .iter()
-                    .find(|p| overlap(p, prefix))
-                    .map(|p| (m, p))
-            });
-            if let Some((member, taken)) = owner {
-                return conflict(format!(
-                    "prefix {prefix} overlaps {taken}, which member {member} owns; choose another"
-                ));
-            }
-            let open = self.open(now).find_map(|(_, open)| {
-                open.prefixes
-                    .iter()
-                    .find(|p| overlap(p, prefix))
-                    .map(|p| (&open.member, p))
-            });
-            if let Some((member, taken)) = open {
-                let whom = member
-                    .as_ref()
-                    .map_or_else(|| "anybody".to_string(), ToString::to_string);
-                return conflict(format!(
-                    "prefix {prefix} overlaps {taken}, which an open invitation for {whom} grants; choose another"
-                ));
-            }
-        }
-        let canonical = prefix::canonical(prefixes);
-        if canonical.len() > MAX_PREFIXES {
-            return Err(Reason::new(
-                Code::Usage,
-                "a member can own at most 64 prefixes; grant larger ones",
-            ));
-        }
-        Ok(canonical)
     }
 
     /// Drops invitations that expired so long ago that nobody asks why they don't work.
@@ -538,16 +366,19 @@ impl fmt::Debug for Authority {
     }
 }
 
-const KIND: &str = "authority";
-const VERSION: u16 = 1;
+fn sorted(groups: &[Label]) -> Vec<Label> {
+    let mut groups = groups.to_vec();
+    groups.sort_unstable();
+    groups.dedup();
+    groups
+}
+
 /// An expired invitation is remembered for a day.
 const FORGET: u64 = 24 * 60 * 60;
 const MAX_INVITATIONS: usize = 1024;
 const MAX_AUDIT: usize = 4096;
 /// Members to dial that a line names: it shall stay one that can be pasted.
 const MAX_VIAS: usize = 8;
-/// So that a certificate stays within a few PDUs of a handshake.
-const MAX_PREFIXES: usize = 64;
 
 #[cfg(test)]
 mod tests;

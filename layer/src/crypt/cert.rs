@@ -6,7 +6,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use proto::{Addr, Label};
 use ring::signature::{ED25519, UnparsedPublicKey};
-use rustls_pki_types::{self as pki, CertificateDer, TrustAnchor};
+use rustls_pki_types::{self as pki, CertificateDer};
 use time::OffsetDateTime;
 use webpki::{
     EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeId, KeyPurposeIdIter, KeyUsage,
@@ -17,7 +17,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry::{OID_SIG_ED25519, Oid};
 use x509_parser::prelude::FromDer;
 
-use super::{address, prefix, sha256};
+use super::{Roots, address, prefix, sha256};
 use crate::UnixTime;
 
 /// A certificate that was verified: a member of a layer, its key and its prefixes.
@@ -27,6 +27,7 @@ pub struct MemberCert {
     member: Label,
     address: Addr,
     prefixes: Vec<IpNet>,
+    groups: Vec<Label>,
     not_after: UnixTime,
     public_key: [u8; 32],
     der: Vec<u8>,
@@ -66,13 +67,6 @@ pub enum CertError {
     BadSignature,
 }
 
-/// The authorities that a layer trusts.
-#[derive(Clone)]
-pub struct Roots {
-    ders: Vec<Vec<u8>>,
-    anchors: Vec<TrustAnchor<'static>>,
-}
-
 impl MemberCert {
     /// Verifies a certificate: a chain through `intermediates` to one of `roots`, in time at `now`, usable as client and
     /// as server, of `layer`.
@@ -94,7 +88,7 @@ impl MemberCert {
         let time = pki::UnixTime::since_unix_epoch(Duration::from_secs(now.secs()));
         leaf.verify_for_usage(
             webpki::ALL_VERIFICATION_ALGS,
-            &roots.anchors,
+            roots.anchors(),
             &chain,
             time,
             BothWays,
@@ -127,20 +121,23 @@ impl MemberCert {
             .subject_alternative_name()
             .map_err(|_| CertError::Malformed("its subject names can't be read"))?;
         let names = san.map_or(&[][..], |san| &san.value.general_names);
-        let uris = names.iter().filter_map(|name| {
-            if let GeneralName::URI(uri) = name {
-                Some(*uri)
-            } else {
-                None
-            }
-        });
-        let (layer, member) = member_of(uris).ok_or(CertError::Malformed(
+        let uris = || {
+            names.iter().filter_map(|name| {
+                if let GeneralName::URI(uri) = name {
+                    Some(*uri)
+                } else {
+                    None
+                }
+            })
+        };
+        let (layer, member) = member_of(uris()).ok_or(CertError::Malformed(
             "it needs one name strata://LAYER/MEMBER",
         ))?;
         let not_after = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
         Ok(Self {
             address: address(&layer, &member),
             prefixes: prefixes(&cert)?,
+            groups: groups_of(&layer, uris())?,
             not_after: UnixTime(Duration::from_secs(not_after)),
             public_key,
             der: der.to_vec(),
@@ -176,6 +173,31 @@ impl MemberCert {
         &self.prefixes
     }
 
+    /// The groups of the layer that the member belongs to: sorted, each once.
+    pub fn groups(&self) -> &[Label] {
+        &self.groups
+    }
+
+    /// Who issued it, by the common name in the certificate: a member, or the authority itself. For people.
+    pub fn issuer(&self) -> String {
+        let named = |cert: &X509Certificate<'_>| {
+            let name = cert.issuer().iter_common_name().next()?;
+            Some(name.as_str().ok()?.chars().take(64).collect())
+        };
+        self.x509().as_ref().and_then(named).unwrap_or_default()
+    }
+
+    /// Its serial number, hexadecimal. For people.
+    pub fn serial(&self) -> String {
+        let hex = |bytes: &[u8]| bytes.iter().take(20).map(|b| format!("{b:02x}")).collect();
+        self.x509()
+            .map_or_else(String::new, |cert| hex(cert.raw_serial()))
+    }
+
+    fn x509(&self) -> Option<X509Certificate<'_>> {
+        Some(X509Certificate::from_der(&self.der).ok()?.1)
+    }
+
     /// The last second in which the certificate is valid.
     pub fn not_after(&self) -> UnixTime {
         self.not_after
@@ -202,46 +224,6 @@ impl fmt::Debug for MemberCert {
     }
 }
 
-impl Roots {
-    /// Takes the certificates of authorities, DER.
-    pub fn new(ders: Vec<Vec<u8>>) -> Result<Self, CertError> {
-        let anchor = |der: &Vec<u8>| {
-            let der = CertificateDer::from(der.as_slice());
-            webpki::anchor_from_trusted_cert(&der).map(|anchor| anchor.to_owned())
-        };
-        let anchors = ders.iter().map(anchor).collect::<Result<Vec<_>, _>>();
-        match anchors {
-            Ok(anchors) if !anchors.is_empty() => Ok(Self { ders, anchors }),
-            Ok(_) => Err(CertError::Malformed("there is no authority")),
-            Err(_) => Err(CertError::Malformed(
-                "the authority's certificate can't be read",
-            )),
-        }
-    }
-
-    /// The certificate among `ders` whose key has this SHA-256 and has signed it: what an invitation points at.
-    pub(super) fn pinned<'a>(
-        ders: impl IntoIterator<Item = &'a [u8]>,
-        key_hash: &[u8; 32],
-    ) -> Result<Self, CertError> {
-        let found = ders
-            .into_iter()
-            .find(|der| key_hash_of(der).is_some_and(|hash| hash == *key_hash));
-        Self::new(vec![found.ok_or(CertError::UnknownAuthority)?.to_vec()])
-    }
-
-    /// The certificates, DER.
-    pub fn ders(&self) -> &[Vec<u8>] {
-        &self.ders
-    }
-}
-
-impl fmt::Debug for Roots {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Roots({})", self.ders.len())
-    }
-}
-
 /// Unix time for a person.
 fn date(seconds: u64) -> String {
     let known = i64::try_from(seconds)
@@ -263,6 +245,36 @@ pub(super) fn member_of<'a>(uris: impl Iterator<Item = &'a str>) -> Option<(Labe
     };
     let (layer, member) = only.split_once('/')?;
     Some((Label::new(layer).ok()?, Label::new(member).ok()?))
+}
+
+/// The name of a group in a certificate. It has a scheme of its own, so that a reader of member names passes it over.
+pub(super) fn group_uri(layer: &Label, group: &Label) -> String {
+    format!("{GROUP}{layer}/{group}")
+}
+
+/// The groups among these names. One of another layer is refused, lest a name there count here.
+fn groups_of<'a>(
+    layer: &Label,
+    uris: impl Iterator<Item = &'a str>,
+) -> Result<Vec<Label>, CertError> {
+    let group = |text: &str| {
+        let (of, group) = text.split_once('/')?;
+        (of == layer.as_str())
+            .then(|| Label::new(group).ok())
+            .flatten()
+    };
+    let groups = uris.filter_map(|uri| uri.strip_prefix(GROUP)).map(group);
+    let mut groups = groups
+        .collect::<Option<Vec<_>>>()
+        .ok_or(CertError::Malformed(
+            "a group must be strata-group://LAYER/GROUP of its own layer",
+        ))?;
+    groups.sort_unstable();
+    groups.dedup();
+    if groups.len() > MAX_GROUPS {
+        return Err(CertError::Malformed("it has more than 16 groups"));
+    }
+    Ok(groups)
 }
 
 /// SHA-256 of the SubjectPublicKeyInfo of a certificate that is signed by that very Ed25519 key.
@@ -339,6 +351,9 @@ impl ExtendedKeyUsageValidator for BothWays {
 const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
 const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 const SCHEME: &str = "strata://";
+const GROUP: &str = "strata-group://";
+/// So that a certificate stays within a few PDUs of a handshake, and a policy's check short.
+pub(super) const MAX_GROUPS: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -483,8 +498,33 @@ mod tests {
     }
 
     #[test]
-    fn roots_must_be_certificates() {
-        assert!(Roots::new(Vec::new()).is_err());
-        assert!(Roots::new(vec![b"no certificate".to_vec()]).is_err());
+    fn groups_are_read_sorted_and_only_those_of_the_own_layer_are_believed() {
+        let groups = |names: &[&str]| {
+            verified(|p| p.subject_alt_names.extend(names.iter().map(|n| name(n))))
+                .map(|cert| cert.groups().to_vec())
+        };
+        let two = ["strata-group://ovl/ops", "strata-group://ovl/lab"];
+        assert_eq!(groups(&two).unwrap(), [label("lab"), label("ops")]);
+        let twice = ["strata-group://ovl/ops", "strata-group://ovl/ops"];
+        assert_eq!(groups(&twice).unwrap(), [label("ops")]);
+        assert_eq!(groups(&[]).unwrap(), []);
+        let many: Vec<String> = (0..17)
+            .map(|i| format!("strata-group://ovl/g{i}"))
+            .collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert!(groups(&many[..16]).is_ok());
+        for bad in [
+            &many[..],
+            &["strata-group://other/ops"],
+            &["strata-group://ovl/OPS"],
+            &["strata-group://ovl/"],
+            &["strata-group://ovl"],
+            &["strata-group://ovl/a/b"],
+        ] {
+            assert!(
+                matches!(groups(bad), Err(CertError::Malformed(_))),
+                "{bad:?}"
+            );
+        }
     }
 }

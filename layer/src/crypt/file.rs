@@ -33,6 +33,25 @@ pub enum Corrupt {
     },
 }
 
+/// A file of one field.
+pub(crate) fn wrap_file(kind: &'static str, version: u16, bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut w = Writer::new(kind, version);
+    w.bytes(bytes);
+    w.finish()
+}
+
+/// The field of a file that [`wrap_file`] made.
+pub(crate) fn unwrap_file<'a>(
+    kind: &'static str,
+    known: u16,
+    bytes: &'a [u8],
+) -> Result<&'a [u8], Corrupt> {
+    let mut r = Reader::new(kind, known, bytes)?;
+    let field = r.bytes()?;
+    r.end()?;
+    Ok(field)
+}
+
 /// Builds a file.
 pub(super) struct Writer(Zeroizing<Vec<u8>>);
 
@@ -117,12 +136,6 @@ impl<'a> Reader<'a> {
             .ok_or_else(|| self.damaged("a field is cut"))?;
         self.rest = rest;
         Ok(bytes)
-    }
-
-    pub(super) fn array<const N: usize>(&mut self) -> Result<[u8; N], Corrupt> {
-        self.bytes()?
-            .try_into()
-            .map_err(|_| self.damaged("a field has the wrong length"))
     }
 
     pub(super) fn text<T: std::str::FromStr>(&mut self) -> Result<T, Corrupt> {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use proto::Label;
 use proto::ipcp::Invite;
 
+use super::authority::Grant;
 use super::issue::Root;
 use super::key::Key;
 use super::{Authority, Clock, Identity, Invitation, MemberCert, Roots, TlsConfig};
@@ -55,6 +56,7 @@ pub(super) fn invite(member: Option<&str>, prefixes: &[&str], uses: u32) -> Invi
         expires_ms: 600_000,
         uses,
         hints: Vec::new(),
+        groups: Vec::new(),
     }
 }
 
@@ -83,7 +85,7 @@ pub(super) fn under_one_root(layers: [&str; 2]) -> [Identity; 2] {
     layers.map(|layer| {
         let (key, member) = (Key::generate().unwrap(), label(&format!("m-{layer}")));
         let der = root
-            .issue(&label(layer), &member, &[], &key, at(NOW))
+            .issue(&label(layer), &member, &Grant::default(), &key, at(NOW))
             .unwrap();
         let roots = Roots::new(vec![root.der().to_vec()]).unwrap();
         let cert = MemberCert::verify(&der, &[], &roots, &label(layer), at(NOW)).unwrap();

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use ipnet::IpNet;
 use proto::{Code, Label, Reason};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension,
@@ -13,7 +12,8 @@ use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-use super::cert::{key_hash_of, member_of, uri};
+use super::authority::Grant;
+use super::cert::{group_uri, key_hash_of, member_of, uri};
 use super::key::Key;
 use super::{failed, prefix, random};
 use crate::UnixTime;
@@ -65,12 +65,21 @@ impl Root {
         &self.der
     }
 
+    /// SHA-256 of the SubjectPublicKeyInfo.
+    pub(super) fn key_hash(&self) -> [u8; 32] {
+        super::sha256(&[&self.issuer.key().subject_public_key_info()])
+    }
+
+    pub(super) fn sign(&self, message: &[u8]) -> [u8; 64] {
+        self.issuer.key().sign(message)
+    }
+
     /// A member's certificate, DER.
     pub(super) fn issue(
         &self,
         layer: &Label,
         member: &Label,
-        prefixes: &[IpNet],
+        grant: &Grant,
         key: &impl PublicKeyData,
         now: UnixTime,
     ) -> Result<Vec<u8>, Reason> {
@@ -81,13 +90,16 @@ impl Root {
             ExtendedKeyUsagePurpose::ServerAuth,
             ExtendedKeyUsagePurpose::ClientAuth,
         ];
-        params.subject_alt_names =
-            vec![SanType::URI(uri(layer, member).try_into().map_err(failed)?)];
+        let groups = grant.groups.iter().map(|group| group_uri(layer, group));
+        params.subject_alt_names = std::iter::once(uri(layer, member))
+            .chain(groups)
+            .map(|uri| Ok(SanType::URI(uri.try_into().map_err(failed)?)))
+            .collect::<Result<_, Reason>>()?;
         params.use_authority_key_identifier_extension = true;
-        if !prefixes.is_empty() {
+        if !grant.prefixes.is_empty() {
             params.custom_extensions = vec![CustomExtension::from_oid_content(
                 &prefix::OID,
-                prefix::encode(prefixes),
+                prefix::encode(&grant.prefixes),
             )];
         }
         Ok(params

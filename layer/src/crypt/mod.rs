@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `cert` | a member's certificate and when it is believed |
+//! | `roots` | whom a member trusts, and who speaks for that |
 //! | `prefix` | the prefixes in it (RFC 3779) |
 //! | `key` | an Ed25519 key |
 //! | `issue` | making certificates, reading requests |
@@ -30,18 +31,21 @@ mod invitation;
 mod issue;
 mod key;
 mod prefix;
+mod roots;
 mod seal;
 mod secrets;
 mod tls;
 mod window;
 
 pub use authority::{Audit, Authority};
-pub use cert::{CertError, MemberCert, Roots};
+pub use cert::{CertError, MemberCert};
 pub use exchange::KeyExchange;
 pub use file::Corrupt;
+pub(crate) use file::{unwrap_file, wrap_file};
 pub use handshake::{Handshake, HandshakeError, Outcome};
 pub use identity::Identity;
 pub use invitation::{Invitation, Joiner};
+pub use roots::{Roots, Voice};
 pub use seal::{
     Aead, FlowKey, MAX_BLOCKS, OpenError, OpenKey, REKEY_BLOCKS, SealError, SealKey, TAG,
 };

@@ -47,6 +47,7 @@ impl Layer {
                 expires_ms: 60_000,
                 uses: 1,
                 hints: vec![],
+                groups: Vec::new(),
             };
             let url = authority
                 .invite(&invite, &label("m0"), &[label("m0")], wall)

@@ -118,6 +118,7 @@ impl World {
             expires_ms: 3_600_000,
             uses: 1,
             hints: Vec::new(),
+            groups: Vec::new(),
         };
         self.command(0, What::Invite(host), Command::Invite(ask));
     }

@@ -180,7 +180,10 @@ impl Unicast {
         };
         link.owes_digest = false;
         link.next_digest = now.mono + DIGEST + jitter;
-        for digest in me.routing.lsdb.digests() {
+        let digests = me.routing.lsdb.digests();
+        // Who may be believed comes before what they say.
+        self.say_decree_digest(lower);
+        for digest in digests {
             self.tell_link(lower, Body::Digest(digest));
         }
     }
@@ -243,6 +246,9 @@ impl Unicast {
             cert_expires: cert.not_after().secs(),
             prefixes: cert.prefixes().iter().map(ToString::to_string).collect(),
             reachable: cert.address() == me.address || self.path(cert.address()).is_some(),
+            groups: cert.groups().iter().map(ToString::to_string).collect(),
+            issuer: cert.issuer(),
+            serial: cert.serial(),
         };
         let mut members: Vec<_> = lsdb.members().map(member).collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));

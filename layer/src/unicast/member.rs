@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 use super::Unicast;
 use super::routing::Routing;
 use crate::crypt::{Authority, Identity, TlsConfig, address, name_hash};
+use crate::decree::{Decrees, Share};
 use crate::{Now, Output};
 
 /// A member of a layer.
@@ -24,6 +25,10 @@ pub(super) struct Member {
     /// Who issues invitations, as far as is known.
     pub(super) issuer: Option<Label>,
     pub(super) routing: Routing,
+    /// What the authority has said to all.
+    pub(super) decrees: Decrees,
+    /// How many of each neighbour's were checked.
+    pub(super) shares: BTreeMap<Addr, Share>,
     names: BTreeMap<[u8; 32], Name>,
 }
 
@@ -50,6 +55,20 @@ impl Member {
 
     pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
         self.names.values()
+    }
+
+    /// Why this member can't do what only the holder of the authority can.
+    pub(super) fn no_authority(&self) -> Reason {
+        let who = self.issuer.as_ref().map_or_else(
+            || "the site's own PKI".to_owned(),
+            |i| format!("member {i}"),
+        );
+        let text = format!(
+            "{} can't do that in {}: {who} is its authority; ask there",
+            self.label(),
+            self.layer()
+        );
+        Reason::new(Code::Denied, text)
     }
 
     pub(super) fn configured(&self) -> Configured {
@@ -118,6 +137,7 @@ impl Unicast {
             }
         };
         self.become_member(now, identity, Some(authority), ask.over)?;
+        self.publish_trust(now)?;
         self.state(State::Up, "");
         Ok(self.configured())
     }
@@ -196,6 +216,7 @@ impl Unicast {
         let (kept, issuer) = self.known_neighbours()?;
         let incarnation = self.next_incarnation()?;
         let address = identity.address();
+        let decrees = self.known_decrees(identity.layer())?;
         let routing = Routing::new(&identity, incarnation);
         let issuer = if authority.is_some() {
             Some(identity.member().clone())
@@ -211,6 +232,8 @@ impl Unicast {
             kept,
             issuer,
             routing,
+            decrees,
+            shares: BTreeMap::new(),
             names: BTreeMap::new(),
         });
         self.rewant(now);
@@ -283,15 +306,7 @@ impl Unicast {
         let label = me.identity.member().clone();
         let members: Vec<Label> = std::iter::once(label.clone()).chain(neighbours).collect();
         let Some(authority) = &mut me.authority else {
-            let who = me.issuer.as_ref().map_or_else(
-                || "the site's own PKI".to_owned(),
-                |i| format!("member {i}"),
-            );
-            let text = format!(
-                "{label} can't invite to {}: {who} issues its certificates; ask there",
-                me.identity.layer()
-            );
-            return Err(Reason::new(Code::Denied, text));
+            return Err(me.no_authority());
         };
         let url = authority.invite(ask, &label, &members, now.wall)?;
         let bytes = authority.to_bytes();
@@ -397,12 +412,12 @@ impl Unicast {
         Ok(incarnation)
     }
 
-    fn file(&self, name: &str) -> Option<&[u8]> {
+    pub(super) fn file(&self, name: &str) -> Option<&[u8]> {
         self.files.get(name).map(|b| b.as_slice())
     }
 }
 
-fn damaged(file: &str, why: &dyn std::fmt::Display) -> Reason {
+pub(super) fn damaged(file: &str, why: &dyn std::fmt::Display) -> Reason {
     Reason::new(
         Code::Failed,
         format!(

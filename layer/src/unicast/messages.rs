@@ -58,6 +58,12 @@ impl Unicast {
             (Phase::Up(_) | Phase::Retired(..), Body::Records(records)) => {
                 self.take_records(now, lower, records)
             }
+            (Phase::Up(_) | Phase::Retired(..), Body::DecreeDigest(digest)) => {
+                self.take_decree_digest(lower, &digest)
+            }
+            (Phase::Up(_) | Phase::Retired(..), Body::Decrees(decrees)) => {
+                self.take_decrees(now, lower, decrees)
+            }
             (Phase::Up(_), Body::EnrolRelay(relay)) => self.enrol_relay(now, lower, relay),
             (Phase::Up(_) | Phase::Retired(..), Body::EnrolRelayReply(reply)) => {
                 self.enrol_relay_reply(lower, reply)
@@ -228,7 +234,9 @@ impl Unicast {
             | Body::Digest(_)
             | Body::Records(_)
             | Body::LinkInfo(_)
-            | Body::Directory(_) => {
+            | Body::Directory(_)
+            | Body::DecreeDigest(_)
+            | Body::Decrees(_) => {
                 self.stats.count("drop.unexpected_message");
             }
         }

@@ -9,6 +9,7 @@
 //! | `session`, `running`, `peer` | handshakes over a link or routed; which of too many goes; what two members share |
 //! | `messages` | control messages over the channels of links and of pairs |
 //! | `enrol`, `relay` | the joiner; the dialled member, those on the way to the issuer, and the issuer |
+//! | `decrees` | what the layer's authority says to all |
 //! | `flood`, `damper`, `routing` | signed records between neighbours, and how often; what follows from them |
 //! | `fa`, `upkeep`, `flow`, `cube` | flow allocator; what happens to flows by themselves; their tables; what is granted |
 //! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
@@ -16,6 +17,7 @@
 
 mod cube;
 mod damper;
+mod decrees;
 mod dial;
 mod dt;
 mod enrol;

@@ -299,6 +299,7 @@ impl From<Invite> for pb::Invite {
             expires_ms: i.expires_ms,
             uses: i.uses,
             hints: texts(i.hints),
+            groups: texts(i.groups),
         }
     }
 }
@@ -312,6 +313,7 @@ impl TryFrom<pb::Invite> for Invite {
             expires_ms: i.expires_ms,
             uses: i.uses,
             hints: parsed("hint", &i.hints)?,
+            groups: labels("groups", i.groups)?,
         })
     }
 }

@@ -2,7 +2,7 @@ use super::*;
 use crate::crypt::fixtures::{
     NOW, YEAR, at, clock, enrolled, first, invite, invited, label, under_one_root,
 };
-use crate::crypt::{CertError, Joiner, TlsConfig};
+use crate::crypt::{CertError, Corrupt, Joiner, TlsConfig, address};
 
 const EXPORTER: [u8; 32] = [9; 32];
 
@@ -386,6 +386,32 @@ fn prefixes_are_granted_once() {
 }
 
 #[test]
+fn the_groups_of_an_invitation_stand_in_the_certificate() {
+    let (mut authority, _) = first("ovl");
+    let with = |groups: &[String]| Invite {
+        groups: groups.iter().map(|g| label(g)).collect(),
+        ..invite(Some("b"), &[], 1)
+    };
+    let groups = ["ops", "lab", "ops"].map(str::to_owned);
+    let b = invited(&mut authority, &with(&groups))
+        .start(&label("b"))
+        .unwrap();
+    let reply = redeem(&mut authority, &b, NOW).unwrap();
+    let b = b.finish(&reply, at(NOW)).unwrap();
+    assert_eq!(b.cert().groups(), [label("lab"), label("ops")]);
+    assert_eq!(b.cert().member(), &label("b"));
+    let many: Vec<String> = (0..17).map(|i| format!("g{i}")).collect();
+    let refused = authority.invite(&with(&many), &label("a"), &[], at(NOW));
+    assert_eq!(refused.unwrap_err().code, Code::Conflict);
+    let many = Invite {
+        member: Some(label("c")),
+        ..with(&many)
+    };
+    let refused = authority.invite(&many, &label("a"), &[], at(NOW));
+    assert_eq!(refused.unwrap_err().code, Code::Usage);
+}
+
+#[test]
 fn senseless_invitations_are_refused() {
     let (mut authority, _) = first("ovl");
     let no_time = Invite {
@@ -416,7 +442,7 @@ fn senseless_invitations_are_refused() {
                 uses: 1,
                 left: 1,
                 member: None,
-                prefixes: vec![],
+                grant: Grant::default(),
             },
         );
     }
@@ -477,7 +503,7 @@ fn a_state_file_cut_or_altered_at_any_byte_is_refused() {
                 read(&bad),
                 Some(Corrupt::Newer {
                     found: 9,
-                    known: 1,
+                    known: 1 | 2,
                     ..
                 })
             ),

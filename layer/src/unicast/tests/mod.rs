@@ -1,6 +1,7 @@
 //! A few machines on one virtual clock, over a lower network that connects whoever dials whom by name.
 
 mod chaos;
+mod decrees;
 mod enrolment;
 mod flows;
 mod hostile;
@@ -365,6 +366,7 @@ pub(super) fn invite(
         expires_ms: 600_000,
         uses: 1,
         hints: Vec::new(),
+        groups: Vec::new(),
     };
     match net.ask(issuer, Command::Invite(ask))? {
         Answer::Invitation(url) => Ok(url),

@@ -1,0 +1,124 @@
+//! What a member of a layer trusts: its authorities, and the keys that may speak for them.
+
+use std::fmt;
+
+use ring::signature::{ED25519, UnparsedPublicKey};
+use rustls_pki_types::{CertificateDer, TrustAnchor};
+use x509_parser::certificate::X509Certificate;
+use x509_parser::oid_registry::OID_SIG_ED25519;
+use x509_parser::prelude::FromDer;
+
+use super::CertError;
+use super::cert::key_hash_of;
+
+/// The authorities that a layer trusts.
+#[derive(Clone)]
+pub struct Roots {
+    ders: Vec<Vec<u8>>,
+    anchors: Vec<TrustAnchor<'static>>,
+    voices: Vec<Voice>,
+}
+
+/// A key that may sign what the authority of a layer says to all members.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Voice {
+    id: [u8; 32],
+    key: [u8; 32],
+}
+
+impl Roots {
+    /// Takes the certificates of authorities, DER.
+    pub fn new(ders: Vec<Vec<u8>>) -> Result<Self, CertError> {
+        let anchor = |der: &Vec<u8>| {
+            let der = CertificateDer::from(der.as_slice());
+            webpki::anchor_from_trusted_cert(&der).map(|anchor| anchor.to_owned())
+        };
+        let anchors = ders.iter().map(anchor).collect::<Result<Vec<_>, _>>();
+        match anchors {
+            Ok(anchors) if !anchors.is_empty() => Ok(Self {
+                voices: ders.iter().filter_map(|der| Voice::of(der)).collect(),
+                ders,
+                anchors,
+            }),
+            Ok(_) => Err(CertError::Malformed("there is no authority")),
+            Err(_) => Err(CertError::Malformed(
+                "the authority's certificate can't be read",
+            )),
+        }
+    }
+
+    /// The certificate among `ders` whose key has this SHA-256 and has signed it: what an invitation points at.
+    pub(super) fn pinned<'a>(
+        ders: impl IntoIterator<Item = &'a [u8]>,
+        key_hash: &[u8; 32],
+    ) -> Result<Self, CertError> {
+        let found = ders
+            .into_iter()
+            .find(|der| key_hash_of(der).is_some_and(|hash| hash == *key_hash));
+        Self::new(vec![found.ok_or(CertError::UnknownAuthority)?.to_vec()])
+    }
+
+    /// The certificates, DER.
+    pub fn ders(&self) -> &[Vec<u8>] {
+        &self.ders
+    }
+
+    /// The key of this id, if it may speak for the authority: that of a root, if it is Ed25519.
+    pub fn voice(&self, id: &[u8; 32]) -> Option<&Voice> {
+        self.voices.iter().find(|voice| voice.id == *id)
+    }
+
+    pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {
+        &self.anchors
+    }
+}
+
+impl fmt::Debug for Roots {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Roots({})", self.ders.len())
+    }
+}
+
+impl Voice {
+    /// That of a certificate; `None` if its key is none of Ed25519.
+    fn of(der: &[u8]) -> Option<Self> {
+        let (_, cert) = X509Certificate::from_der(der).ok()?;
+        let spki = &cert.tbs_certificate.subject_pki;
+        let key = <[u8; 32]>::try_from(&*spki.subject_public_key.data).ok()?;
+        (spki.algorithm.algorithm == OID_SIG_ED25519).then(|| Self {
+            id: super::sha256(&[spki.raw]),
+            key,
+        })
+    }
+
+    /// Checks an Ed25519 signature over `message`.
+    pub fn check(&self, message: &[u8], signature: &[u8]) -> Result<(), CertError> {
+        UnparsedPublicKey::new(&ED25519, &self.key)
+            .verify(message, signature)
+            .map_err(|_| CertError::BadSignature)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypt::fixtures::first;
+
+    #[test]
+    fn roots_must_be_certificates() {
+        assert!(Roots::new(Vec::new()).is_err());
+        assert!(Roots::new(vec![b"no certificate".to_vec()]).is_err());
+    }
+
+    #[test]
+    fn a_root_has_a_voice_and_nobody_else() {
+        let (authority, identity) = first("ovl");
+        let (other, _) = first("ovl");
+        let roots = identity.roots();
+        let voice = roots.voice(&authority.voice()).unwrap();
+        assert_eq!(voice.check(b"text", &authority.sign(b"text")), Ok(()));
+        assert!(voice.check(b"text", &other.sign(b"text")).is_err());
+        assert!(voice.check(b"text", &identity.sign(b"text")).is_err());
+        assert_eq!(roots.voice(&other.voice()), None);
+    }
+}
