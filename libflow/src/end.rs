@@ -223,7 +223,11 @@ impl End {
                 Err(e) if ended && e.kind() == io::ErrorKind::WouldBlock => {
                     return Err(FlowError::End);
                 }
-                Ok(Received::Item(Item::Shut)) => self.ended.store(true, Ordering::Relaxed),
+                // Said once at least, even if the reason why the flow is down follows at once.
+                Ok(Received::Item(Item::Shut)) => {
+                    self.ended.store(true, Ordering::Relaxed);
+                    return Err(FlowError::End);
+                }
                 Ok(Received::Data) => return Ok(true),
                 Ok(Received::Item(Item::Mtu(mtu))) => self.mtu.store(mtu, Ordering::Relaxed),
                 Ok(Received::Item(Item::Down(reason))) => self.went_down(reason),
@@ -452,8 +456,11 @@ mod tests {
         }
         assert_eq!(b.write(b"answer", Mode::Try), Ok(true));
         assert_eq!(a.read(&mut buf, Mode::Try), Ok(Some(6)));
-        drop(a);
-        let Err(FlowError::Down(reason)) = b.read(&mut buf, Mode::Try) else {
+        // The end is not missed if the flow goes down at once.
+        assert_eq!(b.shut(), Ok(true));
+        drop(b);
+        assert_eq!(a.read(&mut buf, Mode::Try), Err(FlowError::End));
+        let Err(FlowError::Down(reason)) = a.read(&mut buf, Mode::Try) else {
             panic!("it did not go down");
         };
         assert_eq!(reason.code, Code::Closed);
