@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
+use crate::Impairment;
 use crate::lab::{Host, Lab, Link, Process, processes_of, until};
 
 /// The addresses that the layer's certificates give to A, B and C.
@@ -36,6 +37,27 @@ pub struct Line {
 impl Line {
     /// Makes hosts and links; in a given directory, if they may be left up.
     pub fn new(dir: Option<PathBuf>) -> anyhow::Result<Self> {
+        Self::joined_by(dir, Lab::veth)
+    }
+
+    /// Hosts, daemons, shims and layer, over links that can be impaired; all their chance comes from the seed.
+    pub fn impairable(seed: u64) -> anyhow::Result<Self> {
+        let mut line = Self::joined_by(None, |lab, a, b| lab.link(a, b, seed))?;
+        line.start_daemons()?;
+        line.shims()?;
+        line.overlay()?;
+        Ok(line)
+    }
+
+    /// Both links do this to frames from now on.
+    pub fn impair(&mut self, how: Impairment) -> anyhow::Result<()> {
+        self.links.iter_mut().try_for_each(|link| link.impair(how))
+    }
+
+    fn joined_by(
+        dir: Option<PathBuf>,
+        join: impl Fn(&Lab, &Host, &Host) -> anyhow::Result<Link>,
+    ) -> anyhow::Result<Self> {
         let own_group = dir.is_some();
         let lab = Lab::in_dir(dir.map_or_else(fresh_dir, Ok)?, own_group)?;
         let hosts = ["a", "b", "c"]
@@ -43,8 +65,8 @@ impl Line {
             .map(|n| lab.host(n))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let links = vec![
-            lab.veth(&hosts[0], &hosts[1])?,
-            lab.veth(&hosts[1], &hosts[2])?,
+            join(&lab, &hosts[0], &hosts[1])?,
+            join(&lab, &hosts[1], &hosts[2])?,
         ];
         Ok(Self {
             lab,
