@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use proto::ipcp::{Allocate, Bootstrap, Command, Enroll, Entry, Invite, RequestId, Respond, User};
-use proto::{Batch, Code, Framing, Label, Name, QosSpec, Reason};
+use proto::Label;
+use proto::ipcp::{Bootstrap, Command, Enroll, Entry, Invite, RequestId};
 
 use super::host::What;
-use super::ledger::MIN_SDU;
+use super::programs::{Usage, name_of};
 use super::world::World;
 use crate::UnixTime;
 use crate::crypt::Invitation;
@@ -21,7 +21,11 @@ pub(super) enum Act {
     /// Register the name of a host there, or take it back.
     Register(usize, bool),
     /// A program at the first host asks for a flow to the name of the second.
-    Open { from: usize, to: usize, probe: bool },
+    Open {
+        from: usize,
+        to: usize,
+        usage: Usage,
+    },
     /// Irmd answers a flow request.
     Respond {
         host: usize,
@@ -49,6 +53,16 @@ pub(super) enum Act {
     Death,
     /// The largest packet of a cable changes.
     Mtu(usize, usize, u32),
+    /// Nothing gets from the first to the second host any more, or it does again.
+    OneWay(usize, usize, bool),
+    /// The clock of a host jumps by so many milliseconds.
+    Clock(usize, i64),
+    /// A machine dies, and its files with it.
+    DiskLoss(usize),
+    /// A host takes so long for each packet.
+    Slow(usize, Duration),
+    /// A member lies, or is honest again.
+    Lie(usize, bool),
 }
 
 impl World {
@@ -61,7 +75,7 @@ impl World {
             }
             Act::Connect(a, b) => self.later(Duration::from_millis(500), Act::Connect(a, b)),
             Act::Register(host, wanted) => self.register(host, wanted),
-            Act::Open { from, to, probe } => self.open(from, to, probe),
+            Act::Open { from, to, usage } => self.open(from, to, usage),
             Act::Respond {
                 host,
                 life,
@@ -73,7 +87,7 @@ impl World {
             Act::Cable(a, b, up) => self.set_cable(a, b, up),
             Act::Partition(at, healed) => self.partition(at, healed),
             Act::Crash(host) => self.crash(host),
-            Act::Restart(host) => self.restart(host),
+            Act::Restart(host) => self.return_of(host),
             Act::Death => {
                 let ends = self.net.all_ends();
                 if let Some(end) = self.chance.pick(&ends) {
@@ -84,6 +98,17 @@ impl World {
                 }
             }
             Act::Mtu(a, b, mtu) => self.set_mtu(a, b, mtu),
+            Act::OneWay(from, to, deaf) => self.one_way(from, to, deaf),
+            Act::Clock(host, millis) => {
+                self.tell_all(host, format!("the clock jumps by {millis} ms"));
+                self.hosts[host].skew += millis;
+            }
+            Act::DiskLoss(host) => self.lose_disk(host),
+            Act::Slow(host, each) => {
+                self.tell_all(host, format!("takes {} us for a packet", each.as_micros()));
+                self.hosts[host].slow = each;
+            }
+            Act::Lie(host, lies) => self.lie(host, lies),
         }
     }
 }
@@ -103,12 +128,15 @@ impl World {
     }
 
     fn enrol(&mut self, host: usize) {
+        if self.hosts[host].alive() || self.hosts[host].member {
+            return;
+        }
         let inside = self
             .net
             .neighbours(host)
             .into_iter()
             .any(|n| self.hosts[n].member);
-        if !inside {
+        if !inside || !self.hosts[0].alive() {
             return self.later(Duration::from_millis(200), Act::Enrol(host));
         }
         let member = Some(self.hosts[host].name.clone());
@@ -125,6 +153,9 @@ impl World {
 
     /// The invitation is there: its holder joins through a neighbour of its own.
     pub(super) fn invited(&mut self, host: usize, url: &str) {
+        if self.hosts[host].alive() || self.hosts[host].member {
+            return;
+        }
         let inside: Vec<_> = self
             .net
             .neighbours(host)
@@ -160,6 +191,12 @@ impl World {
         if !self.hosts[host].member {
             self.hosts[host].member = true;
             self.register(host, true);
+            // One that comes back under another name keeps no adjacencies yet.
+            if self.hosts[host].name.as_str() != format!("m{host}") {
+                for other in self.net.neighbours(host) {
+                    self.later(Duration::from_millis(100), Act::Connect(host, other));
+                }
+            }
         }
     }
 
@@ -216,183 +253,6 @@ impl World {
     }
 }
 
-/// Flows.
-impl World {
-    fn open(&mut self, from: usize, to: usize, probe: bool) {
-        let Some(name) = name_of(to).filter(|_| self.hosts[from].alive() && from != to) else {
-            return;
-        };
-        let qos = if self.chance.permille(500) {
-            QosSpec::RAW
-        } else {
-            QosSpec::BEST
-        };
-        let flow = self.hosts[from].next_flow();
-        let tag = self
-            .ledger
-            .open(qos, (from, self.hosts[from].life, flow), probe);
-        self.hosts[from].flows.insert(flow, (tag, 0));
-        self.counts.asked += 1;
-        let source = Name::new(format!("src-{tag}")).ok();
-        let timeout_ms = if probe {
-            3000
-        } else {
-            self.chance.between(500, 4000) as u64
-        };
-        let ask = Allocate {
-            flow,
-            name,
-            source,
-            qos,
-            peer: None,
-            user: user(),
-            timeout_ms,
-        };
-        self.story
-            .tell(self.elapsed, from, to, format!("flow {tag} ({qos})"));
-        self.command(from, What::Allocate(tag), Command::Allocate(ask));
-    }
-
-    fn respond(&mut self, host: usize, life: u32, request: RequestId, tag: u32) {
-        if self.hosts[host].life != life || !self.hosts[host].alive() {
-            return;
-        }
-        let probe = self.ledger.get(tag).is_some_and(|f| f.probe);
-        if !probe && self.chance.permille(100) {
-            let verdict = Err(Reason::new(Code::Refused, "the program said no"));
-            return self.command(
-                host,
-                What::Other,
-                Command::Respond(Respond { request, verdict }),
-            );
-        }
-        let flow = self.hosts[host].next_flow();
-        let Some(exchange) = self.ledger.get_mut(tag) else {
-            return;
-        };
-        // A caller that took us for restarted asks again, as long as it has no answer; the end that we had must be gone.
-        let before = exchange.ends[1].replace((host, life, flow));
-        let stands = before
-            .filter(|(h, l, f)| self.hosts[*h].life == *l && self.hosts[*h].open.contains_key(f));
-        if let Some((host, ..)) = stands {
-            return self.fail(format!(
-                "flow {tag} was requested again while its end at m{host} stands"
-            ));
-        }
-        if before.is_some() && self.end(tag, 0).is_some() {
-            return self.fail(format!(
-                "flow {tag} was requested again though its caller has it"
-            ));
-        }
-        self.hosts[host].flows.insert(flow, (tag, 1));
-        self.command(
-            host,
-            What::Other,
-            Command::Respond(Respond {
-                request,
-                verdict: Ok((flow, user())),
-            }),
-        );
-        self.write_soon(tag, 1);
-    }
-
-    pub(super) fn allocated(&mut self, host: usize, tag: u32) {
-        self.counts.allocated += 1;
-        self.story
-            .tell(self.elapsed, host, host, format!("flow {tag} stands"));
-        self.write_soon(tag, 0);
-    }
-
-    fn write_soon(&mut self, tag: u32, side: usize) {
-        let probe = self.ledger.get(tag).is_some_and(|f| f.probe);
-        let left = if probe {
-            PROBE_WRITES
-        } else {
-            self.chance.between(0, 25)
-        };
-        // A probe begins when both ends surely stand.
-        let after = if probe {
-            Duration::from_millis(500)
-        } else {
-            self.chance.millis(0, 40)
-        };
-        self.later(after, Act::Write { tag, side, left });
-    }
-
-    /// The end of a side, if it stands in the life that it belongs to.
-    pub(super) fn end(&self, tag: u32, side: usize) -> Option<(usize, proto::FlowId)> {
-        let (host, life, flow) = self.ledger.get(tag)?.ends[side]?;
-        let host_now = &self.hosts[host];
-        (host_now.life == life && host_now.alive() && host_now.open.contains_key(&flow))
-            .then_some((host, flow))
-    }
-
-    fn write_some(&mut self, tag: u32, side: usize, left: usize) {
-        let Some((host, flow)) = self.end(tag, side) else {
-            return;
-        };
-        let probe = self.ledger.get(tag).is_some_and(|f| f.probe);
-        if left == 0 {
-            if !probe && self.chance.permille(700) {
-                let act = Act::Close {
-                    tag,
-                    side,
-                    program: self.chance.permille(500),
-                };
-                let after = self.chance.millis(0, 2000);
-                self.later(after, act);
-            }
-            return;
-        }
-        let mtu = self.hosts[host]
-            .open
-            .get(&flow)
-            .map_or(0, |mtu| *mtu as usize);
-        let mut batch = Batch::new(Framing::Record);
-        for _ in 0..self.chance.between(1, 4) {
-            let most = if self.chance.permille(200) { mtu } else { 200 };
-            let len = self
-                .chance
-                .between(MIN_SDU, most.clamp(MIN_SDU, mtu.max(MIN_SDU)));
-            let sdu = self.ledger.write(tag, side, len);
-            if let Some(room) = batch.push(sdu.len()) {
-                room.copy_from_slice(&sdu);
-            }
-        }
-        self.write(host, flow, batch);
-        let after = if probe {
-            Duration::from_millis(5)
-        } else {
-            self.chance.millis(1, 120)
-        };
-        self.later(
-            after,
-            Act::Write {
-                tag,
-                side,
-                left: left - 1,
-            },
-        );
-    }
-
-    fn close(&mut self, tag: u32, side: usize, program: bool) {
-        let Some((host, flow)) = self.end(tag, side) else {
-            return;
-        };
-        self.story
-            .tell(self.elapsed, host, host, format!("flow {tag} is closed"));
-        if program {
-            self.leave(host, flow);
-        } else {
-            self.command(
-                host,
-                What::Must,
-                Command::Dealloc(flow, Reason::new(Code::Closed, "closed by irmd")),
-            );
-        }
-    }
-}
-
 /// The lower network.
 impl World {
     pub(super) fn set_cable(&mut self, a: usize, b: usize, up: bool) {
@@ -423,21 +283,6 @@ impl World {
     }
 }
 
-/// What a program on a host serves.
-pub(super) fn name_of(host: usize) -> Option<Name> {
-    Name::new(format!("svc-{host}")).ok()
-}
-
 fn over() -> Vec<Label> {
     Label::new("cable").into_iter().collect()
 }
-
-fn user() -> User {
-    User {
-        uid: 1000,
-        ipcp: false,
-    }
-}
-
-/// Writes of a probe, at each side.
-const PROBE_WRITES: usize = 8;

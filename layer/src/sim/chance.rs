@@ -38,6 +38,13 @@ impl Chance {
         Duration::from_millis(low) + Duration::from_micros(micros as u64)
     }
 
+    /// A time within bounds.
+    pub(super) fn time(&mut self, (low, high): (Duration, Duration)) -> Duration {
+        let span = high.saturating_sub(low).as_micros();
+        let micros = self.between(0, usize::try_from(span).unwrap_or(usize::MAX));
+        low + Duration::from_micros(micros as u64)
+    }
+
     /// One of them.
     pub(super) fn pick<T: Copy>(&mut self, of: &[T]) -> Option<T> {
         of.get(self.below(of.len())).copied()

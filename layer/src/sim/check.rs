@@ -7,6 +7,7 @@ use proto::ipcp::Command;
 use proto::irm::IpcpStatus;
 
 use super::host::What;
+use super::net::Cable;
 use super::world::World;
 
 impl World {
@@ -28,7 +29,8 @@ impl World {
         let (mut found, mut todo) = (BTreeSet::from([from]), vec![from]);
         while let Some(at) = todo.pop() {
             for next in self.net.neighbours(at) {
-                let up = self.net.cable(at, next).is_some_and(|c| c.up) && self.hosts[next].alive();
+                let up =
+                    self.net.cable(at, next).is_some_and(Cable::works) && self.hosts[next].alive();
                 if up && found.insert(next) {
                     todo.push(next);
                 }
@@ -83,9 +85,9 @@ impl World {
         let (mut at, mut way) = (from, BTreeSet::from([from]));
         while at != to {
             let next = tables[at].get(&self.hosts[to].address).copied();
-            let next =
-                next.and_then(|name| self.hosts.iter().position(|h| h.name.as_str() == name));
-            let Some(next) = next.filter(|n| self.net.cable(at, *n).is_some_and(|c| c.up)) else {
+            let next = next.and_then(|name| self.host_of(name));
+            let Some(next) = next.filter(|n| self.net.cable(at, *n).is_some_and(Cable::works))
+            else {
                 return Err(format!("the way from m{from} to m{to} ends at m{at}"));
             };
             if !way.insert(next) {
@@ -135,7 +137,7 @@ impl World {
             .into_iter()
             .filter(|n| expected.contains(n));
         let cables = cables
-            .filter(|n| self.net.cable(host, *n).is_some_and(|c| c.up))
+            .filter(|n| self.net.cable(host, *n).is_some_and(Cable::works))
             .count();
         let up = status.links.iter().filter(|l| l.state == "up").count();
         if up != cables {
@@ -182,10 +184,16 @@ impl World {
     pub(super) fn check_leftovers(&mut self) -> Result<(), String> {
         for (host, status) in self.statuses().into_iter().enumerate() {
             let Some(status) = status else { continue };
+            // Names of a member that is gone for good stay until they have aged.
+            let names = status.directory.iter();
+            let names = names.filter(|entry| {
+                self.host_of(&entry.member)
+                    .is_some_and(|h| self.hosts[h].name.as_str() == entry.member)
+            });
             let (open, flows, names) = (
                 self.hosts[host].open.len(),
                 status.flows.len(),
-                status.directory.len(),
+                names.count(),
             );
             if open + flows + names > 0 {
                 return Err(format!(

@@ -1,7 +1,7 @@
 //! One host: a machine, the files that outlive it, and a stand-in for irmd and for programs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proto::ipcp::{Command, CommandId};
 use proto::irm::IpcpStatus;
@@ -22,8 +22,13 @@ pub(super) struct Host {
     /// It has been a member once.
     pub(super) member: bool,
     pub(super) names: BTreeSet<Name>,
-    /// Its clock differs from the true time by this.
-    pub(super) skew: Duration,
+    /// Its clock differs from the true time by so many milliseconds.
+    pub(super) skew: i64,
+    /// What it takes for each packet, and until when it has work.
+    pub(super) slow: Duration,
+    busy: Duration,
+    /// When its machine wants to be woken.
+    pub(super) alarm: Option<Instant>,
     pub(super) pending: BTreeMap<CommandId, Pending>,
     /// Flows that were asked for or accepted: tag and side.
     pub(super) flows: BTreeMap<FlowId, (u32, usize)>,
@@ -65,7 +70,7 @@ pub(super) enum What {
 }
 
 impl Host {
-    pub(super) fn new(name: Label, address: Addr, skew: Duration) -> Self {
+    pub(super) fn new(name: Label, address: Addr, skew: i64) -> Self {
         Self {
             name,
             address,
@@ -75,6 +80,9 @@ impl Host {
             member: false,
             names: BTreeSet::new(),
             skew,
+            slow: Duration::ZERO,
+            busy: Duration::ZERO,
+            alarm: None,
             pending: BTreeMap::new(),
             flows: BTreeMap::new(),
             open: BTreeMap::new(),
@@ -89,6 +97,28 @@ impl Host {
 
     pub(super) fn alive(&self) -> bool {
         self.machine.is_some() && !self.exited
+    }
+
+    /// What its clock shows at a true time.
+    pub(super) fn clock(&self, time: Duration) -> Duration {
+        let by = Duration::from_millis(self.skew.unsigned_abs());
+        match self.skew {
+            ..0 => time.saturating_sub(by),
+            0.. => time + by,
+        }
+    }
+
+    /// When a packet that arrives at `at` is looked at; `None`: too many wait already.
+    pub(super) fn turn(&mut self, now: Duration, at: Duration) -> Option<Duration> {
+        if self.slow.is_zero() {
+            return Some(at.max(self.busy));
+        }
+        let begins = at.max(self.busy);
+        if begins > now + BACKLOG {
+            return None;
+        }
+        self.busy = begins + self.slow;
+        Some(self.busy)
     }
 
     /// Numbers a command and notes that it waits.
@@ -107,6 +137,7 @@ impl Host {
     /// Loses its machine; files and names stay.
     pub(super) fn crash(&mut self) {
         self.machine = None;
+        self.alarm = None;
         self.pending.clear();
         self.flows.clear();
         self.open.clear();
@@ -138,3 +169,6 @@ impl What {
         }
     }
 }
+
+/// A host that takes longer than this for what waits loses what comes.
+const BACKLOG: Duration = Duration::from_secs(1);

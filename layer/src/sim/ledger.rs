@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::{FlowId, QosSpec};
 
+use super::programs::Usage;
+
 /// All flows that were ever asked for, by their tag.
 #[derive(Default)]
 pub(super) struct Ledger {
@@ -17,8 +19,7 @@ pub(super) struct Exchange {
     pub(super) qos: QosSpec,
     /// Host, life of its machine, and the flow's id there.
     pub(super) ends: [Option<(usize, u32, FlowId)>; 2],
-    /// Everything must work: the network is quiet.
-    pub(super) probe: bool,
+    pub(super) usage: Usage,
     /// Lengths of what was written, by number.
     written: [Vec<u16>; 2],
     arrived: [BTreeSet<u32>; 2],
@@ -26,12 +27,12 @@ pub(super) struct Exchange {
 
 impl Ledger {
     /// A new flow that the end given asks for.
-    pub(super) fn open(&mut self, qos: QosSpec, from: (usize, u32, FlowId), probe: bool) -> u32 {
+    pub(super) fn open(&mut self, qos: QosSpec, from: (usize, u32, FlowId), usage: Usage) -> u32 {
         let tag = u32::try_from(self.flows.len()).unwrap_or(u32::MAX);
         let flow = Exchange {
             qos,
             ends: [Some(from), None],
-            probe,
+            usage,
             written: Default::default(),
             arrived: Default::default(),
         };
@@ -164,7 +165,7 @@ mod tests {
     fn ledger() -> Ledger {
         let mut ledger = Ledger::default();
         for _ in 0..2 {
-            ledger.open(QosSpec::BEST, (0, 0, FlowId(1)), false);
+            ledger.open(QosSpec::BEST, (0, 0, FlowId(1)), Usage::Drawn);
         }
         ledger
     }

@@ -14,7 +14,11 @@ pub(super) type End = (usize, FlowId);
 /// All cables and all lower flows.
 pub(super) struct Net {
     cables: BTreeMap<(usize, usize), Cable>,
+    /// The other ends of the cables of each host.
+    beside: Vec<Vec<usize>>,
     wires: BTreeMap<End, Wire>,
+    /// Ends that are gone, and who sent there.
+    gone: BTreeMap<End, End>,
     /// No loss, no duplicates, no reordering and no attacker from now on.
     pub(super) quiet: bool,
     pub(super) attacker: Attacker,
@@ -31,10 +35,40 @@ pub(super) struct Cable {
     pub(super) delay: Duration,
     /// Packets overtake each other within this time.
     pub(super) jitter: Duration,
-    /// Per thousand.
-    pub(super) loss: u32,
+    /// Nothing gets through: from the lower to the higher number, and back.
+    pub(super) deaf: [bool; 2],
+    /// Per thousand: from the lower to the higher number, and back.
+    pub(super) loss: [u32; 2],
+    /// Per thousand, as all that follow.
     pub(super) doubled: u32,
     pub(super) attacked: u32,
+    /// A bit is turned.
+    pub(super) corrupted: u32,
+    /// Takes twice the time.
+    pub(super) reordered: u32,
+}
+
+impl Cable {
+    /// One that does nothing to packets.
+    pub(super) fn clean(delay: Duration, mtu: u32) -> Self {
+        Self {
+            up: true,
+            mtu,
+            delay,
+            jitter: Duration::ZERO,
+            deaf: [false; 2],
+            loss: [0; 2],
+            doubled: 0,
+            attacked: 0,
+            corrupted: 0,
+            reordered: 0,
+        }
+    }
+
+    /// Whether packets get through both ways.
+    pub(super) fn works(&self) -> bool {
+        self.up && self.deaf == [false; 2]
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -49,13 +83,20 @@ struct Wire {
 pub(super) type Flight = (Duration, End, Vec<u8>);
 
 impl Net {
-    pub(super) fn new(cables: BTreeMap<(usize, usize), Cable>) -> Self {
-        let (wires, attacker) = (BTreeMap::new(), Attacker::default());
+    pub(super) fn new(hosts: usize, cables: BTreeMap<(usize, usize), Cable>) -> Self {
+        let mut beside = vec![Vec::new(); hosts];
+        for (a, b) in cables.keys() {
+            beside[*a].push(*b);
+            beside[*b].push(*a);
+        }
+        beside.iter_mut().for_each(|b| b.sort_unstable());
         Self {
             cables,
-            wires,
+            beside,
+            wires: BTreeMap::new(),
+            gone: BTreeMap::new(),
             quiet: false,
-            attacker,
+            attacker: Attacker::default(),
             carried: 0,
             flows: 1 << 32,
         }
@@ -76,14 +117,7 @@ impl Net {
 
     /// Hosts at the other ends of a host's cables.
     pub(super) fn neighbours(&self, host: usize) -> Vec<usize> {
-        let other = |(a, b): &(usize, usize)| {
-            if *a == host {
-                Some(*b)
-            } else {
-                (*b == host).then_some(*a)
-            }
-        };
-        self.cables.keys().filter_map(other).collect()
+        self.beside[host].clone()
     }
 
     /// Makes a lower flow between two hosts; gives the name that each has for it.
@@ -110,15 +144,27 @@ impl Net {
 
     /// Takes one end away; the other finds out by itself.
     pub(super) fn remove(&mut self, end: End) -> Option<End> {
-        self.wires.remove(&end).map(|w| w.other)
+        let other = self.wires.remove(&end)?.other;
+        if self.wires.contains_key(&other) {
+            self.gone.insert(end, other);
+        } else {
+            self.gone.remove(&other);
+        }
+        Some(other)
+    }
+
+    /// The end that still sends to one that is gone.
+    pub(super) fn sender_to(&self, gone: End) -> Option<End> {
+        let standing = || self.other_end(gone).filter(|o| self.wires.contains_key(o));
+        self.gone.get(&gone).copied().or_else(standing)
     }
 
     /// The ends at a host, or of one cable.
     pub(super) fn ends(&self, host: usize, at: Option<usize>) -> Vec<End> {
-        let of = |(end, wire): (&End, &Wire)| {
-            (end.0 == host && at.is_none_or(|at| wire.other.0 == at)).then_some(*end)
-        };
-        self.wires.iter().filter_map(of).collect()
+        let of =
+            |(end, wire): (&End, &Wire)| at.is_none_or(|at| wire.other.0 == at).then_some(*end);
+        let all = (host, FlowId(0))..=(host, FlowId(u64::MAX));
+        self.wires.range(all).filter_map(of).collect()
     }
 
     pub(super) fn all_ends(&self) -> Vec<End> {
@@ -137,12 +183,12 @@ impl Net {
             return Vec::new();
         };
         let to = wire.other;
-        let key = (from.0.min(to.0), from.0.max(to.0));
-        let Some(cable) = self
-            .cables
-            .get(&key)
-            .filter(|c| c.up && pdu.len() <= c.mtu as usize)
-        else {
+        let (key, way) = (
+            (from.0.min(to.0), from.0.max(to.0)),
+            usize::from(from.0 > to.0),
+        );
+        let passes = |c: &&Cable| c.up && !c.deaf[way] && pdu.len() <= c.mtu as usize;
+        let Some(cable) = self.cables.get(&key).filter(passes) else {
             return Vec::new();
         };
         self.carried += 1;
@@ -151,14 +197,24 @@ impl Net {
             return vec![(wire.last, to, pdu.to_vec())];
         }
         let mut flights = Vec::new();
-        let copies =
-            usize::from(!chance.permille(cable.loss)) + usize::from(chance.permille(cable.doubled));
+        let copies = usize::from(!chance.permille(cable.loss[way]))
+            + usize::from(chance.permille(cable.doubled));
         for _ in 0..copies {
             let jitter = chance.millis(0, u64::try_from(cable.jitter.as_millis()).unwrap_or(0));
-            flights.push((now + cable.delay + jitter, to, pdu.to_vec()));
+            let mut at = now + cable.delay + jitter;
+            let mut bytes = pdu.to_vec();
+            if cable.reordered > 0 && chance.permille(cable.reordered) {
+                at += cable.delay;
+            }
+            if cable.corrupted > 0 && chance.permille(cable.corrupted) {
+                let bit = chance.below(bytes.len() * 8);
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            flights.push((at, to, bytes));
         }
         if chance.permille(cable.attacked) {
-            flights.push((now + cable.delay, to, self.attacker.strike(to, pdu, chance)));
+            let evil = self.attacker.strike(to, pdu, chance);
+            flights.push((now + cable.delay, to, evil));
         }
         self.attacker.watch(to, pdu, chance);
         flights

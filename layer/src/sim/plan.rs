@@ -1,85 +1,21 @@
 //! What will happen, drawn from the seed: the cables, and one chaos after another.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
-use std::str::FromStr;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::acts::Act;
 use super::chance::Chance;
 use super::net::Cable;
-
-/// How the hosts are connected.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scenario {
-    /// One behind the other.
-    Line,
-    /// In a circle.
-    Ring,
-    /// All to the first.
-    Star,
-    /// In rows and columns.
-    Grid,
-    /// A tree and some more cables.
-    Random,
-}
-
-impl Scenario {
-    const ALL: [(Self, &'static str); 5] = [
-        (Self::Line, "line"),
-        (Self::Ring, "ring"),
-        (Self::Star, "star"),
-        (Self::Grid, "grid"),
-        (Self::Random, "random"),
-    ];
-
-    pub(super) fn draw(chance: &mut Chance) -> Self {
-        Self::ALL[chance.below(Self::ALL.len())].0
-    }
-}
-
-impl fmt::Display for Scenario {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            Self::ALL
-                .iter()
-                .find(|(s, _)| s == self)
-                .map_or("", |(_, word)| word),
-        )
-    }
-}
-
-impl FromStr for Scenario {
-    type Err = String;
-    fn from_str(text: &str) -> Result<Self, String> {
-        let known = Self::ALL
-            .iter()
-            .find(|(_, word)| *word == text)
-            .map(|(s, _)| *s);
-        known
-            .ok_or_else(|| format!("{text:?} is no scenario; use line, ring, star, grid or random"))
-    }
-}
+use super::programs::Usage;
+use super::topology::Topology;
 
 /// The cables of a layer of `n` hosts.
 pub(super) fn cables(
-    scenario: Scenario,
+    topology: Topology,
     n: usize,
     chance: &mut Chance,
 ) -> BTreeMap<(usize, usize), Cable> {
-    let mut edges: BTreeSet<(usize, usize)> = match scenario {
-        Scenario::Line => (1..n).map(|i| (i - 1, i)).collect(),
-        Scenario::Ring => (1..n).map(|i| (i - 1, i)).chain([(0, n - 1)]).collect(),
-        Scenario::Star => (1..n).map(|i| (0, i)).collect(),
-        Scenario::Grid => grid(n),
-        Scenario::Random => (1..n).map(|i| (chance.below(i), i)).collect(),
-    };
-    if scenario == Scenario::Random {
-        for _ in 0..chance.between(0, n) {
-            let (a, b) = (chance.below(n), chance.below(n));
-            edges.extend((a != b).then_some((a.min(b), a.max(b))));
-        }
-    }
+    let edges = topology.edges(n, None, chance);
     // Some layers are hardly ever disturbed, some always.
     let (loss, jitter, attacked) = (
         chance.between(0, 300),
@@ -87,13 +23,13 @@ pub(super) fn cables(
         chance.between(0, 30),
     );
     let cable = |chance: &mut Chance| Cable {
-        up: true,
         mtu: MTUS[chance.below(MTUS.len())],
         delay: chance.millis(1, 25),
         jitter: Duration::from_millis(chance.between(0, jitter) as u64),
-        loss: small(chance.between(0, loss)),
+        loss: [small(chance.between(0, loss)); 2],
         doubled: small(chance.between(0, 50)),
         attacked: small(attacked),
+        ..Cable::clean(Duration::ZERO, 0)
     };
     edges
         .into_iter()
@@ -117,7 +53,7 @@ pub(super) fn chaos(
             Act::Open {
                 from,
                 to,
-                probe: false,
+                usage: Usage::Drawn,
             },
         ));
     }
@@ -149,15 +85,6 @@ pub(super) fn chaos(
         }
     }
     acts
-}
-
-fn grid(n: usize) -> BTreeSet<(usize, usize)> {
-    let width = (1..=n).find(|w| w * w >= n).unwrap_or(1);
-    let right = (0..n)
-        .filter(|i| (i + 1) % width != 0 && i + 1 < n)
-        .map(|i| (i, i + 1));
-    let down = (0..n).filter(|i| i + width < n).map(|i| (i, i + width));
-    right.chain(down).collect()
 }
 
 fn small(n: usize) -> u32 {

@@ -51,7 +51,7 @@ fn the_same_seed_is_the_same_run() {
 
 #[test]
 fn a_picture_names_every_host_and_breaks_no_line() {
-    let mut story = Story::new(None);
+    let mut story = story::Story::new(None);
     story.tell(Duration::from_millis(1500), 0, 1, "dials; #1\nnow");
     let picture = story.mermaid(2, "what failed");
     assert!(picture.starts_with("sequenceDiagram\n"));
@@ -59,4 +59,29 @@ fn a_picture_names_every_host_and_breaks_no_line() {
         picture.contains("m0->>m1: 1.500 s dials   1 now\n"),
         "{picture}"
     );
+}
+
+#[test]
+fn every_scenario_of_the_repository_holds_and_some_are_run_twice_alike() {
+    let home = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios");
+    let mut count = 0;
+    for file in std::fs::read_dir(home).unwrap() {
+        let path = file.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let scenario = Scenario::parse(&text).unwrap_or_else(|e| panic!("{name}.toml:{e}"));
+        let once = || match play(&scenario, 1, None) {
+            Ok(report) => report,
+            Err(failure) => panic!(
+                "{} at {:?}; repeat: cargo sim --scenario {name} --from 1 --seeds 1",
+                failure.what, failure.at
+            ),
+        };
+        let report = once();
+        if ["liar", "disk-loss"].contains(&name.as_str()) {
+            assert_eq!(report, once(), "{name} differs from run to run");
+        }
+        count += 1;
+    }
+    assert!(count >= 12, "only {count} scenarios were found");
 }

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use proto::ipcp::{Answer, Command, Event, FlowRequest};
-use proto::{Batch, Code, FlowId, Framing, Label, Reason};
+use proto::{Addr, Batch, Code, FlowId, Framing, Label, Reason};
 
 use super::acts::Act;
+use super::agenda::{Agenda, Due};
 use super::chance::Chance;
 use super::host::{Host, What};
 use super::ledger::{Ledger, shows_plaintext};
-use super::net::{End, Net};
+use super::net::{Cable, End, Net};
+use super::programs::Usage;
+use super::scenario::Load;
 use super::story::{COMMAND, DELIVER, EVENT, PACKET, Story, TELL, TIMEOUT, WRITE};
 use crate::{FlowAsk, FlowTell, Input, Ipcp, Now, Output, Unicast, UnixTime, Via};
 
@@ -27,9 +30,12 @@ pub(super) struct World {
     pub(super) counts: Counts,
     /// The first thing that went wrong; nothing happens after it.
     pub(super) failure: Option<String>,
+    /// What a scenario wants of programs.
+    pub(super) loads: Vec<Load>,
     start: Instant,
-    queue: BTreeMap<(Duration, u64), Due>,
-    serial: u64,
+    agenda: Agenda,
+    /// Hosts by the names of their members.
+    index: BTreeMap<Label, usize>,
 }
 
 /// How often what was done.
@@ -47,13 +53,10 @@ pub struct Counts {
     pub deaths: u64,
     /// Partitions of the whole layer.
     pub partitions: u64,
-}
-
-enum Due {
-    Packet(End, Vec<u8>),
-    /// For the machine of that life only.
-    Tell(usize, u32, FlowTell),
-    Act(Act),
+    /// Disks that were lost.
+    pub disks: u64,
+    /// Times that a member began to lie.
+    pub lies: u64,
 }
 
 impl World {
@@ -69,6 +72,8 @@ impl World {
             reason = "somewhere the virtual clock must begin; only differences count"
         )]
         let start = Instant::now();
+        let index = hosts.iter().enumerate();
+        let index = index.map(|(i, h)| (h.name.clone(), i)).collect();
         Self {
             layer,
             hosts,
@@ -79,9 +84,10 @@ impl World {
             elapsed: Duration::ZERO,
             counts: Counts::default(),
             failure: None,
+            loads: Vec::new(),
             start,
-            queue: BTreeMap::new(),
-            serial: 0,
+            agenda: Agenda::default(),
+            index,
         }
     }
 
@@ -97,21 +103,19 @@ impl World {
 
     /// Does the next thing that is due until `end`; `false` if there is none.
     fn step(&mut self, end: Duration) -> bool {
-        let timers = self.hosts.iter().enumerate().filter(|(_, h)| h.alive());
-        let timers = timers.filter_map(|(i, h)| Some((h.machine.as_ref()?.deadline()?, i)));
-        let timer = timers.min().map(|(at, i)| {
-            (
-                at.saturating_duration_since(self.start).max(self.elapsed),
-                i,
-            )
+        let hosts = &self.hosts;
+        let current = |host: usize, at| hosts[host].alarm == Some(at) && hosts[host].alive();
+        let timer = self.agenda.alarm(current).map(|(at, host)| {
+            let at = at.saturating_duration_since(self.start);
+            (at.max(self.elapsed), host)
         });
-        let event = self.queue.first_key_value().map(|((at, _), _)| *at);
+        let event = self.agenda.next();
         match (timer, event) {
             (Some((at, host)), event) if at <= end && event.is_none_or(|e| at < e) => {
                 self.elapsed = at;
                 self.story.mark(at, host, TIMEOUT, 0);
                 self.input(host, Input::Timeout);
-                let next = self.hosts[host].machine.as_ref().and_then(Ipcp::deadline);
+                let next = self.hosts[host].alarm;
                 if next.is_some_and(|next| next <= self.start + at) {
                     self.fail(format!("m{host} asks for a time-out that has come already"));
                 }
@@ -119,7 +123,7 @@ impl World {
             }
             (_, Some(at)) if at <= end => {
                 self.elapsed = at;
-                if let Some((_, due)) = self.queue.pop_first() {
+                if let Some(due) = self.agenda.pop() {
                     self.due(due);
                 }
                 true
@@ -143,6 +147,21 @@ impl World {
         }
     }
 
+    /// The host whose member has that name.
+    pub(super) fn host_of(&self, member: &str) -> Option<usize> {
+        Label::new(member)
+            .ok()
+            .and_then(|m| self.index.get(&m).copied())
+    }
+
+    /// Gives a host's member another name; nobody answers to the old one any more.
+    pub(super) fn rename(&mut self, host: usize, name: Label, address: Addr) {
+        self.index.remove(&self.hosts[host].name);
+        self.index.insert(name.clone(), host);
+        self.hosts[host].name = name;
+        self.hosts[host].address = address;
+    }
+
     /// The first failure is the one that counts.
     pub(super) fn fail(&mut self, what: impl Into<String>) {
         self.failure.get_or_insert_with(|| what.into());
@@ -150,19 +169,12 @@ impl World {
 
     /// Does something later.
     pub(super) fn later(&mut self, after: Duration, act: Act) {
-        self.push(self.elapsed + after, Due::Act(act));
+        self.agenda.push(self.elapsed + after, Due::Act(act));
     }
 
-    fn push(&mut self, at: Duration, due: Due) {
-        self.serial += 1;
-        self.queue.insert((at, self.serial), due);
-    }
-
-    fn tell(&mut self, after: Duration, host: usize, tell: FlowTell) {
-        self.push(
-            self.elapsed + after,
-            Due::Tell(host, self.hosts[host].life, tell),
-        );
+    pub(super) fn tell(&mut self, after: Duration, host: usize, tell: FlowTell) {
+        let due = Due::Tell(host, self.hosts[host].life, tell);
+        self.agenda.push(self.elapsed + after, due);
     }
 
     /// Gives a command to the machine of a host.
@@ -206,12 +218,13 @@ impl World {
         let seed = self.chance.seed();
         let host = &mut self.hosts[host];
         host.life += 1;
+        host.alarm = None;
         host.machine = Some(Unicast::new(host.name.clone(), seed, host.files.clone()));
     }
 
     fn input(&mut self, host: usize, input: Input<FlowId, FlowTell>) {
         let mono = self.start + self.elapsed;
-        let wall = UnixTime(EPOCH + self.hosts[host].skew + self.elapsed);
+        let wall = UnixTime(self.hosts[host].clock(EPOCH + self.elapsed));
         let exited = self.hosts[host].exited;
         let Some(machine) = self.hosts[host].machine.as_mut().filter(|_| !exited) else {
             return;
@@ -219,6 +232,11 @@ impl World {
         machine.handle(Now { mono, wall }, input);
         while let Some(output) = self.hosts[host].machine.as_mut().and_then(Ipcp::poll) {
             self.output(host, output);
+        }
+        let alarm = self.hosts[host].machine.as_ref().and_then(Ipcp::deadline);
+        if self.hosts[host].alarm != alarm {
+            self.hosts[host].alarm = alarm;
+            self.agenda.wake(host, alarm);
         }
     }
 
@@ -317,7 +335,7 @@ impl World {
             (What::Allocate(tag), Ok(_)) => self.allocated(host, tag),
             (What::Allocate(tag), Err(reason)) => {
                 self.hosts[host].flows.retain(|_, (t, _)| *t != tag);
-                if self.ledger.get(tag).is_some_and(|f| f.probe) {
+                if self.usage(tag) == Usage::Probe {
                     self.fail(format!(
                         "m{host} could not allocate a flow in a quiet network: {reason}"
                     ));
@@ -352,8 +370,7 @@ impl World {
                 "m{host} has another request than was made: {request:?}"
             ));
         }
-        let probe = flow.probe;
-        let after = if probe {
+        let after = if flow.usage == Usage::Probe {
             Duration::from_millis(1)
         } else {
             self.chance.millis(0, 50)
@@ -428,7 +445,9 @@ impl World {
                 self.net
                     .carry(self.elapsed, (host, lower), pdu, &mut self.chance)
             {
-                self.push(at, Due::Packet(to, bytes));
+                if let Some(at) = self.hosts[to.0].turn(self.elapsed, at) {
+                    self.agenda.push(at, Due::Packet(to, bytes));
+                }
             }
         }
     }
@@ -449,13 +468,10 @@ impl World {
 
     /// A packet came to an end that is gone: its sender may hear of it, as of an unreachable port.
     fn unreachable(&mut self, gone: End) {
-        let sender = self
-            .net
-            .all_ends()
-            .into_iter()
-            .find(|end| self.net.other_end(*end) == Some(gone));
-        let Some((host, lower)) = sender else { return };
-        if self.net.cable(host, gone.0).is_some_and(|c| c.up)
+        let Some((host, lower)) = self.net.sender_to(gone) else {
+            return;
+        };
+        if self.net.cable(host, gone.0).is_some_and(Cable::works)
             && (self.net.quiet || self.chance.permille(500))
         {
             self.net.remove((host, lower));
@@ -468,9 +484,9 @@ impl World {
     }
 
     fn dial(&mut self, host: usize, dial: u64, dst: &str, over: Label) {
-        let to = self.hosts.iter().position(|h| h.name.as_str() == dst);
+        let to = self.host_of(dst);
         let cable =
-            to.and_then(|to| Some((to, self.net.cable(host, to).filter(|c| c.up)?.clone())));
+            to.and_then(|to| Some((to, self.net.cable(host, to).filter(|c| c.works())?.clone())));
         let Some((to, cable)) = cable.filter(|(to, _)| self.hosts[*to].alive()) else {
             let after = self.chance.millis(20, 800);
             let reason = Reason::new(Code::Unreachable, format!("{dst} can't be reached"));
@@ -500,7 +516,7 @@ impl World {
         let Some(other) = self.net.remove(end) else {
             return;
         };
-        let Some(cable) = self.net.cable(end.0, other.0).filter(|c| c.up) else {
+        let Some(cable) = self.net.cable(end.0, other.0).filter(|c| c.works()) else {
             return;
         };
         let delay = cable.delay;

@@ -1,0 +1,142 @@
+//! The words after `cargo sim`.
+
+use std::path::{Path, PathBuf};
+
+use layer::sim::{Options, Scenario};
+
+/// What is to be done.
+pub(crate) enum Todo {
+    Run(Box<Args>),
+    List,
+    Help,
+}
+
+/// What is to be run.
+pub(crate) struct Args {
+    pub(crate) seeds: u64,
+    pub(crate) options: Options,
+    /// As it was given, and what it says.
+    pub(crate) scenario: Option<(String, Scenario)>,
+    pub(crate) jobs: usize,
+    pub(crate) mermaid: Option<String>,
+}
+
+impl Args {
+    pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Todo, String> {
+        let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut args = Self {
+            seeds: 10,
+            options: Options::default(),
+            scenario: None,
+            jobs,
+            mermaid: None,
+        };
+        while let Some(word) = words.next() {
+            let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
+            match word.as_str() {
+                "--seeds" => args.seeds = number(&value()?)?,
+                "--from" => args.options.seed = number(&value()?)?,
+                "--scenario" => {
+                    let name = value()?;
+                    let scenario = read(&path_of(&name))?;
+                    args.scenario = Some((name, scenario));
+                }
+                "--topology" => args.options.topology = Some(value()?.parse()?),
+                "--members" => args.options.members = Some(members(&value()?)?),
+                "--jobs" => args.jobs = usize::try_from(number(&value()?)?).unwrap_or(1).max(1),
+                "--trace" => args.options.trace = Some(crate::say),
+                "--mermaid" => args.mermaid = Some(value()?),
+                "--list" => return Ok(Todo::List),
+                "--help" | "-h" => return Ok(Todo::Help),
+                _ => return Err(format!("{word:?} is no option")),
+            }
+        }
+        if args.scenario.is_some() && (args.options.topology, args.options.members) != (None, None)
+        {
+            return Err("a scenario says its topology and members itself".to_owned());
+        }
+        if args.options.trace.is_some() {
+            args.jobs = 1;
+        }
+        Ok(Todo::Run(Box::new(args)))
+    }
+
+    /// The command that repeats one seed.
+    pub(crate) fn repeat(&self, seed: u64) -> String {
+        let mut text = format!("cargo sim --from {seed} --seeds 1");
+        if let Some((name, _)) = &self.scenario {
+            text += &format!(" --scenario {name}");
+        }
+        if let Some(topology) = self.options.topology {
+            text += &format!(" --topology {topology}");
+        }
+        if let Some((least, most)) = self.options.members {
+            text += &format!(" --members {least}-{most}");
+        }
+        text
+    }
+}
+
+/// All scenarios of this repository: name and what it says.
+pub(crate) fn scenarios() -> Result<Vec<(String, Scenario)>, String> {
+    let home = home();
+    let files =
+        std::fs::read_dir(&home).map_err(|e| format!("can't read {}: {e}", home.display()))?;
+    let mut paths: Vec<_> = files.filter_map(|file| Some(file.ok()?.path())).collect();
+    paths.retain(|path| path.extension().is_some_and(|e| e == "toml"));
+    paths.sort();
+    let named = |path: PathBuf| {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        Ok((name.into_owned(), read(&path)?))
+    };
+    paths.into_iter().map(named).collect()
+}
+
+/// A file, or the name of a scenario of this repository.
+fn path_of(name: &str) -> PathBuf {
+    let known = home().join(format!("{name}.toml"));
+    if known.is_file() {
+        known
+    } else {
+        PathBuf::from(name)
+    }
+}
+
+fn home() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios")
+}
+
+fn read(path: &Path) -> Result<Scenario, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| {
+        format!(
+            "can't read {}: {e}; --list shows the scenarios that there are",
+            path.display()
+        )
+    })?;
+    Scenario::parse(&text).map_err(|e| format!("{}:{e}", path.display()))
+}
+
+/// One number, or two with a dash between.
+fn members(text: &str) -> Result<(usize, usize), String> {
+    let (least, most) = text.split_once('-').unwrap_or((text, text));
+    let bound = |text: &str| usize::try_from(number(text)?).map_err(|e| e.to_string());
+    let (least, most) = (bound(least)?, bound(most)?);
+    if 2 <= least && least <= most && most <= 64 {
+        Ok((least, most))
+    } else {
+        Err("--members is from 2 to 64".to_owned())
+    }
+}
+
+fn number(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| format!("{text:?} is no number"))
+}
+
+pub(crate) const USAGE: &str = "cargo sim [--seeds N] [--from SEED] [--scenario FILE|NAME | [--topology T] [--members N|N-M]] [--jobs N] [--trace] [--mermaid FILE]
+cargo sim --list
+
+Runs N seeds (10) from SEED (0) and exits 0 if everything held. Without a scenario all is drawn from the seed.
+  cargo sim --seeds 100
+  cargo sim --seeds 200 --members 8-64
+  cargo sim --scenario liar --seeds 20
+  cargo sim --from 17 --seeds 1 --trace --mermaid failure.mmd";

@@ -1,0 +1,95 @@
+//! Flows that must work since the network is quiet.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::acts::Act;
+use super::programs::{Usage, name_of};
+use super::run::Run;
+
+impl Run<'_> {
+    /// A few flows that must work.
+    pub(super) fn probe(&mut self) {
+        let first = self.world.ledger.count();
+        let before = self.world.drops();
+        for _ in 0..4 {
+            let from = self.plan.below(self.world.hosts.len());
+            let reach: Vec<_> = self
+                .world
+                .reach(from)
+                .into_iter()
+                .filter(|to| *to != from)
+                .collect();
+            let Some(to) = self.plan.pick(&reach) else {
+                continue;
+            };
+            if name_of(to).is_some_and(|name| self.world.hosts[to].names.contains(&name)) {
+                self.world.act(Act::Open {
+                    from,
+                    to,
+                    usage: Usage::Probe,
+                });
+            }
+        }
+        self.world.run(Duration::from_secs(3));
+        let tags = first..self.world.ledger.count();
+        let mut drops = self.world.drops();
+        for (what, n) in &mut drops {
+            *n -= before.get(what).copied().unwrap_or_default().min(*n);
+        }
+        drops.retain(|_, n| *n > 0);
+        let told = drops.clone();
+        for tag in tags.clone().filter_map(|tag| u32::try_from(tag).ok()) {
+            let missing = self.world.ledger.missing(tag);
+            let lost = missing - self.excused(tag, missing, &mut drops);
+            let ends = [0, 1].map(|side| self.world.end(tag, side));
+            if lost > 0 || ends.contains(&None) {
+                self.world.fail(format!(
+                    "flow {tag} lost {missing} SDUs in a quiet network, or did not stand; what was dropped \
+                     meanwhile: {told:?}"
+                ));
+            }
+            let (side, program) = (self.plan.below(2), self.plan.permille(500));
+            self.world.act(Act::Close { tag, side, program });
+        }
+        self.world.run(Duration::from_secs(2));
+        let open = tags
+            .filter_map(|tag| u32::try_from(tag).ok())
+            .find(|t| (0..2).any(|side| self.world.end(*t, side).is_some()));
+        if let Some(tag) = open {
+            self.world.fail(format!(
+                "flow {tag} was closed at one end, and the other still stands"
+            ));
+        }
+    }
+
+    /// How many of the missing SDUs of a flow are explained by drops that a new way explains (a measured cost changed, and
+    /// agreement on ways doesn't end that): where it is shorter, what was sent on the longer one comes too late for an
+    /// ordered flow; where it is narrower, what was sent before the writer heard of that no longer fits. Takes these drops off.
+    fn excused(&self, tag: u32, missing: u64, drops: &mut BTreeMap<String, u64>) -> u64 {
+        let mut take = |what: &str, most: u64| {
+            let left = drops.get_mut(what);
+            left.map_or(0, |left| {
+                let taken = most.min(*left);
+                *left -= taken;
+                taken
+            })
+        };
+        let ordered = self.world.ledger.get(tag).is_some_and(|f| f.qos.ordered);
+        let late = if ordered {
+            take("drop.late", self.world.ledger.overtaken(tag))
+        } else {
+            0
+        };
+        let shrank = (0..2).any(|side| {
+            let end = self.world.end(tag, side);
+            end.is_some_and(|(host, flow)| self.world.hosts[host].shrunk.contains(&flow))
+        });
+        let big = if shrank {
+            take("drop.too_big", missing.saturating_sub(late))
+        } else {
+            0
+        };
+        late + big
+    }
+}
