@@ -53,6 +53,12 @@ pub trait Lower<M: Ipcp> {
         None
     }
 
+    /// A lower end that has filled since the last call (`false`) or has room again. Called until `None` after every batch
+    /// that is sent and every [`Lower::writable`].
+    fn room(&mut self) -> Option<(M::Lower, bool)> {
+        None
+    }
+
     /// Whether it keeps packets that could not be sent: users are not read until it has sent them.
     fn congested(&self) -> bool {
         false

@@ -166,9 +166,13 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             }
         }
         self.settle();
-        for n in 0..self.ready.len() {
-            if self.ready[n].key.side() == Side::Upper {
-                self.upper_ready(self.ready[n]);
+        // Those with priority come first, and don't wait while the lower network is full.
+        for urgent in [true, false] {
+            for n in 0..self.ready.len() {
+                let Ready { key, .. } = self.ready[n];
+                if key.side() == Side::Upper && (self.uppers.urgent(key) == Some(true)) == urgent {
+                    self.upper_ready(self.ready[n], urgent);
+                }
             }
         }
         Ok(true)
@@ -177,6 +181,9 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     fn lower_ready(&mut self, ready: Ready) {
         if ready.write {
             self.lower.writable(&mut self.io, ready.key);
+            if self.room() {
+                self.drain();
+            }
         }
         if ready.read {
             for _ in 0..LOWER_READS {
@@ -188,9 +195,9 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         }
     }
 
-    fn upper_ready(&mut self, ready: Ready) {
-        if self.lower.congested() && ready.read && !ready.write && self.uppers.is_joined(ready.key)
-        {
+    fn upper_ready(&mut self, ready: Ready, urgent: bool) {
+        let waits = !urgent && self.uppers.urgent(ready.key).is_some();
+        if waits && self.lower.congested() && ready.read && !ready.write {
             self.parked = true;
             return self.uppers.pause(&mut self.io, ready.key);
         }
@@ -323,7 +330,10 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     fn drain(&mut self) {
         while let Some(output) = self.machine.poll() {
             match output {
-                Output::Lower(to, batch) => self.lower.send(&mut self.io, to, batch),
+                Output::Lower(to, batch) => {
+                    self.lower.send(&mut self.io, to, batch);
+                    self.room();
+                }
                 Output::Upper(flow, batch) => {
                     if !self.uppers.deliver(&mut self.io, flow, batch) {
                         self.machine.handle(now(), Input::UpperFull(flow));
@@ -355,6 +365,16 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                 Output::Exit => self.exit = true,
             }
         }
+    }
+
+    /// Tells the machine which lower ends have filled or have room again; whether there were any.
+    fn room(&mut self) -> bool {
+        let mut any = false;
+        while let Some((lower, room)) = self.lower.room() {
+            self.machine.lower_room(now(), lower, room);
+            any = true;
+        }
+        any
     }
 
     fn open(&mut self, flow: FlowId, user: proto::ipcp::User, allocated: proto::ipcp::Allocated) {

@@ -1,10 +1,11 @@
 //! A connected UDP socket that moves trains: segmentation offload out, coalescing in, with fall-backs.
 
-use std::io::{self, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{ControlMessage, MsgFlags};
 use proto::ipcp::{Offload, OffloadKind, OffloadMode};
 use proto::{Batch, Framing};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
@@ -13,7 +14,7 @@ use rustix::net::sockopt;
 
 use crate::io::Counters;
 
-/// A UDP socket that is connected to its peer. It sets don't-fragment, 1 MB buffers and the offloads.
+/// A UDP socket that is connected to its peer. It sets don't-fragment, buffers, the class of what it sends and the offloads.
 #[derive(Debug)]
 pub struct UdpPort {
     socket: UdpSocket,
@@ -26,6 +27,7 @@ pub struct UdpPort {
     refused: bool,
     strangers: u64,
     peer_keeps_alive: bool,
+    send_buffer: usize,
     last_sent: Instant,
     last_heard: Instant,
 }
@@ -80,8 +82,13 @@ impl UdpPort {
     pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
     /// After this long without hearing from a peer that keeps alive, it is gone.
     pub const SILENCE: Duration = Duration::from_secs(20);
-    /// What is asked for as the socket's buffers, in bytes.
+    /// What is asked for as the socket's buffer of what arrives, in bytes.
     pub const BUFFER: usize = 1 << 20;
+    /// The same of what is sent: a few trains, so that what waits does so where it is put in order, and not in the kernel.
+    pub const SEND_BUFFER: usize = 256 << 10;
+
+    /// How long the kernel may take to send half of what waits in its buffer.
+    const DRAIN: Duration = Duration::from_millis(2);
 
     /// Takes a connected socket.
     pub fn new(socket: UdpSocket, offloads: Offloads, now: Instant) -> io::Result<Self> {
@@ -106,11 +113,35 @@ impl UdpPort {
             refused: false,
             strangers: 0,
             peer_keeps_alive: false,
+            send_buffer: Self::SEND_BUFFER,
             last_sent: now,
             last_heard: now,
         };
         port.mtu = port.path_mtu();
         Ok(port)
+    }
+
+    /// The kernel's queue was full for so long. It is made smaller where that was long, so that what waits does so with the
+    /// sender, who puts it in order, and larger again where it was short.
+    pub fn was_full(&mut self, waited: Duration) {
+        let size = if waited > 2 * Self::DRAIN {
+            self.send_buffer / 2
+        } else if waited < Self::DRAIN / 2 {
+            self.send_buffer * 2
+        } else {
+            return;
+        };
+        let size = size.clamp(Self::SEND_BUFFER / 32, Self::SEND_BUFFER);
+        if size != self.send_buffer {
+            self.send_buffer = size;
+            // It is an optimisation.
+            let _ = sockopt::set_socket_send_buffer_size(&self.socket, size);
+        }
+    }
+
+    /// What is asked for as the buffer of what is sent, at this moment.
+    pub fn send_buffer(&self) -> usize {
+        self.send_buffer
     }
 
     /// The other end.
@@ -209,11 +240,11 @@ impl UdpPort {
             let most = self.segments().min(Batch::TRAIN_BYTES / stride).max(1);
             let end = bytes.len().min(at + most * stride);
             let part = &bytes[at..end];
-            match self.try_send(part, (part.len() > stride).then_some(stride)) {
+            match self.try_send(part, (part.len() > stride).then_some(stride), batch.dscp()) {
                 Ok(()) => at = end,
                 Err(Errno::AGAIN) => return Sent::Full(at),
                 Err(error) if part.len() > stride => {
-                    match self.send_singly(part, stride, error, counters) {
+                    match self.send_singly(part, batch, error, counters) {
                         Sent::Done => at = end,
                         Sent::Full(within) => return Sent::Full(at + within),
                     }
@@ -280,7 +311,7 @@ impl UdpPort {
     fn send_singly(
         &mut self,
         part: &[u8],
-        stride: usize,
+        train: &Batch,
         error: Errno,
         counters: &mut Counters,
     ) -> Sent {
@@ -290,8 +321,8 @@ impl UdpPort {
             self.gso_works = false;
         }
         let mut at = 0;
-        for packet in part.chunks(stride) {
-            match self.try_send(packet, None) {
+        for packet in part.chunks(train.stride().max(1)) {
+            match self.try_send(packet, None, train.dscp()) {
                 Ok(()) => {}
                 Err(Errno::AGAIN) => return Sent::Full(at),
                 Err(error) => self.drop_one(error, counters),
@@ -305,7 +336,7 @@ impl UdpPort {
         let mut at = 0;
         for packet in batch.iter() {
             if at >= from {
-                match self.try_send(packet, None) {
+                match self.try_send(packet, None, batch.dscp()) {
                     Ok(()) => {}
                     Err(Errno::AGAIN) => return Sent::Full(at),
                     Err(error) => self.drop_one(error, counters),
@@ -331,7 +362,32 @@ impl UdpPort {
         counters.add(reason, 1);
     }
 
-    fn try_send(&mut self, contents: &[u8], segment_size: Option<usize>) -> Result<(), Errno> {
+    fn try_send(
+        &mut self,
+        contents: &[u8],
+        segment_size: Option<usize>,
+        dscp: u8,
+    ) -> Result<(), Errno> {
+        for _ in 0..ERRORS {
+            match self.send_once(contents, segment_size, dscp) {
+                // Left over from a datagram before: this one was not sent yet.
+                Err(Errno::CONNREFUSED) => self.refused = true,
+                Err(Errno::INTR) => {}
+                other => return other,
+            }
+        }
+        Err(Errno::CONNREFUSED)
+    }
+
+    fn send_once(
+        &self,
+        contents: &[u8],
+        segment_size: Option<usize>,
+        dscp: u8,
+    ) -> Result<(), Errno> {
+        if dscp > 0 {
+            return self.send_classed(contents, segment_size, dscp);
+        }
         let transmit = Transmit {
             destination: self.peer,
             ecn: None,
@@ -339,18 +395,37 @@ impl UdpPort {
             segment_size,
             src_ip: None,
         };
-        for _ in 0..ERRORS {
-            let Err(e) = self.state.try_send((&self.socket).into(), &transmit) else {
-                return Ok(());
-            };
-            match Errno::from_io_error(&e).unwrap_or(Errno::IO) {
-                // Left over from a datagram before: this one was not sent yet.
-                Errno::CONNREFUSED => self.refused = true,
-                Errno::INTR => {}
-                other => return Err(other),
-            }
-        }
-        Err(Errno::CONNREFUSED)
+        let sent = self.state.try_send((&self.socket).into(), &transmit);
+        sent.map_err(|e| Errno::from_io_error(&e).unwrap_or(Errno::IO))
+    }
+
+    /// quinn-udp says class 0 with every datagram, whatever the socket's own is.
+    fn send_classed(
+        &self,
+        contents: &[u8],
+        segment_size: Option<usize>,
+        dscp: u8,
+    ) -> Result<(), Errno> {
+        let (tos, class) = (dscp << 2, i32::from(dscp << 2));
+        let segment = segment_size.and_then(|size| u16::try_from(size).ok());
+        let class = match self.peer {
+            SocketAddr::V4(_) => ControlMessage::Ipv4Tos(&tos),
+            SocketAddr::V6(_) => ControlMessage::Ipv6TClass(&class),
+        };
+        let segment = segment.as_ref().map(ControlMessage::UdpGsoSegments);
+        let messages: &[ControlMessage<'_>] = match segment {
+            Some(segment) => &[class, segment],
+            None => &[class],
+        };
+        nix::sys::socket::sendmsg::<()>(
+            self.socket.as_raw_fd(),
+            &[IoSlice::new(contents)],
+            messages,
+            MsgFlags::MSG_DONTWAIT,
+            None,
+        )
+        .map(drop)
+        .map_err(|e| Errno::from_raw_os_error(e as i32))
     }
 
     /// How many packets may go in one call.
@@ -395,10 +470,10 @@ pub fn path_mtu(socket: &impl AsFd, peer: SocketAddr) -> u32 {
         .min(Batch::MAX_PACKET as u32)
 }
 
-/// Gives a socket buffers of [`UdpPort::BUFFER`]: beyond the system's limit only for who may, else as much as is allowed.
+/// Gives a socket buffers of [`UdpPort::BUFFER`] and [`UdpPort::SEND_BUFFER`]: beyond the system's limit only for who may, else as much as is allowed.
 pub fn widen(socket: &impl AsFd) {
-    if sockopt::set_socket_send_buffer_size_force(socket, UdpPort::BUFFER).is_err() {
-        let _ = sockopt::set_socket_send_buffer_size(socket, UdpPort::BUFFER);
+    if sockopt::set_socket_send_buffer_size_force(socket, UdpPort::SEND_BUFFER).is_err() {
+        let _ = sockopt::set_socket_send_buffer_size(socket, UdpPort::SEND_BUFFER);
     }
     if sockopt::set_socket_recv_buffer_size_force(socket, UdpPort::BUFFER).is_err() {
         let _ = sockopt::set_socket_recv_buffer_size(socket, UdpPort::BUFFER);

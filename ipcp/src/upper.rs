@@ -299,9 +299,11 @@ impl Uppers {
         }
     }
 
-    /// Whether this descriptor belongs to a flow that stands, and not to one who joins.
-    pub(crate) fn is_joined(&self, key: Key) -> bool {
-        self.joined.contains_key(&key)
+    /// Whether this descriptor belongs to a flow that stands, and not to one who joins; `Some(true)`: to one whose packets go
+    /// before those of others.
+    pub(crate) fn urgent(&self, key: Key) -> Option<bool> {
+        let upper = self.flows.get(self.joined.get(&key)?)?;
+        Some(upper.welcome.qos.priority > 0)
     }
 
     /// Reads all users again.

@@ -6,6 +6,7 @@
 )]
 
 use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use ipcp::Counters;
@@ -156,4 +157,75 @@ fn a_packet_above_the_path_is_dropped_alone_and_counted() {
     assert_eq!(a.send(&batch, 0, &mut counters, Instant::now()), Sent::Done);
     assert_eq!(counters.get("drop.udp_too_big"), 1);
     assert_eq!(bytes(&receive(&mut b, 1)), [vec![1; 16]]);
+}
+
+#[test]
+fn each_train_goes_with_the_class_that_it_has() {
+    for ip in ["127.0.0.1", "::1"] {
+        for gso in [OffloadMode::Auto, OffloadMode::Off] {
+            let (a, b) = sockets(ip);
+            let mut sender = port(a, gso, OffloadMode::Auto);
+            heed_class(&b);
+            let mut counters = Counters::default();
+            for dscp in [48, 0, 46, 34, 10, 0] {
+                let mut train = train(3, 100, 60);
+                train.set_dscp(dscp);
+                let sent = sender.send(&train, 0, &mut counters, Instant::now());
+                assert_eq!(sent, Sent::Done);
+                for len in [100, 100, 60] {
+                    assert_eq!(class_of_next(&b), (len, dscp << 2), "{ip} {gso:?}");
+                }
+            }
+            assert_eq!(counters.iter().count(), 0);
+        }
+    }
+}
+
+fn heed_class(socket: &UdpSocket) {
+    use rustix::net::sockopt;
+    if socket.local_addr().unwrap().is_ipv4() {
+        sockopt::set_ip_recvtos(socket, true).unwrap();
+    } else {
+        sockopt::set_ipv6_recvtclass(socket, true).unwrap();
+    }
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+}
+
+/// The size of the next datagram, and the byte in its IP header that says class and congestion.
+fn class_of_next(socket: &UdpSocket) -> (usize, u8) {
+    use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+    let (mut bytes, mut space) = ([0; 2000], nix::cmsg_space!(i32, i32));
+    let mut iov = [std::io::IoSliceMut::new(&mut bytes)];
+    let got = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut iov,
+        Some(&mut space),
+        MsgFlags::empty(),
+    )
+    .unwrap();
+    let class = got.cmsgs().unwrap().find_map(|message| match message {
+        ControlMessageOwned::Ipv4Tos(tos) => Some(tos),
+        ControlMessageOwned::Ipv6TClass(class) => Some(class as u8),
+        _ => None,
+    });
+    (got.bytes, class.unwrap())
+}
+
+#[test]
+fn a_buffer_that_drains_slowly_becomes_smaller_and_grows_again_when_it_is_fast() {
+    let (a, _b) = sockets("127.0.0.1");
+    let mut sender = port(a, OffloadMode::Auto, OffloadMode::Auto);
+    assert_eq!(sender.send_buffer(), UdpPort::SEND_BUFFER);
+    for _ in 0..20 {
+        sender.was_full(Duration::from_millis(50));
+    }
+    assert_eq!(sender.send_buffer(), UdpPort::SEND_BUFFER / 32);
+    sender.was_full(Duration::from_millis(2));
+    assert_eq!(sender.send_buffer(), UdpPort::SEND_BUFFER / 32);
+    for _ in 0..20 {
+        sender.was_full(Duration::ZERO);
+    }
+    assert_eq!(sender.send_buffer(), UdpPort::SEND_BUFFER);
 }

@@ -26,6 +26,11 @@ pub trait Ipcp {
     /// The next thing to do; drained until `None` after each input.
     fn poll(&mut self) -> Option<Output<Self::Lower, Self::Ask>>;
 
+    /// Whether a lower end takes packets from now on (each does at first). While it doesn't, [`poll`](Ipcp::poll) should
+    /// give none for it: they wait in the machine's own queues, in the order of its own choice. What comes nevertheless may be
+    /// dropped. Drained afterwards, as after an input.
+    fn lower_room(&mut self, _now: Now, _lower: Self::Lower, _room: bool) {}
+
     /// When the machine wants [`Input::Timeout`] if nothing else happens before.
     fn deadline(&self) -> Option<Instant>;
 }

@@ -26,6 +26,7 @@ pub struct Batch {
     stride: usize,
     count: usize,
     last: usize,
+    dscp: u8,
 }
 
 /// Why bytes are no record of SDUs.
@@ -64,6 +65,7 @@ impl Batch {
             stride: 0,
             count: 0,
             last: 0,
+            dscp: 0,
         }
     }
 
@@ -87,6 +89,16 @@ impl Batch {
     /// The size of all packets of a train but the last, which may be shorter.
     pub fn stride(&self) -> usize {
         self.stride
+    }
+
+    /// The class of its packets for a network below that knows DiffServ: the code point (RFC 2474), 0 to 63; 0 at first.
+    pub fn dscp(&self) -> u8 {
+        self.dscp
+    }
+
+    /// Says the code point of all its packets; higher bits than it has are cut.
+    pub fn set_dscp(&mut self, dscp: u8) {
+        self.dscp = dscp & 0x3f;
     }
 
     /// The number of packets.
@@ -234,8 +246,9 @@ impl Batch {
         })
     }
 
-    /// Forgets all packets; the framing stays.
+    /// Forgets all packets and their class; the framing stays.
     pub fn clear(&mut self) {
+        self.dscp = 0;
         (self.len, self.stride, self.count, self.last) = (0, 0, 0, 0);
     }
 

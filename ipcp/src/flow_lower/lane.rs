@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libflow::port::{Received, RecordSocket};
 use proto::record::Item;
@@ -136,6 +136,13 @@ impl Data {
         match self {
             Self::Udp { port, .. } => port.has_news(),
             Self::Records { .. } => false,
+        }
+    }
+
+    /// Has room again, after so long.
+    pub(super) fn was_full(&mut self, waited: Duration) {
+        if let Self::Udp { port, .. } = self {
+            port.was_full(waited);
         }
     }
 

@@ -33,6 +33,8 @@ pub struct FlowLower {
     news: Vec<FlowId>,
     /// Lanes that keep batches, and since when.
     full: FxHashMap<FlowId, Instant>,
+    /// Lanes that have filled, or have room again, and the machine doesn't know yet.
+    turned: VecDeque<(FlowId, bool)>,
 }
 
 /// Which of a lane's descriptors.
@@ -52,6 +54,7 @@ impl FlowLower {
             keys: FxHashMap::default(),
             news: Vec::new(),
             full: FxHashMap::default(),
+            turned: VecDeque::new(),
         }
     }
 
@@ -160,6 +163,7 @@ impl FlowLower {
                     lane.held.push_back((batch, at));
                     lane.data.arm(io, true);
                     self.full.insert(to, now);
+                    self.turned.push_back((to, false));
                 }
             }
         } else if lane.held.len() < HELD {
@@ -192,7 +196,10 @@ impl FlowLower {
             self.news.push(flow);
         }
         if !waits {
-            self.full.remove(&flow);
+            if let Some(since) = self.full.remove(&flow) {
+                lane.data.was_full(now.saturating_duration_since(since));
+                self.turned.push_back((flow, true));
+            }
         } else if moved {
             self.full.insert(flow, now);
         }
@@ -344,6 +351,10 @@ impl<M: Ipcp<Lower = FlowId, Ask = FlowAsk, Tell = FlowTell>> Lower<M> for FlowL
             .min()
     }
 
+    fn room(&mut self) -> Option<(FlowId, bool)> {
+        self.turned.pop_front()
+    }
+
     fn congested(&self) -> bool {
         // One lane that does not move must not stop the others: what goes to it is dropped and counted instead.
         !self.full.is_empty() && self.full.values().any(|since| since.elapsed() < STUCK)
@@ -482,6 +493,9 @@ mod tests {
             );
             sent += 50;
         }
+        let told: Vec<_> =
+            std::iter::from_fn(|| Lower::<layer::Unicast>::room(&mut lower)).collect();
+        assert_eq!(told, [(FLOW, false)]);
         // One was held when the lane became full.
         assert_eq!(io.counters.get("drop.lower_full"), 3 * 50);
         let mut got = Vec::new();
@@ -490,6 +504,9 @@ mod tests {
             got.extend(arrived(&far));
             Lower::<layer::Unicast>::writable(&mut lower, &mut io, key);
         }
+        let told: Vec<_> =
+            std::iter::from_fn(|| Lower::<layer::Unicast>::room(&mut lower)).collect();
+        assert_eq!(told, [(FLOW, true)]);
         got.extend(arrived(&far));
         assert_eq!(got, (0..sent - 150).collect::<Vec<_>>());
         let Data::Records { watch, .. } = &lower.flows[&FLOW].data else {

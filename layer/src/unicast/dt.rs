@@ -3,9 +3,10 @@
 use proto::{Addr, Batch, EndpointId, FlowId, Framing};
 
 use super::Unicast;
+use super::cube::Cube;
 use super::flow::{EarlyPdu, Flow};
 use super::link::{Link, Phase};
-use super::out::Class;
+use super::out::{Class, Lot};
 use super::pdu::{self, Direct, Inner, Kind, Routed, SEQUENCE_LEN, TAG_LEN, TTL};
 use super::peer::{Ends, Sessions};
 use super::session::drop_reason;
@@ -46,34 +47,34 @@ impl Unicast {
             return self.stats.add("drop.no_route", batch.count() as u64);
         };
         if path.direct {
-            self.upper_direct(endpoint, path.lower, &batch)
+            self.upper_direct(now, endpoint, path.lower, &batch)
         } else {
             self.upper_routed(now, endpoint, path.lower, batch)
         }
     }
 
-    fn upper_direct(&mut self, endpoint: EndpointId, lower: FlowId, batch: &Batch) {
-        let (Some(flow), Some(link)) = (self.flows.get_mut(endpoint), self.links.get_mut(&lower))
-        else {
+    fn upper_direct(&mut self, now: Now, endpoint: EndpointId, lower: FlowId, batch: &Batch) {
+        let (Some(me), Some(flow), Some(link)) = (
+            &self.me,
+            self.flows.get_mut(endpoint),
+            self.links.get_mut(&lower),
+        ) else {
             return;
         };
         let header = Direct {
             flags: 0,
-            cube: flow.cube(),
+            cube: flow.cube() as u8,
             endpoint: flow.remote,
         };
+        let class = Class::Data(flow.lot(now, me.address));
         for sdu in batch.iter() {
             let sent = flow.fits(sdu).and_then(|()| {
                 let sequence = flow.next_sequence();
-                link.send(
-                    Class::Data,
-                    Direct::LEN + flow.prefix() + sdu.len(),
-                    |body| {
-                        header.write(body);
-                        write_payload(sequence, sdu, &mut body[Direct::LEN..]);
-                        Ok(())
-                    },
-                )
+                link.send(class, Direct::LEN + flow.prefix() + sdu.len(), |body| {
+                    header.write(body);
+                    write_payload(sequence, sdu, &mut body[Direct::LEN..]);
+                    Ok(())
+                })
             });
             match sent {
                 Ok(()) => flow.tx_bytes += sdu.len() as u64,
@@ -104,23 +105,17 @@ impl Unicast {
         let way = Way {
             src: me.address,
             dst: address,
-            cube: flow.cube(),
+            cube: flow.cube() as u8,
             endpoint: flow.remote,
         };
+        let class = Class::Data(flow.lot(now, me.address));
         for sdu in batch.iter() {
             let len = flow.prefix() + sdu.len();
             let sent = flow.fits(sdu).and_then(|()| {
                 let sequence = flow.next_sequence();
-                send_routed(
-                    now,
-                    link,
-                    Class::Data,
-                    &mut flow.ends,
-                    sessions,
-                    way,
-                    len,
-                    |to| write_payload(sequence, sdu, to),
-                )
+                send_routed(now, link, class, &mut flow.ends, sessions, way, len, |to| {
+                    write_payload(sequence, sdu, to)
+                })
             });
             match sent {
                 Ok(()) => flow.tx_bytes += sdu.len() as u64,
@@ -306,7 +301,7 @@ impl Unicast {
             {
                 self.arrived(now, header, &mut body[Routed::LEN..]);
             }
-            Inner::Routed(header, body) => self.forward(header, body),
+            Inner::Routed(header, body) => self.forward(now, peer, header, body),
             Inner::LinkChannel(frame) => self.link_frame(now, lower, frame),
             Inner::Hello(hello) => self.hello(now, lower, &hello),
             Inner::RoutedHandshake(header, bytes) => {
@@ -388,7 +383,7 @@ impl Unicast {
     }
 
     /// Sends a PDU of others on, as it is but for its TTL.
-    fn forward(&mut self, header: Routed, body: &mut [u8]) {
+    fn forward(&mut self, now: Now, from: Addr, header: Routed, body: &mut [u8]) {
         if header.ttl <= 1 {
             return self.stats.count("drop.ttl");
         }
@@ -404,14 +399,13 @@ impl Unicast {
         #[cfg(test)]
         self.seen.push(body.to_vec());
         Routed::set_ttl(body, header.ttl - 1);
-        // Control between members is small and rare, and must not wait behind the data of others.
-        let class = if header.endpoint == EndpointId(0) {
-            Class::Control
-        } else {
-            Class::Data
+        let cube = match header.endpoint {
+            EndpointId(0) => Cube::Signal,
+            _ => Cube::numbered(header.cube),
         };
+        let class = self.transit(now, cube, header.src, from);
         #[cfg(any(test, feature = "hostile"))]
-        if self.meddler_forwards(&header, body) {
+        if self.meddler_forwards(class, &header, body) {
             return;
         }
         let Some(link) = self.links.get_mut(&path.lower) else {
@@ -424,6 +418,30 @@ impl Unicast {
         match sent {
             Ok(()) => self.forwarded += 1,
             Err(reason) => self.stats.count(reason),
+        }
+    }
+
+    /// Where a PDU of others waits that came from the neighbour `from`.
+    pub(super) fn transit(&mut self, now: Now, cube: Cube, src: Addr, from: Addr) -> Class {
+        Class::Data(Lot {
+            cube,
+            member: self.share_of(src, from),
+            now: now.mono,
+            max_delay_ms: 0,
+        })
+    }
+
+    /// Whose share of a queue a PDU uses: its source's, if the way there leads over the neighbour that brought it, else that
+    /// neighbour's, so that nobody gets more by naming others.
+    fn share_of(&mut self, src: Addr, from: Addr) -> Addr {
+        match self.share {
+            Some((known, by, member)) if (known, by) == (src, from) => member,
+            _ => {
+                let via = self.me.as_ref().and_then(|me| me.routing.next_hop(src));
+                let member = if via == Some(from) { src } else { from };
+                self.share = Some((src, from, member));
+                member
+            }
         }
     }
 }

@@ -37,7 +37,7 @@ impl Unicast {
     /// Finds the routes anew if anything has changed, and lets the flows know.
     fn rerouted(&mut self, now: Now, at_once: bool) {
         let Some(me) = &mut self.me else { return };
-        self.way = None;
+        (self.way, self.share) = (None, None);
         if me.routing.refresh(now.mono, at_once) || at_once {
             self.stats.count("routes.found");
             self.flows_rerouted(now);

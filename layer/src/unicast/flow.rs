@@ -8,8 +8,11 @@ use proto::wire::FlowReply;
 use proto::{Addr, Batch, EndpointId, FlowId, Name, QosSpec, Reason};
 use rustc_hash::FxHashMap;
 
+use super::cube::Cube;
+use super::out::Lot;
 use super::pdu::{self, Routed, SEQUENCE_LEN};
 use super::peer::Ends;
+use crate::Now;
 
 /// A flow that stands.
 pub(super) struct Flow {
@@ -177,9 +180,19 @@ impl Flow {
         }
     }
 
-    /// The number of the QoS cube that serves it.
-    pub(super) fn cube(&self) -> u8 {
-        u8::from(self.qos.ordered)
+    /// The QoS cube that serves it.
+    pub(super) fn cube(&self) -> Cube {
+        Cube::of(&self.qos)
+    }
+
+    /// What decides when a packet of it that is written now is sent; `member` is this one.
+    pub(super) fn lot(&self, now: Now, member: Addr) -> Lot {
+        Lot {
+            cube: self.cube(),
+            member,
+            now: now.mono,
+            max_delay_ms: self.qos.max_delay_ms,
+        }
     }
 
     /// The bytes between header and SDU.

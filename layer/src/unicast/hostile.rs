@@ -4,7 +4,7 @@
 
 use proto::wire::message::Body;
 use proto::wire::{EnrolRelay, EnrolReply, SignedRecord};
-use proto::{Addr, EndpointId, FlowId};
+use proto::{Addr, FlowId};
 
 use super::Unicast;
 use super::out::Class;
@@ -63,11 +63,7 @@ impl Unicast {
     }
 
     /// Lets the meddler have a flow's PDU in transit. Says whether it saw to what is sent.
-    pub(super) fn meddler_forwards(&mut self, header: &Routed, pdu: &[u8]) -> bool {
-        let class = match header.endpoint {
-            EndpointId(0) => Class::Control,
-            _ => Class::Data,
-        };
+    pub(super) fn meddler_forwards(&mut self, class: Class, header: &Routed, pdu: &[u8]) -> bool {
         self.meddler_passes(class, header.src, header.dst, pdu)
     }
 

@@ -4,11 +4,13 @@ mod joining;
 
 use std::time::{Duration, Instant};
 
-use proto::{Addr, FlowId, Framing, Label, Reason};
+use proto::{Addr, Batch, FlowId, Framing, Label, Reason};
 
-use super::out::{Class, TxQueue};
+use super::cube::CONTROL_DSCP;
+use super::out::{Class, Egress, Popped};
 use super::pdu::{self, HOP_OVERHEAD, Hello, SEALED_LEN};
 use super::running::Running;
+use super::stats::Stats;
 use crate::channel::Channel;
 use crate::crypt::{KeyExchange, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
 use joining::Joining;
@@ -23,7 +25,7 @@ pub(super) struct Link {
     pub(super) since: Instant,
     pub(super) handshakes: Vec<Running>,
     pub(super) channel: Channel,
-    pub(super) tx: TxQueue,
+    pub(super) tx: Egress,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
     pub(super) cost: Cost,
@@ -65,6 +67,16 @@ struct Hop {
     exchange: KeyExchange,
     /// `None`: one side of it has no certificate.
     peer: Option<Addr>,
+}
+
+impl Hop {
+    /// Seals a PDU for the other side, where it lies.
+    fn seal(&mut self, pdu: &mut [u8]) -> Result<(), &'static str> {
+        let (header, body) = pdu.split_at_mut(SEALED_LEN);
+        pdu::write_sealed(header, self.session);
+        let sealed = self.seal.seal(header, body);
+        sealed.map_err(|_| "drop.key_exhausted")
+    }
 }
 
 /// What was opened, and with which keys.
@@ -141,7 +153,7 @@ impl Link {
             since: now,
             handshakes: Vec::new(),
             channel: Channel::new(stream, frame_size(mtu)),
-            tx: TxQueue::new(up.framing),
+            tx: Egress::new(up.framing),
             rx_bytes: 0,
             tx_bytes: 0,
             cost: Cost {
@@ -325,7 +337,7 @@ impl Link {
             .filter(|at| *at > now)
     }
 
-    /// Seals a PDU of `len` bytes, written by `fill` where it will lie; the error is the reason of the drop.
+    /// Sends a PDU of `len` bytes, written by `fill` where it will be sealed; the error is the reason of the drop.
     pub(super) fn send(
         &mut self,
         class: Class,
@@ -343,24 +355,57 @@ impl Link {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
     ) -> Result<(), &'static str> {
-        let hop = &mut self.hops[hop];
         let whole = len + HOP_OVERHEAD;
         if whole > self.mtu as usize {
             return Err("drop.too_big");
         }
         let pdu = self.tx.slot(class, whole).ok_or("drop.queue_full")?;
-        let (header, body) = pdu.split_at_mut(SEALED_LEN);
-        pdu::write_sealed(header, hop.session);
-        let sealed = fill(&mut body[..len]).and_then(|()| {
-            hop.seal
-                .seal(header, body)
-                .map_err(|_| "drop.key_exhausted")
+        let filled = fill(&mut pdu[SEALED_LEN..][..len]).and_then(|()| match class {
+            Class::Control => self.hops[hop].seal(pdu),
+            Class::Data(_) => Ok(()),
         });
-        match sealed {
+        match filled {
             Ok(()) => self.tx_bytes += whole as u64,
             Err(_) => self.tx.undo(class),
         }
-        sealed
+        filled
+    }
+
+    /// The next batch of control, if the lower flow takes any.
+    pub(super) fn pop_control(&mut self) -> Option<Batch> {
+        let mut batch = self.tx.pop_control()?;
+        batch.set_dscp(CONTROL_DSCP);
+        Some(batch)
+    }
+
+    /// The next batch of flows' PDUs, sealed now: what others overtake in the queue must not be too old for the other side's
+    /// replay window, and a mark must be sealed with the rest.
+    pub(super) fn pop_data(&mut self, now: Instant, stats: &mut Stats) -> Option<Batch> {
+        while let Some(Popped {
+            mut batch,
+            cube,
+            mark,
+        }) = self.tx.pop_data(now, stats)
+        {
+            let sealed = match self.sealing() {
+                None => Err("drop.no_key"),
+                Some(hop) => {
+                    if mark && let Some(pdu) = batch.iter_mut().next() {
+                        pdu::mark_congestion(&mut pdu[SEALED_LEN..]);
+                    }
+                    let hop = &mut self.hops[hop];
+                    batch.iter_mut().try_for_each(|pdu| hop.seal(pdu))
+                }
+            };
+            match sealed {
+                Ok(()) => {
+                    batch.set_dscp(cube.dscp());
+                    return Some(batch);
+                }
+                Err(reason) => stats.add(reason, batch.count() as u64),
+            }
+        }
+        None
     }
 
     /// Opens a sealed PDU where it lies.
@@ -553,7 +598,7 @@ const MAX_REGREET: Duration = Duration::from_secs(1);
 pub(super) const SAFE_MTU: u32 = 1200;
 const MIN_MTU: u32 = 576;
 /// The largest packet that fits a batch in either framing.
-const MAX_MTU: u32 = proto::Batch::MAX_PACKET as u32;
+const MAX_MTU: u32 = Batch::MAX_PACKET as u32;
 const MAX_HOPS: usize = 3;
 /// Sessions on a link on which no member has shown its certificate yet.
 const MAX_JOINING: usize = 8;

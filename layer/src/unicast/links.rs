@@ -148,9 +148,13 @@ impl Unicast {
 
     /// A link is gone.
     pub(super) fn remove_link(&mut self, now: Now, lower: FlowId, reason: &Reason) {
-        let Some(link) = self.links.remove(&lower) else {
+        let Some(mut link) = self.links.remove(&lower) else {
             return;
         };
+        let waited = link.tx.discard(&mut self.stats);
+        if waited > 0 {
+            self.stats.add("drop.link_gone", waited as u64);
+        }
         self.join_link_gone(lower);
         let jitter = self.rng.next_u32();
         if let Some(member) = link
@@ -185,10 +189,12 @@ impl Unicast {
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
-        let batches: Vec<Batch> = [Class::Control, Class::Data]
-            .into_iter()
-            .flat_map(|c| std::iter::from_fn(|| link.tx.pop(c)).collect::<Vec<_>>())
-            .collect();
+        link.tx.set_open(true);
+        let mut batches: Vec<Batch> = std::iter::from_fn(|| link.pop_control()).collect();
+        if let Some(now) = self.now {
+            let stats = &mut self.stats;
+            batches.extend(std::iter::from_fn(|| link.pop_data(now, stats)));
+        }
         self.out
             .extend(batches.into_iter().map(|batch| Output::Lower(lower, batch)));
     }
@@ -355,7 +361,7 @@ impl Unicast {
             .iter()
             .any(|(peer, lower)| adjacent.get(peer) != Some(lower));
         self.adjacent = adjacent;
-        self.way = None;
+        (self.way, self.share) = (None, None);
         self.publish_links(now, states, lost);
     }
 

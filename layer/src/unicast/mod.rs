@@ -64,7 +64,6 @@ use flow::Flows;
 pub use hostile::{Meddler, Own, Sent};
 use link::Link;
 use member::Member;
-use out::Class;
 use peer::Peer;
 use relay::Relays;
 use stats::Stats;
@@ -77,6 +76,8 @@ pub struct Unicast {
     clock: Clock,
     /// When this machine got its first input; hellos count from it.
     epoch: Option<Instant>,
+    /// When it got its last.
+    now: Option<Instant>,
     me: Option<Member>,
     join: Option<Join>,
     relays: Relays,
@@ -85,6 +86,8 @@ pub struct Unicast {
     adjacent: BTreeMap<Addr, FlowId>,
     /// The last way that was looked up for a packet of others; forgotten when any way changes.
     way: Option<(Addr, dt::Path)>,
+    /// The last source and neighbour of such a packet, and the member whose share it used; forgotten likewise.
+    share: Option<(Addr, Addr, Addr)>,
     dialling: Dialling,
     damper: Damper,
     peers: BTreeMap<Addr, Peer>,
@@ -121,12 +124,14 @@ impl Unicast {
             files,
             clock: Clock::new(),
             epoch: None,
+            now: None,
             me: None,
             join: None,
             relays: Relays::default(),
             links: BTreeMap::new(),
             adjacent: BTreeMap::new(),
             way: None,
+            share: None,
             dialling: Dialling::default(),
             damper: Damper::default(),
             peers: BTreeMap::new(),
@@ -263,6 +268,7 @@ impl Ipcp for Unicast {
 
     fn handle(&mut self, now: Now, input: Input<FlowId, FlowTell>) {
         self.epoch.get_or_insert(now.mono);
+        self.now = Some(now.mono);
         self.clock.set(now.wall);
         match input {
             Input::Upper(flow, batch) => self.upper(now, flow, batch),
@@ -294,12 +300,11 @@ impl Ipcp for Unicast {
         if let Some(output) = self.out.pop_front() {
             return Some(output);
         }
-        let next = |links: &mut BTreeMap<FlowId, Link>, class| {
-            links
-                .iter_mut()
-                .find_map(|(lower, link)| Some(Output::Lower(*lower, link.tx.pop(class)?)))
-        };
-        next(&mut self.links, Class::Control)
+        let control = self
+            .links
+            .iter_mut()
+            .find_map(|(lower, link)| Some(Output::Lower(*lower, link.pop_control()?)));
+        control
             .or_else(|| {
                 self.uppers
                     .pop_front()
@@ -312,7 +317,20 @@ impl Ipcp for Unicast {
                 })?;
                 Some(Output::Upper(flow.0, flow.1))
             })
-            .or_else(|| next(&mut self.links, Class::Data))
+            .or_else(|| {
+                let (now, stats) = (self.now?, &mut self.stats);
+                let mut links = self.links.iter_mut();
+                links.find_map(|(lower, link)| {
+                    Some(Output::Lower(*lower, link.pop_data(now, stats)?))
+                })
+            })
+    }
+
+    fn lower_room(&mut self, now: Now, lower: FlowId, room: bool) {
+        self.now = Some(now.mono);
+        if let Some(link) = self.links.get_mut(&lower) {
+            link.tx.set_open(room);
+        }
     }
 
     fn deadline(&self) -> Option<Instant> {

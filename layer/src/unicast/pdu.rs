@@ -92,6 +92,13 @@ pub(super) fn write_sealed(header: &mut [u8], session: u32) {
     header[8..16].fill(0);
 }
 
+/// Notes in a flow's PDU, before it is sealed for the next hop, that it met congestion.
+pub(super) fn mark_congestion(body: &mut [u8]) {
+    if let [DIRECT | ROUTED, flags, ..] = body {
+        *flags |= CONGESTION;
+    }
+}
+
 impl<'a> Inner<'a> {
     /// Reads what was opened; `None` for anything malformed.
     pub(super) fn parse(body: &'a mut [u8]) -> Option<Self> {
@@ -272,6 +279,8 @@ const ROUTED: u8 = 2;
 const LINK_CHANNEL: u8 = 3;
 const HELLO: u8 = 4;
 const ROUTED_HANDSHAKE: u8 = 5;
+/// Of the flags: congestion was met.
+pub(super) const CONGESTION: u8 = 1;
 
 #[cfg(test)]
 mod tests {

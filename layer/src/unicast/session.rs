@@ -6,6 +6,7 @@ use proto::{Addr, Code, FlowId, Reason};
 use rand_core::RngCore;
 
 use super::Unicast;
+use super::cube::Cube;
 use super::link::{Phase, SAFE_MTU};
 use super::out::Class;
 use super::pdu::{self, HOP_OVERHEAD, RoutedHandshake, TTL};
@@ -354,7 +355,7 @@ impl Unicast {
             return;
         };
         if header.dst != me {
-            return self.forward_handshake(header, bytes);
+            return self.forward_handshake(now, via, header, bytes);
         }
         self.pump = true;
         let Some((session, initial)) = pdu::handshake_session(bytes) else {
@@ -419,7 +420,7 @@ impl Unicast {
         }
     }
 
-    fn forward_handshake(&mut self, header: RoutedHandshake, bytes: &[u8]) {
+    fn forward_handshake(&mut self, now: Now, from: Addr, header: RoutedHandshake, bytes: &[u8]) {
         if header.ttl <= 1 {
             return self.stats.count("drop.ttl");
         }
@@ -431,17 +432,18 @@ impl Unicast {
         if self.meddler_introduces(&header, bytes) {
             return;
         }
-        self.send_handshake(header, bytes);
+        let class = self.transit(now, Cube::Signal, header.src, from);
+        self.send_handshake(class, header, bytes);
     }
 
-    fn send_handshake(&mut self, header: RoutedHandshake, bytes: &[u8]) {
+    fn send_handshake(&mut self, class: Class, header: RoutedHandshake, bytes: &[u8]) {
         let Some(link) = self
             .path(header.dst)
             .and_then(|path| self.links.get_mut(&path.lower))
         else {
             return self.stats.count("drop.no_route");
         };
-        let sent = link.send(Class::Control, RoutedHandshake::LEN + bytes.len(), |body| {
+        let sent = link.send(class, RoutedHandshake::LEN + bytes.len(), |body| {
             header.write(body);
             body[RoutedHandshake::LEN..].copy_from_slice(bytes);
             Ok(())
@@ -473,6 +475,7 @@ impl Unicast {
         peer.handshakes.retain_mut(|r| !r.is_over(now.mono));
         for bytes in out {
             self.send_handshake(
+                Class::Control,
                 RoutedHandshake {
                     ttl: TTL,
                     dst: address,

@@ -121,7 +121,7 @@ fn a_member_that_speaks_for_another_is_not_heard() {
     // c, a true member and neighbour of a, knows even the endpoint of the flow.
     let lower = net.node("c").machine.adjacent[&a];
     let link = net.node("c").machine.links.get_mut(&lower).unwrap();
-    let direct = link.send(Class::Data, Direct::LEN + 6, |body| {
+    let direct = link.send(Class::Control, Direct::LEN + 6, |body| {
         Direct {
             flags: 0,
             cube: 0,
@@ -143,7 +143,7 @@ fn a_member_that_speaks_for_another_is_not_heard() {
             session,
             counter: 7,
         };
-        let routed = link.send(Class::Data, Routed::LEN + 6 + TAG_LEN, |body| {
+        let routed = link.send(Class::Control, Routed::LEN + 6 + TAG_LEN, |body| {
             header.write(body);
             body[Routed::LEN..].fill(7);
             Ok(())
@@ -175,7 +175,7 @@ fn a_pdu_that_circles_ends_when_its_ttl_does() {
         session: 1,
         counter: 1,
     };
-    link.send(Class::Data, Routed::LEN + TAG_LEN, |body| {
+    link.send(Class::Control, Routed::LEN + TAG_LEN, |body| {
         header.write(body);
         Ok(())
     })
@@ -251,7 +251,7 @@ fn a_stranger_without_certificate_is_heard_on_enrolment_only_and_not_for_long() 
     assert!(net.node("a").machine.adjacent.is_empty());
     let lower = only_link(&mut net, "b");
     let link = net.node("b").machine.links.get_mut(&lower).unwrap();
-    let direct = link.send(Class::Data, Direct::LEN + 1, |body| {
+    let direct = link.send(Class::Control, Direct::LEN + 1, |body| {
         Direct {
             flags: 0,
             cube: 0,

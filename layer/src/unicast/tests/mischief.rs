@@ -151,7 +151,7 @@ fn babble(net: &mut Net, dice: &mut Dice) {
         if !link.can_seal() {
             continue;
         }
-        let _ = link.send(Class::Data, len, |to| {
+        let _ = link.send(Class::Control, len, |to| {
             to.copy_from_slice(&bytes);
             Ok(())
         });

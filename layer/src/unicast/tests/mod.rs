@@ -8,6 +8,7 @@ mod hostile;
 mod intruder;
 mod meddler;
 mod mischief;
+mod queues;
 mod routes;
 
 use std::cmp::Reverse;

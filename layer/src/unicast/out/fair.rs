@@ -1,0 +1,178 @@
+//! The queue of one cube: fair between members (deficit round robin, as in FQ-CoDel, RFC 8290), each with an age of its own.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use proto::{Addr, Batch, Framing};
+
+use super::Lot;
+use super::codel::Codel;
+
+/// What waits in one cube. The first bucket has its turn.
+#[derive(Debug, Default)]
+pub(super) struct Fair {
+    buckets: VecDeque<Bucket>,
+    /// The memory of a bucket that was emptied, for the next.
+    spare: VecDeque<Waiting>,
+}
+
+/// What waits of one member.
+#[derive(Debug)]
+struct Bucket {
+    member: Addr,
+    /// The bytes that it may still send in this turn.
+    deficit: i64,
+    codel: Codel,
+    queue: VecDeque<Waiting>,
+}
+
+/// A batch, and since when its first packet waits.
+#[derive(Debug)]
+struct Waiting {
+    batch: Batch,
+    since: Instant,
+    late: Option<Instant>,
+    max_delay_ms: u32,
+}
+
+/// What is to be sent.
+#[derive(Debug)]
+pub(super) struct Next {
+    pub(super) batch: Batch,
+    /// The queue stands: so many packets are to be marked or dropped.
+    pub(super) acts: u32,
+    /// It is too late for any of it.
+    pub(super) late: bool,
+}
+
+impl Fair {
+    /// The batch that a packet of `len` bytes still fits into.
+    pub(super) fn open(&mut self, lot: &Lot, len: usize) -> Option<&mut Batch> {
+        let at = self.find(lot.member)?;
+        let last = self.buckets[at].queue.back_mut()?;
+        let together = lot.now.saturating_duration_since(last.since) < TOGETHER;
+        let fits = last.max_delay_ms == lot.max_delay_ms && last.batch.fits(len);
+        (together && fits).then_some(&mut last.batch)
+    }
+
+    /// Begins another batch.
+    pub(super) fn begin(&mut self, lot: &Lot, framing: Framing) -> Option<&mut Batch> {
+        let at = self.find(lot.member).unwrap_or_else(|| {
+            self.buckets.push_back(Bucket {
+                member: lot.member,
+                deficit: QUANTUM,
+                codel: Codel::default(),
+                queue: std::mem::take(&mut self.spare),
+            });
+            self.buckets.len() - 1
+        });
+        let queue = &mut self.buckets[at].queue;
+        queue.push_back(Waiting {
+            batch: Batch::new(framing),
+            since: lot.now,
+            late: lot.late(),
+            max_delay_ms: lot.max_delay_ms,
+        });
+        queue.back_mut().map(|w| &mut w.batch)
+    }
+
+    /// Takes back the last packet of a member. Says whether its batch is gone with it.
+    pub(super) fn undo(&mut self, member: Addr) -> bool {
+        let Some(at) = self.find(member) else {
+            return false;
+        };
+        let queue = &mut self.buckets[at].queue;
+        let empty = queue.back_mut().is_some_and(|last| {
+            last.batch.pop();
+            last.batch.is_empty()
+        });
+        if empty {
+            queue.pop_back();
+            self.tidy(at);
+        }
+        empty
+    }
+
+    /// The next batch.
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Next> {
+        let turn = loop {
+            let first = self.buckets.front_mut()?;
+            if first.deficit > 0 {
+                break first;
+            }
+            first.deficit += QUANTUM;
+            self.buckets.rotate_left(1);
+        };
+        let waiting = turn.queue.pop_front()?;
+        turn.deficit -= waiting.batch.bytes().len() as i64;
+        let late = waiting.late.is_some_and(|at| at <= now);
+        let last = turn.queue.is_empty() && waiting.batch.count() == 1;
+        let waited = now.saturating_duration_since(waiting.since);
+        let acts = if late {
+            0
+        } else {
+            turn.codel.act(now, waited, last)
+        };
+        self.tidy(0);
+        Some(Next {
+            batch: waiting.batch,
+            acts,
+            late,
+        })
+    }
+
+    /// How many batches wait of the member that has the most.
+    pub(super) fn fattest(&self) -> usize {
+        let sizes = self.buckets.iter().map(|b| b.queue.len());
+        sizes.max().unwrap_or(0)
+    }
+
+    /// Takes the oldest batch of the member that has the most; how many packets that were.
+    pub(super) fn shed(&mut self) -> usize {
+        let fattest = (0..self.buckets.len()).max_by_key(|at| self.buckets[*at].queue.len());
+        let Some(at) = fattest else { return 0 };
+        let oldest = self.buckets[at].queue.pop_front();
+        self.tidy(at);
+        oldest.map_or(0, |w| w.batch.count())
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.buckets.is_empty()
+    }
+
+    /// How many packets wait.
+    pub(super) fn packets(&self) -> usize {
+        let all = self.buckets.iter().flat_map(|b| &b.queue);
+        all.map(|w| w.batch.count()).sum()
+    }
+
+    /// How many batches wait of a member.
+    #[cfg(test)]
+    pub(super) fn waiting(&self, member: Addr) -> usize {
+        self.find(member)
+            .map_or(0, |at| self.buckets[at].queue.len())
+    }
+
+    /// The bucket of a member. When there are too many, members share one.
+    fn find(&self, member: Addr) -> Option<usize> {
+        let own = self.buckets.iter().position(|b| b.member == member);
+        own.or_else(|| {
+            (self.buckets.len() >= MAX_BUCKETS).then_some((member.0 % MAX_BUCKETS as u64) as usize)
+        })
+    }
+
+    fn tidy(&mut self, at: usize) {
+        if self.buckets.get(at).is_some_and(|b| b.queue.is_empty())
+            && let Some(bucket) = self.buckets.remove(at)
+        {
+            self.spare = bucket.queue;
+        }
+    }
+}
+
+/// Packets that came within this time share a batch, and the age of the first.
+const TOGETHER: Duration = Codel::TARGET;
+/// The bytes of one turn.
+const QUANTUM: i64 = 16 << 10;
+/// Members with a queue of their own at once.
+const MAX_BUCKETS: usize = 64;

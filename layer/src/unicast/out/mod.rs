@@ -1,0 +1,235 @@
+//! Packets on their way to one lower flow: control first, always; then the cubes by priority and weight, each fair between
+//! members. It must not know keys or headers.
+//!
+//! While the lower flow takes packets, each input's are gathered in as few batches as possible and sent with the next poll.
+//! Only while it takes none do they wait here, in bounded number, and age.
+
+mod codel;
+mod fair;
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use proto::{Addr, Batch, Framing};
+
+use super::cube::Cube;
+use super::stats::Stats;
+use fair::Fair;
+
+/// The queues of one lower flow.
+#[derive(Debug)]
+pub(super) struct Egress {
+    framing: Framing,
+    /// The lower flow takes packets.
+    open: bool,
+    control: VecDeque<Batch>,
+    cubes: [Queue; Cube::ALL.len()],
+    /// Batches in all cubes.
+    batches: usize,
+}
+
+/// The queue of a cube, and the bytes that it may still send in this round.
+#[derive(Debug, Default)]
+struct Queue {
+    fair: Fair,
+    deficit: i64,
+    /// Packets that had to give way since it was told.
+    shed: u64,
+}
+
+/// Where a packet waits; control always goes first and is never starved by data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Class {
+    /// Of this member or between others: hellos, handshakes, channels.
+    Control,
+    /// A flow's.
+    Data(Lot),
+}
+
+/// What decides when a flow's packet is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Lot {
+    pub(super) cube: Cube,
+    /// Whose share of the cube it uses.
+    pub(super) member: Addr,
+    /// When it came.
+    pub(super) now: Instant,
+    /// The flow's own deadline; 0: the cube's.
+    pub(super) max_delay_ms: u32,
+}
+
+/// What is to be sent of the cubes.
+#[derive(Debug)]
+pub(super) struct Popped {
+    pub(super) batch: Batch,
+    pub(super) cube: Cube,
+    /// Its first packet is to carry the mark that congestion was met.
+    pub(super) mark: bool,
+}
+
+impl Lot {
+    /// When it is too late for it.
+    fn late(&self) -> Option<Instant> {
+        let own = Duration::from_millis(self.max_delay_ms.into());
+        let own = (self.max_delay_ms > 0).then_some(own);
+        let bound = [own, self.cube.max_age()].into_iter().flatten().min()?;
+        Some(self.now + bound)
+    }
+}
+
+impl Egress {
+    pub(super) fn new(framing: Framing) -> Self {
+        Self {
+            framing,
+            open: true,
+            control: VecDeque::new(),
+            cubes: Default::default(),
+            batches: 0,
+        }
+    }
+
+    /// Whether the lower flow takes packets now; while not, none are given.
+    pub(super) fn set_open(&mut self, open: bool) {
+        self.open = open;
+    }
+
+    /// Room for a packet of `len` bytes behind those that wait; `None` if it is too long or too many wait.
+    pub(super) fn slot(&mut self, class: Class, len: usize) -> Option<&mut [u8]> {
+        match class {
+            Class::Control => self.control_slot(len),
+            Class::Data(lot) => self.data_slot(&lot, len),
+        }
+    }
+
+    fn control_slot(&mut self, len: usize) -> Option<&mut [u8]> {
+        if !self.control.back().is_some_and(|b| b.fits(len)) {
+            if self.control.len() >= MAX_CONTROL {
+                return None;
+            }
+            self.control.push_back(Batch::new(self.framing));
+        }
+        self.control.back_mut()?.push(len)
+    }
+
+    fn data_slot(&mut self, lot: &Lot, len: usize) -> Option<&mut [u8]> {
+        let at = lot.cube as usize;
+        if self.cubes[at].fair.open(lot, len).is_none() {
+            if len > Batch::MAX_PACKET {
+                return None;
+            }
+            if self.batches >= MAX_BATCHES {
+                self.shed();
+            }
+            self.batches += 1;
+            self.cubes[at].fair.begin(lot, self.framing)?;
+        }
+        self.cubes[at].fair.open(lot, len)?.push(len)
+    }
+
+    /// Takes back the packet that [`Egress::slot`] gave last.
+    pub(super) fn undo(&mut self, class: Class) {
+        match class {
+            Class::Control => {
+                if let Some(batch) = self.control.back_mut() {
+                    batch.pop();
+                }
+            }
+            Class::Data(lot) => {
+                let gone = self.cubes[lot.cube as usize].fair.undo(lot.member);
+                self.batches -= usize::from(gone);
+            }
+        }
+    }
+
+    /// The next batch of control.
+    pub(super) fn pop_control(&mut self) -> Option<Batch> {
+        if !self.open {
+            return None;
+        }
+        std::iter::from_fn(|| self.control.pop_front()).find(|batch| !batch.is_empty())
+    }
+
+    /// The next batch of the cubes. What is dropped on the way is counted.
+    pub(super) fn pop_data(&mut self, now: Instant, stats: &mut Stats) -> Option<Popped> {
+        while self.open {
+            self.tell_shed(stats);
+            let cube = self.turn()?;
+            let queue = &mut self.cubes[cube as usize];
+            let next = queue.fair.pop(now)?;
+            self.batches -= 1;
+            let mut batch = next.batch;
+            if next.late {
+                stats.add(cube.names().late, batch.count() as u64);
+                continue;
+            }
+            let mark = next.acts > 0 && cube.reacts();
+            if next.acts > 0 && !mark {
+                let drop = (next.acts as usize).min(batch.count());
+                (0..drop).for_each(|_| batch.pop());
+                stats.add(cube.names().aged, drop as u64);
+            } else if mark {
+                stats.count("congestion.marked");
+            }
+            queue.deficit -= batch.bytes().len() as i64;
+            if !batch.is_empty() {
+                return Some(Popped { batch, cube, mark });
+            }
+        }
+        None
+    }
+
+    /// Forgets everything; how many packets that were.
+    pub(super) fn discard(&mut self, stats: &mut Stats) -> usize {
+        self.tell_shed(stats);
+        let control: usize = self.control.iter().map(Batch::count).sum();
+        let data: usize = self.cubes.iter().map(|c| c.fair.packets()).sum();
+        *self = Self::new(self.framing);
+        control + data
+    }
+
+    /// Whose turn it is: in each round the cubes may send as many bytes as their weights say, those of higher priority
+    /// first. A cube that has used its share waits until the others have used theirs or have nothing to send.
+    fn turn(&mut self) -> Option<Cube> {
+        loop {
+            let waits = |c: &&Cube| !self.cubes[**c as usize].fair.is_empty();
+            let mut waiting = Cube::BY_PRIORITY.iter().filter(waits).peekable();
+            waiting.peek()?;
+            if let Some(cube) = waiting.find(|c| self.cubes[**c as usize].deficit > 0) {
+                return Some(*cube);
+            }
+            for cube in Cube::ALL {
+                let deficit = &mut self.cubes[cube as usize].deficit;
+                let quantum = cube.weight() * QUANTUM;
+                *deficit = (*deficit + quantum).min(quantum);
+            }
+        }
+    }
+
+    /// Makes room at the cost of the cube and the member that take the most.
+    fn shed(&mut self) {
+        let fattest = self.cubes.iter_mut().max_by_key(|c| c.fair.fattest());
+        if let Some(queue) = fattest {
+            queue.shed += queue.fair.shed() as u64;
+            self.batches -= 1;
+        }
+    }
+
+    fn tell_shed(&mut self, stats: &mut Stats) {
+        for cube in Cube::ALL {
+            let shed = &mut self.cubes[cube as usize].shed;
+            if *shed > 0 {
+                stats.add(cube.names().full, std::mem::take(shed));
+            }
+        }
+    }
+}
+
+/// Batches of control that wait, of at most 64 KiB each.
+const MAX_CONTROL: usize = 64;
+/// Batches that wait in all cubes of a lower flow.
+const MAX_BATCHES: usize = 64;
+/// Bytes of one unit of weight in a round.
+const QUANTUM: i64 = 16 << 10;
+
+#[cfg(test)]
+mod tests;

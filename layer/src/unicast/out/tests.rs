@@ -1,0 +1,265 @@
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+
+const MS: Duration = Duration::from_millis(1);
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some beginning of time"
+)]
+fn begin() -> Instant {
+    Instant::now()
+}
+
+fn lot(cube: Cube, member: u64, now: Instant) -> Lot {
+    Lot {
+        cube,
+        member: Addr(member),
+        now,
+        max_delay_ms: 0,
+    }
+}
+
+fn egress() -> (Egress, Stats, Instant) {
+    (Egress::new(Framing::Train), Stats::default(), begin())
+}
+
+/// Writes a packet that says of whom it is.
+fn push(egress: &mut Egress, lot: &Lot, len: usize) -> bool {
+    let room = egress.slot(Class::Data(*lot), len);
+    room.is_some_and(|room| {
+        room[0] = lot.member.0 as u8;
+        true
+    })
+}
+
+fn counted(stats: &Stats, what: &str) -> u64 {
+    stats
+        .iter()
+        .find(|(name, _)| *name == what)
+        .map_or(0, |(_, n)| n)
+}
+
+/// The bytes of each cube and member of so many batches, while every queue is kept full by `refill`.
+fn shares(
+    batches: usize,
+    now: Instant,
+    mut refill: impl FnMut(&mut Egress),
+) -> BTreeMap<(Cube, u8), usize> {
+    let (mut egress, mut stats) = (Egress::new(Framing::Train), Stats::default());
+    let mut sent = BTreeMap::new();
+    for _ in 0..batches {
+        refill(&mut egress);
+        let popped = egress.pop_data(now, &mut stats).unwrap();
+        let from = popped.batch.bytes()[0];
+        *sent.entry((popped.cube, from)).or_default() += popped.batch.bytes().len();
+    }
+    sent
+}
+
+#[test]
+fn packets_of_one_size_share_a_train_and_a_longer_one_begins_the_next() {
+    let (mut egress, mut stats, now) = egress();
+    for len in [100, 100, 100, 120, 120] {
+        assert!(push(&mut egress, &lot(Cube::Raw, 1, now), len));
+    }
+    let counts: Vec<_> = std::iter::from_fn(|| egress.pop_data(now, &mut stats))
+        .map(|p| p.batch.count())
+        .collect();
+    assert_eq!(counts, [3, 2]);
+}
+
+#[test]
+fn a_packet_that_was_taken_back_leaves_nothing() {
+    let (mut egress, mut stats, now) = egress();
+    for class in [Class::Control, Class::Data(lot(Cube::Best, 1, now))] {
+        assert!(egress.slot(class, 10).is_some());
+        egress.undo(class);
+    }
+    assert!(egress.pop_control().is_none());
+    assert!(egress.pop_data(now, &mut stats).is_none());
+    assert_eq!(egress.batches, 0);
+}
+
+#[test]
+fn nothing_is_given_while_the_lower_flow_takes_nothing_and_control_goes_first_when_it_does() {
+    let (mut egress, mut stats, now) = egress();
+    egress.set_open(false);
+    assert!(push(&mut egress, &lot(Cube::Voice, 1, now), 10));
+    assert!(egress.slot(Class::Control, 10).is_some());
+    assert!(egress.pop_control().is_none());
+    assert!(egress.pop_data(now, &mut stats).is_none());
+    egress.set_open(true);
+    assert!(egress.pop_control().is_some());
+    assert!(egress.pop_data(now, &mut stats).is_some());
+}
+
+#[test]
+fn the_queues_are_bounded_whoever_takes_most_gives_way_and_it_is_counted() {
+    let (mut egress, mut stats, now) = egress();
+    egress.set_open(false);
+    assert!(push(&mut egress, &lot(Cube::Voice, 2, now), 1));
+    // Each longer than the one before, so that each needs a train of its own.
+    for len in 1..500 {
+        assert!(push(&mut egress, &lot(Cube::Raw, 1, now), len));
+        assert!(egress.batches <= MAX_BATCHES);
+    }
+    for len in 1..500 {
+        assert_eq!(
+            egress.slot(Class::Control, len).is_some(),
+            len <= MAX_CONTROL
+        );
+    }
+    egress.set_open(true);
+    let first = egress.pop_data(now, &mut stats).unwrap();
+    assert_eq!(first.cube, Cube::Voice);
+    let rest = std::iter::from_fn(|| egress.pop_data(now, &mut stats));
+    let rest: usize = rest.map(|p| p.batch.count()).sum();
+    assert_eq!(rest, MAX_BATCHES - 1);
+    assert_eq!(counted(&stats, "drop.full_raw"), 499 - rest as u64);
+    assert_eq!(counted(&stats, "drop.full_voice"), 0);
+}
+
+#[test]
+fn cubes_that_all_have_something_share_by_their_weights() {
+    let now = begin();
+    let sent = shares(20_000, now, |egress| {
+        for cube in Cube::ALL {
+            while egress.cubes[cube as usize].fair.fattest() < 2 {
+                push(egress, &lot(cube, 1, now), 1400);
+            }
+        }
+    });
+    let all: usize = sent.values().sum();
+    for cube in Cube::ALL {
+        let share = sent[&(cube, 1)] as f64 / all as f64;
+        let due = cube.weight() as f64 / 28.0;
+        assert!(
+            (share / due - 1.0).abs() < 0.02,
+            "{cube:?}: {share} of {due}"
+        );
+    }
+}
+
+#[test]
+fn members_share_a_cube_alike_whatever_the_size_and_number_of_their_packets() {
+    let now = begin();
+    let sent = shares(20_000, now, |egress| {
+        for (member, len) in [(1, 1400), (2, 64), (3, 700)] {
+            // The greedy one offers ten times as much.
+            let most = if member == 1 { 20 } else { 2 };
+            let waits = |e: &Egress| e.cubes[Cube::Raw as usize].fair.waiting(Addr(member));
+            while waits(egress) < most {
+                push(egress, &lot(Cube::Raw, member, now), len);
+            }
+        }
+    });
+    let all: usize = sent.values().sum();
+    for member in 1..=3 {
+        let share = sent[&(Cube::Raw, member)] as f64 / all as f64;
+        assert!((share * 3.0 - 1.0).abs() < 0.02, "{member}: {share}");
+    }
+}
+
+#[test]
+fn a_voice_packet_waits_for_no_more_than_the_batch_that_is_being_sent() {
+    let (mut egress, mut stats, now) = egress();
+    for round in 0..1000 {
+        while egress.batches < MAX_BATCHES - 1 {
+            push(&mut egress, &lot(Cube::Data, round % 5, now), 1400);
+        }
+        push(&mut egress, &lot(Cube::Voice, 9, now), 200);
+        assert_eq!(egress.pop_data(now, &mut stats).unwrap().cube, Cube::Voice);
+        egress.pop_data(now, &mut stats).unwrap();
+    }
+}
+
+#[test]
+fn a_deadline_that_is_over_drops_voice_and_counts_it_the_flows_own_before_the_cubes() {
+    let (mut egress, mut stats, now) = egress();
+    let own = Lot {
+        max_delay_ms: 20,
+        ..lot(Cube::Voice, 1, now)
+    };
+    push(&mut egress, &own, 100);
+    push(&mut egress, &lot(Cube::Voice, 1, now), 100);
+    push(&mut egress, &lot(Cube::Best, 1, now), 100);
+    let at = now + MS * 20;
+    assert_eq!(egress.pop_data(at, &mut stats).unwrap().cube, Cube::Voice);
+    assert_eq!(counted(&stats, "drop.late_voice"), 1);
+    push(&mut egress, &lot(Cube::Voice, 1, now), 100);
+    let at = now + MS * 80;
+    assert_eq!(egress.pop_data(at, &mut stats).unwrap().cube, Cube::Best);
+    assert_eq!(counted(&stats, "drop.late_voice"), 2);
+}
+
+/// A link that takes a packet of 1000 bytes each ms is offered two for each of a cube, for `ms`.
+fn overload(cube: Cube, ms: u32) -> (Vec<Popped>, Stats) {
+    let (mut egress, mut stats, begin) = egress();
+    let (mut out, mut credit) = (Vec::new(), 0_i64);
+    for at in 0..ms {
+        let now = begin + MS * at;
+        credit += 1;
+        egress.set_open(true);
+        while credit > 0 {
+            let Some(popped) = egress.pop_data(now, &mut stats) else {
+                credit = 0;
+                break;
+            };
+            credit -= popped.batch.count() as i64;
+            out.push(popped);
+        }
+        egress.set_open(false);
+        for _ in 0..2 {
+            push(&mut egress, &lot(cube, 1, now), 1000);
+        }
+    }
+    (out, stats)
+}
+
+#[test]
+fn a_standing_queue_marks_what_reacts_and_drops_what_does_not() {
+    let (out, stats) = overload(Cube::Data, 2000);
+    let marked = out.iter().filter(|p| p.mark).count();
+    assert!(marked > 3, "{marked}");
+    assert_eq!(counted(&stats, "congestion.marked"), marked as u64);
+    assert_eq!(counted(&stats, "drop.aged_data"), 0);
+    let (out, stats) = overload(Cube::Best, 2000);
+    assert!(out.iter().all(|p| !p.mark));
+    assert!(counted(&stats, "drop.aged_best") > 3);
+}
+
+proptest! {
+    /// Whatever comes and goes: bounded, nothing lost uncounted, and a batch is given whenever one waits.
+    #[test]
+    fn what_goes_in_comes_out_or_is_counted(
+        steps in prop::collection::vec((0..8_usize, 0..100_u64, 1..3000_usize, 0..30_u32), 1..600),
+    ) {
+        let (mut egress, mut stats, mut now) = egress();
+        let (mut put, mut got) = (0_u64, 0_u64);
+        for (what, member, len, ms) in steps {
+            now += MS * ms;
+            match what {
+                6 => egress.set_open(ms % 2 == 0),
+                7 => match egress.pop_data(now, &mut stats) {
+                    Some(popped) => got += popped.batch.count() as u64,
+                    None => prop_assert!(!egress.open || egress.batches == 0),
+                },
+                cube => put += u64::from(push(&mut egress, &lot(Cube::ALL[cube], member, now), len)),
+            }
+            prop_assert!(egress.batches <= MAX_BATCHES);
+            let waits: usize = egress.cubes.iter().map(|c| c.fair.packets()).sum();
+            prop_assert_eq!(waits == 0, egress.batches == 0);
+        }
+        egress.set_open(true);
+        while let Some(popped) = egress.pop_data(now, &mut stats) {
+            got += popped.batch.count() as u64;
+        }
+        prop_assert_eq!(egress.batches, 0);
+        let dropped = stats.iter().filter(|(name, _)| name.starts_with("drop."));
+        prop_assert_eq!(put, got + dropped.map(|(_, n)| n).sum::<u64>());
+    }
+}

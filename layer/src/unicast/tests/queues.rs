@@ -1,0 +1,142 @@
+//! Lower flows that take nothing for a while: what waits, what goes first, and what the other side makes of it.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use proto::{EndpointId, QosSpec};
+
+use super::super::cube::Cube;
+use super::super::out::{Class, Lot};
+use super::super::pdu::{CONGESTION, Direct};
+use super::flows::{flow, line, read, register, write};
+use super::{Net, status};
+use crate::{Ipcp, Meddler, Output};
+
+/// Whether the only neighbour of `at` takes packets from now on.
+fn room(net: &mut Net, at: &'static str, room: bool) {
+    let now = net.now();
+    let lower = *net.node(at).machine.links.keys().next().unwrap();
+    net.node(at).machine.lower_room(now, lower, room);
+    while let Some(output) = net.node(at).machine.poll() {
+        net.output(at, output);
+    }
+}
+
+/// Lets one batch of flows' PDUs go, and all that goes before it.
+fn one_data(net: &mut Net, at: &'static str) {
+    let now = net.now();
+    let lower = *net.node(at).machine.links.keys().next().unwrap();
+    net.node(at).machine.lower_room(now, lower, true);
+    while let Some(output) = net.node(at).machine.poll() {
+        let data = matches!(&output, Output::Lower(_, batch) if batch.dscp() < 48);
+        net.output(at, output);
+        if data {
+            break;
+        }
+    }
+    room(net, at, false);
+}
+
+fn count(net: &mut Net, at: &'static str, what: &str) -> u64 {
+    let counters = status(net, at).counters;
+    counters.get(what).copied().unwrap_or(0)
+}
+
+#[test]
+fn what_waits_for_room_goes_by_priority_and_arrives_as_if_it_had_been_sealed_in_that_order() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    flow(&mut net, "a", "c", "server", 1, QosSpec::RAW);
+    flow(&mut net, "a", "c", "server", 2, QosSpec::VOICE);
+    room(&mut net, "a", false);
+    net.trace.clear();
+    for _ in 0..100 {
+        write(&mut net, "a", 1, &[&[1; 300]]);
+        write(&mut net, "a", 2, &[&[2; 100]]);
+    }
+    assert!(net.trace.iter().all(|(_, from, ..)| *from != "a"));
+    room(&mut net, "a", true);
+    let sent = net.trace.iter().filter(|(_, from, ..)| *from == "a");
+    let sizes: Vec<_> = sent.map(|(.., len)| *len).collect();
+    let first_raw = sizes.iter().position(|len| *len > 300).unwrap();
+    assert_eq!((first_raw, sizes.len()), (100, 200));
+    assert_eq!(read(&mut net, "c", 2).len(), 100);
+    assert_eq!(read(&mut net, "c", 1).len(), 100);
+    assert_eq!(count(&mut net, "c", "drop.replayed"), 0);
+}
+
+#[test]
+fn voice_that_waited_beyond_its_deadline_is_dropped_and_counted() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    flow(&mut net, "a", "c", "server", 2, QosSpec::VOICE);
+    room(&mut net, "a", false);
+    write(&mut net, "a", 2, &[b"late"]);
+    net.run(Duration::from_millis(100));
+    write(&mut net, "a", 2, &[b"in time"]);
+    net.run(Duration::from_millis(10));
+    room(&mut net, "a", true);
+    // The late one has waited in a batch of its own: a later packet doesn't join what is overdue.
+    assert_eq!(read(&mut net, "c", 2), [b"in time"]);
+    assert_eq!(count(&mut net, "a", "drop.late_voice"), 1);
+}
+
+/// What a member could read of what came.
+struct Spy(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl Meddler for Spy {
+    fn saw(&mut self, bytes: &[u8]) {
+        self.0.lock().unwrap().push(bytes.to_vec());
+    }
+}
+
+#[test]
+fn a_queue_that_stands_marks_a_packet_of_a_flow_that_reacts_before_it_is_sealed() {
+    let mut net = line();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    net.node("b").machine.meddle(Box::new(Spy(seen.clone())));
+    let (lower, _) = net.node("a").machine.links.first_key_value().unwrap();
+    let lower = *lower;
+    room(&mut net, "a", false);
+    for step in 0..300 {
+        let now = net.now().mono;
+        let machine = &mut net.node("a").machine;
+        let me = machine.me.as_ref().unwrap().address;
+        let lot = Lot {
+            cube: Cube::Data,
+            member: me,
+            now,
+            max_delay_ms: 0,
+        };
+        for _ in 0..2 {
+            let link = machine.links.get_mut(&lower).unwrap();
+            link.send(Class::Data(lot), 1000, |body| {
+                Direct {
+                    flags: 0,
+                    cube: 2,
+                    endpoint: EndpointId(77),
+                }
+                .write(body);
+                Ok(())
+            })
+            .unwrap();
+        }
+        net.run(Duration::from_millis(10));
+        // What two sent waits for five steps, always.
+        if step >= 5 {
+            one_data(&mut net, "a");
+        }
+    }
+    room(&mut net, "a", true);
+    net.run(Duration::from_millis(100));
+    let seen = seen.lock().unwrap();
+    let ours: Vec<_> = seen
+        .iter()
+        .filter(|pdu| pdu[0] == 1 && pdu[2] == 2)
+        .collect();
+    let marked = ours.iter().filter(|pdu| pdu[1] == CONGESTION).count();
+    assert_eq!(ours.len(), 600);
+    assert!(marked > 3, "{marked}");
+    drop(seen);
+    assert_eq!(count(&mut net, "a", "congestion.marked"), marked as u64);
+}
