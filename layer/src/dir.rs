@@ -62,7 +62,7 @@ impl Directory {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::route::{Graph, LinkState};
+    use crate::route::{Drawn, LinkState};
 
     #[test]
     fn the_nearest_member_comes_first_and_an_unreachable_one_never() {
@@ -72,11 +72,11 @@ mod tests {
             mtu: 1400,
         };
         let (one, two, three) = ([link(2, 9), link(3, 1)], [link(1, 9)], [link(1, 1)]);
-        let graph = Graph::new([
-            (Addr(1), &one[..]),
-            (Addr(2), &two[..]),
-            (Addr(3), &three[..]),
-            (Addr(4), &[]),
+        let graph = Drawn::new([
+            (Addr(1), one.to_vec()),
+            (Addr(2), two.to_vec()),
+            (Addr(3), three.to_vec()),
+            (Addr(4), vec![]),
         ]);
         let mut dir = Directory::default();
         for member in 1..=4 {

@@ -3,37 +3,48 @@
 //! A record is flooded when it is new. Two neighbours whose link has come up tell each other what they hold (digests),
 //! and each sends what the other lacks. Records age: their originator renews them, and what nobody renews is forgotten.
 
+mod digest;
+#[cfg(any(test, feature = "sim"))]
+mod pool;
+mod store;
+#[cfg(test)]
+mod tests;
+
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use prost::Message;
-use proto::wire::{self, SignedRecord};
+use proto::wire::SignedRecord;
 use proto::{Addr, Label};
-use ring::digest::{SHA256, digest};
 
+use super::fib::Fib;
+use super::graph::{LinkState, Links, tidy};
 use super::record::{
     self, Content, Kind, MAX_LINKS, MAX_MEMBERS, MAX_NAMES, NAMES_PER_RECORD, Parsed, RecordError,
     Version,
 };
-use super::spf::{Graph, LinkState, tidy};
+use super::spf::Spf;
 use crate::Now;
 use crate::crypt::{CertError, Identity, MemberCert};
 use crate::dir::{Directory, NameHash};
+#[cfg(any(test, feature = "sim"))]
+pub use pool::Pool;
+use store::{Believed, Store};
 
 /// The records of all members, our own among them, and the directory that follows from them.
 pub struct Lsdb {
     me: Addr,
     layer: Label,
     version: Version,
-    members: BTreeMap<Addr, Member>,
+    store: Store,
     directory: Directory,
-    /// Verified certificates by the hash of their DER.
-    certs: BTreeMap<[u8; 32], Arc<MemberCert>>,
+    /// Members that were found to run anew, and the life that they are in.
+    reborn: Vec<(Addr, u64)>,
     renew_at: Option<Instant>,
     sweep_at: Option<Instant>,
     changed: bool,
+    #[cfg(any(test, feature = "sim"))]
+    pool: Option<Pool>,
 }
 
 /// What became of a record that was not refused.
@@ -48,21 +59,6 @@ pub enum Inserted {
     /// It is our own from an earlier life. Our counter is above it now: send these to all neighbours, and keep
     /// [`Lsdb::incarnation`] on disk if it has risen.
     OwnFromBefore(Vec<SignedRecord>),
-}
-
-struct Member {
-    cert: Arc<MemberCert>,
-    /// The version of the record that `cert` came with: a renewed certificate comes with a newer record.
-    newest: Version,
-    records: BTreeMap<Kind, Stored>,
-}
-
-struct Stored {
-    version: Version,
-    signed_at: Instant,
-    /// With the age that it had when it came.
-    signed: SignedRecord,
-    content: Content,
 }
 
 impl Lsdb {
@@ -80,13 +76,21 @@ impl Lsdb {
                 incarnation,
                 counter: 0,
             },
-            members: BTreeMap::new(),
+            store: Store::default(),
             directory: Directory::default(),
-            certs: BTreeMap::new(),
+            reborn: Vec::new(),
             renew_at: None,
             sweep_at: None,
             changed: false,
+            #[cfg(any(test, feature = "sim"))]
+            pool: None,
         }
+    }
+
+    /// Shares records with the other members of the layer in this process.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn share(&mut self, pool: Pool) {
+        self.pool = Some(pool);
     }
 
     /// Our incarnation; rises above what is left of us from an earlier life.
@@ -141,105 +145,49 @@ impl Lsdb {
         identity: &Identity,
         record: SignedRecord,
     ) -> Result<Inserted, RecordError> {
-        let parsed = record::parse(&record)?;
+        let read = self.read(&record)?;
+        let Parsed {
+            origin,
+            kind,
+            version,
+            ..
+        } = *read.parsed();
         let age = Duration::from_secs(record.age.into());
         if age >= Self::FORGET {
-            return Err(RecordError::TooOld(parsed.origin));
+            return Err(RecordError::TooOld(origin));
         }
         let signed_at = now.mono.checked_sub(age).unwrap_or(now.mono);
-        let full = self.members.len() >= MAX_MEMBERS;
-        let known = self.members.get_mut(&parsed.origin);
-        if known.is_none() && full {
+        if !self.store.knows(origin) && self.store.len() >= MAX_MEMBERS {
             return Err(RecordError::TooManyMembers);
         }
         // What we hold is looked at first: it costs nothing, and most records come more than once.
-        if let Some(stored) = known.and_then(|m| m.records.get_mut(&parsed.kind)) {
-            match parsed.version.cmp(&stored.version) {
-                Ordering::Less => return Ok(Inserted::Stale(stored.aged(now.mono))),
+        if let Some(stored) = self.store.get(origin, kind) {
+            match version.cmp(&stored.version()) {
+                Ordering::Less => {
+                    return Ok(Inserted::Stale(self.store.aged(now.mono, stored)));
+                }
                 Ordering::Equal => {
                     // The age isn't signed: one who makes a record old can't have it forgotten while others say otherwise.
-                    stored.signed_at = stored.signed_at.max(signed_at);
+                    self.store.renewed(origin, kind, signed_at);
                     return Ok(Inserted::Known);
                 }
                 Ordering::Greater => {}
             }
         }
-        let cert = self.believe(now, identity, &record, &parsed)?;
-        if parsed.origin == self.me {
-            return Ok(Inserted::OwnFromBefore(self.outlive(
-                now,
-                identity,
-                parsed.kind,
-                parsed.version,
-            )));
+        let believed = self.believe(now, identity, &record, read)?;
+        if origin == self.me {
+            let own = self.outlive(now, identity, kind, version);
+            return Ok(Inserted::OwnFromBefore(own));
         }
-        self.store(now, cert, parsed, signed_at, record.clone());
+        if self
+            .store
+            .life(origin)
+            .is_some_and(|life| life < version.incarnation)
+        {
+            self.reborn.push((origin, version.incarnation));
+        }
+        self.put(now, believed, signed_at);
         Ok(Inserted::New(record))
-    }
-
-    /// What we hold, for a neighbour whose link came up; several messages of at most 64 KiB.
-    pub fn digests(&self) -> Vec<wire::Digest> {
-        let members: Vec<_> = self.members.iter().collect();
-        let mut parts: Vec<_> = members.chunks(DIGEST_MEMBERS).collect();
-        if parts.is_empty() {
-            parts.push(&[]);
-        }
-        let last = parts.len() - 1;
-        let bounds = |i: usize| {
-            let first = if i == 0 { 0 } else { parts[i][0].0.0 };
-            // The parts lie without gaps, so that what nobody has is known to be missing too.
-            (
-                first,
-                if i == last {
-                    u64::MAX
-                } else {
-                    parts[i + 1][0].0.0 - 1
-                },
-            )
-        };
-        let digest = |i: usize| {
-            let versions = parts[i]
-                .iter()
-                .flat_map(|(addr, member)| member.versions(**addr))
-                .collect();
-            let (first, last) = bounds(i);
-            wire::Digest {
-                versions,
-                first,
-                last,
-            }
-        };
-        (0..parts.len()).map(digest).collect()
-    }
-
-    /// What the neighbour that sent this digest lacks, in messages of at most 64 KiB.
-    pub fn missing(&self, now: Instant, digest: &wire::Digest) -> Vec<wire::Records> {
-        let theirs: BTreeMap<(u64, u32), Version> = digest
-            .versions
-            .iter()
-            .map(|v| {
-                (
-                    (v.origin, v.kind),
-                    Version {
-                        incarnation: v.incarnation,
-                        counter: v.counter,
-                    },
-                )
-            })
-            .collect();
-        // A range that ends before it begins holds nobody; BTreeMap would panic.
-        let range = (digest.first <= digest.last)
-            .then(|| self.members.range(Addr(digest.first)..=Addr(digest.last)));
-        let records = range
-            .into_iter()
-            .flatten()
-            .flat_map(|(addr, member)| member.records.iter().map(move |(k, r)| (addr, k, r)));
-        let newer = records.filter(|(addr, kind, stored)| {
-            theirs
-                .get(&(addr.0, kind.to_wire()))
-                .is_none_or(|version| *version < stored.version)
-        });
-        packed(newer.map(|(_, _, stored)| stored.aged(now)))
     }
 
     /// Forgets what nobody renewed and renews our own; the records are to be flooded. To be called at
@@ -265,25 +213,37 @@ impl Lsdb {
         std::mem::take(&mut self.changed)
     }
 
+    /// The members that run anew since the last call, and their new lives.
+    pub(crate) fn take_reborn(&mut self) -> Vec<(Addr, u64)> {
+        std::mem::take(&mut self.reborn)
+    }
+
+    /// The newest life in which a member was seen.
+    pub(crate) fn life(&self, addr: Addr) -> Option<u64> {
+        self.store.life(addr)
+    }
+
     /// The certificates of all members that have said anything, ourselves among them, by address.
     pub fn members(&self) -> impl Iterator<Item = &MemberCert> {
-        self.members.values().map(|member| &*member.cert)
+        let sorted = self.store.sorted(Addr(0), Addr(u64::MAX));
+        sorted.into_iter().filter_map(|(addr, _)| self.member(addr))
     }
 
     /// The certificate of a member.
     pub fn member(&self, addr: Addr) -> Option<&MemberCert> {
-        Some(&*self.members.get(&addr)?.cert)
+        Some(&**self.store.cert(addr)?)
     }
 
     /// What a member says of its links.
     pub fn links(&self, addr: Addr) -> &[LinkState] {
-        self.members.get(&addr).map_or(&[], Member::links)
+        let slot = self.store.names().find(addr);
+        slot.map_or(&[], |slot| self.store.links(slot))
     }
 
     /// The record of one kind that a member has signed, to be sent.
     pub fn record(&self, now: Instant, origin: Addr, kind: u32) -> Option<SignedRecord> {
-        let kind = Kind::from_wire(kind)?;
-        Some(self.members.get(&origin)?.records.get(&kind)?.aged(now))
+        let stored = self.store.get(origin, Kind::from_wire(kind)?)?;
+        Some(self.store.aged(now, stored))
     }
 
     /// Who serves which name.
@@ -291,17 +251,20 @@ impl Lsdb {
         &self.directory
     }
 
-    /// All links that anybody names.
-    pub fn graph(&self) -> Graph<'_> {
-        Graph::new(
-            self.members
-                .iter()
-                .map(|(addr, member)| (*addr, member.links())),
-        )
+    /// The way to every member that can be reached from `me`, over links that both ends name.
+    pub fn routes(&self, me: Addr) -> Fib {
+        Spf::new(me).full(&self.store)
     }
 
-    fn own(&self, kind: Kind) -> Option<&Stored> {
-        self.members.get(&self.me)?.records.get(&kind)
+    /// Brings ways up to date that are kept with all that has changed since the last call.
+    pub(crate) fn reroute(&mut self, spf: &mut Spf) -> Fib {
+        let dirty = self.store.take_dirty();
+        spf.update(&self.store, &dirty)
+    }
+
+    fn own(&self, kind: Kind) -> Option<&Content> {
+        let stored = self.store.get(self.me, kind)?;
+        Some(&stored.record.parsed.content)
     }
 
     fn set(
@@ -311,7 +274,7 @@ impl Lsdb {
         kind: Kind,
         content: Content,
     ) -> Option<SignedRecord> {
-        if self.own(kind).is_some_and(|own| own.content == content) {
+        if self.own(kind) == Some(&content) {
             return None;
         }
         Some(self.publish(now, identity, kind, content))
@@ -326,8 +289,8 @@ impl Lsdb {
     ) -> SignedRecord {
         self.version = self.version.next();
         let signed = record::sign(identity, kind, self.version, &content);
-        let cert = match self.members.get(&self.me) {
-            Some(member) if member.cert.der() == identity.cert().der() => member.cert.clone(),
+        let cert = match self.store.cert(self.me) {
+            Some(cert) if cert.der() == identity.cert().der() => cert.clone(),
             _ => Arc::new(identity.cert().clone()),
         };
         let parsed = Parsed {
@@ -336,7 +299,13 @@ impl Lsdb {
             version: self.version,
             content,
         };
-        self.store(now, cert, parsed, now.mono, signed.clone());
+        let believed = Believed {
+            parsed,
+            signed: signed.clone(),
+            cert,
+        };
+        let believed = self.kept(believed);
+        self.put(now, believed, now.mono);
         let spread = u32::try_from(
             self.version
                 .counter
@@ -353,13 +322,12 @@ impl Lsdb {
 
     fn renew(&mut self, now: Now, identity: &Identity) -> Vec<SignedRecord> {
         self.renew_at = None;
-        let own = self.members.get(&self.me).map(|me| {
-            me.records
-                .iter()
-                .map(|(kind, r)| (*kind, r.content.clone()))
-                .collect()
-        });
-        let own: Vec<_> = own.unwrap_or_default();
+        let slot = self.store.names().find(self.me);
+        let own = slot.into_iter().flat_map(|slot| self.store.records(slot));
+        let own: Vec<(Kind, Content)> = own
+            .map(|stored| &stored.record.parsed)
+            .map(|parsed| (parsed.kind, parsed.content.clone()))
+            .collect();
         own.into_iter()
             .map(|(kind, content)| self.publish(now, identity, kind, content))
             .collect()
@@ -389,29 +357,49 @@ impl Lsdb {
             .collect()
     }
 
-    /// The certificate of the originator, if the record is really its.
+    /// A record whose form is right, or that a neighbour in this process has judged already.
+    fn read(&self, record: &SignedRecord) -> Result<Read, RecordError> {
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(believed) = self.pool.as_ref().and_then(|pool| pool.find(record)) {
+            return Ok(Read::Shared(believed));
+        }
+        Ok(Read::Fresh(record::parse(record)?))
+    }
+
+    /// Lets others in this process have a record.
+    fn kept(&self, believed: Believed) -> Arc<Believed> {
+        let believed = Arc::new(believed);
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(pool) = &self.pool {
+            pool.keep(&believed);
+        }
+        believed
+    }
+
+    /// A record of whose originator we know that it has signed it.
     fn believe(
-        &mut self,
+        &self,
         now: Now,
         identity: &Identity,
         record: &SignedRecord,
-        parsed: &Parsed,
-    ) -> Result<Arc<MemberCert>, RecordError> {
-        let mut hash = [0; 32];
-        hash.copy_from_slice(digest(&SHA256, &record.certificate).as_ref());
-        let cached = self
-            .certs
-            .get(&hash)
-            .filter(|cert| now.wall <= cert.not_after())
-            .cloned();
-        let cert = match cached {
-            Some(cert) => cert,
+        read: Read,
+    ) -> Result<Arc<Believed>, RecordError> {
+        let parsed = match read {
+            Read::Shared(known) if now.wall <= known.cert.not_after() => return Ok(known),
+            Read::Shared(_) => record::parse(record)?,
+            Read::Fresh(parsed) => parsed,
+        };
+        let known = self
+            .store
+            .cert(parsed.origin)
+            .filter(|cert| cert.der() == record.certificate && now.wall <= cert.not_after());
+        let cert = match known {
+            Some(cert) => cert.clone(),
             None => {
-                let roots = identity.roots();
                 let cert = MemberCert::verify(
                     &record.certificate,
                     &record.intermediates,
-                    roots,
+                    identity.roots(),
                     &self.layer,
                     now.wall,
                 );
@@ -424,150 +412,76 @@ impl Lsdb {
                 found: cert.address(),
             });
         }
-        match cert.check(
-            &record::signed_bytes(&self.layer, &record.body),
-            &record.signature,
-        ) {
+        let signed = record::signed_bytes(&self.layer, &record.body);
+        match cert.check(&signed, &record.signature) {
             Ok(()) => {}
             Err(CertError::BadSignature) => return Err(RecordError::Forged(parsed.origin)),
             Err(other) => return Err(RecordError::Certificate(other)),
         }
-        // Only certificates of true records are kept, so that there are never many more than members.
-        self.certs.insert(hash, cert.clone());
-        Ok(cert)
+        Ok(self.kept(Believed {
+            parsed,
+            signed: record.clone(),
+            cert,
+        }))
     }
 
-    fn store(
-        &mut self,
-        now: Now,
-        cert: Arc<MemberCert>,
-        parsed: Parsed,
-        signed_at: Instant,
-        signed: SignedRecord,
-    ) {
-        let Parsed {
-            origin,
-            kind,
-            version,
-            content,
-        } = parsed;
-        let empty = || Member {
-            cert: cert.clone(),
-            newest: version,
-            records: BTreeMap::new(),
-        };
-        let member = self.members.entry(origin).or_insert_with(empty);
-        if version >= member.newest {
-            (member.newest, member.cert) = (version, cert);
-        }
-        let old = member.records.remove(&kind);
-        match (&content, old.map(|old| old.content)) {
-            (Content::Links(new), Some(Content::Links(old))) => self.changed |= *new != old,
-            (Content::Links(_), _) => self.changed = true,
-            (Content::Names(new), old) => {
-                if let Some(Content::Names(old)) = old {
-                    self.directory.remove(origin, kind.to_wire(), &old);
-                }
-                self.directory.add(origin, kind.to_wire(), new);
+    fn put(&mut self, now: Now, believed: Arc<Believed>, signed_at: Instant) {
+        let old = self.store.put(believed.clone(), signed_at);
+        let new = &believed.parsed;
+        if let Content::Names(hashes) = &new.content {
+            if let Some(Content::Names(old)) = old.as_ref().map(|old| &old.parsed.content) {
+                self.directory.remove(new.origin, new.kind.to_wire(), old);
             }
+            self.directory.add(new.origin, new.kind.to_wire(), hashes);
         }
-        member.records.insert(
-            kind,
-            Stored {
-                version,
-                signed_at,
-                signed,
-                content,
-            },
-        );
+        let first = new.kind == Kind::LINKS && old.is_none();
+        self.changed |= first || self.store.is_dirty();
         self.sweep_at.get_or_insert(now.mono + SWEEP);
     }
 
-    /// Forgets records that are too old, and members whose certificate has expired.
+    /// Forgets records that are too old, and those of members whose certificate has expired.
     fn sweep(&mut self, now: Now) {
         self.sweep_at = Some(now.mono + SWEEP);
-        let (me, directory, changed) = (self.me, &mut self.directory, &mut self.changed);
-        self.members.retain(|addr, member| {
-            let expired = member.cert.not_after() < now.wall;
-            member.records.retain(|kind, stored| {
-                let keep = *addr == me
-                    || !(expired
-                        || now.mono.saturating_duration_since(stored.signed_at) >= Self::FORGET);
-                match &stored.content {
-                    Content::Names(hashes) if !keep => {
-                        directory.remove(*addr, kind.to_wire(), hashes)
-                    }
-                    Content::Links(_) if !keep => *changed = true,
-                    Content::Names(_) | Content::Links(_) => {}
-                }
-                keep
-            });
-            !member.records.is_empty()
+        let me = self.me;
+        let gone = self.store.sweep(now.mono, |record, age| {
+            let expired = record.cert.not_after() < now.wall;
+            record.parsed.origin == me || !(expired || age >= Self::FORGET)
         });
-        self.certs.retain(|_, cert| Arc::strong_count(cert) > 1);
-    }
-}
-
-impl Member {
-    fn links(&self) -> &[LinkState] {
-        match self.records.get(&Kind::LINKS).map(|stored| &stored.content) {
-            Some(Content::Links(links)) => links,
-            Some(Content::Names(_)) | None => &[],
-        }
-    }
-
-    fn versions(&self, addr: Addr) -> impl Iterator<Item = wire::Version> {
-        self.records.iter().map(move |(kind, stored)| {
-            let Version {
-                incarnation,
-                counter,
-            } = stored.version;
-            wire::Version {
-                origin: addr.0,
-                kind: kind.to_wire(),
-                incarnation,
-                counter,
+        for record in gone {
+            let Parsed {
+                origin,
+                kind,
+                content,
+                ..
+            } = &record.parsed;
+            match content {
+                Content::Names(hashes) => self.directory.remove(*origin, kind.to_wire(), hashes),
+                Content::Links(_) => self.changed = true,
             }
-        })
-    }
-}
-
-impl Stored {
-    /// The record with its present age, rounded up, so that it never grows younger on its way.
-    fn aged(&self, now: Instant) -> SignedRecord {
-        let age = now
-            .saturating_duration_since(self.signed_at)
-            .as_millis()
-            .div_ceil(1000);
-        SignedRecord {
-            age: u32::try_from(age).unwrap_or(u32::MAX),
-            ..self.signed.clone()
         }
     }
 }
 
-/// As few messages as hold all records.
-fn packed(records: impl Iterator<Item = SignedRecord>) -> Vec<wire::Records> {
-    let (mut messages, mut room) = (Vec::new(), 0);
-    for record in records {
-        let len = record.encoded_len() + RECORD_FRAME;
-        if messages.is_empty() || len > room {
-            messages.push(wire::Records::default());
-            room = MESSAGE;
-        }
-        room = room.saturating_sub(len);
-        if let Some(last) = messages.last_mut() {
-            last.records.push(record);
+/// A record that came.
+enum Read {
+    /// Its form is right.
+    Fresh(Parsed),
+    /// It is true as well.
+    #[cfg_attr(
+        not(any(test, feature = "sim")),
+        expect(dead_code, reason = "nobody shares records outside of the simulator")
+    )]
+    Shared(Arc<Believed>),
+}
+
+impl Read {
+    fn parsed(&self) -> &Parsed {
+        match self {
+            Self::Fresh(parsed) => parsed,
+            Self::Shared(believed) => &believed.parsed,
         }
     }
-    messages
 }
 
 const SWEEP: Duration = Duration::from_secs(30);
-/// The most bytes of records in a message, less the message's own frame.
-const MESSAGE: usize = 65_536 - 16;
-/// Tag and length of a record in a message.
-const RECORD_FRAME: usize = 5;
-/// Members in a digest: five records each, of at most 40 bytes.
-const DIGEST_MEMBERS: usize = 320;
 const PRIME: u64 = 0x9e37_79b9_7f4a_7c15;

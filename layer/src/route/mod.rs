@@ -5,24 +5,23 @@
 //! |---|---|
 //! | `record` | a record as it is signed, its bounds and what is wrong with a bad one |
 //! | `lsdb` | everybody's newest records: flooding, digests, ageing |
-//! | `spf` | shortest paths |
+//! | `names`, `graph` | members by number; their links, as both ends name them |
+//! | `spf` | shortest paths, and what changes of them with a link |
 //! | `fib` | the table that packets are forwarded by |
 
 mod fib;
+mod graph;
 mod lsdb;
-#[cfg(test)]
-mod lsdb_tests;
+mod names;
 mod record;
 mod spf;
 
 pub use fib::{Fib, Hop};
+#[cfg(test)]
+pub(crate) use graph::Drawn;
+pub use graph::{LinkState, MAX_COST, tidy};
+#[cfg(any(test, feature = "sim"))]
+pub use lsdb::Pool;
 pub use lsdb::{Inserted, Lsdb};
 pub use record::{MAX_LINKS, MAX_MEMBERS, MAX_NAMES, MAX_RECORD, RecordError};
-pub use spf::{Graph, LinkState, tidy};
-
-use proto::Addr;
-
-/// The way to every member that can be reached from `me`, over links that both ends name.
-pub fn routes(lsdb: &Lsdb, me: Addr) -> Fib {
-    lsdb.graph().routes(me)
-}
+pub(crate) use spf::Spf;

@@ -4,7 +4,7 @@ use prost::Message;
 use proto::wire::{Record as Body, SignedRecord};
 use proto::{Addr, Label};
 
-use super::spf::{LinkState, tidy};
+use super::graph::{LinkState, tidy};
 use crate::crypt::{CertError, Identity};
 use crate::dir::NameHash;
 

@@ -1,270 +1,400 @@
-//! Shortest paths (Dijkstra) over what members say of their links. It must not know of signatures or time.
+//! Shortest paths: all of them once (Dijkstra), then only what a change touches (Ramalingam and Reps, "An incremental
+//! algorithm for a generalization of the shortest-path problem", J. Algorithms 21, 1996). It must not know of signatures
+//! or time.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 
 use proto::Addr;
+use rustc_hash::FxHashMap;
 
-use super::fib::{Fib, Hop};
+use super::fib::Fib;
+use super::graph::{Edge, Links};
+use super::names::{Names, Slot};
 
-/// What a member says of its link to a neighbour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct LinkState {
-    /// The neighbour.
-    pub neighbour: Addr,
-    /// What the way over it costs, from here; 0 counts as 1.
-    pub cost: u32,
-    /// The largest PDU in bytes that it carries, from here.
-    pub mtu: u32,
+/// The shortest paths from one member to all others, kept up to date.
+///
+/// All ways of the same cost count: a member is reached over the first links of all of them. Every link costs at least 1,
+/// so the next member on any of them is nearer, and members that know the same graph never send in a circle.
+pub(crate) struct Spf {
+    me: Addr,
+    root: Option<Slot>,
+    labels: Arc<Vec<Label>>,
+    sets: Arc<Sets>,
 }
 
-/// Who has which links, as everybody says for himself.
-#[derive(Debug, Clone, Default)]
-pub struct Graph<'a> {
-    nodes: Vec<(Addr, &'a [LinkState])>,
+/// How one member is reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Label {
+    pub(super) cost: u32,
+    pub(super) hops: u16,
+    /// The largest PDU in bytes that all ways carry.
+    pub(super) mtu: u16,
+    /// The neighbours of the root that lie on the ways.
+    pub(super) set: SetId,
 }
 
-impl<'a> Graph<'a> {
-    /// A graph of members; the links of each are as [`tidy`] leaves them.
-    pub fn new(members: impl IntoIterator<Item = (Addr, &'a [LinkState])>) -> Self {
-        let mut nodes: Vec<_> = members.into_iter().collect();
-        nodes.sort_unstable_by_key(|(addr, _)| *addr);
-        Self { nodes }
+impl Label {
+    const FAR: Self = Self {
+        cost: FAR,
+        hops: u16::MAX,
+        mtu: u16::MAX,
+        set: NOBODY,
+    };
+
+    /// Whether this is a way to somebody else.
+    pub(super) fn is_way(&self) -> bool {
+        self.set != NOBODY
+    }
+}
+
+impl Spf {
+    pub(crate) fn new(me: Addr) -> Self {
+        Self {
+            me,
+            root: None,
+            labels: Arc::default(),
+            sets: Arc::default(),
+        }
     }
 
-    /// The ways from `me` to everybody else. A link counts only if both its ends name it; it costs what its near end
-    /// says and carries what the smaller end does. Of two ways that cost the same, the one with fewer hops wins, then the
-    /// one over the neighbour with the lowest address. Every link costs at least 1, so that members that know the same
-    /// graph never send in a circle.
-    pub fn routes(&self, me: Addr) -> Fib {
-        let Some(start) = self.index(me) else {
-            return Fib::default();
+    /// Finds all ways anew.
+    pub(super) fn full(&mut self, graph: &impl Links) -> Fib {
+        let names = graph.names();
+        let mut labels = std::mem::take(Arc::make_mut(&mut self.labels));
+        labels.clear();
+        labels.resize(names.slots(), Label::FAR);
+        let mut sets = Sets::default();
+        self.root = names.find(self.me);
+        if let Some(root) = self.root {
+            dijkstra(graph, root, &mut labels, &mut sets);
+        }
+        self.labels = Arc::new(labels);
+        self.sets = Arc::new(sets);
+        self.fib(names)
+    }
+
+    /// Finds the ways that change with the edges to and from some members.
+    pub(super) fn update(&mut self, graph: &impl Links, dirty: &[Slot]) -> Fib {
+        let names = graph.names();
+        let most = names.slots() / 4 + FEW;
+        let root = self.root.filter(|_| self.root == names.find(self.me));
+        let Some(root) = root.filter(|_| dirty.len() <= most && self.sets.len() < MANY_SETS) else {
+            return self.full(graph);
         };
-        let mut labels: Vec<Option<Hop>> = vec![None; self.nodes.len()];
-        let mut settled = vec![false; self.nodes.len()];
-        let mut queue = BinaryHeap::from([Reverse((0, 0, start))]);
-        labels[start] = Some(Hop {
-            via: me,
-            cost: 0,
-            mtu: u32::MAX,
-            hops: 0,
-        });
-        while let Some(Reverse((_, _, at))) = queue.pop() {
-            // A node is queued again whenever a better way to it is found; only the first time counts.
-            let Some(label) = labels[at].filter(|_| !std::mem::replace(&mut settled[at], true))
-            else {
+        let labels = Arc::make_mut(&mut self.labels);
+        labels.resize(names.slots(), Label::FAR);
+        let mut change = Change {
+            graph,
+            root,
+            labels,
+            expected: FxHashMap::default(),
+            queue: BinaryHeap::new(),
+            touched: Vec::new(),
+        };
+        for slot in dirty {
+            change.look(*slot);
+        }
+        if !change.settle(most) {
+            return self.full(graph);
+        }
+        change.relabel(Arc::make_mut(&mut self.sets), dirty);
+        self.fib(names)
+    }
+
+    fn fib(&self, names: &Arc<Names>) -> Fib {
+        Fib::new(names.clone(), self.labels.clone(), self.sets.clone())
+    }
+}
+
+/// All ways from `root`; everybody must be far before.
+fn dijkstra(graph: &impl Links, root: Slot, labels: &mut [Label], sets: &mut Sets) {
+    let names = graph.names();
+    labels[root as usize] = ROOT;
+    let mut queue = BinaryHeap::from([Reverse((0, root))]);
+    while let Some(Reverse((cost, at))) = queue.pop() {
+        let here = labels[at as usize];
+        // A member is queued again whenever a better way to it is found; only the last one counts.
+        if cost > here.cost {
+            continue;
+        }
+        for edge in graph.edges(at).filter(|edge| edge.to != root) {
+            let known = &mut labels[edge.to as usize];
+            let found = Label {
+                cost: here.cost + edge.there,
+                ..*known
+            };
+            if found.cost < known.cost {
+                *known = Label::FAR;
+                known.cost = found.cost;
+                queue.push(Reverse((found.cost, edge.to)));
+            }
+            if found.cost == known.cost {
+                known.join(&here, at == root, edge.to, edge.mtu, names, sets);
+            }
+        }
+    }
+}
+
+impl Label {
+    /// Adds the ways through a member that is nearer.
+    fn join(
+        &mut self,
+        through: &Self,
+        first: bool,
+        here: Slot,
+        mtu: u16,
+        names: &Names,
+        sets: &mut Sets,
+    ) {
+        self.hops = self.hops.min(through.hops.saturating_add(1));
+        self.mtu = self.mtu.min(through.mtu).min(mtu);
+        let set = if first {
+            sets.of_one(here)
+        } else {
+            through.set
+        };
+        self.set = sets.union(self.set, set, names);
+    }
+}
+
+/// Costs from one member to all others, and nothing else: [`FAR`] where there is no way.
+pub(super) fn costs(graph: &impl Links, from: Slot) -> Vec<u32> {
+    let mut costs = vec![FAR; graph.names().slots()];
+    costs[from as usize] = 0;
+    let mut queue = BinaryHeap::from([Reverse((0, from))]);
+    while let Some(Reverse((cost, at))) = queue.pop() {
+        if cost > costs[at as usize] {
+            continue;
+        }
+        for edge in graph.edges(at) {
+            let found = cost + edge.there;
+            if found < costs[edge.to as usize] {
+                costs[edge.to as usize] = found;
+                queue.push(Reverse((found, edge.to)));
+            }
+        }
+    }
+    costs
+}
+
+/// One change of the graph on its way through the labels.
+struct Change<'a, G> {
+    graph: &'a G,
+    root: Slot,
+    labels: &'a mut [Label],
+    /// What the neighbours make of the cost of a member, where that isn't what its label says.
+    expected: FxHashMap<Slot, u32>,
+    queue: BinaryHeap<Reverse<(u32, Slot)>>,
+    /// Members whose cost has changed, some of them twice.
+    touched: Vec<Slot>,
+}
+
+impl<G: Links> Change<'_, G> {
+    /// Works out what a member costs by its neighbours.
+    fn look(&mut self, at: Slot) {
+        if at == self.root {
+            return;
+        }
+        let through = |edge: Edge| self.labels[edge.to as usize].cost.saturating_add(edge.back);
+        let least = self.graph.edges(at).map(through).min().unwrap_or(FAR);
+        self.expect(at, least);
+    }
+
+    fn expect(&mut self, at: Slot, cost: u32) {
+        let said = self.labels[at as usize].cost;
+        if cost == said {
+            self.expected.remove(&at);
+        } else {
+            self.expected.insert(at, cost);
+            self.queue.push(Reverse((cost.min(said), at)));
+        }
+    }
+
+    /// Lets all costs be what the neighbours make of them, from the root outwards; `false` once more than `most` changed.
+    fn settle(&mut self, most: usize) -> bool {
+        while let Some(Reverse((key, at))) = self.queue.pop() {
+            let Some(cost) = self.expected.get(&at).copied() else {
                 continue;
             };
-            for (next, cost, mtu) in self.links(at) {
-                let via = if at == start {
-                    self.nodes[next].0
-                } else {
-                    label.via
-                };
-                let found = Hop {
-                    via,
-                    cost: label.cost + u64::from(cost),
-                    mtu: label.mtu.min(mtu),
-                    hops: label.hops + 1,
-                };
-                if labels[next]
-                    .is_none_or(|known| (found.cost, found.hops) < (known.cost, known.hops))
-                {
-                    queue.push(Reverse((found.cost, found.hops, next)));
-                }
-                labels[next] = Some(better(labels[next], found));
+            let said = self.labels[at as usize].cost;
+            if key != cost.min(said) {
+                continue;
+            }
+            self.touched.push(at);
+            if self.touched.len() > most {
+                return false;
+            }
+            if cost < said {
+                self.fall(at, cost);
+            } else {
+                self.rise(at, said, cost);
             }
         }
-        let reached = self
-            .nodes
-            .iter()
-            .zip(labels)
-            .filter_map(|((addr, _), label)| Some((*addr, label?)));
-        Fib::new(reached.filter(|(addr, _)| *addr != me).collect())
+        true
     }
 
-    /// The links of a node that their other ends confirm: (index, cost, MTU).
-    fn links(&self, at: usize) -> impl Iterator<Item = (usize, u32, u32)> {
-        let (here, links) = self.nodes[at];
-        links
-            .iter()
-            .filter(move |link| link.neighbour != here)
-            .filter_map(move |link| {
-                let there = self.index(link.neighbour)?;
-                let back = self.nodes[there].1;
-                let back = back[back.binary_search_by_key(&here, |b| b.neighbour).ok()?];
-                Some((there, link.cost.max(1), link.mtu.min(back.mtu)))
-            })
+    /// A member has become nearer: so may have those behind it.
+    fn fall(&mut self, at: Slot, cost: u32) {
+        self.labels[at as usize].cost = cost;
+        self.expected.remove(&at);
+        let (graph, root) = (self.graph, self.root);
+        for edge in graph.edges(at).filter(|e| e.to != root) {
+            let found = cost + edge.there;
+            if found < self.expects(edge.to) {
+                self.expect(edge.to, found);
+            }
+        }
     }
 
-    fn index(&self, addr: Addr) -> Option<usize> {
-        self.nodes.binary_search_by_key(&addr, |(a, _)| *a).ok()
+    /// A member is not as near as was said: nothing is known of it until its turn comes again, and those that were
+    /// reached through it look for another way.
+    fn rise(&mut self, at: Slot, said: u32, cost: u32) {
+        self.labels[at as usize] = Label::FAR;
+        self.expect(at, cost);
+        let behind: Vec<Slot> = self
+            .graph
+            .edges(at)
+            .filter(|e| e.to != self.root && said + e.there == self.expects(e.to))
+            .map(|e| e.to)
+            .collect();
+        for to in behind {
+            self.look(to);
+        }
+    }
+
+    fn expects(&self, at: Slot) -> u32 {
+        let said = self.labels[at as usize].cost;
+        self.expected.get(&at).copied().unwrap_or(said)
+    }
+
+    /// Works out the rest of the labels, the nearest first, for all that have another cost and all behind them.
+    fn relabel(&mut self, sets: &mut Sets, dirty: &[Slot]) {
+        let touched = self.touched.iter().copied();
+        let mut seeds: Vec<Slot> = touched.chain(dirty.iter().copied()).collect();
+        for at in &self.touched {
+            seeds.extend(self.graph.edges(*at).map(|edge| edge.to));
+        }
+        let mut queue: BinaryHeap<_> = seeds
+            .into_iter()
+            .map(|at| Reverse((self.labels[at as usize].cost, at)))
+            .collect();
+        let mut last = None;
+        while let Some(Reverse((cost, at))) = queue.pop() {
+            if at == self.root || last.replace(at) == Some(at) {
+                continue;
+            }
+            let before = self.labels[at as usize];
+            self.labels[at as usize] = self.relabelled(at, cost, sets);
+            if self.labels[at as usize] == before || cost == FAR {
+                continue;
+            }
+            for edge in self.graph.edges(at) {
+                let behind = self.labels[edge.to as usize].cost;
+                if behind == cost.saturating_add(edge.there) {
+                    queue.push(Reverse((behind, edge.to)));
+                }
+            }
+        }
+    }
+
+    fn relabelled(&self, at: Slot, cost: u32, sets: &mut Sets) -> Label {
+        let mut label = Label { cost, ..Label::FAR };
+        if cost == FAR {
+            return label;
+        }
+        for edge in self.graph.edges(at) {
+            let through = self.labels[edge.to as usize];
+            if through.cost.saturating_add(edge.back) == cost {
+                let first = edge.to == self.root;
+                label.join(&through, first, at, edge.mtu, self.graph.names(), sets);
+            }
+        }
+        label
     }
 }
 
-/// Sorts links by neighbour and keeps of several to one neighbour the cheapest, of those the largest.
-pub fn tidy(links: &mut Vec<LinkState>) {
-    links.sort_unstable_by_key(|l| (l.neighbour, l.cost, Reverse(l.mtu)));
-    links.dedup_by_key(|l| l.neighbour);
+/// A set of neighbours, by number.
+pub(super) type SetId = u16;
+
+/// Sets of neighbours: thousands of members are reached over the same few.
+#[derive(Debug, Clone)]
+pub(super) struct Sets {
+    sets: Vec<Box<[Slot]>>,
+    ids: FxHashMap<Box<[Slot]>, SetId>,
 }
 
-/// The better of two ways to one node. Ways that cost the same over as many hops become one: over the neighbour with the
-/// lowest address, and with the smallest MTU of them all, since members on the way may choose either.
-fn better(known: Option<Hop>, found: Hop) -> Hop {
-    let Some(known) = known else { return found };
-    match (found.cost, found.hops).cmp(&(known.cost, known.hops)) {
-        std::cmp::Ordering::Less => found,
-        std::cmp::Ordering::Greater => known,
-        std::cmp::Ordering::Equal => Hop {
-            via: known.via.min(found.via),
-            mtu: known.mtu.min(found.mtu),
-            ..known
-        },
+impl Sets {
+    /// The neighbours in a set, the lowest address first.
+    pub(super) fn get(&self, id: SetId) -> &[Slot] {
+        self.sets.get(id as usize).map_or(&[], |set| set)
+    }
+
+    fn len(&self) -> usize {
+        self.sets.len()
+    }
+
+    fn of_one(&mut self, slot: Slot) -> SetId {
+        self.id(vec![slot])
+    }
+
+    /// The neighbours in either set, at most [`MAX_WAYS`], those with the lowest addresses.
+    fn union(&mut self, a: SetId, b: SetId, names: &Names) -> SetId {
+        if a == b || b == NOBODY {
+            return a;
+        }
+        if a == NOBODY {
+            return b;
+        }
+        let mut union = [self.get(a), self.get(b)].concat();
+        union.sort_unstable_by_key(|slot| names.addr(*slot));
+        union.dedup();
+        union.truncate(MAX_WAYS);
+        self.id(union)
+    }
+
+    fn id(&mut self, set: Vec<Slot>) -> SetId {
+        if let Some(id) = self.ids.get(set.as_slice()) {
+            return *id;
+        }
+        let Ok(id) = SetId::try_from(self.sets.len()) else {
+            // Nobody has so many neighbours; were it so, some would be reached over one of the ways only.
+            return self.ids.get(&set[..1]).copied().unwrap_or(NOBODY);
+        };
+        let set = set.into_boxed_slice();
+        self.sets.push(set.clone());
+        self.ids.insert(set, id);
+        id
     }
 }
+
+impl Default for Sets {
+    fn default() -> Self {
+        let nobody = Box::<[Slot]>::default();
+        Self {
+            sets: vec![nobody.clone()],
+            ids: FxHashMap::from_iter([(nobody, NOBODY)]),
+        }
+    }
+}
+
+/// The most neighbours over which one member's packets are spread.
+pub(super) const MAX_WAYS: usize = 8;
+/// The cost of what can't be reached.
+pub(super) const FAR: u32 = u32::MAX;
+const ROOT: Label = Label {
+    cost: 0,
+    hops: 0,
+    mtu: u16::MAX,
+    set: NOBODY,
+};
+/// The set that is empty.
+const NOBODY: SetId = 0;
+/// Changes of so many members are always worth the incremental way.
+const FEW: usize = 16;
+/// Sets that are no longer used are thrown away when there are so many.
+const MANY_SETS: usize = 32_768;
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use petgraph::algo::dijkstra;
-    use petgraph::graph::DiGraph;
-    use proptest::prelude::*;
-
-    use super::*;
-
-    type Members = BTreeMap<Addr, Vec<LinkState>>;
-
-    fn graph(members: &Members) -> Graph<'_> {
-        Graph::new(members.iter().map(|(a, l)| (*a, l.as_slice())))
-    }
-
-    fn link(to: u64, cost: u32, mtu: u32) -> LinkState {
-        LinkState {
-            neighbour: Addr(to),
-            cost,
-            mtu,
-        }
-    }
-
-    fn members(nodes: &[(u64, &[LinkState])]) -> Members {
-        nodes.iter().map(|(a, l)| (Addr(*a), l.to_vec())).collect()
-    }
-
-    /// Up to 16 members that say anything of anybody, also of themselves and of members that don't exist.
-    fn any_members() -> impl Strategy<Value = Members> {
-        let links = prop::collection::vec(
-            (0u64..18, 0u32..6, 1000u32..1010).prop_map(|(a, c, m)| link(a, c, m)),
-            0..12,
-        );
-        prop::collection::btree_map((0u64..16).prop_map(Addr), links, 1..16).prop_map(
-            |mut members| {
-                members.values_mut().for_each(tidy);
-                members
-            },
-        )
-    }
-
-    /// The links that count: (from, to) → (cost, MTU).
-    fn real(members: &Members) -> BTreeMap<(Addr, Addr), (u32, u32)> {
-        let says = |a: Addr, b: Addr| members.get(&a)?.iter().find(|l| l.neighbour == b).copied();
-        let pairs = members
-            .keys()
-            .flat_map(|a| members.keys().map(|b| (*a, *b)))
-            .filter(|(a, b)| a != b);
-        pairs
-            .filter_map(|(a, b)| {
-                says(a, b)
-                    .zip(says(b, a))
-                    .map(|(l, r)| ((a, b), (l.cost.max(1), l.mtu.min(r.mtu))))
-            })
-            .collect()
-    }
-
-    /// The way a packet takes through everybody's own table.
-    fn follow(members: &Members, from: Addr, to: Addr) -> Option<Vec<Addr>> {
-        let mut way = vec![from];
-        while let Some(&at) = way.last().filter(|at| **at != to) {
-            way.push(graph(members).routes(at).next_hop(to)?.via);
-            assert!(way.len() <= members.len(), "a circle: {way:?}");
-        }
-        Some(way)
-    }
-
-    proptest! {
-        #[test]
-        fn costs_are_those_that_petgraph_finds(members in any_members()) {
-            let mut oracle = DiGraph::<Addr, u64>::new();
-            let index: BTreeMap<_, _> = members.keys().map(|a| (*a, oracle.add_node(*a))).collect();
-            for ((a, b), (cost, _)) in real(&members) {
-                oracle.add_edge(index[&a], index[&b], u64::from(cost));
-            }
-            for me in members.keys() {
-                let costs = dijkstra(&oracle, index[me], None, |edge| *edge.weight());
-                let far = members.keys().filter(|a| *a != me);
-                let expected: BTreeMap<_, _> = far.filter_map(|a| Some((*a, *costs.get(&index[a])?))).collect();
-                let found: BTreeMap<_, _> = graph(&members).routes(*me).iter().map(|(a, hop)| (a, hop.cost)).collect();
-                prop_assert_eq!(found, expected);
-            }
-        }
-
-        #[test]
-        fn packets_arrive_at_the_promised_cost_and_fit(members in any_members()) {
-            let links = real(&members);
-            for me in members.keys() {
-                for (to, hop) in graph(&members).routes(*me).iter() {
-                    let way = follow(&members, *me, to).expect("a member on the way knows no further");
-                    let steps: Vec<_> = way.windows(2).map(|w| links[&(w[0], w[1])]).collect();
-                    prop_assert_eq!(steps.iter().map(|s| u64::from(s.0)).sum::<u64>(), hop.cost);
-                    prop_assert_eq!(steps.len(), hop.hops as usize);
-                    prop_assert!(steps.iter().all(|s| s.1 >= hop.mtu), "{:?} promised {}", steps, hop.mtu);
-                    prop_assert_eq!(way.iter().collect::<BTreeSet<_>>().len(), way.len());
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn a_link_that_one_end_denies_is_none() {
-        let members = members(&[(1, &[link(2, 1, 1400)]), (2, &[])]);
-        assert!(graph(&members).routes(Addr(1)).is_empty());
-    }
-
-    #[test]
-    fn of_equal_ways_the_lowest_neighbour_wins_and_the_smallest_mtu_is_promised() {
-        let members = members(&[
-            (1, &[link(2, 5, 1400), link(3, 5, 9000)]),
-            (2, &[link(1, 5, 1400), link(4, 5, 1400)]),
-            (3, &[link(1, 5, 9000), link(4, 5, 9000)]),
-            (4, &[link(2, 5, 1400), link(3, 5, 9000)]),
-        ]);
-        let expected = Hop {
-            via: Addr(2),
-            cost: 10,
-            mtu: 1400,
-            hops: 2,
-        };
-        assert_eq!(
-            graph(&members).routes(Addr(1)).next_hop(Addr(4)),
-            Some(&expected)
-        );
-    }
-
-    #[test]
-    fn the_largest_costs_do_not_overflow() {
-        let far = u32::MAX;
-        let members = members(&[
-            (1, &[link(2, far, 1)]),
-            (2, &[link(1, far, 1), link(3, far, 1)]),
-            (3, &[link(2, far, 1)]),
-        ]);
-        assert_eq!(
-            graph(&members)
-                .routes(Addr(1))
-                .next_hop(Addr(3))
-                .unwrap()
-                .cost,
-            2 * u64::from(far)
-        );
-    }
-}
+mod tests;

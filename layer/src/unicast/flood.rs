@@ -111,10 +111,7 @@ impl Unicast {
             }
         }
         let raised = me.routing.lsdb.incarnation();
-        let reborn: Vec<(Addr, u64)> = news
-            .iter()
-            .filter_map(|record| me.routing.reborn(record))
-            .collect();
+        let reborn = me.routing.lsdb.take_reborn();
         if raised != incarnation {
             self.save(
                 "incarnation",

@@ -1,23 +1,19 @@
 //! Routes and names as this member knows them: the records of all, and what follows from them.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use prost::Message;
-use proto::{Addr, wire};
+use proto::Addr;
 
 use crate::crypt::{Identity, MemberCert};
-use crate::route::{Fib, Hop, Lsdb, routes};
+use crate::route::{Fib, Hop, Lsdb, Spf};
 
 /// What this member knows of its layer.
 pub(super) struct Routing {
     pub(super) lsdb: Lsdb,
     pub(super) fib: Fib,
-    me: Addr,
+    spf: Spf,
     /// When the routes are to be found anew: records come in groups.
     spf_at: Option<Instant>,
-    /// The life in which each member was last seen.
-    lives: BTreeMap<Addr, u64>,
 }
 
 impl Routing {
@@ -27,9 +23,8 @@ impl Routing {
         Self {
             lsdb,
             fib: Fib::default(),
-            me,
+            spf: Spf::new(me),
             spf_at: None,
-            lives: BTreeMap::new(),
         }
     }
 
@@ -40,7 +35,7 @@ impl Routing {
 
     /// The newest life in which a member was seen.
     pub(super) fn life(&self, member: Addr) -> Option<u64> {
-        self.lives.get(&member).copied()
+        self.lsdb.life(member)
     }
 
     /// The neighbour on the way to a member, and what that way costs.
@@ -64,7 +59,7 @@ impl Routing {
     }
 
     /// All ways, in the order of the members' addresses.
-    pub(super) fn ways(&self) -> impl Iterator<Item = (Addr, &Hop)> {
+    pub(super) fn ways(&self) -> impl Iterator<Item = (Addr, Hop)> {
         self.fib.iter()
     }
 
@@ -76,19 +71,9 @@ impl Routing {
         let due = self.spf_at.is_some_and(|at| at_once || at <= now);
         if due {
             self.spf_at = None;
-            self.fib = routes(&self.lsdb, self.me);
+            self.fib = self.lsdb.reroute(&mut self.spf);
         }
         due
-    }
-
-    /// Looks at a new record: gives its originator and its life if that is another than before.
-    pub(super) fn reborn(&mut self, record: &wire::SignedRecord) -> Option<(Addr, u64)> {
-        let record = wire::Record::decode(record.body.as_slice()).ok()?;
-        let origin = Addr(record.origin);
-        let life = self.lives.entry(origin).or_insert(record.incarnation);
-        let reborn = *life < record.incarnation;
-        *life = record.incarnation.max(*life);
-        reborn.then_some((origin, *life))
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

@@ -7,9 +7,7 @@ use proto::ipcp::Invite;
 use proto::wire::{Digest, Record, SignedRecord};
 use proto::{Addr, Label};
 
-use super::record::{
-    MAX_LINKS, MAX_NAMES, MAX_RECORD, NAMES_PER_RECORD, RecordError, signed_bytes,
-};
+use super::super::record::{MAX_RECORD, signed_bytes};
 use super::*;
 use crate::crypt::{Authority, CertError, Identity, Invitation};
 use crate::dir::NameHash;
@@ -160,7 +158,7 @@ fn records_make_routes_members_and_directory() {
     }
     let (me, far) = (layer.addr(0), layer.addr(2));
     let lsdb = &mut layer.members[0].1;
-    let fib = routes(lsdb, me);
+    let fib = lsdb.routes(me);
     assert_eq!(
         fib.next_hop(far).map(|h| (h.cost, h.hops, h.mtu)),
         Some((2, 2, 1400))

@@ -1,0 +1,130 @@
+//! Who has which links, as everybody says for himself. It must not know of signatures, time or ways.
+
+use std::cmp::Reverse;
+use std::sync::Arc;
+
+use proto::Addr;
+
+use super::names::{Names, Slot};
+
+/// What a member says of its link to a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LinkState {
+    /// The neighbour.
+    pub neighbour: Addr,
+    /// What the way over it costs, from here; 0 counts as 1, and more than [`MAX_COST`] as that.
+    pub cost: u32,
+    /// The largest PDU in bytes that it carries, from here.
+    pub mtu: u32,
+}
+
+/// Something that knows members and their links.
+pub(super) trait Links {
+    /// The numbers of the members.
+    fn names(&self) -> &Arc<Names>;
+    /// What a member says of its links, as [`tidy`] leaves it; nothing if it is forgotten.
+    fn links(&self, slot: Slot) -> &[LinkState];
+
+    /// The links of a member that their other ends confirm.
+    fn edges(&self, at: Slot) -> impl Iterator<Item = Edge> {
+        let here = self.names().addr(at);
+        self.links(at).iter().filter_map(move |link| {
+            let to = self.names().find(link.neighbour).filter(|to| *to != at)?;
+            let theirs = self.links(to);
+            let back = theirs.binary_search_by_key(&here, |l| l.neighbour).ok()?;
+            let back = &theirs[back];
+            Some(Edge {
+                to,
+                there: link.cost.clamp(1, MAX_COST),
+                back: back.cost.clamp(1, MAX_COST),
+                mtu: u16::try_from(link.mtu.min(back.mtu)).unwrap_or(u16::MAX),
+            })
+        })
+    }
+}
+
+/// A link that both ends name.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Edge {
+    pub(super) to: Slot,
+    /// What it costs from here.
+    pub(super) there: u32,
+    /// What it costs to here.
+    pub(super) back: u32,
+    /// The smaller of what both ends say, in bytes.
+    pub(super) mtu: u16,
+}
+
+/// Sorts links by neighbour and keeps of several to one neighbour the cheapest, of those the largest.
+pub fn tidy(links: &mut Vec<LinkState>) {
+    links.sort_unstable_by_key(|l| (l.neighbour, l.cost, Reverse(l.mtu)));
+    links.dedup_by_key(|l| l.neighbour);
+}
+
+/// The members whose edges may differ after `new` was said where `old` was: the neighbours that are named in another way.
+pub(super) fn differing<'a>(
+    old: &'a [LinkState],
+    new: &'a [LinkState],
+) -> impl Iterator<Item = Addr> + 'a {
+    let lacks = |of: &'a [LinkState], link: &LinkState| {
+        of.binary_search_by_key(&link.neighbour, |l| l.neighbour)
+            .map_or(true, |i| of[i] != *link)
+    };
+    let gone = old.iter().filter(move |link| lacks(new, link));
+    let come = new.iter().filter(move |link| lacks(old, link));
+    gone.chain(come).map(|link| link.neighbour)
+}
+
+/// The most that a link costs, so that no way through 16,384 members costs 2³² or more.
+pub const MAX_COST: u32 = 262_143;
+
+/// A graph that is drawn at once, for tests.
+#[cfg(test)]
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Drawn {
+    names: Arc<Names>,
+    links: Vec<Vec<LinkState>>,
+}
+
+#[cfg(test)]
+impl Drawn {
+    pub(crate) fn new(members: impl IntoIterator<Item = (Addr, Vec<LinkState>)>) -> Self {
+        let mut drawn = Self::default();
+        for (addr, links) in members {
+            drawn.set(addr, links);
+        }
+        drawn
+    }
+
+    /// Lets a member say what its links are; gives the members whose ways may have changed.
+    pub(super) fn set(&mut self, addr: Addr, mut links: Vec<LinkState>) -> Vec<Slot> {
+        tidy(&mut links);
+        let slot = Arc::make_mut(&mut self.names).add(addr);
+        self.links.resize(self.names.slots(), Vec::new());
+        let old = std::mem::replace(&mut self.links[slot as usize], links);
+        let new = &self.links[slot as usize];
+        let heads = differing(&old, new).filter_map(|a| self.names.find(a));
+        heads.chain([slot]).collect()
+    }
+
+    pub(crate) fn forget(&mut self, addr: Addr) -> Vec<Slot> {
+        let dirty = self.set(addr, Vec::new());
+        Arc::make_mut(&mut self.names).remove(addr);
+        dirty
+    }
+
+    pub(crate) fn routes(&self, me: Addr) -> super::Fib {
+        super::spf::Spf::new(me).full(self)
+    }
+}
+
+#[cfg(test)]
+impl Links for Drawn {
+    fn names(&self) -> &Arc<Names> {
+        &self.names
+    }
+
+    fn links(&self, slot: Slot) -> &[LinkState] {
+        self.links.get(slot as usize).map_or(&[], Vec::as_slice)
+    }
+}
