@@ -83,7 +83,7 @@ mod tests {
             dir.add(Addr(member), 2, &[[7; 32]]);
         }
         dir.add(Addr(2), 3, &[[8; 32]]);
-        let fib = graph.routes(Addr(1));
+        let (_, fib) = graph.routes(Addr(1));
         assert_eq!(dir.resolve(&fib, &[7; 32]), [Addr(3), Addr(2)]);
         dir.remove(Addr(3), 2, &[[7; 32]]);
         assert_eq!(dir.resolve(&fib, &[7; 32]), [Addr(2)]);

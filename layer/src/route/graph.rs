@@ -78,17 +78,18 @@ pub(super) fn differing<'a>(
 /// The most that a link costs, so that no way through 16,384 members costs 2³² or more.
 pub const MAX_COST: u32 = 262_143;
 
-/// A graph that is drawn at once, for tests.
-#[cfg(test)]
+/// A graph that nobody has signed, for tests and benchmarks.
+#[cfg(any(test, feature = "sim"))]
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Drawn {
+pub struct Drawn {
     names: Arc<Names>,
     links: Vec<Vec<LinkState>>,
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 impl Drawn {
-    pub(crate) fn new(members: impl IntoIterator<Item = (Addr, Vec<LinkState>)>) -> Self {
+    /// The members and what they say of their links.
+    pub fn new(members: impl IntoIterator<Item = (Addr, Vec<LinkState>)>) -> Self {
         let mut drawn = Self::default();
         for (addr, links) in members {
             drawn.set(addr, links);
@@ -96,8 +97,8 @@ impl Drawn {
         drawn
     }
 
-    /// Lets a member say what its links are; gives the members whose ways may have changed.
-    pub(super) fn set(&mut self, addr: Addr, mut links: Vec<LinkState>) -> Vec<Slot> {
+    /// Lets a member say what its links are; gives the numbers of the members to whom the ways may have changed.
+    pub fn set(&mut self, addr: Addr, mut links: Vec<LinkState>) -> Vec<Slot> {
         tidy(&mut links);
         let slot = Arc::make_mut(&mut self.names).add(addr);
         self.links.resize(self.names.slots(), Vec::new());
@@ -107,18 +108,27 @@ impl Drawn {
         heads.chain([slot]).collect()
     }
 
-    pub(crate) fn forget(&mut self, addr: Addr) -> Vec<Slot> {
+    /// Lets a member be gone.
+    pub fn forget(&mut self, addr: Addr) -> Vec<Slot> {
         let dirty = self.set(addr, Vec::new());
         Arc::make_mut(&mut self.names).remove(addr);
         dirty
     }
 
-    pub(crate) fn routes(&self, me: Addr) -> super::Fib {
-        super::spf::Spf::new(me).full(self)
+    /// All ways from a member, and what is needed to keep them up to date.
+    pub fn routes(&self, me: Addr) -> (super::Spf, super::Fib) {
+        let mut spf = super::Spf::new(me);
+        let fib = spf.full(self);
+        (spf, fib)
+    }
+
+    /// The ways after a change that [`Drawn::set`] or [`Drawn::forget`] gave these numbers for.
+    pub fn reroute(&self, spf: &mut super::Spf, dirty: &[u32]) -> super::Fib {
+        spf.update(self, dirty)
     }
 }
 
-#[cfg(test)]
+#[cfg(any(test, feature = "sim"))]
 impl Links for Drawn {
     fn names(&self) -> &Arc<Names> {
         &self.names

@@ -257,7 +257,7 @@ impl Lsdb {
     }
 
     /// Brings ways up to date that are kept with all that has changed since the last call.
-    pub(crate) fn reroute(&mut self, spf: &mut Spf) -> Fib {
+    pub fn reroute(&mut self, spf: &mut Spf) -> Fib {
         let dirty = self.store.take_dirty();
         spf.update(&self.store, &dirty)
     }

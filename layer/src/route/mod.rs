@@ -17,11 +17,11 @@ mod record;
 mod spf;
 
 pub use fib::{Fib, Hop};
-#[cfg(test)]
-pub(crate) use graph::Drawn;
+#[cfg(any(test, feature = "sim"))]
+pub use graph::Drawn;
 pub use graph::{LinkState, MAX_COST, tidy};
 #[cfg(any(test, feature = "sim"))]
 pub use lsdb::Pool;
 pub use lsdb::{Inserted, Lsdb};
 pub use record::{MAX_LINKS, MAX_MEMBERS, MAX_NAMES, MAX_RECORD, RecordError};
-pub(crate) use spf::Spf;
+pub use spf::Spf;

@@ -17,7 +17,7 @@ use super::names::{Names, Slot};
 ///
 /// All ways of the same cost count: a member is reached over the first links of all of them. Every link costs at least 1,
 /// so the next member on any of them is nearer, and members that know the same graph never send in a circle.
-pub(crate) struct Spf {
+pub struct Spf {
     me: Addr,
     root: Option<Slot>,
     labels: Arc<Vec<Label>>,
@@ -50,6 +50,7 @@ impl Label {
 }
 
 impl Spf {
+    /// Before anything is known.
     pub(crate) fn new(me: Addr) -> Self {
         Self {
             me,
@@ -157,26 +158,6 @@ impl Label {
         };
         self.set = sets.union(self.set, set, names);
     }
-}
-
-/// Costs from one member to all others, and nothing else: [`FAR`] where there is no way.
-pub(super) fn costs(graph: &impl Links, from: Slot) -> Vec<u32> {
-    let mut costs = vec![FAR; graph.names().slots()];
-    costs[from as usize] = 0;
-    let mut queue = BinaryHeap::from([Reverse((0, from))]);
-    while let Some(Reverse((cost, at))) = queue.pop() {
-        if cost > costs[at as usize] {
-            continue;
-        }
-        for edge in graph.edges(at) {
-            let found = cost + edge.there;
-            if found < costs[edge.to as usize] {
-                costs[edge.to as usize] = found;
-                queue.push(Reverse((found, edge.to)));
-            }
-        }
-    }
-    costs
 }
 
 /// One change of the graph on its way through the labels.

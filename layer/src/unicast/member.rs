@@ -217,7 +217,15 @@ impl Unicast {
         let incarnation = self.next_incarnation()?;
         let address = identity.address();
         let decrees = self.known_decrees(identity.layer())?;
-        let routing = Routing::new(&identity, incarnation);
+        #[cfg_attr(
+            not(any(test, feature = "sim")),
+            expect(unused_mut, reason = "nobody shares records outside of the simulator")
+        )]
+        let mut routing = Routing::new(&identity, incarnation);
+        #[cfg(any(test, feature = "sim"))]
+        if let Some(pool) = &self.pool {
+            routing.lsdb.share(pool.clone());
+        }
         let issuer = if authority.is_some() {
             Some(identity.member().clone())
         } else {

@@ -112,6 +112,8 @@ pub struct Unicast {
     seen: Vec<Vec<u8>>,
     #[cfg(any(test, feature = "hostile"))]
     meddler: Option<Box<dyn Meddler>>,
+    #[cfg(any(test, feature = "sim"))]
+    pool: Option<crate::route::Pool>,
 }
 
 impl Unicast {
@@ -151,7 +153,15 @@ impl Unicast {
             seen: Vec::new(),
             #[cfg(any(test, feature = "hostile"))]
             meddler: None,
+            #[cfg(any(test, feature = "sim"))]
+            pool: None,
         }
+    }
+
+    /// Shares records with the other members of the layer in this process. To be said before this is a member.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn share_records(&mut self, pool: crate::route::Pool) {
+        self.pool = Some(pool);
     }
 
     fn command(&mut self, now: Now, id: CommandId, command: Command) {

@@ -36,8 +36,13 @@ pub(super) struct Store {
 #[derive(Default)]
 struct Held {
     links: Option<Stored>,
-    others: Option<Box<BTreeMap<Kind, Stored>>>,
+    /// Behind one pointer, since most have none.
+    others: Option<Box<Others>>,
 }
+
+/// What a member says besides its links.
+#[derive(Default)]
+struct Others(BTreeMap<Kind, Stored>);
 
 /// One record and when it was signed.
 #[derive(Clone)]
@@ -232,35 +237,35 @@ impl Held {
         if kind == Kind::LINKS {
             return self.links.as_ref();
         }
-        self.others.as_ref()?.get(&kind)
+        self.others.as_ref()?.0.get(&kind)
     }
 
     fn get_mut(&mut self, kind: Kind) -> Option<&mut Stored> {
         if kind == Kind::LINKS {
             return self.links.as_mut();
         }
-        self.others.as_mut()?.get_mut(&kind)
+        self.others.as_mut()?.0.get_mut(&kind)
     }
 
     fn set(&mut self, kind: Kind, stored: Stored) -> Option<Stored> {
         if kind == Kind::LINKS {
             return self.links.replace(stored);
         }
-        self.others.get_or_insert_default().insert(kind, stored)
+        self.others.get_or_insert_default().0.insert(kind, stored)
     }
 
     fn remove(&mut self, kind: Kind) -> Option<Stored> {
         if kind == Kind::LINKS {
             return self.links.take();
         }
-        let gone = self.others.as_mut()?.remove(&kind);
-        self.others.take_if(|others| others.is_empty());
+        let gone = self.others.as_mut()?.0.remove(&kind);
+        self.others.take_if(|others| others.0.is_empty());
         gone
     }
 
     fn iter(&self) -> impl Iterator<Item = (Kind, &Stored)> {
         let links = self.links.iter().map(|stored| (Kind::LINKS, stored));
-        let others = self.others.iter().flat_map(|others| others.iter());
+        let others = self.others.iter().flat_map(|others| &others.0);
         links.chain(others.map(|(kind, stored)| (*kind, stored)))
     }
 }
