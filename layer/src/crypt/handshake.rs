@@ -19,7 +19,7 @@ use rustls_pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::tls::describe;
-use super::{Aead, KeyExchange, MemberCert, Secrets, TAG, TlsConfig};
+use super::{Aead, Introduction, KeyExchange, MemberCert, Secrets, TAG, TlsConfig};
 use frame::{Frame, Header, Level};
 use stream::{Incoming, Outgoing};
 
@@ -36,6 +36,8 @@ pub struct Handshake {
     write_level: usize,
     out: [Outgoing; 2],
     into: [Incoming; 2],
+    /// What tells the server that it is no stranger's.
+    introduction: Option<Introduction>,
     /// Sealed PDUs that overtook the server's hello.
     early: Vec<Vec<u8>>,
     /// Something from the other side has authenticated: from here on, the initial level is closed.
@@ -138,6 +140,20 @@ impl Handshake {
         Ok((header.session, header.level == Level::Initial))
     }
 
+    /// What the sender of a first PDU shows to be no stranger; [`super::Acquaintance::recognises`] tells whether it is true.
+    pub fn introduction_of(pdu: &[u8]) -> Option<Introduction> {
+        let frames = Frame::parse_all(pdu.get(Header::LEN..)?).ok()?;
+        frames.into_iter().find_map(|frame| match frame {
+            Frame::Met(shown) => Some(shown),
+            Frame::Crypto { .. } | Frame::Ack { .. } | Frame::Close(_) => None,
+        })
+    }
+
+    /// Shows the server with each first PDU that the two have met.
+    pub fn introduce(&mut self, shown: Introduction) {
+        self.introduction = Some(shown);
+    }
+
     fn new(
         config: &TlsConfig,
         tls: Connection,
@@ -163,6 +179,7 @@ impl Handshake {
             write_level: 0,
             out: Default::default(),
             into: Default::default(),
+            introduction: None,
             early: Vec::new(),
             heard: false,
             ack_due: false,

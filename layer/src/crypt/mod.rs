@@ -12,6 +12,7 @@
 //! | `invitation` | the line that lets somebody join, and the joiner's side of enrolment |
 //! | `tls` | what rustls is told: who is trusted, which suites, what time it is |
 //! | `exchange` | the hybrid key exchange, of ML-KEM and X25519 |
+//! | `acquaintance` | what tells a member that was met from a stranger, cheaply |
 //! | `handshake` | TLS 1.3 over PDUs that may be lost, doubled, reordered or forged |
 //! | `secrets` | every key that follows from a handshake |
 //! | `seal`, `window` | sealing and opening where a PDU lies, each PDU once |
@@ -19,6 +20,7 @@
 //!
 //! Keys and ids come from ring's own source of chance: no decision, order or size in a layer may follow from them.
 
+mod acquaintance;
 mod authority;
 mod cert;
 mod exchange;
@@ -37,6 +39,7 @@ mod secrets;
 mod tls;
 mod window;
 
+pub use acquaintance::{Acquaintance, Introduction};
 pub use authority::{Audit, Authority};
 pub use cert::{CertError, MemberCert};
 pub use exchange::KeyExchange;

@@ -6,7 +6,7 @@ use proto::{Addr, EndpointId};
 use ring::hkdf;
 use zeroize::Zeroizing;
 
-use super::{Aead, FlowKey, KeyExchange, MemberCert, OpenKey, SealKey};
+use super::{Acquaintance, Aead, FlowKey, KeyExchange, MemberCert, OpenKey, SealKey};
 
 /// The result of a handshake.
 pub struct Secrets {
@@ -59,6 +59,15 @@ impl Secrets {
     ) -> FlowKey {
         let parts = [src.0, dst.0, src_endpoint.0, dst_endpoint.0].map(u64::to_be_bytes);
         self.derive(&[b"flow", parts.as_flattened()])
+    }
+
+    /// What the two sides know each other by when they shake hands again.
+    pub fn acquaintance(&self) -> Acquaintance {
+        let material = self.derive(&[b"met"]).material;
+        let (bytes, _) = material
+            .split_first_chunk()
+            .expect("an acquaintance takes less than what is derived");
+        Acquaintance::new(bytes)
     }
 
     /// HKDF-SHA256 with the salt of this version; the first 32 bytes are the key, the next 12 the IV.

@@ -246,7 +246,7 @@ impl Unicast {
         for bytes in batch.iter_mut() {
             match Kind::of(bytes) {
                 Some(Kind::Sealed) => self.sealed(now, lower, bytes),
-                Some(Kind::Handshake) => self.link_handshake(now, lower, bytes),
+                Some(Kind::Handshake) => self.link_handshake(now, lower, None, bytes),
                 None => self.stats.count("drop.unknown_kind"),
             }
         }
@@ -307,6 +307,7 @@ impl Unicast {
             Inner::RoutedHandshake(header, bytes) => {
                 self.routed_handshake(now, peer, header, bytes)
             }
+            Inner::LinkHandshake(bytes) => self.link_handshake(now, lower, Some(peer), bytes),
         }
     }
 

@@ -8,7 +8,7 @@ use proto::{Addr, Batch, FlowId, Framing, Label, Reason};
 
 use super::cube::CONTROL_DSCP;
 use super::out::{Class, Egress, Popped};
-use super::pdu::{self, HOP_OVERHEAD, Hello, SEALED_LEN};
+use super::pdu::{self, HOP_OVERHEAD, Hello, LINK_HANDSHAKE_LEN, SEALED_LEN};
 use super::running::Running;
 use super::stats::Stats;
 use crate::channel::Channel;
@@ -346,6 +346,20 @@ impl Link {
     ) -> Result<(), &'static str> {
         let hop = self.sealing().ok_or("drop.no_key")?;
         self.send_with(hop, class, len, fill)
+    }
+
+    /// Sends a PDU of a handshake over this link, sealed or as it is.
+    pub(super) fn send_handshake(&mut self, seal: bool, bytes: &[u8]) -> Result<(), &'static str> {
+        if seal {
+            return self.send(Class::Control, LINK_HANDSHAKE_LEN + bytes.len(), |body| {
+                pdu::write_link_handshake(body);
+                body[LINK_HANDSHAKE_LEN..].copy_from_slice(bytes);
+                Ok(())
+            });
+        }
+        let slot = self.tx.slot(Class::Control, bytes.len());
+        slot.ok_or("drop.queue_full")?.copy_from_slice(bytes);
+        Ok(())
     }
 
     fn send_with(

@@ -61,12 +61,7 @@ impl Unicast {
             },
             Via::Accepted(_) => None,
         };
-        let strangers = self
-            .links
-            .values()
-            .filter(|l| l.dialled.is_none() && l.peer().is_none())
-            .count();
-        if dialled.is_none() && (self.me.is_none() || strangers >= MAX_STRANGERS) {
+        if dialled.is_none() && !(self.me.is_some() && self.room_for_stranger(now)) {
             self.stats.count("drop.too_many_strangers");
             return self.hangup(lower);
         }
@@ -82,6 +77,31 @@ impl Unicast {
 
 /// Up and down.
 impl Unicast {
+    /// Whether one more may be heard who has shown no certificate yet. If there are too many, one that hasn't begun to enrol
+    /// goes for it. Half of the places are for those whose handshake is answered, of whom the oldest goes once it has had
+    /// its time, half for those who wait for that: neither who never says anything nor who never goes on keeps others out.
+    fn room_for_stranger(&mut self, now: Now) -> bool {
+        let mut strangers: Vec<&Link> = self.links.values().collect();
+        strangers.retain(|l| l.dialled.is_none() && l.peer().is_none());
+        if strangers.len() < MAX_STRANGERS {
+            return true;
+        }
+        strangers.retain(|l| l.phase == Phase::Greeting);
+        let (answered, silent): (Vec<_>, Vec<_>) = strangers
+            .into_iter()
+            .partition(|l| !l.handshakes.is_empty());
+        let oldest = |of: &[&Link]| of.iter().map(|l| (l.since, l.lower)).min();
+        let heard = oldest(&answered)
+            .filter(|(since, _)| now.mono.saturating_duration_since(*since) >= HEARING)
+            .filter(|_| answered.len() >= MAX_STRANGERS / 2);
+        let Some((_, lower)) = heard.or_else(|| oldest(&silent)) else {
+            return false;
+        };
+        self.stats.count("link.displaced");
+        self.link_failed(now, lower, Reason::new(Code::Busy, "too many strangers"));
+        true
+    }
+
     /// The handshake over a link has shown who is at its other end.
     pub(super) fn adjacency_up(&mut self, now: Now, lower: FlowId, peer: Addr) {
         let stream = self.rng.next_u32();
@@ -382,4 +402,6 @@ const _: () = assert!(
 );
 
 /// Links of others that have shown no certificate yet.
-const MAX_STRANGERS: usize = 64;
+const MAX_STRANGERS: usize = 256;
+/// The time that each of them has at least, once its handshake is answered.
+const HEARING: Duration = Duration::from_millis(300);

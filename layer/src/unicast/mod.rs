@@ -6,7 +6,7 @@
 //! |---|---|
 //! | `member` | identity, names, files: who this is |
 //! | `dial`, `links`, `link` | N-1 flows: whom to dial; hellos, which of two stays; one of them |
-//! | `session`, `running`, `peer` | handshakes over a link or routed; which of too many goes; what two members share |
+//! | `session`, `running`, `gate`, `peer` | handshakes over a link or routed; which of too many goes; how many are answered; what two members share |
 //! | `messages` | control messages over the channels of links and of pairs |
 //! | `enrol`, `relay` | the joiner; the dialled member, those on the way to the issuer, and the issuer |
 //! | `decrees` | what the layer's authority says to all |
@@ -24,6 +24,7 @@ mod enrol;
 mod fa;
 mod flood;
 mod flow;
+mod gate;
 #[cfg(any(test, feature = "hostile"))]
 mod hostile;
 mod link;
@@ -60,6 +61,7 @@ use damper::Damper;
 use dial::Dialling;
 use enrol::Join;
 use flow::Flows;
+use gate::Gate;
 #[cfg(any(test, feature = "hostile"))]
 pub use hostile::{Meddler, Own, Sent};
 use link::Link;
@@ -90,6 +92,7 @@ pub struct Unicast {
     share: Option<(Addr, Addr, Addr)>,
     dialling: Dialling,
     damper: Damper,
+    gate: Gate,
     peers: BTreeMap<Addr, Peer>,
     flows: Flows,
     /// Members with whom a fresh session is wanted.
@@ -136,6 +139,7 @@ impl Unicast {
             share: None,
             dialling: Dialling::default(),
             damper: Damper::default(),
+            gate: Gate::default(),
             peers: BTreeMap::new(),
             flows: Flows::default(),
             wants_session: BTreeSet::new(),

@@ -18,6 +18,8 @@ pub(super) enum Inner<'a> {
     LinkChannel(&'a [u8]),
     Hello(Hello),
     RoutedHandshake(RoutedHandshake, &'a mut [u8]),
+    /// Of the link that it came over: fresh keys, agreed on under the cover of the old ones.
+    LinkHandshake(&'a mut [u8]),
 }
 
 /// The header of a flow's PDU between neighbours; endpoint 0 is the peer channel.
@@ -124,6 +126,10 @@ impl<'a> Inner<'a> {
                 };
                 Self::RoutedHandshake(header, pdu)
             }
+            LINK_HANDSHAKE => {
+                let (head, pdu) = body.split_at_mut_checked(LINK_HANDSHAKE_LEN)?;
+                (head[1..] == [0; LINK_HANDSHAKE_LEN - 1]).then_some(Self::LinkHandshake(pdu))?
+            }
             _ => return None,
         })
     }
@@ -221,6 +227,11 @@ pub(super) fn write_link_channel(to: &mut [u8]) {
     to[0] = LINK_CHANNEL;
 }
 
+/// Writes the header of a handshake of the link itself.
+pub(super) fn write_link_handshake(to: &mut [u8]) {
+    to[..LINK_HANDSHAKE_LEN].copy_from_slice(&[LINK_HANDSHAKE, 0, 0, 0]);
+}
+
 /// Writes the header before the SDU of a flow that is not raw.
 pub(super) fn write_sequence(to: &mut [u8], sequence: u32) {
     to[..4].fill(0);
@@ -265,6 +276,8 @@ pub(super) const SEALED_LEN: usize = 16;
 pub(super) const TAG_LEN: usize = 16;
 /// Bytes between flow payload and SDU where the flow is not raw.
 pub(super) const SEQUENCE_LEN: usize = 8;
+/// Bytes of the header of a sealed handshake of the link itself.
+pub(super) const LINK_HANDSHAKE_LEN: usize = 4;
 /// What a sealed PDU has around its inside.
 pub(super) const HOP_OVERHEAD: usize = SEALED_LEN + TAG_LEN;
 /// What a direct PDU has around the payload of its flow.
@@ -281,6 +294,7 @@ const HELLO: u8 = 4;
 const ROUTED_HANDSHAKE: u8 = 5;
 /// Of the flags: congestion was met.
 pub(super) const CONGESTION: u8 = 1;
+const LINK_HANDSHAKE: u8 = 6;
 
 #[cfg(test)]
 mod tests {
@@ -331,7 +345,17 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), kind in 0u8..7) {
+        fn a_handshake_of_the_link_is_read_back(pdu: Vec<u8>) {
+            let mut body = vec![0xff; LINK_HANDSHAKE_LEN];
+            write_link_handshake(&mut body);
+            body.extend(&pdu);
+            prop_assert_eq!(Inner::parse(&mut body), Some(Inner::LinkHandshake(&mut pdu.clone())));
+            body[1] = 1;
+            prop_assert_eq!(Inner::parse(&mut body), None);
+        }
+
+        #[test]
+        fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), kind in 0u8..8) {
             let _ = (Kind::of(&bytes), handshake_session(&bytes), sealed_session(&bytes), read_sequence(&bytes));
             if let Some(first) = bytes.first_mut() {
                 *first = kind;

@@ -15,7 +15,7 @@ pub(super) struct Running {
     pub(super) joiner: bool,
     confirmed: bool,
     since: Instant,
-    /// The neighbour through which it came, if it did not come over a link.
+    /// The neighbour with whose keys its PDUs are sealed for their way; `None`: anybody may write them.
     via: Option<Addr>,
     drop_at: Option<Instant>,
 }
@@ -32,24 +32,31 @@ pub(super) enum Step {
 
 impl Running {
     /// One that this side has begun.
-    pub(super) fn begun(now: Instant, handshake: Handshake, joiner: bool) -> Self {
+    pub(super) fn begun(
+        now: Instant,
+        handshake: Handshake,
+        via: Option<Addr>,
+        joiner: bool,
+    ) -> Self {
         Self {
             handshake,
             done: false,
             joiner,
             confirmed: false,
             since: now,
-            via: None,
+            via,
             drop_at: None,
         }
     }
 
     /// One that the other side has begun.
     pub(super) fn taken(now: Instant, handshake: Handshake, via: Option<Addr>) -> Self {
-        Self {
-            via,
-            ..Self::begun(now, handshake, false)
-        }
+        Self::begun(now, handshake, via, false)
+    }
+
+    /// The neighbour with whose keys its PDUs are sealed for their way.
+    pub(super) fn via(&self) -> Option<Addr> {
+        self.via
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
@@ -93,8 +100,9 @@ impl Running {
 /// Takes a handshake that the other side of a link, or a member, has begun. Says whether the oldest of those that came the
 /// same way and have not ended had to go for it: those that never end must not keep out one that will.
 pub(super) fn admit(handshakes: &mut Vec<Running>, running: Running) -> bool {
+    let most = running.via.map_or(MAX_PLAIN, |_| MAX_SEALED);
     let same = |r: &Running| r.open().is_some_and(|(_, via, _)| via == running.via);
-    let full = handshakes.iter().filter(|r| same(r)).count() >= MAX_RUNNING;
+    let full = handshakes.iter().filter(|r| same(r)).count() >= most;
     let oldest = handshakes.iter().position(same).filter(|_| full);
     if let Some(oldest) = oldest {
         handshakes.remove(oldest);
@@ -128,8 +136,10 @@ pub(super) fn displaced<K: Copy>(open: &[(K, Option<Addr>, Instant)], most: usiz
 
 /// How long a handshake that has ended answers repetitions.
 const LINGER: Duration = Duration::from_secs(10);
-/// Handshakes at once that the other side of a link has begun, or that came in the name of a member through one neighbour.
-const MAX_RUNNING: usize = 2;
+/// Handshakes at once that the other side of a link has begun, or that came in the name of a member through one neighbour:
+/// where anybody may have sent the first, one more.
+const MAX_SEALED: usize = 1;
+const MAX_PLAIN: usize = 2;
 /// Handshakes of one link, or with one member, those that have ended included.
 const MAX_KEPT: usize = 8;
 

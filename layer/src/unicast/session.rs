@@ -7,9 +7,9 @@ use rand_core::RngCore;
 
 use super::Unicast;
 use super::cube::Cube;
-use super::link::{Phase, SAFE_MTU};
+use super::link::{Link, Phase, SAFE_MTU};
 use super::out::Class;
-use super::pdu::{self, HOP_OVERHEAD, RoutedHandshake, TTL};
+use super::pdu::{self, HOP_OVERHEAD, LINK_HANDSHAKE_LEN, RoutedHandshake, TTL};
 use super::peer::{IDLE, Peer};
 use super::running::{Running, Step, admit, displaced};
 use crate::Now;
@@ -42,15 +42,18 @@ impl Unicast {
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
-        match Handshake::client(
-            tls,
-            session,
-            link.own_mtu().min(SAFE_MTU) as usize,
-            now.mono,
-        ) {
-            Ok(handshake) => link
-                .handshakes
-                .push(Running::begun(now.mono, handshake, joiner)),
+        let via = link.peer();
+        let dialled = self.me.as_ref().zip(link.dialled.as_ref());
+        let dialled = dialled.map(|(me, member)| me.address_of(member));
+        let met = dialled.and_then(|to| self.gate.introduce(to, session));
+        match Handshake::client(tls, session, handshake_mtu(link, via), now.mono) {
+            Ok(mut handshake) => {
+                if let Some(shown) = met {
+                    handshake.introduce(shown);
+                }
+                let running = Running::begun(now.mono, handshake, via, joiner);
+                link.handshakes.push(running);
+            }
             Err(error) => {
                 let reason = Reason::new(
                     Code::Failed,
@@ -61,8 +64,14 @@ impl Unicast {
         }
     }
 
-    /// Takes a handshake PDU that came over a link.
-    pub(super) fn link_handshake(&mut self, now: Now, lower: FlowId, bytes: &mut [u8]) {
+    /// Takes a handshake PDU that came over a link: sealed by the neighbour `via`, or from whoever can write to it.
+    pub(super) fn link_handshake(
+        &mut self,
+        now: Now,
+        lower: FlowId,
+        via: Option<Addr>,
+        bytes: &mut [u8],
+    ) {
         self.pump = true;
         let Some((session, initial)) = pdu::handshake_session(bytes) else {
             return self.stats.count("drop.malformed");
@@ -73,7 +82,7 @@ impl Unicast {
         let known = link
             .handshakes
             .iter_mut()
-            .find(|r| r.handshake.session() == session);
+            .find(|r| r.handshake.session() == session && r.via() == via);
         let bad = if let Some(running) = known {
             running.handshake.handle(now.mono, bytes).is_err()
         } else {
@@ -83,15 +92,22 @@ impl Unicast {
             if !initial || link.dialled.is_some() {
                 return self.stats.count("drop.unknown_handshake");
             }
-            let mtu = link.own_mtu().min(SAFE_MTU) as usize;
-            match Handshake::server(&me.tls, session, mtu, now.mono) {
+            // The neighbour has keys to seal with. Who has none, and sees and spoofs its packets, costs nothing here.
+            if via.is_none() && link.peer().is_some() {
+                return self.stats.count("drop.plain_handshake");
+            }
+            let known = via.or_else(|| self.gate.recognise(session, bytes));
+            if let Err(reason) = self.gate.admit(now.mono, known) {
+                return self.stats.count(reason);
+            }
+            match Handshake::server(&me.tls, session, handshake_mtu(link, via), now.mono) {
                 Ok(mut handshake) => {
                     let bad = handshake.handle(now.mono, bytes).is_err();
                     // A first PDU that makes no sense leaves nothing behind.
                     if !bad
                         && admit(
                             &mut link.handshakes,
-                            Running::taken(now.mono, handshake, None),
+                            Running::taken(now.mono, handshake, via),
                         )
                     {
                         self.stats.count("handshake.evicted");
@@ -108,16 +124,13 @@ impl Unicast {
 
     /// Sends what the handshakes of a link have to send, and takes what they have become.
     pub(super) fn pump_link_handshakes(&mut self, now: Now, lower: FlowId) {
-        let mut steps = Vec::new();
+        let (mut steps, mut out) = (Vec::new(), Vec::new());
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
         for running in &mut link.handshakes {
             while let Some(bytes) = running.handshake.poll(now.mono) {
-                match link.tx.slot(Class::Control, bytes.len()) {
-                    Some(slot) => slot.copy_from_slice(&bytes),
-                    None => self.stats.count("drop.queue_full"),
-                }
+                out.push((running.via(), bytes));
             }
             while let Some(step) = running.step() {
                 steps.push((
@@ -129,6 +142,11 @@ impl Unicast {
             }
         }
         link.handshakes.retain_mut(|r| !r.is_over(now.mono));
+        for (via, bytes) in out {
+            if let Err(reason) = link.send_handshake(via.is_some(), &bytes) {
+                self.stats.count(reason);
+            }
+        }
         for (session, client, joiner, step) in steps {
             match step {
                 Step::Keys(secrets) => self.link_keys(now, lower, session, client, joiner, secrets),
@@ -222,6 +240,7 @@ impl Unicast {
             return;
         };
         link.add_session(now.mono, session, client, Some(address), &secrets);
+        self.gate.met(address, secrets.acquaintance());
         let Some(peer) = self.peer(now, address) else {
             return;
         };
@@ -307,7 +326,7 @@ impl Unicast {
             .flows
             .iter()
             .map(|f| f.peer)
-            .chain(self.links.values().filter_map(super::link::Link::peer))
+            .chain(self.links.values().filter_map(Link::peer))
             .collect();
         self.peers.retain(|address, peer| {
             peer.sessions.expire(now.mono);
@@ -337,7 +356,7 @@ impl Unicast {
         match Handshake::client(&me.tls, session, ROUTED_MTU, now.mono) {
             Ok(handshake) => peer
                 .handshakes
-                .push(Running::begun(now.mono, handshake, false)),
+                .push(Running::begun(now.mono, handshake, None, false)),
             Err(_) => self.stats.count("handshake.failed"),
         }
         self.pump = true;
@@ -389,6 +408,9 @@ impl Unicast {
         let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&from)) else {
             return;
         };
+        if let Err(reason) = self.gate.admit(now.mono, Some(via)) {
+            return self.stats.count(reason);
+        }
         let Ok(mut handshake) = Handshake::server(&me.tls, session, ROUTED_MTU, now.mono) else {
             return self.stats.count("drop.unknown_handshake");
         };
@@ -521,6 +543,7 @@ impl Unicast {
             return self.stats.count("drop.foreign_handshake");
         };
         self.stats.count("handshake.done");
+        self.gate.met(address, secrets.acquaintance());
         let Some(peer) = self.peers.get_mut(&address) else {
             return;
         };
@@ -530,6 +553,12 @@ impl Unicast {
             self.session_ready(now, address);
         }
     }
+}
+
+/// The bytes of a handshake PDU of a link, sealed or not.
+fn handshake_mtu(link: &Link, via: Option<Addr>) -> usize {
+    let around = via.map_or(0, |_| HOP_OVERHEAD + LINK_HANDSHAKE_LEN);
+    link.own_mtu().min(SAFE_MTU) as usize - around
 }
 
 /// The bytes of a routed handshake PDU.

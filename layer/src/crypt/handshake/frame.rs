@@ -1,6 +1,7 @@
 //! The bytes of a handshake PDU: a header of 10 bytes, then frames (docs/protocol.md).
 
 use super::HandshakeError;
+use crate::crypt::Introduction;
 
 /// Which keys protect a PDU: none, or those of the TLS handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(super) enum Frame {
     Ack { level: Level, contiguous: usize },
     /// The sender has given up, with this TLS alert.
     Close(u8),
+    /// The client has met the server before.
+    Met(Introduction),
 }
 
 impl Level {
@@ -79,6 +82,11 @@ impl Frame {
                 out.extend((*contiguous as u32).to_be_bytes());
             }
             Self::Close(alert) => out.extend([3, *alert]),
+            Self::Met(shown) => {
+                out.push(4);
+                out.extend(shown.id.to_be_bytes());
+                out.extend(shown.mac);
+            }
         }
     }
 
@@ -110,6 +118,10 @@ impl Frame {
                     let [alert] = r.array()?;
                     out.push(Self::Close(alert));
                 }
+                4 => out.push(Self::Met(Introduction {
+                    id: u64::from_be_bytes(r.array()?),
+                    mac: r.array()?,
+                })),
                 _ => return Err(HandshakeError::Malformed),
             }
         }
@@ -161,6 +173,8 @@ mod tests {
                 contiguous: c as usize
             }),
             any::<u8>().prop_map(Frame::Close),
+            (any::<u64>(), any::<[u8; 16]>())
+                .prop_map(|(id, mac)| Frame::Met(Introduction { id, mac })),
         ]
     }
 

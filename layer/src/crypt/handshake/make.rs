@@ -24,6 +24,9 @@ impl Handshake {
             return self.close_pdu();
         }
         let mut frames = Vec::with_capacity(self.path_mtu);
+        if let Some(shown) = self.introduction {
+            Frame::Met(shown).encode(&mut frames);
+        }
         let contiguous = self.into[0].contiguous();
         if contiguous > 0 {
             Frame::Ack {

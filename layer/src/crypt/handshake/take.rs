@@ -24,7 +24,7 @@ impl Handshake {
             Frame::Ack { level, contiguous } => {
                 *level == Level::Initial && (*contiguous <= sent || fresh)
             }
-            Frame::Crypto { .. } | Frame::Close(_) => true,
+            Frame::Crypto { .. } | Frame::Close(_) | Frame::Met(_) => true,
         };
         if !frames.iter().all(sane) {
             return Err(HandshakeError::Malformed);
@@ -42,7 +42,7 @@ impl Handshake {
                 Frame::Close(alert) if self.state == State::Running => {
                     self.hint.get_or_insert((*alert, now));
                 }
-                Frame::Close(_) | Frame::Ack { .. } => {}
+                Frame::Close(_) | Frame::Ack { .. } | Frame::Met(_) => {}
             }
         }
         if !self.client {
@@ -134,7 +134,8 @@ impl Handshake {
         }
         for frame in frames {
             match frame {
-                Frame::Ack {
+                Frame::Met(_)
+                | Frame::Ack {
                     level: Level::Initial,
                     ..
                 } => {}

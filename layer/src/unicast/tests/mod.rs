@@ -9,6 +9,7 @@ mod intruder;
 mod meddler;
 mod mischief;
 mod queues;
+mod rates;
 mod routes;
 
 use std::cmp::Reverse;

@@ -1,0 +1,169 @@
+//! How many handshakes that others begin are answered: each costs a signature and two key agreements, and the first PDU of
+//! one costs its sender nothing. It must not know who is right.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use proto::Addr;
+use rustc_hash::FxHashMap;
+
+use crate::crypt::{Acquaintance, Handshake, Introduction};
+
+/// The rates of one member. Neighbours, who are known by the keys that their PDUs are sealed with, come before strangers.
+#[derive(Default)]
+pub(super) struct Gate {
+    all: Bucket,
+    /// What came sealed by each neighbour, its own or that of a member behind it, or from a member that showed it was met.
+    neighbours: BTreeMap<Addr, Bucket>,
+    /// What the members have by whom this one knows them, and each is known by, the newest last.
+    met: BTreeMap<Addr, Vec<Acquaintance>>,
+    ids: FxHashMap<u64, Addr>,
+}
+
+/// Tokens that grow with time, as the time until which all of them are spent.
+#[derive(Default)]
+struct Bucket(Option<Instant>);
+
+impl Gate {
+    /// A handshake with a member has ended well.
+    pub(super) fn met(&mut self, member: Addr, acquaintance: Acquaintance) {
+        if self.met.len() >= MAX_MET && !self.met.contains_key(&member) {
+            return;
+        }
+        self.ids.insert(acquaintance.id(), member);
+        let known = self.met.entry(member).or_default();
+        known.push(acquaintance);
+        // The other side may not have got the newest.
+        if known.len() > MAX_EACH {
+            self.ids.remove(&known.remove(0).id());
+        }
+    }
+
+    /// What shows that member that this one is no stranger.
+    pub(super) fn introduce(&self, to: Addr, session: u32) -> Option<Introduction> {
+        Some(self.met.get(&to)?.last()?.introduce(session))
+    }
+
+    /// The member that the first PDU of a handshake is of, if it shows that it was met.
+    pub(super) fn recognise(&self, session: u32, pdu: &[u8]) -> Option<Addr> {
+        let shown = Handshake::introduction_of(pdu)?;
+        let member = self.ids.get(&shown.id)?;
+        let mut known = self.met.get(member)?.iter();
+        known
+            .any(|a| a.recognises(session, &shown))
+            .then_some(*member)
+    }
+
+    /// Whether another handshake is answered, that came sealed by the neighbour `via`, or from a stranger. The error is the
+    /// reason of the drop.
+    pub(super) fn admit(&mut self, now: Instant, via: Option<Addr>) -> Result<(), &'static str> {
+        let Some(neighbour) = via else {
+            return if self.all.take(now, PACE, PACE * STRANGERS) {
+                Ok(())
+            } else {
+                Err("drop.handshake_rate")
+            };
+        };
+        if self.neighbours.len() >= MAX_KEPT && !self.neighbours.contains_key(&neighbour) {
+            self.neighbours.retain(|_, bucket| bucket.is_spent(now));
+        }
+        let own = self.neighbours.entry(neighbour).or_default();
+        let crowd = NEIGHBOUR_PACE * NEIGHBOUR;
+        if own.take(now, NEIGHBOUR_PACE, crowd) && self.all.take(now, PACE, PACE * ALL) {
+            Ok(())
+        } else {
+            Err("drop.handshake_rate_neighbour")
+        }
+    }
+}
+
+impl Bucket {
+    /// Takes a token, of which one grows in each `pace`; they may be spent for `ahead`.
+    fn take(&mut self, now: Instant, pace: Duration, ahead: Duration) -> bool {
+        let spent = self.0.unwrap_or(now).max(now) + pace;
+        let fits = spent <= now + ahead;
+        if fits {
+            self.0 = Some(spent);
+        }
+        fits
+    }
+
+    fn is_spent(&self, now: Instant) -> bool {
+        self.0.is_some_and(|until| until > now)
+    }
+}
+
+/// Between two handshakes that are answered, in the long run: 400 a second.
+const PACE: Duration = Duration::from_micros(2_500);
+/// Between two of one neighbour: 100 a second.
+const NEIGHBOUR_PACE: Duration = Duration::from_millis(10);
+/// How many at once: of all, of these what strangers may take, and of one neighbour. What strangers leave is the neighbours'.
+const ALL: u32 = 200;
+const STRANGERS: u32 = 100;
+const NEIGHBOUR: u32 = 50;
+/// Neighbours whose rate is kept, beyond those that are at theirs.
+const MAX_KEPT: usize = 1024;
+/// Members that are known when they come back, and how many handshakes back each may remember.
+const MAX_MET: usize = 4096;
+const MAX_EACH: usize = 3;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: usize = 400;
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some beginning of time"
+    )]
+    fn begin() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn strangers_get_no_more_than_the_rate_however_many_they_are() {
+        let (mut gate, start) = (Gate::default(), begin());
+        let offered = |i: u32| start + Duration::from_micros(500) * i;
+        let taken = (0..60_000).filter(|i| gate.admit(offered(*i), None).is_ok());
+        let taken = taken.count();
+        assert!((30 * LIMIT..=30 * LIMIT + 100).contains(&taken), "{taken}");
+    }
+
+    #[test]
+    fn neighbours_are_answered_while_strangers_flood() {
+        let (mut gate, start) = (Gate::default(), begin());
+        for i in 0..60_000u32 {
+            let now = start + Duration::from_micros(500) * i;
+            let _ = gate.admit(now, None);
+            if i % 40 == 0 {
+                let neighbour = Some(Addr(u64::from(i % 400)));
+                assert_eq!(gate.admit(now, neighbour), Ok(()), "after {i}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_neighbour_that_floods_leaves_the_others_their_share() {
+        let (mut gate, start) = (Gate::default(), begin());
+        let mut flood = 0;
+        for i in 0..60_000u32 {
+            let now = start + Duration::from_micros(500) * i;
+            flood += usize::from(gate.admit(now, Some(Addr(1))).is_ok());
+            if i % 20 == 0 {
+                assert_eq!(gate.admit(now, Some(Addr(2))), Ok(()));
+            }
+        }
+        assert!((3_000..=3_050).contains(&flood), "{flood}");
+    }
+
+    #[test]
+    fn what_is_kept_of_neighbours_is_bounded() {
+        let (mut gate, start) = (Gate::default(), begin());
+        for i in 0..10_000u32 {
+            let now = start + Duration::from_millis(3) * i;
+            assert_eq!(gate.admit(now, Some(Addr(u64::from(i)))), Ok(()));
+        }
+        assert!(gate.neighbours.len() <= MAX_KEPT);
+    }
+}
