@@ -281,6 +281,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             | Command::Connect(..)
             | Command::Disconnect(_)
             | Command::Invite(_)
+            | Command::Authority(_)
             | Command::Status => None,
         };
         // Numbers of our own: an irmd that was restarted may use those of the one before again.

@@ -43,6 +43,8 @@ pub enum Command {
     Disconnect(Label),
     /// Make an invitation; answered by [`Answer::Invitation`].
     Invite(Invite),
+    /// Do what only the holder of the layer's authority can.
+    Authority(AuthorityAct),
     /// Say how you are; answered by [`Answer::Status`].
     Status,
     /// End all flows in good order, then exit.
@@ -239,6 +241,13 @@ pub struct Invite {
     pub hints: Vec<Host>,
     /// The groups that stand in the certificate.
     pub groups: Vec<Label>,
+}
+
+/// What only the holder of a layer's authority can do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AuthorityAct {
+    /// Believe this member no more; its name is free again.
+    Revoke(Label),
 }
 
 /// What an IPC process says.

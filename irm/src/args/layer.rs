@@ -15,6 +15,14 @@ pub(crate) enum LayerVerb {
         after_help = "Example:\n  irm layer invite ovl --member ovl-b --prefix 10.9.0.2/32 --expires 1h"
     )]
     Invite(Invite),
+    /// Believe a member no more: all others part with it at once; its name is free again
+    #[command(after_help = "Example:\n  irm layer revoke ovl ovl-b")]
+    Revoke {
+        /// Of which layer; a member of this host must hold its authority
+        layer: Label,
+        /// Whom
+        member: Label,
+    },
     /// Show the members of a layer
     #[command(after_help = "Example:\n  irm layer members ovl")]
     Members {

@@ -1,6 +1,7 @@
 //! `irm layer`.
 
 use proto::irm as pb;
+use proto::irm::authority_act::Act;
 use proto::{Label, Reason};
 use serde_json::json;
 
@@ -13,6 +14,7 @@ use crate::out::{json, table};
 pub(crate) async fn run(c: &Context, verb: LayerVerb) -> Result<(), Reason> {
     match verb {
         LayerVerb::Invite(args) => invite(c, args).await,
+        LayerVerb::Revoke { layer, member } => act(c, layer, Act::Revoke(member.to_string())).await,
         LayerVerb::Members { layer } => {
             let members = ask(c, layer).await?.members;
             let shown = json!({"members": members.iter().map(json::member).collect::<Vec<_>>()});
@@ -42,6 +44,16 @@ async fn invite(c: &Context, args: Invite) -> Result<(), Reason> {
         .await?
         .url;
     c.out.answer(json!({"url": url}), || url.clone())
+}
+
+/// Has the authority of a layer do something that needs no answer.
+async fn act(c: &Context, layer: Label, act: Act) -> Result<(), Reason> {
+    let request = pb::AuthorityRequest {
+        layer: layer.to_string(),
+        act: Some(pb::AuthorityAct { act: Some(act) }),
+    };
+    answer(QUICK, c.admin().await?.rpc.authority(request)).await?;
+    c.out.done()
 }
 
 async fn ask(c: &Context, layer: Label) -> Result<pb::LayerReply, Reason> {

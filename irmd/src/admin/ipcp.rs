@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::ipcp::{
-    Answer, Bootstrap, Command, Configured, Enroll, Entry, Host, Invite, Settings, State,
+    Answer, AuthorityAct, Bootstrap, Command, Configured, Enroll, Entry, Host, Invite, Settings,
+    State,
 };
-use proto::irm::{InviteRequest, IpcpInfo, LayerReply};
+use proto::irm::{AuthorityRequest, InviteRequest, IpcpInfo, LayerReply};
 use proto::{Code, Label, Reason};
 
 use crate::daemon::{COMMAND, Daemon};
@@ -379,6 +380,18 @@ pub(crate) async fn invite(daemon: &Arc<Daemon>, request: InviteRequest) -> Resu
         return Err(Reason::new(Code::PeerMisbehaved, text));
     };
     Ok(url)
+}
+
+/// Does what only the holder of a layer's authority can.
+pub(crate) async fn authority(
+    daemon: &Arc<Daemon>,
+    request: AuthorityRequest,
+) -> Result<(), Reason> {
+    let layer = Label::new(request.layer)?;
+    let ipcp = unicast_in(daemon, &layer)?;
+    let act = request.act.unwrap_or_default();
+    let act = AuthorityAct::try_from(act)?;
+    ipcp.call(Command::Authority(act), COMMAND).await.map(drop)
 }
 
 /// Members, routes and links of a layer, as this host's member sees them.

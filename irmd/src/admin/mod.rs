@@ -107,6 +107,10 @@ impl Admin for Service {
         Ok(Response::new(InviteReply { url }))
     }
 
+    async fn authority(&self, request: Request<AuthorityRequest>) -> Answer<Empty> {
+        done(ipcp::authority(&self.0, request.into_inner()).await)
+    }
+
     async fn layer(&self, request: Request<LayerRef>) -> Answer<LayerReply> {
         let layer = label("layer", request.into_inner().layer)?;
         Ok(Response::new(ipcp::layer(&self.0, &layer).await?))

@@ -125,6 +125,28 @@ impl Authority {
         self.root.sign(message)
     }
 
+    /// Takes a member out of the ledger, so that its name, its address and its prefixes can be given again, and closes the
+    /// invitations that grant its name. Gives the key that it was certified with, if that was done here.
+    pub fn release(&mut self, member: &Label) -> Option<[u8; 32]> {
+        self.invitations
+            .retain(|_, open| open.member.as_ref() != Some(member));
+        let issued = self.members.remove(member)?;
+        let cert = MemberCert::parse(&issued.certificate).ok()?;
+        Some(*cert.public_key())
+    }
+
+    /// The key that a member was certified with here.
+    pub fn key_of(&self, member: &Label) -> Option<[u8; 32]> {
+        let issued = self.members.get(member)?;
+        let cert = MemberCert::parse(&issued.certificate).ok()?;
+        Some(*cert.public_key())
+    }
+
+    /// The longest that a certificate of today can live.
+    pub fn cert_life(&self) -> Duration {
+        super::issue::MEMBER_LIFE
+    }
+
     /// The uses of invitations, oldest first; the newest 4096 are kept.
     pub fn audit(&self) -> impl Iterator<Item = &Audit> {
         self.audit.iter()

@@ -59,6 +59,12 @@ pub enum CertError {
         /// The layer that it must name.
         expected: Label,
     },
+    /// The layer's authority has taken it back.
+    #[error("the certificate of {member} was revoked; enroll it anew with another invitation")]
+    Revoked {
+        /// Whose it was.
+        member: Label,
+    },
     /// It isn't what a member's certificate must be.
     #[error("the certificate is malformed: {0}")]
     Malformed(&'static str),
@@ -100,6 +106,11 @@ impl MemberCert {
             return Err(CertError::WrongLayer {
                 found: cert.layer,
                 expected: layer.clone(),
+            });
+        }
+        if roots.is_revoked(&cert.public_key) {
+            return Err(CertError::Revoked {
+                member: cert.member,
             });
         }
         Ok(cert)

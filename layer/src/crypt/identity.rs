@@ -132,6 +132,14 @@ impl Identity {
         &self.roots
     }
 
+    /// Trusts as `roots` say from now on.
+    pub fn set_roots(&mut self, roots: Roots) {
+        let own = self.chain.len() - self.roots.ders().len();
+        self.chain.truncate(own);
+        self.chain.extend(roots.ders().iter().cloned());
+        self.roots = roots;
+    }
+
     /// The certificates that a peer gets to see, DER: the member's, any intermediates, the roots.
     pub fn chain(&self) -> &[Vec<u8>] {
         &self.chain

@@ -171,5 +171,5 @@ fn date(at: Duration) -> Result<OffsetDateTime, Reason> {
 
 /// How far the clock of a member may be behind that of the authority.
 const SKEW: Duration = Duration::from_secs(15 * 60);
-const MEMBER_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+pub(super) const MEMBER_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

@@ -1,6 +1,8 @@
 //! What a member of a layer trusts: its authorities, and the keys that may speak for them.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use ring::signature::{ED25519, UnparsedPublicKey};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
@@ -17,6 +19,7 @@ pub struct Roots {
     ders: Vec<Vec<u8>>,
     anchors: Vec<TrustAnchor<'static>>,
     voices: Vec<Voice>,
+    revoked: Arc<BTreeSet<[u8; 32]>>,
 }
 
 /// A key that may sign what the authority of a layer says to all members.
@@ -37,6 +40,7 @@ impl Roots {
         match anchors {
             Ok(anchors) if !anchors.is_empty() => Ok(Self {
                 voices: ders.iter().filter_map(|der| Voice::of(der)).collect(),
+                revoked: Arc::default(),
                 ders,
                 anchors,
             }),
@@ -56,6 +60,19 @@ impl Roots {
             .into_iter()
             .find(|der| key_hash_of(der).is_some_and(|hash| hash == *key_hash));
         Self::new(vec![found.ok_or(CertError::UnknownAuthority)?.to_vec()])
+    }
+
+    /// The same, but these members' keys are believed no more.
+    pub fn without(self, revoked: BTreeSet<[u8; 32]>) -> Self {
+        Self {
+            revoked: Arc::new(revoked),
+            ..self
+        }
+    }
+
+    /// Whether a member's key is believed no more, whatever certificate it is in.
+    pub fn is_revoked(&self, key: &[u8; 32]) -> bool {
+        self.revoked.contains(key)
     }
 
     /// The certificates, DER.

@@ -285,6 +285,7 @@ fn to_rustls(error: CertError, now: UnixTime) -> rustls::Error {
         },
         CertError::UnknownAuthority => CertificateError::UnknownIssuer,
         CertError::BadSignature => CertificateError::BadSignature,
+        CertError::Revoked { .. } => CertificateError::Revoked,
         CertError::WrongLayer { .. } | CertError::Malformed(_) => {
             CertificateError::Other(OtherError(Arc::new(error)))
         }
@@ -311,6 +312,7 @@ pub(super) fn describe(error: &rustls::Error) -> String {
         }
         .to_string(),
         E::UnknownIssuer => CertError::UnknownAuthority.to_string(),
+        E::Revoked => REVOKED.to_owned(),
         E::Other(other) => other.0.to_string(),
         other => other.to_string(),
     }
@@ -395,5 +397,6 @@ impl ClientCertVerifier for Trust {
 }
 
 const PARAMETERS: &[u8] = b"strata\x01";
+const REVOKED: &str = "the certificate was revoked; enroll anew with another invitation";
 const NO_TLS12: rustls::Error =
     rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled);

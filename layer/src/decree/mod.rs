@@ -4,9 +4,12 @@
 //! Like records, decrees go from neighbour to neighbour when they are new, and two neighbours whose link has come up tell
 //! each other what they hold. Unlike records they don't age, and every member keeps them on disk.
 
+mod revoked;
 mod signed;
 #[cfg(test)]
 mod tests;
+
+pub use revoked::Revocation;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

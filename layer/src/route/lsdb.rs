@@ -203,6 +203,11 @@ impl Lsdb {
         }
     }
 
+    /// Forgets the records of members whose certificates aren't believed any more, but our own. Says whether there were any.
+    pub fn expel(&mut self, now: Instant, gone: impl Fn(&MemberCert) -> bool) -> bool {
+        self.forget(now, |record, _| !gone(&record.cert))
+    }
+
     /// When [`Lsdb::tick`] has something to do.
     pub fn deadline(&self) -> Option<Instant> {
         [self.renew_at, self.sweep_at].into_iter().flatten().min()
@@ -384,22 +389,26 @@ impl Lsdb {
         record: &SignedRecord,
         read: Read,
     ) -> Result<Arc<Believed>, RecordError> {
+        let roots = identity.roots();
+        let holds = |cert: &MemberCert| {
+            now.wall <= cert.not_after() && !roots.is_revoked(cert.public_key())
+        };
         let parsed = match read {
-            Read::Shared(known) if now.wall <= known.cert.not_after() => return Ok(known),
+            Read::Shared(known) if holds(&known.cert) => return Ok(known),
             Read::Shared(_) => record::parse(record)?,
             Read::Fresh(parsed) => parsed,
         };
         let known = self
             .store
             .cert(parsed.origin)
-            .filter(|cert| cert.der() == record.certificate && now.wall <= cert.not_after());
+            .filter(|cert| cert.der() == record.certificate && holds(cert));
         let cert = match known {
             Some(cert) => cert.clone(),
             None => {
                 let cert = MemberCert::verify(
                     &record.certificate,
                     &record.intermediates,
-                    identity.roots(),
+                    roots,
                     &self.layer,
                     now.wall,
                 );
@@ -442,11 +451,19 @@ impl Lsdb {
     /// Forgets records that are too old, and those of members whose certificate has expired.
     fn sweep(&mut self, now: Now) {
         self.sweep_at = Some(now.mono + SWEEP);
-        let me = self.me;
-        let gone = self.store.sweep(now.mono, |record, age| {
+        self.forget(now.mono, |record, age| {
             let expired = record.cert.not_after() < now.wall;
-            record.parsed.origin == me || !(expired || age >= Self::FORGET)
+            !(expired || age >= Self::FORGET)
         });
+    }
+
+    /// Forgets the records of others for which `keep` says no. Says whether there were any.
+    fn forget(&mut self, now: Instant, keep: impl Fn(&Believed, Duration) -> bool) -> bool {
+        let me = self.me;
+        let gone = self.store.sweep(now, |record, age| {
+            record.parsed.origin == me || keep(record, age)
+        });
+        let any = !gone.is_empty();
         for record in gone {
             let Parsed {
                 origin,
@@ -459,6 +476,7 @@ impl Lsdb {
                 Content::Links(_) => self.changed = true,
             }
         }
+        any
     }
 }
 

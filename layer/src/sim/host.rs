@@ -164,6 +164,7 @@ impl What {
             | Command::Dealloc(..)
             | Command::Disconnect(_)
             | Command::Invite(_)
+            | Command::Authority(_)
             | Command::Status
             | Command::Shutdown => Duration::from_secs(1),
         }

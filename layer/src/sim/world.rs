@@ -277,6 +277,9 @@ impl World {
                 self.dial(host, dial, dst.as_str(), over)
             }
             Output::Ask(FlowAsk::Hangup(lower)) => self.hangup((host, lower)),
+            Output::Save(file, bytes) if bytes.is_empty() => {
+                drop(self.hosts[host].files.remove(file))
+            }
             Output::Save(file, bytes) => {
                 drop(self.hosts[host].files.insert(file.to_owned(), bytes))
             }

@@ -42,8 +42,10 @@ impl Unicast {
     /// Another decree of this kind holds now: whoever acts on that kind does so here. Also called for each kind that is held
     /// when a member starts.
     fn decree_changed(&mut self, now: Now, kind: Kind) {
-        let _ = (now, kind);
         self.stats.count("decree.taken");
+        if kind == Kind::REVOKED {
+            self.trust_changed(now);
+        }
     }
 
     /// Says whom to believe, if that isn't what holds already.

@@ -7,6 +7,7 @@ use proto::{Addr, Code, Label, Name, Reason};
 use zeroize::Zeroizing;
 
 use super::Unicast;
+use super::expel::trusted;
 use super::routing::Routing;
 use crate::crypt::{Authority, Identity, TlsConfig, address, name_hash};
 use crate::decree::{Decrees, Share};
@@ -174,7 +175,8 @@ impl Unicast {
                     "{} has no certificate from before; enroll it with an invitation",
                     self.name
                 );
-                return Err(Reason::new(Code::NotFound, text));
+                let none = || Reason::new(Code::NotFound, text);
+                return Err(self.was_revoked().unwrap_or_else(none));
             };
             let layer = identity.layer().clone();
             let authority = self.known_authority(&layer)?;
@@ -208,15 +210,16 @@ impl Unicast {
     pub(super) fn become_member(
         &mut self,
         now: Now,
-        identity: Identity,
+        mut identity: Identity,
         authority: Option<Authority>,
         over: Vec<Label>,
     ) -> Result<(), Reason> {
+        let decrees = self.known_decrees(identity.layer())?;
+        identity.set_roots(trusted(identity.roots().clone(), &decrees));
         let tls = TlsConfig::member(&identity, &self.clock)?;
         let (kept, issuer) = self.known_neighbours()?;
         let incarnation = self.next_incarnation()?;
         let address = identity.address();
-        let decrees = self.known_decrees(identity.layer())?;
         #[cfg_attr(
             not(any(test, feature = "sim")),
             expect(unused_mut, reason = "nobody shares records outside of the simulator")
@@ -244,6 +247,7 @@ impl Unicast {
             shares: BTreeMap::new(),
             names: BTreeMap::new(),
         });
+        self.forgive();
         self.rewant(now);
         self.links_changed(now);
         Ok(())
@@ -329,6 +333,13 @@ impl Unicast {
     pub(super) fn save(&mut self, file: &'static str, bytes: Zeroizing<Vec<u8>>) {
         self.files.insert(file.to_owned(), bytes.clone());
         self.out.push_back(Output::Save(file, bytes));
+    }
+
+    /// Keeps a file no longer.
+    pub(super) fn forget_file(&mut self, file: &'static str) {
+        self.files.remove(file);
+        self.out
+            .push_back(Output::Save(file, Zeroizing::new(Vec::new())));
     }
 
     pub(super) fn identity_file(&self) -> Result<Option<Identity>, Reason> {

@@ -9,7 +9,7 @@
 //! | `session`, `running`, `gate`, `peer` | handshakes over a link or routed; which of too many goes; how many are answered; what two members share |
 //! | `messages` | control messages over the channels of links and of pairs |
 //! | `enrol`, `relay` | the joiner; the dialled member, those on the way to the issuer, and the issuer |
-//! | `decrees` | what the layer's authority says to all |
+//! | `decrees`, `expel` | what the layer's authority says to all; who is believed no more |
 //! | `flood`, `damper`, `routing` | signed records between neighbours, and how often; what follows from them |
 //! | `fa`, `upkeep`, `flow`, `cube` | flow allocator; what happens to flows by themselves; their tables; what is granted |
 //! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
@@ -21,6 +21,7 @@ mod decrees;
 mod dial;
 mod dt;
 mod enrol;
+mod expel;
 mod fa;
 mod flood;
 mod flow;
@@ -181,6 +182,7 @@ impl Unicast {
             Command::Connect(member, timeout) => self.connect(now, id, member, timeout),
             Command::Disconnect(member) => self.disconnect(now, id, &member),
             Command::Invite(ask) => self.invite(now, id, &ask),
+            Command::Authority(act) => self.authority_act(now, id, act),
             Command::Status => {
                 let status = self.status(now);
                 self.done(id, Ok(Answer::Status(Box::new(status))));

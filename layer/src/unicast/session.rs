@@ -205,6 +205,9 @@ impl Unicast {
     ) {
         self.stats.count("handshake.done");
         let stream = self.rng.next_u32();
+        if self.is_out(&secrets) {
+            return self.stats.count("drop.revoked");
+        }
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
@@ -542,6 +545,9 @@ impl Unicast {
         else {
             return self.stats.count("drop.foreign_handshake");
         };
+        if self.is_out(&secrets) {
+            return self.stats.count("drop.revoked");
+        }
         self.stats.count("handshake.done");
         self.gate.met(address, secrets.acquaintance());
         let Some(peer) = self.peers.get_mut(&address) else {

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::{BadMessage, label, labels, name, optional, parsed, present, texts};
 use crate::id::{FlowId, Label, Name};
 use crate::ipcp::{
-    Allocate, Bootstrap, Command, Enroll, Entry, Invite, Respond, Settings, ShimUdp, User,
+    Allocate, AuthorityAct, Bootstrap, Command, Enroll, Entry, Invite, Respond, Settings, ShimUdp,
+    User,
 };
 use crate::irm::{self as pb, ipcp_command::Command as Pb};
 use crate::reason::{Code, Reason};
@@ -44,6 +45,7 @@ impl Command {
                 timeout_ms: 0,
             }),
             Self::Invite(i) => Pb::Invite(i.into()),
+            Self::Authority(act) => Pb::Authority(act.into()),
             Self::Status => Pb::Status(pb::StatusWanted {}),
             Self::Shutdown => Pb::Shutdown(pb::Shutdown {}),
         };
@@ -71,6 +73,7 @@ impl Command {
             ),
             Pb::Disconnect(c) => Self::Disconnect(label("member", c.member)?),
             Pb::Invite(i) => Self::Invite(i.try_into()?),
+            Pb::Authority(act) => Self::Authority(act.try_into()?),
             Pb::Status(_) => Self::Status,
             Pb::Shutdown(_) => Self::Shutdown,
         }))
@@ -287,6 +290,27 @@ impl TryFrom<pb::Respond> for Respond {
         Ok(Self {
             request: r.request,
             verdict,
+        })
+    }
+}
+
+impl From<AuthorityAct> for pb::AuthorityAct {
+    fn from(act: AuthorityAct) -> Self {
+        use pb::authority_act::Act;
+        Self {
+            act: Some(match act {
+                AuthorityAct::Revoke(member) => Act::Revoke(member.to_string()),
+            }),
+        }
+    }
+}
+
+impl TryFrom<pb::AuthorityAct> for AuthorityAct {
+    type Error = BadMessage;
+    fn try_from(act: pb::AuthorityAct) -> Result<Self, BadMessage> {
+        use pb::authority_act::Act;
+        Ok(match present("act", act.act)? {
+            Act::Revoke(member) => Self::Revoke(label("member", member)?),
         })
     }
 }

@@ -10,6 +10,7 @@ mod meddler;
 mod mischief;
 mod queues;
 mod rates;
+mod revoked;
 mod routes;
 
 use std::cmp::Reverse;
@@ -267,6 +268,7 @@ impl Net {
                 self.dial(name, dial, dst.as_str(), over)
             }
             Output::Ask(FlowAsk::Hangup(lower)) => self.hangup(name, lower),
+            Output::Save(file, bytes) if bytes.is_empty() => drop(node.files.remove(file)),
             Output::Save(file, bytes) => drop(node.files.insert(file.to_owned(), bytes)),
             Output::Exit => node.exited = true,
         }

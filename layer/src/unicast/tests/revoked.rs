@@ -1,0 +1,175 @@
+//! Who was revoked is out at once, everywhere and for good; its name is not.
+
+use proto::QosSpec;
+use proto::ipcp::{AuthorityAct, State};
+
+use super::flows::{allocate, flow, read, register, wait, write};
+use super::*;
+
+fn revoke(net: &mut Net, at: &'static str, member: &str) -> Result<Answer, Reason> {
+    let act = AuthorityAct::Revoke(label(member));
+    net.ask(at, Command::Authority(act))
+}
+
+fn rejoin(net: &mut Net, name: &'static str) -> Result<Answer, Reason> {
+    let rejoin = Enroll {
+        entry: Entry::Rejoin,
+        over: vec![label("net")],
+        timeout_ms: 10_000,
+    };
+    net.ask(name, Command::Enroll(rejoin))
+}
+
+fn restart(net: &mut Net, name: &'static str) {
+    let files = net.node(name).files.clone();
+    net.boot(name, files);
+    rejoin(net, name).unwrap();
+}
+
+fn members(net: &mut Net, at: &'static str) -> Vec<String> {
+    let members = status(net, at).members;
+    members.into_iter().map(|m| m.name).collect()
+}
+
+/// Everybody reaches everybody; `a` has the authority.
+fn mesh(names: &[&'static str]) -> Net {
+    let mut net = Net::new(names);
+    bootstrap(&mut net, names[0]);
+    for name in &names[1..] {
+        join(&mut net, names[0], name);
+        net.seconds(1);
+    }
+    for (i, one) in names.iter().enumerate().skip(1) {
+        for other in &names[i + 1..] {
+            let connect = Command::Connect(label(other), None);
+            net.ask(one, connect).unwrap();
+        }
+    }
+    net.seconds(1);
+    net
+}
+
+#[test]
+fn a_revoked_member_loses_flows_and_adjacencies_on_every_member_at_once_and_knows_why() {
+    let mut net = mesh(&["a", "b", "c"]);
+    register(&mut net, "c", "server");
+    register(&mut net, "b", "other");
+    flow(&mut net, "b", "c", "server", 10, QosSpec::RAW);
+    flow(&mut net, "c", "b", "other", 11, QosSpec::RAW);
+    flow(&mut net, "a", "b", "other", 12, QosSpec::RAW);
+    assert_eq!(revoke(&mut net, "a", "c"), Ok(Answer::Ok));
+    net.run(Duration::from_millis(50));
+    for id in [10, 11] {
+        let reason = net.node("b").closed[&FlowId(id)].clone();
+        assert_eq!(reason.code, Code::Denied, "{reason}");
+        assert!(reason.text.contains("member c was revoked"), "{reason}");
+        assert_eq!(net.node("c").closed[&FlowId(id)].code, Code::Denied);
+    }
+    for at in ["a", "b"] {
+        assert_eq!(members(&mut net, at), ["a", "b"], "{at}");
+        let links = status(&mut net, at).links;
+        assert!(links.iter().all(|l| l.member != "c"), "{at}: {links:?}");
+    }
+    // Those who stay don't notice.
+    write(&mut net, "a", 12, &[b"still"]);
+    assert_eq!(read(&mut net, "b", 12), [b"still".to_vec()]);
+    let down = net.node("c").events.iter().any(
+        |e| matches!(e, Event::State(State::Down, text) if text.contains("was revoked from ovl")),
+    );
+    assert!(down);
+    let reason = rejoin(&mut net, "c").unwrap_err();
+    assert!(reason.text.contains("was revoked from ovl"), "{reason}");
+    assert_eq!(revoke(&mut net, "a", "c"), Ok(Answer::Ok), "the same again");
+}
+
+#[test]
+fn a_revoked_member_that_keeps_its_certificate_gets_nothing_even_after_restarts() {
+    let mut net = mesh(&["a", "b", "c"]);
+    let thief = net.node("c").files.clone();
+    register(&mut net, "b", "other");
+    revoke(&mut net, "a", "c").unwrap();
+    net.seconds(1);
+    restart(&mut net, "a");
+    restart(&mut net, "b");
+    register(&mut net, "b", "other");
+    net.seconds(2);
+    net.boot("c", thief);
+    rejoin(&mut net, "c").unwrap();
+    for dst in ["a", "b"] {
+        net.command("c", Command::Connect(label(dst), None));
+    }
+    register(&mut net, "c", "server");
+    net.seconds(10);
+    for at in ["a", "b"] {
+        assert_eq!(members(&mut net, at), ["a", "b"], "{at}");
+    }
+    let command = net.command("c", Command::Allocate(allocate("other", 20, QosSpec::RAW)));
+    assert!(wait(&mut net, "c", command).is_err());
+    let command = net.command("b", Command::Allocate(allocate("server", 21, QosSpec::RAW)));
+    assert!(wait(&mut net, "b", command).is_err());
+    assert!(status(&mut net, "c").links.iter().all(|l| l.state != "up"));
+}
+
+#[test]
+fn a_member_that_was_away_parts_with_the_revoked_one_at_its_next_adjacency() {
+    let mut net = mesh(&["a", "b", "c"]);
+    register(&mut net, "b", "other");
+    flow(&mut net, "c", "b", "other", 11, QosSpec::RAW);
+    // `b` and `c` are alone with each other.
+    net.cut("a", "b");
+    net.cut("a", "c");
+    net.seconds(3);
+    revoke(&mut net, "a", "c").unwrap();
+    net.seconds(3);
+    write(&mut net, "c", 11, &[b"not known yet"]);
+    assert_eq!(read(&mut net, "b", 11).len(), 1);
+    net.mend("a", "b");
+    net.seconds(5);
+    assert_eq!(net.node("b").closed[&FlowId(11)].code, Code::Denied);
+    write(&mut net, "c", 11, &[b"too late"]);
+    assert!(read(&mut net, "b", 11).is_empty());
+    assert_eq!(members(&mut net, "b"), ["a", "b"]);
+}
+
+#[test]
+fn the_name_of_a_revoked_member_can_be_invited_again_and_its_flows_stand() {
+    let mut net = mesh(&["a", "b", "c"]);
+    // It has lived several lives: its successor begins with its first.
+    restart(&mut net, "c");
+    restart(&mut net, "c");
+    register(&mut net, "b", "other");
+    net.seconds(2);
+    revoke(&mut net, "a", "c").unwrap();
+    net.boot("c", Files::new());
+    join(&mut net, "a", "c");
+    net.seconds(2);
+    register(&mut net, "c", "server");
+    for at in ["a", "b", "c"] {
+        assert_eq!(members(&mut net, at), ["a", "b", "c"], "{at}");
+    }
+    flow(&mut net, "b", "c", "server", 30, QosSpec::RAW);
+    flow(&mut net, "c", "b", "other", 31, QosSpec::RAW);
+    write(&mut net, "b", 30, &[b"new"]);
+    assert_eq!(read(&mut net, "c", 30), [b"new".to_vec()]);
+    // And once more: another key of the same name.
+    revoke(&mut net, "a", "c").unwrap();
+    net.run(Duration::from_millis(50));
+    assert_eq!(net.node("b").closed[&FlowId(30)].code, Code::Denied);
+}
+
+#[test]
+fn only_the_authority_revokes_and_nobody_who_is_not_there_or_holds_it() {
+    let mut net = mesh(&["a", "b"]);
+    assert_eq!(revoke(&mut net, "b", "a").unwrap_err().code, Code::Denied);
+    assert_eq!(revoke(&mut net, "a", "a").unwrap_err().code, Code::Conflict);
+    assert_eq!(revoke(&mut net, "a", "x").unwrap_err().code, Code::NotFound);
+    // Who never came, or has been away for long, is known by what it was issued.
+    let url = invite(&mut net, "a", "d").unwrap();
+    net.boot("d", Files::new());
+    enroll(&mut net, "d", url).unwrap();
+    net.cut("a", "d");
+    net.cut("b", "d");
+    net.seconds(2000);
+    assert_eq!(members(&mut net, "a"), ["a", "b"]);
+    assert_eq!(revoke(&mut net, "a", "d"), Ok(Answer::Ok));
+}
