@@ -22,6 +22,7 @@ pub mod channel;
 pub mod crypt;
 pub mod decree;
 pub mod dir;
+pub mod frct;
 #[doc(hidden)]
 pub mod fuzzing;
 mod ipcp;

@@ -1,0 +1,4 @@
+//! Two ends and a link that loses, doubles and swaps, in virtual time.
+
+mod link;
+mod reliable;
