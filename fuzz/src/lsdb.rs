@@ -47,12 +47,6 @@ pub fn run(bytes: &[u8]) {
                     let _ = lsdb.missing(now.mono, &digest);
                 }
             }
-            3 => {
-                let hashes = script.bytes().iter().map(|b| [*b; 32]).collect();
-                for record in theirs.set_names(now, member, hashes).unwrap_or_default() {
-                    let _ = lsdb.insert(now, issuer, record);
-                }
-            }
             _ => {
                 after += Duration::from_secs(script.short().into());
                 let now = layer.at(after);
@@ -64,7 +58,7 @@ pub fn run(bytes: &[u8]) {
     }
 }
 
-/// A true record, a changed, an old and a forged one, names, and a digest of what another holds.
+/// A true record, a changed, an old and a forged one, and a digest of what another holds.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let links = |edits: &[u8], age: u16| {
         let mut out = Vec::new();
@@ -82,8 +76,6 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     };
     let mut stranger = Vec::new();
     write(&mut stranger, &[1], &forged.encode_to_vec());
-    let mut names = Vec::new();
-    write(&mut names, &[3], &[1, 2, 3, 4]);
     let mut later = links(&[], 0);
     later.extend([9, 0x0e, 0x10]);
     later.extend(links(&[], 0));
@@ -94,7 +86,6 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("changed", links(&[3, 0, 2, 1], 0)),
         ("old", links(&[], 0xffff)),
         ("stranger", stranger),
-        ("names", names),
         ("an-hour-later", later),
         ("digest", digest),
     ]

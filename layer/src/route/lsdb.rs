@@ -19,25 +19,20 @@ use proto::{Addr, Label};
 
 use super::fib::Fib;
 use super::graph::{LinkState, Links, tidy};
-use super::record::{
-    self, Content, Kind, MAX_LINKS, MAX_MEMBERS, MAX_NAMES, NAMES_PER_RECORD, Parsed, RecordError,
-    Version,
-};
+use super::record::{self, Content, Kind, MAX_LINKS, MAX_MEMBERS, Parsed, RecordError, Version};
 use super::spf::Spf;
 use crate::Now;
 use crate::crypt::{CertError, Identity, MemberCert};
-use crate::dir::{Directory, NameHash};
 #[cfg(any(test, feature = "sim"))]
 pub use pool::Pool;
 use store::{Believed, Store};
 
-/// The records of all members, our own among them, and the directory that follows from them.
+/// The records of all members, our own among them.
 pub struct Lsdb {
     me: Addr,
     layer: Label,
     version: Version,
     store: Store,
-    directory: Directory,
     /// Members that were found to run anew, and the life that they are in.
     reborn: Vec<(Addr, u64)>,
     renew_at: Option<Instant>,
@@ -77,7 +72,6 @@ impl Lsdb {
                 counter: 0,
             },
             store: Store::default(),
-            directory: Directory::default(),
             reborn: Vec::new(),
             renew_at: None,
             sweep_at: None,
@@ -109,33 +103,6 @@ impl Lsdb {
         tidy(&mut links);
         links.truncate(MAX_LINKS);
         self.set(now, identity, Kind::LINKS, Content::Links(links))
-    }
-
-    /// Says which names we serve. The records are to be flooded; nothing changes if there are more than [`MAX_NAMES`].
-    pub fn set_names(
-        &mut self,
-        now: Now,
-        identity: &Identity,
-        mut hashes: Vec<NameHash>,
-    ) -> Result<Vec<SignedRecord>, RecordError> {
-        hashes.sort_unstable();
-        hashes.dedup();
-        if hashes.len() > MAX_NAMES {
-            return Err(RecordError::TooLarge {
-                what: "names",
-                max: MAX_NAMES,
-            });
-        }
-        let mut parts = hashes.chunks(NAMES_PER_RECORD);
-        let mut flood = Vec::new();
-        for kind in (0..).map_while(Kind::names) {
-            let part = parts.next().unwrap_or_default();
-            // A part that is empty needs a record only if it had one before.
-            if !part.is_empty() || self.own(kind).is_some() {
-                flood.extend(self.set(now, identity, kind, Content::Names(part.to_vec())));
-            }
-        }
-        Ok(flood)
     }
 
     /// Takes a record that came from a neighbour.
@@ -251,11 +218,6 @@ impl Lsdb {
         Some(self.store.aged(now, stored))
     }
 
-    /// Who serves which name.
-    pub fn directory(&self) -> &Directory {
-        &self.directory
-    }
-
     /// The way to every member that can be reached from `me`, over links that both ends name.
     pub fn routes(&self, me: Addr) -> Fib {
         Spf::new(me).full(&self.store)
@@ -347,11 +309,7 @@ impl Lsdb {
         version: Version,
     ) -> Vec<SignedRecord> {
         self.version = self.version.max(version);
-        let empty = if kind == Kind::LINKS {
-            Content::Links(Vec::new())
-        } else {
-            Content::Names(Vec::new())
-        };
+        let empty = Content::Links(Vec::new());
         let missing = self
             .own(kind)
             .is_none()
@@ -437,12 +395,6 @@ impl Lsdb {
     fn put(&mut self, now: Now, believed: Arc<Believed>, signed_at: Instant) {
         let old = self.store.put(believed.clone(), signed_at);
         let new = &believed.parsed;
-        if let Content::Names(hashes) = &new.content {
-            if let Some(Content::Names(old)) = old.as_ref().map(|old| &old.parsed.content) {
-                self.directory.remove(new.origin, new.kind.to_wire(), old);
-            }
-            self.directory.add(new.origin, new.kind.to_wire(), hashes);
-        }
         let first = new.kind == Kind::LINKS && old.is_none();
         self.changed |= first || self.store.is_dirty();
         self.sweep_at.get_or_insert(now.mono + SWEEP);
@@ -464,18 +416,7 @@ impl Lsdb {
             record.parsed.origin == me || keep(record, age)
         });
         let any = !gone.is_empty();
-        for record in gone {
-            let Parsed {
-                origin,
-                kind,
-                content,
-                ..
-            } = &record.parsed;
-            match content {
-                Content::Names(hashes) => self.directory.remove(*origin, kind.to_wire(), hashes),
-                Content::Links(_) => self.changed = true,
-            }
-        }
+        self.changed |= any;
         any
     }
 }

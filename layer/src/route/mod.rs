@@ -23,5 +23,5 @@ pub use graph::{LinkState, MAX_COST, tidy};
 #[cfg(any(test, feature = "sim"))]
 pub use lsdb::Pool;
 pub use lsdb::{Inserted, Lsdb};
-pub use record::{MAX_LINKS, MAX_MEMBERS, MAX_NAMES, MAX_RECORD, RecordError};
+pub use record::{MAX_LINKS, MAX_MEMBERS, MAX_RECORD, RecordError};
 pub use spf::Spf;

@@ -6,7 +6,6 @@ use proto::{Addr, Label};
 
 use super::graph::{LinkState, tidy};
 use crate::crypt::{CertError, Identity};
-use crate::dir::NameHash;
 
 /// The most members of a layer that are known at once.
 pub const MAX_MEMBERS: usize = 16_384;
@@ -14,8 +13,6 @@ pub const MAX_MEMBERS: usize = 16_384;
 pub const MAX_RECORD: usize = 65_536 - 64;
 /// The most links of one member.
 pub const MAX_LINKS: usize = 1_024;
-/// The most names that one member serves.
-pub const MAX_NAMES: usize = NAMES_PER_RECORD * NAME_RECORDS as usize;
 
 /// Why a record is not taken. Each is counted under [`RecordError::word`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -75,16 +72,8 @@ pub(super) struct Kind(u32);
 impl Kind {
     pub(super) const LINKS: Self = Self(1);
 
-    /// The record that holds the `i`-th part of the names.
-    pub(super) fn names(i: usize) -> Option<Self> {
-        u32::try_from(i)
-            .ok()
-            .filter(|i| *i < NAME_RECORDS)
-            .map(|i| Self(2 + i))
-    }
-
     pub(super) fn from_wire(kind: u32) -> Option<Self> {
-        (1..2 + NAME_RECORDS).contains(&kind).then_some(Self(kind))
+        (kind == Self::LINKS.0).then_some(Self(kind))
     }
 
     pub(super) fn to_wire(self) -> u32 {
@@ -116,7 +105,6 @@ impl Version {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {
     Links(Vec<LinkState>),
-    Names(Vec<NameHash>),
 }
 
 /// A record whose form is right; whether it is true is another question.
@@ -141,13 +129,7 @@ pub(super) fn parse(record: &SignedRecord) -> Result<Parsed, RecordError> {
         .map_err(|_| RecordError::Malformed("it is no protobuf message"))?;
     let kind = Kind::from_wire(body.kind).ok_or(RecordError::Malformed("its kind is unknown"))?;
     within(body.links.len(), MAX_LINKS, "links")?;
-    within(body.name_hashes.len(), NAMES_PER_RECORD, "names")?;
-    let content = match kind {
-        Kind::LINKS if body.name_hashes.is_empty() => Content::Links(links(&body)),
-        Kind::LINKS => return Err(RecordError::Malformed("a record of links holds names")),
-        _ if body.links.is_empty() => Content::Names(names(&body)?),
-        _ => return Err(RecordError::Malformed("a record of names holds links")),
-    };
+    let content = Content::Links(links(&body));
     let version = Version {
         incarnation: body.incarnation,
         counter: body.counter,
@@ -176,7 +158,6 @@ pub(super) fn sign(
     };
     match content {
         Content::Links(links) => body.links = links.iter().map(to_wire).collect(),
-        Content::Names(hashes) => body.name_hashes = hashes.iter().map(|h| h.to_vec()).collect(),
     }
     let body = body.encode_to_vec();
     let signature = identity
@@ -225,14 +206,6 @@ fn links(body: &Body) -> Vec<LinkState> {
     links
 }
 
-fn names(body: &Body) -> Result<Vec<NameHash>, RecordError> {
-    let hash = |h: &Vec<u8>| {
-        NameHash::try_from(h.as_slice())
-            .map_err(|_| RecordError::Malformed("a name hash has not 32 bytes"))
-    };
-    body.name_hashes.iter().map(hash).collect()
-}
-
 fn to_wire(link: &LinkState) -> proto::wire::LinkState {
     proto::wire::LinkState {
         neighbour: link.neighbour.0,
@@ -241,8 +214,5 @@ fn to_wire(link: &LinkState) -> proto::wire::LinkState {
     }
 }
 
-/// How many names one record holds: with them it stays well below [`MAX_RECORD`].
-pub(super) const NAMES_PER_RECORD: usize = 1_024;
-const NAME_RECORDS: u32 = 4;
 const MAX_INTERMEDIATES: usize = 4;
 const CONTEXT: &[u8] = b"strata record v1";

@@ -11,6 +11,7 @@
 //! | `host` | one machine, its files, its irmd |
 //! | `net`, `attack` | cables, lower flows, loss, and somebody who sends what he likes |
 //! | `ledger` | every SDU, to be checked byte for byte |
+//! | `names` | where names must be |
 //! | `check` | what must hold once quiet, and at the end |
 //! | `story` | a hash of all events, a trace, a picture |
 
@@ -22,6 +23,7 @@ mod check;
 mod faults;
 mod host;
 mod ledger;
+mod names;
 mod net;
 mod plan;
 mod probe;

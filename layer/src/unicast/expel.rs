@@ -117,6 +117,9 @@ impl Unicast {
     /// Ends everything with a member: what was agreed with its key is void, whoever has its name now.
     fn part_with_revoked(&mut self, now: Now, address: Addr, member: &Label) {
         self.stats.count("member.revoked");
+        if let Some(me) = &mut self.me {
+            me.dir.expel(now.mono, address);
+        }
         let text = format!("member {member} was revoked");
         let reason = Reason::new(Code::Denied, text.clone());
         for endpoint in self.flows.with(address) {

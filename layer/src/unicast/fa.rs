@@ -11,6 +11,7 @@ use rand_core::RngCore;
 use super::Unicast;
 use super::cube::grant;
 use super::flow::{Early, EarlyPdu, Flow, Incoming, Outgoing, prefix};
+use crate::dir::NameHash;
 use crate::{Now, Output};
 
 /// What irmd asks.
@@ -26,6 +27,8 @@ impl Unicast {
             ask,
             deadline,
             resolve_until: deadline.min(now.mono + RESOLVE),
+            again: None,
+            denied: false,
             asked: None,
             tried: Vec::new(),
             last: None,
@@ -70,7 +73,7 @@ impl Unicast {
             return;
         };
         let Some(me) = &self.me else { return };
-        let found = me.routing.resolve(&me.hash(&outgoing.ask.name));
+        let found = me.resolve(now, &outgoing.ask.name);
         let pinned = outgoing
             .ask
             .peer
@@ -82,9 +85,12 @@ impl Unicast {
                 && pinned.is_none_or(|pinned| pinned == *a)
         });
         let Some(peer) = next else {
-            if now.mono >= outgoing.resolve_until {
+            let only_here = outgoing.denied && me.has_name(&outgoing.ask.name);
+            if now.mono >= outgoing.resolve_until || only_here {
                 let reason = self.not_found(outgoing, &found);
                 self.allocation_failed(endpoint, reason);
+            } else {
+                self.look_for(now, endpoint, pinned, !found.is_empty());
             }
             return;
         };
@@ -117,6 +123,40 @@ impl Unicast {
                 "too much waits to be said to the member that has the name; try later",
             );
             self.allocation_failed(endpoint, reason);
+        }
+    }
+
+    /// Asks the directory; `known`: those whom it names are not enough.
+    fn look_for(&mut self, now: Now, endpoint: EndpointId, pinned: Option<Addr>, known: bool) {
+        let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) else {
+            return;
+        };
+        if outgoing.again.is_some_and(|at| at > now.mono) {
+            return;
+        }
+        outgoing.again = Some(now.mono + LOOK_AGAIN);
+        let (name, until) = (outgoing.ask.name.clone(), outgoing.resolve_until);
+        let fresh = known || !outgoing.tried.is_empty();
+        if !self.look_up(now, &name, pinned, fresh, until) {
+            let text = "too many names are looked up here at once; try later";
+            self.allocation_failed(endpoint, Reason::new(Code::Busy, text));
+        }
+    }
+
+    /// The directory has an answer for those who wait for a name: somebody serves it, or all deny that.
+    pub(super) fn looked_up(&mut self, now: Now, hash: &NameHash, denied: bool) {
+        let Some(me) = &self.me else { return };
+        let waits = |o: &Outgoing| o.asked.is_none() && me.hash(&o.ask.name) == *hash;
+        let outgoing = self.flows.outgoing.iter();
+        let waiting: Vec<_> = outgoing
+            .filter(|(_, o)| waits(o))
+            .map(|(e, _)| *e)
+            .collect();
+        for endpoint in waiting {
+            if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
+                outgoing.denied |= denied;
+            }
+            self.ask_next(now, endpoint);
         }
     }
 
@@ -368,7 +408,14 @@ impl Unicast {
             return self.allocation_failed(endpoint, reason);
         }
         if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
+            let (asked, name) = (outgoing.asked, outgoing.ask.name.clone());
             outgoing.unask();
+            if reason.code == Code::Unreachable {
+                // That took long: what is remembered of the name may be too old.
+                outgoing.resolve_until = outgoing.deadline.min(now.mono + RESOLVE);
+            } else if let (Some(me), Some(asked)) = (&mut self.me, asked) {
+                me.dir.denied_by(&me.hash(&name), asked);
+            }
             outgoing.last = Some(reason);
         }
         self.ask_next(now, endpoint);
@@ -535,6 +582,8 @@ impl Unicast {
     }
 }
 
+/// The pause before the directory is asked for the same name again.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// How long a name may take to turn up in the directory.
 pub(super) const RESOLVE: Duration = Duration::from_secs(1);
 /// The longest that an allocation waits, whatever was asked.

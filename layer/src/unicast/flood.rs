@@ -25,21 +25,13 @@ impl Unicast {
         self.rerouted(now, lost);
     }
 
-    /// Tells the layer which names are registered here.
-    pub(super) fn publish_names(&mut self, now: Now, hashes: Vec<[u8; 32]>) {
-        let Some(me) = &mut self.me else { return };
-        match me.routing.lsdb.set_names(now, &me.identity, hashes) {
-            Ok(records) => self.flood(now, records, None),
-            Err(error) => self.stats.count(error.word()),
-        }
-    }
-
     /// Finds the routes anew if anything has changed, and lets the flows know.
     fn rerouted(&mut self, now: Now, at_once: bool) {
         let Some(me) = &mut self.me else { return };
         (self.way, self.share) = (None, None);
         if me.routing.refresh(now.mono, at_once) || at_once {
             self.stats.count("routes.found");
+            self.directory_rerouted(now);
             self.flows_rerouted(now);
         }
     }
@@ -129,8 +121,6 @@ impl Unicast {
         }
         if any {
             self.rerouted(now, false);
-            // A name may have turned up without any route having changed.
-            self.names_changed(now);
         }
     }
 
@@ -144,6 +134,9 @@ impl Unicast {
             // What was begun with the earlier life would be waited for until it is given up.
             peer.handshakes.retain(|running| running.done);
             peer.retry_at = now.mono;
+        }
+        if let Some(me) = &mut self.me {
+            me.dir.reborn(now.mono, member, life);
         }
         self.peer_restarted(member, Some(life));
         self.ask_again(now, member, false);
@@ -265,18 +258,6 @@ impl Unicast {
             hops: hop.hops,
         });
         ways.collect()
-    }
-
-    pub(super) fn status_directory(&self) -> Vec<irm::Entry> {
-        let Some(me) = &self.me else {
-            return Vec::new();
-        };
-        let entry = |(hash, address): (&[u8; 32], Addr)| irm::Entry {
-            name_hash: hash.iter().map(|b| format!("{b:02x}")).collect(),
-            member: self.member_name(address),
-            kind: "stored".to_owned(),
-        };
-        me.routing.lsdb.directory().iter().map(entry).collect()
     }
 }
 

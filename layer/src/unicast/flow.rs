@@ -49,6 +49,10 @@ pub(super) struct Outgoing {
     pub(super) deadline: Instant,
     /// Until when the name may still turn up in the directory.
     pub(super) resolve_until: Instant,
+    /// When the directory may be asked again.
+    pub(super) again: Option<Instant>,
+    /// All that would keep the name have said that nobody serves it.
+    pub(super) denied: bool,
     /// Who was asked and has not answered yet.
     pub(super) asked: Option<Addr>,
     pub(super) tried: Vec<Addr>,
@@ -73,6 +77,11 @@ pub(super) enum EarlyPdu {
 }
 
 impl Outgoing {
+    /// Whether it has waited for the directory for long enough.
+    pub(super) fn wants_a_look(&self, now: Instant) -> bool {
+        self.resolve_until <= now || self.again.is_some_and(|at| at <= now)
+    }
+
     /// Nobody is asked any longer; what whoever was has sent belongs to nothing.
     pub(super) fn unask(&mut self) {
         self.asked = None;
@@ -326,7 +335,8 @@ impl Flows {
     pub(super) fn deadline(&self) -> Option<Instant> {
         let outgoing = self.outgoing.values().map(|o| {
             if o.asked.is_none() {
-                o.resolve_until.min(o.deadline)
+                let again = o.again.unwrap_or(o.deadline);
+                again.min(o.resolve_until).min(o.deadline)
             } else {
                 o.deadline
             }

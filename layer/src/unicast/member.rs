@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proto::ipcp::{Answer, Bootstrap, CommandId, Configured, Enroll, Entry, Invite, State};
 use proto::{Addr, Code, Label, Name, Reason};
+use rand_core::RngCore;
 use zeroize::Zeroizing;
 
 use super::Unicast;
@@ -11,6 +12,7 @@ use super::expel::trusted;
 use super::routing::Routing;
 use crate::crypt::{Authority, Identity, TlsConfig, address, name_hash};
 use crate::decree::{Decrees, Share};
+use crate::dir::{Directory, NameHash};
 use crate::{Now, Output};
 
 /// A member of a layer.
@@ -30,6 +32,7 @@ pub(super) struct Member {
     pub(super) decrees: Decrees,
     /// How many of each neighbour's were checked.
     pub(super) shares: BTreeMap<Addr, Share>,
+    pub(super) dir: Directory,
     names: BTreeMap<[u8; 32], Name>,
 }
 
@@ -48,6 +51,10 @@ impl Member {
 
     pub(super) fn hash(&self, name: &Name) -> [u8; 32] {
         name_hash(self.layer(), name)
+    }
+
+    pub(super) fn name(&self, hash: &NameHash) -> Option<&Name> {
+        self.names.get(hash)
     }
 
     pub(super) fn has_name(&self, name: &Name) -> bool {
@@ -229,6 +236,9 @@ impl Unicast {
         if let Some(pool) = &self.pool {
             routing.lsdb.share(pool.clone());
         }
+        let mut seed = [0; 32];
+        self.rng.fill_bytes(&mut seed);
+        let dir = Directory::new(address, seed);
         let issuer = if authority.is_some() {
             Some(identity.member().clone())
         } else {
@@ -245,6 +255,7 @@ impl Unicast {
             routing,
             decrees,
             shares: BTreeMap::new(),
+            dir,
             names: BTreeMap::new(),
         });
         self.forgive();
@@ -295,8 +306,7 @@ impl Unicast {
             me.names.remove(&hash).is_some()
         };
         if changed {
-            let hashes = me.names.keys().copied().collect();
-            self.publish_names(now, hashes);
+            self.serve(now, hash, wanted);
         }
         self.done(command, Ok(Answer::Ok));
     }
@@ -445,8 +455,8 @@ pub(super) fn damaged(file: &str, why: &dyn std::fmt::Display) -> Reason {
     )
 }
 
-/// Names that may be registered at one member: their hashes fit one signed record.
-const MAX_NAMES: usize = 1024;
+/// Names that may be registered at one member: as many as others keep for it.
+const MAX_NAMES: usize = 4096;
 /// How the file of the neighbours ends, so that one that was cut is known by it.
 const LAST_LINE: &str = "end\n";
 /// Neighbours that an invitation names besides this member.

@@ -64,6 +64,9 @@ impl Unicast {
             (Phase::Up(_) | Phase::Retired(..), Body::Decrees(decrees)) => {
                 self.take_decrees(now, lower, decrees)
             }
+            (Phase::Up(_) | Phase::Retired(..), Body::Directory(message)) => {
+                self.take_directory(now, lower, message)
+            }
             (Phase::Up(_), Body::EnrolRelay(relay)) => self.enrol_relay(now, lower, relay),
             (Phase::Up(_) | Phase::Retired(..), Body::EnrolRelayReply(reply)) => {
                 self.enrol_relay_reply(lower, reply)

@@ -11,6 +11,7 @@
 //! | `enrol`, `relay` | the joiner; the dialled member, those on the way to the issuer, and the issuer |
 //! | `decrees`, `expel` | what the layer's authority says to all; who is believed no more |
 //! | `flood`, `damper`, `routing` | signed records between neighbours, and how often; what follows from them |
+//! | `directory` | what members tell each other of names |
 //! | `fa`, `upkeep`, `flow`, `cube` | flow allocator; what happens to flows by themselves; their tables; what is granted |
 //! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
 //! | `status`, `stats` | what is told of all this |
@@ -19,6 +20,7 @@ mod cube;
 mod damper;
 mod decrees;
 mod dial;
+mod directory;
 mod dt;
 mod enrol;
 mod expel;
@@ -210,6 +212,7 @@ impl Unicast {
         for address in std::mem::take(&mut self.wants_session) {
             self.associate(now, address);
         }
+        self.pump_directory(now);
         let links: Vec<FlowId> = self.links.keys().copied().collect();
         for lower in links {
             self.pump_link_handshakes(now, lower);
@@ -264,6 +267,7 @@ impl Unicast {
             self.flows.deadline(),
             self.unreachable_at(),
             self.me.as_ref().and_then(|me| me.routing.deadline()),
+            self.me.as_ref().and_then(|me| me.dir.deadline()),
             self.digest_deadline(),
             self.damper.deadline(),
             self.exit_at,

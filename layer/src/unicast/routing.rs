@@ -1,4 +1,4 @@
-//! Routes and names as this member knows them: the records of all, and what follows from them.
+//! Routes as this member knows them: the records of all, and what follows from them.
 
 use std::time::{Duration, Instant};
 
@@ -46,11 +46,6 @@ impl Routing {
     /// The largest PDU that gets all the way to a member.
     pub(super) fn mtu(&self, dst: Addr) -> Option<u32> {
         self.fib.next_hop(dst).map(|hop| hop.mtu)
-    }
-
-    /// The members that have a name and can be reached, the nearest first.
-    pub(super) fn resolve(&self, hash: &[u8; 32]) -> Vec<Addr> {
-        self.lsdb.directory().resolve(&self.fib, hash)
     }
 
     /// What a member has shown of itself.

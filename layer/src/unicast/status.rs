@@ -46,7 +46,7 @@ impl Unicast {
                         .collect()
                 })
                 .unwrap_or_default(),
-            directory: self.status_directory(),
+            directory: self.status_directory(now),
         }
     }
 

@@ -6,6 +6,7 @@ use proto::{Addr, Code, Reason};
 
 use super::Unicast;
 use super::fa::RESOLVE;
+use super::flow::Outgoing;
 use crate::{Now, Output};
 
 impl Unicast {
@@ -23,9 +24,27 @@ impl Unicast {
         }
     }
 
+    /// Who was asked can't be reached any longer; another that has the name is asked in its place, if there is one.
+    fn ask_another(&mut self, now: Now) {
+        let Some(me) = &self.me else { return };
+        let lost = |o: &Outgoing| {
+            let asked = o.asked.filter(|peer| self.path(*peer).is_none());
+            let another = |a: &Addr| !o.tried.contains(a);
+            let free = asked.is_some() && o.ask.peer.is_none();
+            free && me.resolve(now, &o.ask.name).iter().any(another)
+        };
+        let outgoing = self.flows.outgoing.iter();
+        let lost: Vec<_> = outgoing.filter(|(_, o)| lost(o)).map(|(e, _)| *e).collect();
+        for endpoint in lost {
+            let text = "there is no way to the member that was asked any longer";
+            self.was_refused(now, endpoint, Reason::new(Code::Unreachable, text));
+        }
+    }
+
     /// The routes have changed.
     pub(super) fn flows_rerouted(&mut self, now: Now) {
         self.names_changed(now);
+        self.ask_another(now);
         if let Some(me) = &self.me {
             for (address, peer) in &mut self.peers {
                 let way = me.routing.way(*address);
@@ -181,7 +200,7 @@ impl Unicast {
             .flows
             .outgoing
             .iter()
-            .filter(|(_, o)| o.asked.is_none() && o.resolve_until <= now.mono)
+            .filter(|(_, o)| o.asked.is_none() && o.wants_a_look(now.mono))
             .map(|(e, _)| *e)
             .collect();
         for endpoint in waiting {

@@ -284,7 +284,7 @@ impl Stored {
 fn links_of(record: Option<&Believed>) -> &[LinkState] {
     match record.map(|record| &record.parsed.content) {
         Some(Content::Links(links)) => links,
-        Some(Content::Names(_)) | None => &[],
+        None => &[],
     }
 }
 

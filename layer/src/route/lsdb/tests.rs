@@ -10,7 +10,6 @@ use proto::{Addr, Label};
 use super::super::record::{MAX_RECORD, signed_bytes};
 use super::*;
 use crate::crypt::{Authority, CertError, Identity, Invitation};
-use crate::dir::NameHash;
 use crate::{Now, UnixTime};
 
 /// Members of one layer, each with its database.
@@ -91,11 +90,6 @@ impl Layer {
         lsdb.set_links(self.start, identity, links).unwrap()
     }
 
-    fn names(&mut self, i: usize, hashes: Vec<NameHash>) -> Vec<SignedRecord> {
-        let (identity, lsdb) = &mut self.members[i];
-        lsdb.set_names(self.start, identity, hashes).unwrap()
-    }
-
     fn insert_at(
         &mut self,
         secs: u64,
@@ -134,25 +128,15 @@ impl Layer {
     }
 }
 
-fn hashes(n: usize, salt: u8) -> Vec<NameHash> {
-    let hash = |i: usize| {
-        let mut h = [salt; 32];
-        h[..8].copy_from_slice(&(i as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
-        h
-    };
-    (0..n).map(hash).collect()
-}
-
 #[test]
-fn records_make_routes_members_and_directory() {
+fn records_make_routes_and_members() {
     let mut layer = Layer::of(3);
     let records = [
         layer.links(0, &[1]),
         layer.links(1, &[0, 2]),
         layer.links(2, &[1]),
     ];
-    let names = layer.names(2, vec![[5; 32]]);
-    for record in records.iter().chain(&names).skip(1) {
+    for record in records.iter().skip(1) {
         assert!(matches!(layer.insert(0, record), Ok(Inserted::New(r)) if r == *record));
         assert_eq!(layer.insert(0, record), Ok(Inserted::Known));
     }
@@ -163,7 +147,6 @@ fn records_make_routes_members_and_directory() {
         fib.next_hop(far).map(|h| (h.cost, h.hops, h.mtu)),
         Some((2, 2, 1400))
     );
-    assert_eq!(lsdb.directory().resolve(&fib, &[5; 32]), [far]);
     let mut members: Vec<_> = lsdb.members().map(|m| m.member().to_string()).collect();
     members.sort();
     assert_eq!(members, ["m0", "m1", "m2"]);
@@ -244,22 +227,6 @@ fn every_bound_has_its_error() {
             max: MAX_LINKS
         })
     );
-    let name = |len| vec![1; len];
-    let names = layer.forge(
-        1,
-        &Record {
-            kind: 2,
-            name_hashes: vec![name(32); NAMES_PER_RECORD + 1],
-            ..body.clone()
-        },
-    );
-    assert_eq!(
-        layer.insert(0, &names),
-        Err(RecordError::TooLarge {
-            what: "names",
-            max: NAMES_PER_RECORD
-        })
-    );
     let large = SignedRecord {
         body: vec![0; MAX_RECORD],
         ..SignedRecord::default()
@@ -270,12 +237,6 @@ fn every_bound_has_its_error() {
             what: "bytes",
             max: MAX_RECORD
         })
-    );
-    let now = layer.start;
-    let (identity, lsdb) = &mut layer.members[0];
-    assert!(
-        lsdb.set_names(now, identity, hashes(MAX_NAMES + 1, 1))
-            .is_err()
     );
 }
 
@@ -294,7 +255,6 @@ fn what_is_no_record_is_named_malformed() {
         cost: 1,
         mtu: 1,
     };
-    let name = |len| vec![1; len];
     for malformed in [
         Record {
             kind: 0,
@@ -302,16 +262,6 @@ fn what_is_no_record_is_named_malformed() {
         },
         Record {
             kind: 6,
-            ..body.clone()
-        },
-        Record {
-            kind: 2,
-            name_hashes: vec![name(31)],
-            ..body.clone()
-        },
-        Record {
-            kind: 1,
-            name_hashes: vec![name(32)],
             ..body.clone()
         },
         Record {
@@ -388,46 +338,11 @@ fn digests_bring_two_neighbours_level() {
 }
 
 #[test]
-fn every_name_a_member_serves_travels_in_messages_of_64_kib() {
-    let mut layer = Layer::of(2);
-    let first = hashes(MAX_NAMES, 1);
-    layer.names(1, first.clone());
-    layer.links(1, &[0]);
-    let empty = layer.members[0].1.digests();
-    let messages: Vec<_> = empty
-        .iter()
-        .flat_map(|d| layer.members[1].1.missing(layer.start.mono, d))
-        .collect();
-    assert!(messages.len() > 1 && messages.iter().all(|m| m.encoded_len() <= 65_536));
-    for record in messages.iter().flat_map(|m| &m.records) {
-        layer.insert(0, record).unwrap();
-    }
-    let served = |layer: &Layer| layer.members[0].1.directory().iter().count();
-    assert_eq!(served(&layer), MAX_NAMES);
-    // A name less moves all that follow it to another place, whatever the order of arrival.
-    let fewer: Vec<_> = first.into_iter().skip(1).collect();
-    for record in layer.names(1, fewer.clone()).iter().rev() {
-        layer.insert(0, record).unwrap();
-    }
-    assert_eq!(served(&layer), MAX_NAMES - 1);
-    assert!(
-        fewer
-            .iter()
-            .all(|h| layer.members[0].1.directory().holders(h).count() == 1)
-    );
-}
-
-#[test]
 fn a_member_that_starts_again_rises_above_its_earlier_life() {
     let mut layer = Layer::of(2);
     layer.members[1].1 = Lsdb::new(layer.addr(1), label("ovl"), 5);
-    let earlier = [
-        layer.links(1, &[0]),
-        layer.names(1, vec![[1; 32]]).remove(0),
-    ];
-    for record in &earlier {
-        layer.insert(0, record).unwrap();
-    }
+    let earlier = layer.links(1, &[0]);
+    layer.insert(0, &earlier).unwrap();
     // Its file with the incarnation was lost.
     layer.members[1].1 = Lsdb::new(layer.addr(1), label("ovl"), 1);
     let weak = layer.links(1, &[0]);
@@ -441,14 +356,6 @@ fn a_member_that_starts_again_rises_above_its_earlier_life() {
     for record in &again {
         assert!(matches!(layer.insert(0, record), Ok(Inserted::New(_))));
     }
-    // The name that it serves no longer is withdrawn as soon as it hears of it.
-    let Ok(Inserted::OwnFromBefore(again)) = layer.insert(1, &earlier[1]) else {
-        panic!("it must know itself")
-    };
-    for record in &again {
-        layer.insert(0, record).unwrap();
-    }
-    assert_eq!(layer.members[0].1.directory().iter().count(), 0);
 }
 
 #[test]

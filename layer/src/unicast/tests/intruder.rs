@@ -361,7 +361,8 @@ fn answered_by_another(net: &mut Net, tls: &TlsConfig, counter: &str) -> FlowId 
     }));
     let before = count(net, "b", counter);
     let mut servers: BTreeMap<u32, Handshake> = BTreeMap::new();
-    for _ in 0..500 {
+    // Until it dials again, some seconds may pass.
+    for _ in 0..5000 {
         net.run(Duration::from_millis(1));
         let now = net.now().mono;
         let mut links = net.node("b").machine.links.values();

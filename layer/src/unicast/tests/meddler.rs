@@ -9,6 +9,7 @@ use super::super::{Meddler, Own, Sent};
 use super::flows::{allocate, flow, line, read, register, wait, write};
 use super::*;
 use crate::crypt::Handshake;
+use crate::route::LinkState;
 
 #[derive(Default)]
 struct Seen {
@@ -70,6 +71,18 @@ fn a_member_in_between_reads_alters_repeats_and_forges_nothing() {
     let evil = Evil(seen.clone(), vec![2; 100]);
     net.node("b").machine.meddle(Box::new(evil));
     register(&mut net, "c", "server");
+    net.seconds(1);
+    // Something that b has to pass on.
+    let now = net.now();
+    let machine = &mut net.node("c").machine;
+    let link = |neighbour| LinkState {
+        neighbour,
+        cost: 11,
+        mtu: MTU,
+    };
+    let links = machine.adjacent.keys().copied().map(link).collect();
+    machine.publish_links(now, links, false);
+    net.input("c", Input::Timeout);
     net.seconds(1);
     flow(&mut net, "a", "c", "server", 5, QosSpec::RAW);
     let sdu = |i: u32| [NEEDLE, &i.to_be_bytes()].concat();

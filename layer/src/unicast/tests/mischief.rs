@@ -9,6 +9,7 @@ use super::super::out::Class;
 use super::super::{Meddler, Own, Sent};
 use super::flows::{flow, read, register, write};
 use super::*;
+use crate::route::LinkState;
 
 /// Pseudo-random numbers of a seed.
 struct Dice(u64);
@@ -241,12 +242,17 @@ fn a_member_that_signs_ever_new_records_does_not_keep_those_behind_its_neighbour
     }
     net.trace.clear();
     for i in 0..400u32 {
-        let (now, mut hash) = (net.now(), [0; 32]);
-        hash[..4].copy_from_slice(&i.to_be_bytes());
+        let now = net.now();
         let machine = &mut net.node("a").machine;
+        let link = |neighbour| LinkState {
+            neighbour,
+            cost: 10 + i,
+            mtu: MTU,
+        };
+        let links = machine.adjacent.keys().copied().map(link).collect();
         // It does not restrain itself.
         machine.damper = Default::default();
-        machine.publish_names(now, vec![hash]);
+        machine.publish_links(now, links, false);
         net.input("a", Input::Timeout);
         net.run(Duration::from_millis(5));
     }
@@ -258,9 +264,10 @@ fn a_member_that_signs_ever_new_records_does_not_keep_those_behind_its_neighbour
     assert!((20..80).contains(&passed_on), "{passed_on} of 400");
     // The last one gets through all the same, and soon.
     net.run(Duration::from_millis(200));
-    let hashes: Vec<_> = status(&mut net, "c").directory;
-    assert_eq!(hashes.len(), 1);
-    assert!(hashes[0].name_hash.starts_with("0000018f"), "{hashes:?}");
+    let a = net.node("a").machine.me.as_ref().unwrap().address;
+    let c = net.node("c").machine.me.as_ref().unwrap();
+    let costs: Vec<_> = c.routing.lsdb.links(a).iter().map(|l| l.cost).collect();
+    assert_eq!(costs, [409]);
 }
 
 const SEEDS: u64 = 6;

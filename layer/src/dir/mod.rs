@@ -1,0 +1,604 @@
+//! The directory: which members offer flows to a name. A hash table that is distributed over the members: the entries of a
+//! name are kept by the members nearest to it. It must not hold an entry that its member didn't sign, nor know of time,
+//! chance or links but what it is told.
+//!
+//! Who is a member, and can be reached, is known from the routes. So a look-up asks those that keep the name, and nobody
+//! in between: a keeper can withhold an entry, but can't make one, and all the others would have to withhold it too.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `entry` | an entry as it is signed, its bounds and what is wrong with a bad one |
+//! | `place` | who keeps a name |
+//! | `own` | the names of this member: told, told again, withdrawn |
+//! | `store` | the entries that this member keeps for others |
+//! | `doubt` | which of them to ask about after a cut |
+//! | `find` | look-ups |
+//! | `cache` | what was found |
+//! | `rate` | how much neighbours and originators may ask |
+
+mod cache;
+mod doubt;
+mod entry;
+mod find;
+mod own;
+mod place;
+mod rate;
+mod store;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use proto::wire::{self, NameFound, NameGone, NameRefusal, NameStore, NameStored, SignedName};
+use proto::{Addr, Code, Label, Reason};
+use rand_chacha::ChaCha20Rng;
+use rand_core::SeedableRng;
+
+use cache::Cache;
+use doubt::Doubts;
+use entry::{Entry, Held};
+use find::{Finds, Step};
+use own::Own;
+use rate::Rates;
+use store::{Kept, Store};
+
+pub use entry::EntryError;
+pub use place::nearest;
+pub use wire::directory::Body;
+
+/// SHA-256(layer ‖ 0 ‖ name).
+pub type NameHash = [u8; 32];
+
+/// What one member knows of the names of its layer, as a pure machine.
+pub struct Directory {
+    /// The members that can be reached, and this one; sorted.
+    members: Vec<Addr>,
+    own: Own,
+    store: Store,
+    cache: Cache,
+    finds: Finds,
+    doubts: Doubts,
+    rates: Rates,
+    chance: ChaCha20Rng,
+    sweep_at: Option<Instant>,
+    out: VecDeque<Output>,
+}
+
+/// What the directory asks of the member that it belongs to.
+pub trait Surroundings {
+    /// This member.
+    fn me(&self) -> Addr;
+    /// Its layer.
+    fn layer(&self) -> &Label;
+    /// Its incarnation.
+    fn life(&self) -> u64;
+    /// Signs with its key.
+    fn sign(&self, bytes: &[u8]) -> Vec<u8>;
+    /// What the way to a member costs; 0 for this one, `None` where there is no way.
+    fn cost(&self, member: Addr) -> Option<u64>;
+    /// The newest incarnation in which a member was seen.
+    fn life_of(&self, member: Addr) -> Option<u64>;
+    /// Checks a signature of a member: [`EntryError::Forged`], or [`EntryError::Stranger`] if its key is not known.
+    fn check(&self, member: Addr, bytes: &[u8], signature: &[u8]) -> Result<(), EntryError>;
+    /// Whether a member may serve any name with that hash; the reason if that is certain not to be so.
+    fn may_serve(&self, member: Addr, hash: &NameHash) -> Result<(), Reason>;
+}
+
+/// What the directory wants done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Output {
+    /// Say this to a member, under this id.
+    Send(Addr, u64, Body),
+    /// A look-up has found somebody: see [`Directory::resolve`].
+    Found(NameHash),
+    /// All that would keep the name say that nobody serves it. The look-up goes on until its time is over.
+    Denied(NameHash),
+    /// The time of a look-up is over.
+    Over(NameHash),
+    /// A member refuses to keep an entry of ours.
+    Refused(NameHash, Addr, Reason),
+    /// Something happened that is counted under this word.
+    Count(&'static str),
+}
+
+/// How an entry comes to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// It is ours.
+    Own,
+    /// It is kept here for another member.
+    Stored,
+    /// Somebody told it to us when we asked.
+    Cached,
+}
+
+impl Directory {
+    /// An empty one, of a member that knows nobody; all its choices by chance come from `seed`.
+    pub fn new(me: Addr, seed: [u8; 32]) -> Self {
+        Self {
+            members: vec![me],
+            own: Own::default(),
+            store: Store::default(),
+            cache: Cache::default(),
+            finds: Finds::default(),
+            doubts: Doubts::default(),
+            rates: Rates::default(),
+            chance: ChaCha20Rng::from_seed(seed),
+            sweep_at: None,
+            out: VecDeque::new(),
+        }
+    }
+
+    /// Serves a name from now on, or no longer. Says whether that is new.
+    pub fn serve(
+        &mut self,
+        now: Instant,
+        around: &impl Surroundings,
+        hash: NameHash,
+        served: bool,
+    ) -> bool {
+        self.own.set(now, around, &self.members, hash, served)
+    }
+
+    /// Takes note of who can be reached: all other members to which there is a way.
+    pub fn set_members(&mut self, now: Instant, me: Addr, reachable: impl Iterator<Item = Addr>) {
+        let mut members: Vec<_> = reachable.chain([me]).collect();
+        members.sort_unstable();
+        members.dedup();
+        if members == self.members {
+            return;
+        }
+        let back = |origin: &Addr| self.members.binary_search(origin).is_err();
+        let back: BTreeSet<_> = members.iter().copied().filter(back).collect();
+        self.members = members;
+        // What they say of their names since may not have got here; they ask the same of nobody, and tell their own again.
+        self.doubts.add(now, self.store.by(&back));
+        self.own.moved(now, me, &self.members);
+        self.finds.moved(now);
+        // What is no longer for this member to keep goes when all have noticed.
+        let soon = now + SETTLE;
+        self.sweep_at = Some(self.sweep_at.map_or(soon, |at| at.min(soon)));
+    }
+
+    /// A member runs anew: what it kept for us is gone, and what it signed before is void.
+    pub fn reborn(&mut self, now: Instant, member: Addr, life: u64) {
+        self.own.forgotten(now, member);
+        let void = |e: &Entry| e.origin == member && e.version.incarnation < life;
+        self.store.sweep(now, |entry| !void(entry));
+    }
+
+    /// Nothing that a member has said counts any longer; its name may be another's from now on.
+    pub fn expel(&mut self, now: Instant, member: Addr) {
+        self.store.sweep(now, |entry| entry.origin != member);
+        self.cache.expel(member);
+    }
+
+    /// The members that serve a name, as far as is known here, and can be reached: the nearest first, among equals the
+    /// lowest address; never this one.
+    pub fn resolve(&self, now: Instant, around: &impl Surroundings, hash: &NameHash) -> Vec<Addr> {
+        let stored = self
+            .keeps(around.me(), hash, KEEPERS)
+            .then(|| self.store.alive(now, hash));
+        let stored = stored.into_iter().flatten().map(|held| held.entry.origin);
+        let all = stored.chain(self.cache.get(now, hash));
+        let mut found: Vec<_> = all
+            .filter(|addr| *addr != around.me())
+            .filter_map(|addr| Some((around.cost(addr)?, addr)))
+            .collect();
+        found.sort_unstable();
+        found.dedup();
+        found.into_iter().map(|(_, addr)| addr).collect()
+    }
+
+    /// Looks a name up until then; `member`: only that one's entry is wanted; `fresh`: what is remembered is not enough. An
+    /// output tells what comes of it. Says whether there was room for one more.
+    pub fn find(
+        &mut self,
+        now: Instant,
+        hash: NameHash,
+        member: Option<Addr>,
+        fresh: bool,
+        until: Instant,
+    ) -> bool {
+        if fresh {
+            self.cache.drop_name(&hash);
+        }
+        self.finds.begin(now, hash, member, until)
+    }
+
+    /// Whether a message that a neighbour sends to another member is handed on.
+    pub fn relays(&mut self, now: Instant, via: Addr) -> bool {
+        self.rates.relays(now, via)
+    }
+
+    /// A member said itself that it doesn't serve a name.
+    pub fn denied_by(&mut self, hash: &NameHash, member: Addr) {
+        self.cache.forget(hash, member);
+        self.store.forget(hash, member);
+    }
+
+    /// All that is known here.
+    pub fn iter(&self, me: Addr, now: Instant) -> impl Iterator<Item = (&NameHash, Addr, Kind)> {
+        let own = self.own.iter().map(move |hash| (hash, me, Kind::Own));
+        let stored = self.store.iter(now);
+        let stored = stored.map(|entry| (&entry.hash, entry.origin, Kind::Stored));
+        let cached = self.cache.iter(now);
+        own.chain(stored)
+            .chain(cached.map(|(hash, addr)| (hash, addr, Kind::Cached)))
+    }
+
+    /// How many copies of our entries are known to be kept by others, and how many there are to be.
+    pub fn kept(&self) -> (usize, usize) {
+        self.own.kept()
+    }
+
+    /// How many entries are kept here for others.
+    pub fn len(&self) -> usize {
+        self.store.len()
+    }
+
+    /// Whether nothing is kept here for others.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// When [`Directory::tick`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        let all = [
+            self.own.deadline(),
+            self.finds.deadline(),
+            self.doubts.deadline(),
+            self.sweep_at,
+        ];
+        all.into_iter().flatten().min()
+    }
+
+    /// Does what the time has come for. To be called at [`Directory::deadline`]; earlier does no harm.
+    pub fn tick(&mut self, now: Instant, around: &impl Surroundings) {
+        if self.sweep_at.is_none_or(|at| at <= now) {
+            self.sweep(now, around.me());
+        }
+        for (to, id, store) in self.own.poll(now, around, &mut self.chance) {
+            self.count("directory.told");
+            self.send(to, id, Body::Store(store));
+        }
+        for (of, id, hash) in self.doubts.poll(now, &mut self.chance) {
+            self.count("directory.doubted");
+            let find = wire::NameFind {
+                name_hash: hash.to_vec(),
+                member: of.0,
+            };
+            self.send(of, id, Body::Find(find));
+        }
+        for hash in self.finds.due(now) {
+            self.look_here(now, around, hash);
+        }
+        let cost = |addr| around.cost(addr);
+        let steps = self.finds.poll(now, &self.members, cost, &mut self.chance);
+        for step in steps {
+            match step {
+                Step::Ask(to, id, hash, member) => {
+                    self.count("directory.asked");
+                    let find = wire::NameFind {
+                        name_hash: hash.to_vec(),
+                        member: member.map_or(0, |m| m.0),
+                    };
+                    self.send(to, id, Body::Find(find));
+                }
+                Step::Denied(hash) => self.out.push_back(Output::Denied(hash)),
+                Step::Over(hash) => self.out.push_back(Output::Over(hash)),
+            }
+        }
+    }
+
+    /// What it wants done, until `None`.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// Takes what a member said to this one; `via` is the neighbour that it came from, and all of it that is certain.
+    pub fn handle(
+        &mut self,
+        now: Instant,
+        around: &impl Surroundings,
+        via: Addr,
+        from: Addr,
+        id: u64,
+        body: Body,
+    ) {
+        let weight = match &body {
+            Body::Store(store) => store.names.len().max(1),
+            Body::Found(found) => found.names.len().max(1),
+            Body::Stored(_) | Body::Find(_) | Body::Gone(_) => 1,
+        };
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        if weight > own::PER_MESSAGE as u32 {
+            return self.count("drop.name_malformed");
+        }
+        if !self.rates.neighbour(now, via, weight) {
+            return self.count("drop.name_rate");
+        }
+        match body {
+            Body::Store(store) => self.store(now, around, via, (from, id), store),
+            Body::Stored(answer) => self.stored(now, from, id, &answer),
+            Body::Find(find) => self.answer(now, around, (from, id), &find),
+            Body::Found(found) => self.found(now, around, (from, id), found),
+            Body::Gone(gone) => self.gone(now, around, via, gone),
+        }
+    }
+}
+
+/// Of those that keep entries.
+impl Directory {
+    fn store(
+        &mut self,
+        now: Instant,
+        around: &impl Surroundings,
+        via: Addr,
+        (from, id): (Addr, u64),
+        store: NameStore,
+    ) {
+        let mut refused = Vec::new();
+        for signed in store.names {
+            let entry = match Entry::parse(&signed) {
+                Ok(entry) => entry,
+                Err(error) => {
+                    self.count(error.word());
+                    continue;
+                }
+            };
+            if let Err(reason) = self.keep(now, around, via, &entry, signed) {
+                refused.push(NameRefusal {
+                    name_hash: entry.hash.to_vec(),
+                    code: reason.code as u32,
+                    text: reason.text,
+                });
+            }
+        }
+        self.send(from, id, Body::Stored(NameStored { refused }));
+    }
+
+    fn keep(
+        &mut self,
+        now: Instant,
+        around: &impl Surroundings,
+        via: Addr,
+        entry: &Entry,
+        signed: SignedName,
+    ) -> Result<(), Reason> {
+        self.judge(now, around, via, entry, &signed)
+            .map_err(|error| {
+                self.count(error.word());
+                Reason::new(Code::Busy, error.to_string())
+            })
+            .and_then(|kept| {
+                if kept == Kept::Known {
+                    return Ok(());
+                }
+                around
+                    .may_serve(entry.origin, &entry.hash)
+                    .inspect_err(|_| self.count("drop.name_denied"))?;
+                if entry.withdrawn {
+                    self.tell_askers(now, entry, &signed);
+                    self.cache.gone(entry);
+                }
+                self.store.keep(Held::new(now, *entry, signed));
+                self.sweep_at.get_or_insert(now + SWEEP);
+                self.count("directory.kept");
+                self.look_here(now, around, entry.hash);
+                Ok(())
+            })
+    }
+
+    /// Whether an entry is to be kept, and true.
+    fn judge(
+        &mut self,
+        now: Instant,
+        around: &impl Surroundings,
+        via: Addr,
+        entry: &Entry,
+        signed: &SignedName,
+    ) -> Result<Kept, EntryError> {
+        if entry.origin == around.me() {
+            return Err(EntryError::Stale);
+        }
+        // Two members need not agree on who can be reached; but nobody may be made to keep whatever somebody likes.
+        if !self.keeps(around.me(), &entry.hash, 2 * SPARE_KEEPERS) {
+            return Err(EntryError::NotHere);
+        }
+        if self.store.would_keep(now, entry, signed)? == Kept::Known {
+            return Ok(Kept::Known);
+        }
+        self.believe(now, around, via, entry, signed)?;
+        Ok(Kept::New)
+    }
+
+    /// Whether an entry is its originator's, in its present life.
+    fn believe(
+        &mut self,
+        now: Instant,
+        around: &impl Surroundings,
+        via: Addr,
+        entry: &Entry,
+        signed: &SignedName,
+    ) -> Result<(), EntryError> {
+        let life = around.life_of(entry.origin).ok_or(EntryError::Stranger)?;
+        if entry.version.incarnation < life {
+            return Err(EntryError::EarlierLife);
+        }
+        if !self.rates.origin(now, via, entry.origin) {
+            return Err(EntryError::TooMany);
+        }
+        let bytes = entry::signed_bytes(around.layer(), &signed.body);
+        around.check(entry.origin, &bytes, &signed.signature)
+    }
+
+    /// Whether this member is one of the `k` nearest to a name.
+    fn keeps(&self, me: Addr, hash: &NameHash, k: usize) -> bool {
+        nearest(&self.members, hash, k).contains(&me)
+    }
+
+    /// Those that asked for a name are told that an entry was withdrawn: they may remember the answer.
+    fn tell_askers(&mut self, now: Instant, entry: &Entry, signed: &SignedName) {
+        for asker in self.store.take_askers(now, &entry.hash) {
+            self.count("directory.gone_told");
+            let name = Some(signed.clone());
+            self.send(asker, 0, Body::Gone(NameGone { name }));
+        }
+    }
+
+    fn answer(
+        &mut self,
+        now: Instant,
+        around: &impl Surroundings,
+        (from, id): (Addr, u64),
+        find: &wire::NameFind,
+    ) {
+        let Ok(hash) = NameHash::try_from(find.name_hash.as_slice()) else {
+            return self.count("drop.name_malformed");
+        };
+        let own = self.own.get(&hash);
+        let mut known: Vec<&Held> = self.store.alive(now, &hash).chain(own).collect();
+        // Of many that serve one name each asker hears of others first, but of those that it wants and that can be reached.
+        known.sort_by_key(|held| {
+            let origin = held.entry.origin;
+            let wanted = origin.0 == find.member;
+            let near = around.cost(origin).is_some();
+            (!wanted, !near, origin.0 ^ from.0)
+        });
+        let names = known.iter().take(PER_ANSWER).map(|held| held.aged(now));
+        let names: Vec<_> = names.collect();
+        if !names.is_empty() {
+            self.store.asked(now, hash, from);
+        }
+        self.count("directory.answered");
+        self.send(from, id, Body::Found(NameFound { names }));
+    }
+}
+
+/// Of those that ask and register.
+impl Directory {
+    fn stored(&mut self, now: Instant, from: Addr, id: u64, answer: &NameStored) {
+        for refusal in &answer.refused {
+            let reason = Reason::new(Code::from_wire(refusal.code), refusal.text.clone());
+            let hash = NameHash::try_from(refusal.name_hash.as_slice());
+            if let (Ok(hash), Code::Denied) = (hash, reason.code) {
+                self.out.push_back(Output::Refused(hash, from, reason));
+            }
+        }
+        self.own.stored(now, from, id, answer);
+    }
+
+    fn found(
+        &mut self,
+        now: Instant,
+        around: &impl Surroundings,
+        (from, id): (Addr, u64),
+        found: NameFound,
+    ) {
+        if let Some(hash) = self.doubts.answered(from, id) {
+            return self.cleared(from, &hash, &found);
+        }
+        let Some(hash) = self.finds.answered(now, from, id) else {
+            return self.count("drop.name_unasked");
+        };
+        let mut useful = false;
+        for signed in found.names.into_iter().take(PER_ANSWER) {
+            match self.learn(now, around, from, &hash, &signed) {
+                Ok(origin) => useful |= origin != around.me() && around.cost(origin).is_some(),
+                Err(error) => self.count(error.word()),
+            }
+        }
+        if useful {
+            self.finds.end(&hash);
+            self.out.push_back(Output::Found(hash));
+        } else {
+            self.finds.denied(now, &hash, from);
+        }
+    }
+
+    /// A member says whether it still serves a name that it served before it was out of reach.
+    fn cleared(&mut self, from: Addr, hash: &NameHash, found: &NameFound) {
+        let serves = |signed: &SignedName| {
+            Entry::parse(signed).is_ok_and(|e| e.origin == from && e.hash == *hash)
+        };
+        if !found.names.iter().any(serves) {
+            self.count("directory.doubt_right");
+            self.denied_by(hash, from);
+        }
+    }
+
+    fn learn(
+        &mut self,
+        now: Instant,
+        around: &impl Surroundings,
+        from: Addr,
+        hash: &NameHash,
+        signed: &SignedName,
+    ) -> Result<Addr, EntryError> {
+        let entry = Entry::parse(signed)?;
+        if entry.hash != *hash || entry.withdrawn {
+            return Err(EntryError::Malformed);
+        }
+        if entry.origin != around.me() {
+            self.believe(now, around, from, &entry, signed)?;
+            self.cache.learn(now, &entry);
+            self.sweep_at.get_or_insert(now + SWEEP);
+        }
+        Ok(entry.origin)
+    }
+
+    fn gone(&mut self, now: Instant, around: &impl Surroundings, via: Addr, gone: NameGone) {
+        let signed = gone.name.unwrap_or_default();
+        let told = Entry::parse(&signed).and_then(|entry| {
+            self.believe(now, around, via, &entry, &signed)?;
+            Ok(entry)
+        });
+        match told {
+            Ok(entry) if entry.withdrawn => self.cache.gone(&entry),
+            Ok(_) => self.count("drop.name_malformed"),
+            Err(error) => self.count(error.word()),
+        }
+    }
+
+    /// A name that is looked for may be known here: this member may keep it.
+    fn look_here(&mut self, now: Instant, around: &impl Surroundings, hash: NameHash) {
+        if self.finds.wants(&hash) && !self.resolve(now, around, &hash).is_empty() {
+            self.finds.end(&hash);
+            self.out.push_back(Output::Found(hash));
+        }
+    }
+}
+
+/// What these have in common.
+impl Directory {
+    fn sweep(&mut self, now: Instant, me: Addr) {
+        self.sweep_at = Some(now + SWEEP);
+        let members = &self.members;
+        self.store.sweep(now, |entry| {
+            nearest(members, &entry.hash, SPARE_KEEPERS).contains(&me)
+        });
+        self.cache.sweep(now);
+        self.own.sweep(now);
+        self.rates.sweep(now);
+    }
+
+    fn send(&mut self, to: Addr, id: u64, body: Body) {
+        self.out.push_back(Output::Send(to, id, body));
+    }
+
+    fn count(&mut self, what: &'static str) {
+        self.out.push_back(Output::Count(what));
+    }
+}
+
+/// How many members keep a name.
+pub const KEEPERS: usize = 4;
+/// How many of those nearest to a name may have it: some were nearer before the members changed.
+pub const SPARE_KEEPERS: usize = 8;
+/// Entries in one answer.
+const PER_ANSWER: usize = 16;
+const SWEEP: Duration = Duration::from_secs(30);
+/// How long after a change of members what is for others to keep is given up.
+const SETTLE: Duration = Duration::from_secs(5);
