@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use super::bbr::Bbr;
 use super::cubic::Cubic;
 
 /// How much may be in flight, and how fast it may go. All sizes in bytes of PDUs.
@@ -71,13 +72,16 @@ pub enum Controller {
     /// RFC 9438, with HyStart++ (RFC 9406).
     #[default]
     Cubic,
+    /// After BBR: by bandwidth and round trip as measured; a loss now and then doesn't slow it.
+    Bbr,
 }
 
 impl Controller {
     /// One that knows nothing of the path yet.
-    pub(super) fn begin(self, _now: Instant, payload: usize) -> Box<dyn CongestionControl> {
+    pub(super) fn begin(self, payload: usize) -> Box<dyn CongestionControl> {
         match self {
             Self::Cubic => Box::new(Cubic::new(payload)),
+            Self::Bbr => Box::new(Bbr::new(payload)),
         }
     }
 }

@@ -16,6 +16,7 @@
 //! - when a flow fails: after R without an acknowledgement that was waited for.
 
 mod acks;
+mod bbr;
 mod control;
 mod cubic;
 mod flight;
@@ -78,7 +79,7 @@ impl Params {
             qos,
             payload,
             mpl: Duration::from_secs(5),
-            a: Duration::from_millis(10),
+            a: Duration::from_millis(5),
             r: Duration::from_secs(60),
             controller: Controller::default(),
             first_number,
@@ -93,7 +94,7 @@ impl Params {
 /// One end of a flow.
 ///
 /// The owner gives it SDUs and PDUs, then calls [`Frct::poll`] until that gives none; then it waits for news or the
-/// [`Frct::deadline`]. PDUs that arrive together are best given all before a poll: they are then acknowledged together.
+/// [`Frct::deadline`]. There may be SDUs to read after a PDU, and of a lossy flow after a poll. PDUs that arrive together are best given all before a poll: they are then acknowledged together.
 #[derive(Debug)]
 pub struct Frct {
     params: Params,

@@ -71,7 +71,7 @@ impl Sender {
             rtt: Rtt::new(begin.guess),
             pacer: Pacer::new(now, begin.payload),
             controller: begin.controller,
-            control: begin.controller.begin(now, begin.payload),
+            control: begin.controller.begin(begin.payload),
             payload: begin.payload,
             guess: begin.guess,
             ack_delay: begin.ack_delay,
@@ -273,7 +273,7 @@ impl Sender {
     pub(super) fn forget_path(&mut self, now: Instant, idle: Duration) {
         if self.flight.is_empty() && self.flight.last_sent().is_some_and(|at| now >= at + idle) {
             self.rtt = Rtt::new(self.guess);
-            self.control = self.controller.begin(now, self.payload);
+            self.control = self.controller.begin(self.payload);
             self.pacer = Pacer::new(now, self.payload);
         }
     }

@@ -35,7 +35,6 @@ impl Default for Link {
 pub(super) struct Pair {
     pub(super) ends: [Frct; 2],
     pub(super) link: Link,
-    pub(super) start: Instant,
     pub(super) now: Instant,
     way: BTreeMap<(Instant, u64), (usize, Vec<u8>)>,
     count: u64,
@@ -52,7 +51,6 @@ impl Pair {
         Self {
             ends: [(); 2].map(|()| Frct::new(start, params.clone())),
             link,
-            start,
             now: start,
             way: BTreeMap::new(),
             count: 0,
@@ -77,6 +75,8 @@ impl Pair {
                 assert!(sent < 100_000, "polls without end");
                 self.send(from, &pdu[..len]);
             }
+            // Time may have ended the wait for what a lossy flow has lost.
+            self.fetch(from);
         }
     }
 

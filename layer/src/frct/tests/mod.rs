@@ -1,4 +1,7 @@
 //! Two ends and a link that loses, doubles and swaps, in virtual time.
 
+mod bottleneck;
 mod link;
+mod lossy;
 mod reliable;
+mod windows;

@@ -1,0 +1,117 @@
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proto::QosSpec;
+
+use super::link::{Link, Pair, sdu};
+use crate::frct::{Params, State};
+
+const MS: Duration = Duration::from_millis(1);
+
+fn params(qos: QosSpec) -> Params {
+    Params {
+        send_buffer: 200_000,
+        ..Params::new(qos, 1200, 7)
+    }
+}
+
+/// The numbers of the SDUs that were read; each must be whole.
+fn numbers(pair: &Pair, len: impl Fn(u32) -> usize) -> Vec<u32> {
+    pair.read[1]
+        .iter()
+        .map(|read| {
+            let n = u32::from_be_bytes(*read.first_chunk().unwrap());
+            assert_eq!(*read, sdu(n, len(n)), "changed");
+            n
+        })
+        .collect()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+    #[test]
+    fn what_a_lossy_flow_delivers_is_whole_in_order_and_once(
+        seed: u64, loss in 0u32..500, doubled in 0u32..300, jitter in 0u64..20, lens in prop::collection::vec(4usize..5000, 1..80),
+    ) {
+        let link = Link { loss, doubled, jitter: MS * jitter as u32, ..Link::default() };
+        let mut pair = Pair::new(&params(QosSpec::BEST), link, seed);
+        pair.ends[1].shut();
+        for (n, len) in lens.iter().enumerate() {
+            while pair.ends[0].write(pair.now, &sdu(n as u32, *len)).is_err() {
+                let until = pair.now + MS * 10_000;
+                prop_assert!(pair.step(until), "stuck {:?}", pair.ends);
+            }
+        }
+        pair.ends[0].shut();
+        pair.settle(MS * 200_000);
+        prop_assert_eq!(pair.ends.each_ref().map(|end| end.state()), [State::Finished; 2], "{:?}", pair.ends);
+        let read = numbers(&pair, |n| lens[n as usize]);
+        prop_assert!(read.windows(2).all(|pair| pair[0] < pair[1]), "{:?}", read);
+        if loss == 0 && jitter < 5 {
+            prop_assert_eq!(read.len(), lens.len());
+        }
+        prop_assert_eq!(pair.ends[0].stats().queued, 0);
+    }
+}
+
+#[test]
+fn a_lost_sdu_delays_those_behind_it_by_a_moment_only() {
+    let mut pair = Pair::new(&params(QosSpec::VOICE), Link::default(), 1);
+    for n in 0..100 {
+        pair.link.loss = if n % 10 == 5 { 1000 } else { 0 };
+        let before = pair.now;
+        assert_eq!(pair.ends[0].write(pair.now, &sdu(n, 160)), Ok(()));
+        pair.flush();
+        pair.link.loss = 0;
+        pair.run(16 * MS);
+        let read = numbers(&pair, |_| 160);
+        let due = if n % 10 == 5 { n - 1 } else { n };
+        assert_eq!(read.last(), Some(&due), "after {:?}", pair.now - before);
+        pair.run(4 * MS);
+    }
+    assert_eq!(pair.read[1].len(), 90);
+    assert_eq!(pair.ends[0].stats().again, 0, "nothing is sent twice");
+}
+
+#[test]
+fn an_sdu_past_its_deadline_is_dropped_at_the_sender_and_counted() {
+    // 10 packets of window and no answer: the rest waits until it is worth nothing.
+    let link = Link {
+        delay: 500 * MS,
+        ..Link::default()
+    };
+    let mut pair = Pair::new(&params(QosSpec::VOICE), link, 1);
+    for n in 0..60 {
+        assert_eq!(pair.ends[0].write(pair.now, &sdu(n, 1150)), Ok(()));
+    }
+    pair.run(79 * MS);
+    assert_eq!(pair.ends[0].stats().late, 0);
+    pair.run(2 * MS);
+    let stats = pair.ends[0].stats();
+    assert!(stats.late >= 45 && stats.queued == 0, "{stats:?}");
+    // What comes later isn't held up by a gap that was never sent.
+    pair.run(1000 * MS);
+    assert_eq!(pair.ends[0].write(pair.now, &sdu(60, 1150)), Ok(()));
+    pair.run(501 * MS);
+    let read = numbers(&pair, |_| 1150);
+    assert_eq!(read.last(), Some(&60));
+    assert_eq!(read.len() as u64 + stats.late, 61);
+    assert_eq!(pair.ends[1].stats().gaps, 0);
+}
+
+#[test]
+fn a_lossy_flow_lives_on_after_all_of_its_window_was_lost() {
+    let mut pair = Pair::new(&params(QosSpec::BEST), Link::default(), 1);
+    pair.link.loss = 1000;
+    let mut n = 0;
+    for _ in 0..2000 {
+        n += u32::from(pair.ends[0].write(pair.now, &sdu(n, 1000)).is_ok());
+        pair.run(MS);
+    }
+    pair.link.loss = 0;
+    pair.run(9000 * MS);
+    assert_eq!(pair.ends[0].write(pair.now, &sdu(n, 1000)), Ok(()));
+    pair.run(1000 * MS);
+    let read = numbers(&pair, |_| 1000);
+    assert_eq!(read.last(), Some(&n), "{:?}", pair.ends);
+}
