@@ -114,6 +114,12 @@ impl SealKey {
         self.blocks
     }
 
+    /// Makes the key as used as that.
+    #[cfg(test)]
+    pub(crate) fn wear(&mut self, blocks: u64) {
+        self.blocks = blocks;
+    }
+
     /// Writes the counter into the last 8 bytes of `header`, takes the whole of it as additional data, and seals
     /// `body_and_tag`, whose last [`TAG`] bytes become the tag.
     pub fn seal(&mut self, header: &mut [u8], body_and_tag: &mut [u8]) -> Result<(), SealError> {
@@ -144,6 +150,17 @@ impl SealKey {
 }
 
 impl OpenKey {
+    /// The blocks of 16 bytes that were opened; from [`REKEY_BLOCKS`] on a fresh handshake is due.
+    pub fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
+    /// Makes the key as used as that.
+    #[cfg(test)]
+    pub(crate) fn wear(&mut self, blocks: u64) {
+        self.blocks = blocks;
+    }
+
     /// Opens `body_and_tag` where it lies, with all of `header` as additional data and the counter from its last
     /// 8 bytes, and gives the body. After an error the bytes are spoilt and must be dropped.
     pub fn open<'a>(

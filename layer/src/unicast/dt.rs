@@ -93,7 +93,7 @@ impl Unicast {
         };
         let address = flow.peer;
         let sessions = self.peers.get(&address).map(|p| &p.sessions);
-        if sessions.is_none_or(|s| s.wants_fresh(now.mono)) || flow.ends.worn() {
+        if sessions.is_none_or(|s| s.wants_fresh(now.mono) || flow.ends.worn(now.mono, s)) {
             self.wants_session.insert(address);
         }
         let Some(sessions) = sessions.filter(|s| s.usable(now.mono)) else {

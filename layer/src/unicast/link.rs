@@ -324,8 +324,15 @@ impl Link {
             h.client
                 && !running
                 && (now.saturating_duration_since(h.born) >= KEY_USE
-                    || h.seal.blocks() >= REKEY_BLOCKS)
+                    || h.seal.blocks().max(h.open.blocks()) >= REKEY_BLOCKS)
         })
+    }
+
+    /// Makes the newest keys as used as that, one of them or both.
+    #[cfg(test)]
+    pub(super) fn wear(&mut self, sealed: u64, opened: u64) {
+        let newest = self.hops.last_mut();
+        newest.map(|h| (h.seal.wear(sealed), h.open.wear(opened)));
     }
 
     /// When [`Link::wants_rekey`] will turn true by time alone.

@@ -201,11 +201,17 @@ impl Ends {
             .map(|(_, key)| key)
     }
 
-    /// Whether the key that seals has done so much that fresh ones are due.
-    pub(super) fn worn(&self) -> bool {
-        self.seal
-            .last()
-            .is_some_and(|(_, key)| key.blocks() >= REKEY_BLOCKS)
+    /// Makes the key that seals as used as that.
+    #[cfg(test)]
+    pub(super) fn wear(&mut self, blocks: u64) {
+        self.seal.last_mut().map(|(_, key)| key.wear(blocks));
+    }
+
+    /// Whether the key of the newest session has done so much that a fresh one is due.
+    pub(super) fn worn(&self, now: Instant, sessions: &Sessions) -> bool {
+        let newest = sessions.newest(now).map(|s| s.id);
+        let mut keys = self.seal.iter();
+        keys.any(|(id, key)| Some(*id) == newest && key.blocks() >= REKEY_BLOCKS)
     }
 }
 

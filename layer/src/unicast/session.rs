@@ -7,6 +7,7 @@ use rand_core::RngCore;
 
 use super::Unicast;
 use super::cube::Cube;
+use super::flow::Flow;
 use super::link::{Link, Phase, SAFE_MTU};
 use super::out::Class;
 use super::pdu::{self, HOP_OVERHEAD, LINK_HANDSHAKE_LEN, RoutedHandshake, TTL};
@@ -347,15 +348,20 @@ impl Unicast {
             .handshakes
             .iter()
             .any(|r| !r.done && r.handshake.is_client());
-        let wanted = peer.estranged || peer.sessions.wants_fresh(now.mono);
-        if !wanted || running || now.mono < peer.retry_at {
+        let early = now.mono < peer.retry_at;
+        let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&address)) else {
+            return;
+        };
+        let worn = |flow: &Flow| flow.peer == address && flow.ends.worn(now.mono, &peer.sessions);
+        let wanted = peer.estranged
+            || peer.sessions.wants_fresh(now.mono)
+            || peer.ends.worn(now.mono, &peer.sessions)
+            || self.flows.iter().any(worn);
+        if !wanted || running || early {
             return;
         }
         peer.estranged = false;
         peer.retry_at = now.mono + RETRY;
-        let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&address)) else {
-            return;
-        };
         match Handshake::client(&me.tls, session, ROUTED_MTU, now.mono) {
             Ok(handshake) => peer
                 .handshakes

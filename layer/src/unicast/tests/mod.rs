@@ -11,6 +11,7 @@ mod mischief;
 mod queues;
 mod rates;
 mod revoked;
+mod rekeys;
 mod routes;
 
 use std::cmp::Reverse;
@@ -46,6 +47,8 @@ pub(super) struct Net {
     /// How batches on lower flows lie, and their largest packet.
     pub(super) framing: Framing,
     pub(super) mtu: u32,
+    /// By how much more a packet may be late than the one after it.
+    pub(super) jitter: Duration,
 }
 
 type Tamper = Box<dyn FnMut(&'static str, &'static str, &mut Vec<u8>)>;
@@ -86,6 +89,7 @@ impl Net {
             tamper: None,
             framing: Framing::Train,
             mtu: MTU,
+            jitter: Duration::ZERO,
         };
         for name in names {
             net.boot(name, Files::new());
@@ -223,9 +227,13 @@ impl Net {
     }
 
     fn later(&mut self, name: &'static str, input: In) {
+        self.after(Duration::ZERO, name, input);
+    }
+
+    fn after(&mut self, wait: Duration, name: &'static str, input: In) {
         self.serial += 1;
         self.queue
-            .push(Reverse((self.elapsed + LATENCY, self.serial)));
+            .push(Reverse((self.elapsed + LATENCY + wait, self.serial)));
         self.inputs.insert(self.serial, (name, input));
     }
 
@@ -294,7 +302,10 @@ impl Net {
                 tamper(name, to, &mut pdu);
             }
             if !pdu.is_empty() {
-                self.later(to, Input::Lower(at, train(&pdu)));
+                // Some order or other, the same in each run.
+                let share = (self.serial.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u32;
+                let late = self.jitter * share / 32;
+                self.after(late, to, Input::Lower(at, train(&pdu)));
             }
         }
     }
