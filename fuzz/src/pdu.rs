@@ -25,5 +25,15 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("hello-short", of(4, 27)),
         ("routed-handshake", of(5, 60)),
         ("routed-handshake-short", of(5, 19)),
+        ("link-handshake", of(6, 60)),
+        ("sealed-next-version", of(0x22, 60)),
+        (
+            "met",
+            [&of(0x11, 10)[..], &[4], &[7; 24], &[4], &[7; 23]].concat(),
+        ),
+        (
+            "versions",
+            b"strata\x01\x02\0\0\0\x03\0\0\0\x01and more".to_vec(),
+        ),
     ]
 }

@@ -19,7 +19,9 @@ use rustls_pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::tls::describe;
-use super::{Aead, Introduction, KeyExchange, MemberCert, Secrets, TAG, TlsConfig};
+use super::{
+    Aead, Agreed, Introduction, KeyExchange, MemberCert, Secrets, TAG, TlsConfig, Versions,
+};
 use frame::{Frame, Header, Level};
 use stream::{Incoming, Outgoing};
 
@@ -52,6 +54,7 @@ pub struct Handshake {
     hint: Option<(u8, Instant)>,
     state: State,
     outcome: Option<Outcome>,
+    incompatible: bool,
     /// The alert to close with, whether it is to be sent now, and how often it may be sent again.
     close: (u8, bool, u32),
 }
@@ -194,6 +197,7 @@ impl Handshake {
             hint: None,
             state: State::Running,
             outcome: None,
+            incompatible: false,
             close: (0, false, MAX_CLOSES),
         })
     }
@@ -305,13 +309,23 @@ impl Handshake {
         self.out.iter().any(|out| !out.done())
     }
 
+    /// Whether it came to nothing because the two sides have no version in common.
+    pub fn is_incompatible(&self) -> bool {
+        self.incompatible
+    }
+
+    /// What both sides speak, as far as the other one has said what it does.
+    fn agreed(&self) -> Result<Agreed, Reason> {
+        let said = self.tls.quic_transport_parameters().unwrap_or_default();
+        let garbled =
+            "the other side doesn't say which versions it speaks; see that it is of this kind";
+        let theirs =
+            Versions::parse(said).ok_or_else(|| Reason::new(Code::PeerMisbehaved, garbled))?;
+        self.config.versions.agree(&theirs)
+    }
+
     fn secrets(&self) -> Result<Secrets, Reason> {
-        if self.tls.quic_transport_parameters() != Some(self.config.parameters) {
-            return Err(Reason::new(
-                Code::PeerMisbehaved,
-                "the other side speaks another version of the layer's protocol; update the older",
-            ));
-        }
+        let agreed = self.agreed()?;
         let broken =
             |what: &str| Reason::new(Code::Failed, format!("the handshake yields no {what}"));
         let export = |label: &[u8]| {
@@ -352,6 +366,7 @@ impl Handshake {
             exporter: export(ENROL_LABEL)?,
             aead,
             exchange,
+            agreed,
             peer,
         })
     }
@@ -465,7 +480,7 @@ impl fmt::Debug for Handshake {
 
 fn connect(config: &TlsConfig, client: bool) -> Result<Connection, HandshakeError> {
     let unusable = |e: rustls::Error| HandshakeError::Unusable(e.to_string());
-    let parameters = config.parameters.to_vec();
+    let parameters = config.versions.encode();
     if client {
         let name =
             ServerName::try_from("strata").map_err(|e| HandshakeError::Unusable(e.to_string()))?;
@@ -485,6 +500,9 @@ fn connect(config: &TlsConfig, client: bool) -> Result<Connection, HandshakeErro
 /// What the other side's alert (RFC 8446 section 6) means for a person.
 fn refused(alert: u8) -> Reason {
     let why = match alert {
+        PROTOCOL_VERSION => {
+            "it speaks no version of the layer's protocol that this side does; update the older"
+        }
         45 => "our certificate is expired or not yet valid there; see both clocks, or enrol again",
         48 => "it doesn't know the authority that issued our certificate; enrol in its layer",
         42 | 43 | 46 => "our certificate is no member's of its layer; enrol in its layer",
@@ -517,6 +535,7 @@ const MAX_EARLY: usize = 8;
 const MAX_ATTEMPTS: u32 = 16;
 const MAX_CLOSES: u32 = 8;
 const HANDSHAKE_FAILURE: u8 = 40;
+const PROTOCOL_VERSION: u8 = 70;
 
 #[cfg(test)]
 mod tests;

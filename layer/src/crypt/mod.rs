@@ -15,6 +15,7 @@
 //! | `acquaintance` | what tells a member that was met from a stranger, cheaply |
 //! | `handshake` | TLS 1.3 over PDUs that may be lost, doubled, reordered or forged |
 //! | `secrets` | every key that follows from a handshake |
+//! | `version` | which versions of the protocol two sides speak |
 //! | `seal`, `window` | sealing and opening where a PDU lies, each PDU once |
 //! | `file` | how identity and authority lie in a file |
 //!
@@ -37,6 +38,7 @@ mod roots;
 mod seal;
 mod secrets;
 mod tls;
+mod version;
 mod window;
 
 pub use acquaintance::{Acquaintance, Introduction};
@@ -54,6 +56,7 @@ pub use seal::{
 };
 pub use secrets::Secrets;
 pub use tls::{Clock, TlsConfig};
+pub use version::{Agreed, MIN_VERSION, VERSION, Versions};
 pub use window::ReplayWindow;
 
 use proto::{Addr, Code, Label, Name, Reason};

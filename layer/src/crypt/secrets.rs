@@ -6,7 +6,7 @@ use proto::{Addr, EndpointId};
 use ring::hkdf;
 use zeroize::Zeroizing;
 
-use super::{Acquaintance, Aead, FlowKey, KeyExchange, MemberCert, OpenKey, SealKey};
+use super::{Acquaintance, Aead, Agreed, FlowKey, KeyExchange, MemberCert, OpenKey, SealKey};
 
 /// The result of a handshake.
 pub struct Secrets {
@@ -14,6 +14,7 @@ pub struct Secrets {
     pub(super) exporter: [u8; 32],
     pub(super) aead: Aead,
     pub(super) exchange: KeyExchange,
+    pub(super) agreed: Agreed,
     pub(super) peer: Option<MemberCert>,
 }
 
@@ -26,6 +27,11 @@ impl Secrets {
     /// The cipher of the negotiated suite.
     pub fn aead(&self) -> Aead {
         self.aead
+    }
+
+    /// The version and the features that both sides speak.
+    pub fn agreed(&self) -> Agreed {
+        self.agreed
     }
 
     /// How the first secret was agreed on.
@@ -112,6 +118,10 @@ mod tests {
             exporter: [6; 32],
             aead: Aead::Aes256Gcm,
             exchange: KeyExchange::X25519MlKem768,
+            agreed: Agreed {
+                version: 1,
+                features: 0,
+            },
             peer: None,
         }
     }

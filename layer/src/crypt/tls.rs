@@ -21,7 +21,7 @@ use rustls::{
 use rustls_pki_types::{self as pki, CertificateDer, ServerName};
 
 use super::exchange::GROUPS;
-use super::{CertError, Identity, MemberCert, Roots};
+use super::{CertError, Identity, MemberCert, Roots, Versions};
 use crate::UnixTime;
 
 /// The wall time of a machine, shared with rustls. Until it is set, no certificate is in time.
@@ -35,8 +35,8 @@ pub struct TlsConfig {
     /// None for a joiner: nobody dials it.
     pub(super) server: Option<Arc<ServerConfig>>,
     layer: Label,
-    /// Carried in place of QUIC's transport parameters, authenticated: the protocol and its version.
-    pub(super) parameters: &'static [u8],
+    /// Carried in place of QUIC's transport parameters, authenticated.
+    pub(super) versions: Versions,
 }
 
 /// Whom a side believes.
@@ -126,7 +126,7 @@ impl TlsConfig {
             client: Arc::new(hardened(client)),
             server: Some(Arc::new(server)),
             layer: trust.layer.clone(),
-            parameters: PARAMETERS,
+            versions: Versions::OURS,
         })
     }
 
@@ -138,8 +138,19 @@ impl TlsConfig {
             client: Arc::new(hardened(client)),
             server: None,
             layer: trust.layer.clone(),
-            parameters: PARAMETERS,
+            versions: Versions::OURS,
         })
+    }
+}
+
+#[cfg(test)]
+impl TlsConfig {
+    /// The same side at another release.
+    pub(crate) fn speaking(&self, versions: Versions) -> Self {
+        Self {
+            versions,
+            ..self.clone()
+        }
     }
 }
 
@@ -396,7 +407,6 @@ impl ClientCertVerifier for Trust {
     }
 }
 
-const PARAMETERS: &[u8] = b"strata\x01";
 const REVOKED: &str = "the certificate was revoked; enroll anew with another invitation";
 const NO_TLS12: rustls::Error =
     rustls::Error::PeerIncompatible(rustls::PeerIncompatible::Tls12NotOfferedOrEnabled);

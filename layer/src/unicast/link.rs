@@ -59,6 +59,7 @@ pub(super) enum Phase {
 /// The keys of one session on this link.
 struct Hop {
     session: u32,
+    version: u8,
     seal: SealKey,
     open: OpenKey,
     born: Instant,
@@ -73,7 +74,7 @@ impl Hop {
     /// Seals a PDU for the other side, where it lies.
     fn seal(&mut self, pdu: &mut [u8]) -> Result<(), &'static str> {
         let (header, body) = pdu.split_at_mut(SEALED_LEN);
-        pdu::write_sealed(header, self.session);
+        pdu::write_sealed(header, self.version, self.session);
         let sealed = self.seal.seal(header, body);
         sealed.map_err(|_| "drop.key_exhausted")
     }
@@ -251,6 +252,7 @@ impl Link {
         }
         self.hops.push(Hop {
             session,
+            version: secrets.agreed().version,
             seal,
             open,
             born: now,
@@ -431,12 +433,15 @@ impl Link {
 
     /// Opens a sealed PDU where it lies.
     pub(super) fn open<'a>(&mut self, pdu: &'a mut [u8]) -> Result<Opened<'a>, &'static str> {
-        let session = pdu::sealed_session(pdu).ok_or("drop.malformed")?;
+        let (session, version) = pdu::sealed_session(pdu).ok_or("drop.malformed")?;
         let hop = self
             .hops
             .iter_mut()
             .find(|h| h.session == session)
             .ok_or("drop.unknown_session")?;
+        if hop.version != version {
+            return Err("drop.unknown_version");
+        }
         let (header, body) = pdu.split_at_mut(SEALED_LEN);
         let body = hop
             .open

@@ -6,6 +6,7 @@ use proto::{Addr, FlowId};
 use rand_core::RngCore;
 
 use super::Unicast;
+use super::critical;
 use super::link::Phase;
 use super::out::Class;
 use super::pdu;
@@ -40,9 +41,9 @@ impl Unicast {
             self.stats.count("drop.bad_frame");
         }
         while let Some(message) = self.links.get_mut(&lower).and_then(|l| l.channel.recv()) {
-            match wire::Message::decode(message.as_slice()) {
-                Ok(wire::Message { body: Some(body) }) => self.link_message(now, lower, body),
-                Ok(_) | Err(_) => self.stats.count("drop.malformed_message"),
+            match critical::read(&message) {
+                Ok(body) => self.link_message(now, lower, body),
+                Err(reason) => self.stats.count(reason),
             }
         }
     }
@@ -102,23 +103,13 @@ impl Unicast {
             self.stats.count("drop.bad_frame");
         }
         while let Some((dialled, message)) = self.joining_message(lower, session) {
-            match (dialled, wire::Message::decode(message.as_slice())) {
-                (
-                    false,
-                    Ok(wire::Message {
-                        body: Some(Body::EnrolRequest(request)),
-                    }),
-                ) => self.enrol_request(now, lower, session, request),
-                (
-                    true,
-                    Ok(wire::Message {
-                        body: Some(Body::EnrolReply(reply)),
-                    }),
-                ) => self.enrol_reply(now, lower, &reply),
-                (_, Ok(wire::Message { body: Some(_) })) => {
-                    self.stats.count("drop.unexpected_message")
+            match (dialled, critical::read(&message)) {
+                (false, Ok(Body::EnrolRequest(request))) => {
+                    self.enrol_request(now, lower, session, request)
                 }
-                (_, Ok(_) | Err(_)) => self.stats.count("drop.malformed_message"),
+                (true, Ok(Body::EnrolReply(reply))) => self.enrol_reply(now, lower, &reply),
+                (_, Ok(_)) => self.stats.count("drop.unexpected_message"),
+                (_, Err(reason)) => self.stats.count(reason),
             }
         }
     }
@@ -217,9 +208,9 @@ impl Unicast {
             }
         }
         while let Some(message) = self.peers.get_mut(&from).and_then(|p| p.channel.recv()) {
-            match wire::Message::decode(message.as_slice()) {
-                Ok(wire::Message { body: Some(body) }) => self.peer_message(now, from, body),
-                Ok(_) | Err(_) => self.stats.count("drop.malformed_message"),
+            match critical::read(&message) {
+                Ok(body) => self.peer_message(now, from, body),
+                Err(reason) => self.stats.count(reason),
             }
         }
     }

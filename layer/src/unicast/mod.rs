@@ -7,7 +7,7 @@
 //! | `member` | identity, names, files: who this is |
 //! | `dial`, `links`, `link` | N-1 flows: whom to dial; hellos, which of two stays; one of them |
 //! | `session`, `running`, `gate`, `peer` | handshakes over a link or routed; which of too many goes; how many are answered; what two members share |
-//! | `messages` | control messages over the channels of links and of pairs |
+//! | `messages`, `critical` | control messages over the channels of links and of pairs |
 //! | `enrol`, `relay` | the joiner; the dialled member, those on the way to the issuer, and the issuer |
 //! | `decrees`, `expel` | what the layer's authority says to all; who is believed no more |
 //! | `flood`, `damper`, `routing` | signed records between neighbours, and how often; what follows from them |
@@ -16,6 +16,7 @@
 //! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
 //! | `status`, `stats` | what is told of all this |
 
+mod critical;
 mod cube;
 mod damper;
 mod decrees;

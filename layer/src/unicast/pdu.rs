@@ -2,6 +2,8 @@
 
 use proto::{Addr, EndpointId};
 
+use crate::crypt::{Handshake, Versions};
+
 /// What the first byte of a PDU on an N-1 flow says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -61,15 +63,15 @@ pub(super) struct RoutedHandshake {
 }
 
 impl Kind {
-    /// The first byte of a handshake PDU.
+    /// The first byte of a handshake PDU, in every version: it is there that the versions are agreed on.
     pub(super) const HANDSHAKE: u8 = 0x11;
-    /// The first byte of a sealed PDU.
+    /// The first byte of a sealed PDU of version 1.
     pub(super) const SEALED: u8 = 0x12;
 
     pub(super) fn of(pdu: &[u8]) -> Option<Self> {
         match *pdu.first()? {
             Self::HANDSHAKE => Some(Self::Handshake),
-            Self::SEALED => Some(Self::Sealed),
+            first if first & 0x0f == Self::SEALED & 0x0f && first >> 4 > 0 => Some(Self::Sealed),
             _ => None,
         }
     }
@@ -81,15 +83,16 @@ pub(super) fn handshake_session(pdu: &[u8]) -> Option<(u32, bool)> {
     (head[0] == Kind::HANDSHAKE).then(|| (u32_at(head, 2), head[1] == 0))
 }
 
-/// The session of a sealed PDU.
-pub(super) fn sealed_session(pdu: &[u8]) -> Option<u32> {
+/// The session of a sealed PDU, and its version.
+pub(super) fn sealed_session(pdu: &[u8]) -> Option<(u32, u8)> {
     let head: &[u8; SEALED_LEN] = pdu.first_chunk()?;
-    (head[..4] == [Kind::SEALED, 0, 0, 0]).then(|| u32_at(head, 4))
+    let sealed = Kind::of(head) == Some(Kind::Sealed) && head[1..4] == [0; 3];
+    sealed.then(|| (u32_at(head, 4), head[0] >> 4))
 }
 
 /// Writes the header of a sealed PDU; its counter is for who seals.
-pub(super) fn write_sealed(header: &mut [u8], session: u32) {
-    header[..4].copy_from_slice(&[Kind::SEALED, 0, 0, 0]);
+pub(super) fn write_sealed(header: &mut [u8], version: u8, session: u32) {
+    header[..4].copy_from_slice(&[version << 4 | Kind::SEALED & 0x0f, 0, 0, 0]);
     header[4..8].copy_from_slice(&session.to_be_bytes());
     header[8..16].fill(0);
 }
@@ -251,6 +254,8 @@ pub fn decode_pdu(bytes: &[u8]) -> usize {
         handshake_session(bytes).is_some(),
         sealed_session(bytes).is_some(),
         read_sequence(bytes).is_some(),
+        Handshake::introduction_of(bytes).is_some(),
+        Versions::parse(bytes).is_some(),
     ];
     let inner = Inner::parse(&mut bytes.to_vec()).is_some();
     outer.iter().filter(|read| **read).count() + usize::from(inner)
@@ -367,8 +372,13 @@ mod tests {
     #[test]
     fn a_sealed_header_names_its_session() {
         let mut header = [0xff; SEALED_LEN];
-        write_sealed(&mut header, 0x0102_0304);
-        assert_eq!(sealed_session(&header), Some(0x0102_0304));
+        write_sealed(&mut header, 1, 0x0102_0304);
+        assert_eq!(sealed_session(&header), Some((0x0102_0304, 1)));
+        write_sealed(&mut header, 2, 0x0102_0304);
+        assert_eq!(
+            (header[0], sealed_session(&header)),
+            (0x22, Some((0x0102_0304, 2)))
+        );
         assert_eq!(Kind::of(&header), Some(Kind::Sealed));
         assert_eq!(sealed_session(&header[..15]), None);
     }
@@ -406,7 +416,7 @@ mod tests {
         let handshake = RoutedHandshake { ttl: TTL, dst, src };
         let ends = "0000000000000001000000000000000200000000000000030000000400000000";
         assert_eq!(
-            hex(SEALED_LEN, |to| write_sealed(to, 0x0102_0304)),
+            hex(SEALED_LEN, |to| write_sealed(to, 1, 0x0102_0304)),
             "12000000010203040000000000000000"
         );
         assert_eq!(

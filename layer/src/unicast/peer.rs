@@ -204,7 +204,9 @@ impl Ends {
     /// Makes the key that seals as used as that.
     #[cfg(test)]
     pub(super) fn wear(&mut self, blocks: u64) {
-        self.seal.last_mut().map(|(_, key)| key.wear(blocks));
+        if let Some((_, key)) = self.seal.last_mut() {
+            key.wear(blocks);
+        }
     }
 
     /// Whether the key of the newest session has done so much that a fresh one is due.

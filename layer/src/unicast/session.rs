@@ -134,6 +134,9 @@ impl Unicast {
                 out.push((running.via(), bytes));
             }
             while let Some(step) = running.step() {
+                if running.handshake.is_incompatible() {
+                    self.stats.count("handshake.incompatible");
+                }
                 steps.push((
                     running.handshake.session(),
                     running.handshake.is_client(),
@@ -496,6 +499,9 @@ impl Unicast {
         for running in &mut peer.handshakes {
             out.extend(std::iter::from_fn(|| running.handshake.poll(now.mono)));
             while let Some(step) = running.step() {
+                if running.handshake.is_incompatible() {
+                    self.stats.count("handshake.incompatible");
+                }
                 steps.push((
                     running.handshake.session(),
                     running.handshake.is_client(),

@@ -6,7 +6,10 @@ use proto::{Code, Reason};
 
 use super::frame::{Frame, Header, Level};
 use super::stream::Inserted;
-use super::{HANDSHAKE_FAILURE, Handshake, HandshakeError, Outcome, State, describe, refused};
+use super::{
+    HANDSHAKE_FAILURE, Handshake, HandshakeError, Outcome, PROTOCOL_VERSION, State, describe,
+    refused,
+};
 
 impl Handshake {
     /// A PDU that anybody may have written.
@@ -149,7 +152,10 @@ impl Handshake {
                 }
                 Frame::Close(alert) => {
                     if self.waiting() {
-                        self.fail(refused(alert), None);
+                        self.incompatible = alert == PROTOCOL_VERSION;
+                        // What the other side said of itself tells more than its alert.
+                        let said = self.agreed().err().filter(|_| self.incompatible);
+                        self.fail(said.unwrap_or_else(|| refused(alert)), None);
                     }
                     return Ok(());
                 }
@@ -198,7 +204,15 @@ impl Handshake {
                         self.retry.at = None;
                     }
                 }
-                Err(reason) => self.fail(reason, Some(HANDSHAKE_FAILURE)),
+                Err(reason) => {
+                    self.incompatible = self.agreed().is_err();
+                    let alert = if self.incompatible {
+                        PROTOCOL_VERSION
+                    } else {
+                        HANDSHAKE_FAILURE
+                    };
+                    self.fail(reason, Some(alert));
+                }
             }
         }
         Ok(())

@@ -26,6 +26,8 @@ struct Net {
     log: Vec<(usize, Vec<u8>)>,
     /// What to do with the PDU of this number instead of carrying it.
     tamper: Option<(usize, Tamper)>,
+    /// What somebody in between writes instead of something else in each PDU.
+    talk_down: Option<(&'static [u8], &'static [u8])>,
 }
 
 #[derive(Clone, Copy)]
@@ -57,6 +59,7 @@ impl Net {
             air: BTreeMap::new(),
             log: Vec::new(),
             tamper: None,
+            talk_down: None,
         }
     }
 
@@ -85,7 +88,12 @@ impl Net {
 
     fn flush(&mut self) {
         for end in 0..2 {
-            while let Some(pdu) = self.ends[end].poll(self.now) {
+            while let Some(mut pdu) = self.ends[end].poll(self.now) {
+                if let Some((from, to)) = self.talk_down
+                    && let Some(at) = pdu.windows(from.len()).position(|w| w == from)
+                {
+                    pdu[at..at + to.len()].copy_from_slice(to);
+                }
                 let number = self.log.len();
                 self.log.push((end, pdu.clone()));
                 match self.tamper.filter(|(n, _)| *n == number) {
@@ -381,14 +389,71 @@ fn an_unset_clock_believes_nobody() {
 fn another_version_of_the_protocol_is_named() {
     let [a, b] = pair();
     let mut newer = config(&b, NOW);
-    newer.parameters = b"strata\x02";
-    for (client, server) in [(&config(&a, NOW), &newer), (&newer, &config(&a, NOW))] {
-        let reasons = Net::new(client, server, 1400).reasons();
-        assert!(
-            reasons.iter().any(|r| r.text.contains("another version")),
-            "{reasons:?}"
+    newer = newer.speaking(Versions {
+        min: 2,
+        max: 3,
+        ..Versions::OURS
+    });
+    let older = config(&a, NOW);
+    for (client, server, who) in [
+        (
+            &older,
+            &newer,
+            ["update this side", "update the other side"],
+        ),
+        (
+            &newer,
+            &older,
+            ["update the other side", "update this side"],
+        ),
+    ] {
+        let mut net = Net::new(client, server, 1400);
+        let reasons = net.reasons();
+        for (reason, who) in reasons.iter().zip(who) {
+            assert!(reason.text.contains(who), "{reasons:?}");
+        }
+        assert!(net.ends.iter().all(Handshake::is_incompatible));
+    }
+}
+
+#[test]
+fn sides_of_two_releases_agree_on_what_both_speak_and_nobody_in_between_talks_them_down() {
+    let [a, b] = pair();
+    let next = |has, needs| Versions {
+        max: 2,
+        has,
+        needs,
+        ..Versions::OURS
+    };
+    let (new, old) = (config(&a, NOW).speaking(next(0b11, 0)), config(&b, NOW));
+    for (client, server) in [(&new, &old), (&old, &new)] {
+        for secrets in Net::new(client, server, 1400).secrets() {
+            assert_eq!(
+                (secrets.agreed().version, secrets.agreed().features),
+                (1, 0)
+            );
+        }
+    }
+    let other = config(&b, NOW).speaking(next(0b10, 0b10));
+    for secrets in Net::new(&new, &other, 1400).secrets() {
+        assert_eq!(
+            (secrets.agreed().version, secrets.agreed().features),
+            (2, 0b10)
         );
     }
+    // The hello is readable, and so is what it says; whoever changes it ends the handshake.
+    let mut net = Net::new(&new, &other, 1400);
+    net.talk_down = Some((&b"strata\x01\x02"[..], &b"strata\x01\x01"[..]));
+    let [client, server] = net.reasons();
+    assert!(
+        client.code == Code::TimedOut && server.code == Code::TimedOut,
+        "{client} {server}"
+    );
+    // Who insists on what the other side lacks is told so, and refuses.
+    let strict = config(&b, NOW).speaking(next(0b100, 0b100));
+    let [client, server] = Net::new(&new, &strict, 1400).reasons();
+    assert!(client.text.contains("update this side"), "{client}");
+    assert!(server.text.contains("update the other side"), "{server}");
 }
 
 #[test]

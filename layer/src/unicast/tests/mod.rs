@@ -13,6 +13,7 @@ mod rates;
 mod revoked;
 mod rekeys;
 mod routes;
+mod versions;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
