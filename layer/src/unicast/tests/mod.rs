@@ -10,8 +10,8 @@ mod meddler;
 mod mischief;
 mod queues;
 mod rates;
-mod revoked;
 mod rekeys;
+mod revoked;
 mod routes;
 mod versions;
 
