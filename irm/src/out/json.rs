@@ -45,6 +45,9 @@ pub(crate) fn route(r: &pb::Route) -> Value {
         "cost": r.cost,
         "mtu": r.mtu,
         "hops": r.hops,
+        "next_hops": r.next_hops,
+        "alternate": text(&r.alternate),
+        "rtt_us": number(r.rtt_us),
     })
 }
 

@@ -84,14 +84,25 @@ pub(crate) fn routes(list: &[pb::Route]) -> String {
         vec![
             r.member.clone(),
             address(r.address),
-            r.next_hop.clone(),
+            r.next_hops.join(", "),
+            dash(r.alternate.clone()),
             r.hops.to_string(),
             r.cost.to_string(),
+            micros(r.rtt_us),
             r.mtu.to_string(),
         ]
     };
     table(
-        &["MEMBER", "ADDRESS", "NEXT HOP", "HOPS", "COST", "MTU"],
+        &[
+            "MEMBER",
+            "ADDRESS",
+            "NEXT HOP",
+            "ALTERNATE",
+            "HOPS",
+            "COST",
+            "RTT",
+            "MTU",
+        ],
         list.iter().map(row).collect(),
         "no routes",
     )

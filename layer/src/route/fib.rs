@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use proto::Addr;
+use rustc_hash::FxHashMap;
 
 use super::names::{Names, Slot};
 use super::spf::{Label, Sets};
@@ -13,6 +14,8 @@ pub struct Fib {
     names: Arc<Names>,
     labels: Arc<Vec<Label>>,
     sets: Arc<Sets>,
+    /// Members that are reached over another neighbour for now.
+    repairs: Arc<FxHashMap<Addr, Addr>>,
 }
 
 /// The way to one member.
@@ -34,7 +37,27 @@ impl Fib {
             names,
             labels,
             sets,
+            repairs: Arc::default(),
         }
+    }
+
+    /// The same ways, but to some members over another neighbour, which holds until others know what has happened.
+    pub fn repaired(self, repairs: Arc<FxHashMap<Addr, Addr>>) -> Self {
+        Self { repairs, ..self }
+    }
+
+    /// The neighbour to send the packets of one flow to, of several that lead on equally well: the same as long as it is
+    /// one of them (rendezvous hashing). A neighbour is always sent to directly if that is among the best ways.
+    pub fn pick(&self, dst: Addr, flow: u64) -> Option<Addr> {
+        if let Some(via) = self.repairs.get(&dst) {
+            return Some(*via);
+        }
+        let mut ways = self.ways(dst);
+        if ways.len() < 2 {
+            return ways.next();
+        }
+        let weight = |way: &Addr| (*way == dst, mixed(flow ^ way.0));
+        ways.max_by_key(weight)
     }
 
     /// The way to a member; `None`: it can't be reached, or is ourselves.
@@ -88,6 +111,13 @@ impl Fib {
     }
 }
 
+/// A number from which every bit of another can be told no longer (the finisher of SplitMix64).
+pub(super) fn mixed(bits: u64) -> u64 {
+    let bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    bits ^ (bits >> 31)
+}
+
 impl PartialEq for Fib {
     /// The same ways, whatever the numbers are that members have.
     fn eq(&self, other: &Self) -> bool {
@@ -95,5 +125,58 @@ impl PartialEq for Fib {
             && self
                 .iter()
                 .all(|(dst, _)| self.ways(dst).eq(other.ways(dst)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::route::{Drawn, LinkState};
+
+    fn link(to: u64) -> LinkState {
+        LinkState {
+            neighbour: Addr(to),
+            cost: 1,
+            mtu: 1400,
+        }
+    }
+
+    /// 1 reaches 9 over each of 2 to 5.
+    fn fan(middle: &[u64]) -> Fib {
+        let ends = [1, 9].map(|end| (Addr(end), middle.iter().map(|m| link(*m)).collect()));
+        let inner = middle.iter().map(|m| (Addr(*m), vec![link(1), link(9)]));
+        Drawn::new(ends.into_iter().chain(inner)).routes(Addr(1)).1
+    }
+
+    #[test]
+    fn flows_are_spread_over_equal_ways_and_each_keeps_its_way_when_another_goes() {
+        let (four, three) = (fan(&[2, 3, 4, 5]), fan(&[2, 4, 5]));
+        let mut counts: BTreeMap<Addr, u32> = BTreeMap::new();
+        for flow in 0..4000 {
+            let way = four.pick(Addr(9), flow).unwrap();
+            *counts.entry(way).or_default() += 1;
+            if way != Addr(3) {
+                assert_eq!(
+                    three.pick(Addr(9), flow),
+                    Some(way),
+                    "a flow moved for nothing"
+                );
+            }
+        }
+        assert!(
+            counts.len() == 4 && counts.values().all(|n| (800..1200).contains(n)),
+            "{counts:?}"
+        );
+        assert_eq!(four.pick(Addr(4), 7), Some(Addr(4)));
+    }
+
+    #[test]
+    fn a_repair_goes_before_the_way_that_it_replaces() {
+        let repairs = FxHashMap::from_iter([(Addr(9), Addr(5))]);
+        let fib = fan(&[2]).repaired(Arc::new(repairs));
+        assert_eq!(fib.pick(Addr(9), 1), Some(Addr(5)));
+        assert_eq!(fib.pick(Addr(2), 1), Some(Addr(2)));
     }
 }

@@ -16,9 +16,11 @@ use std::time::{Duration, Instant};
 
 use proto::wire::SignedRecord;
 use proto::{Addr, Label};
+use rustc_hash::FxHashMap;
 
 use super::fib::Fib;
 use super::graph::{LinkState, Links, tidy};
+use super::lfa;
 use super::record::{self, Content, Kind, MAX_LINKS, MAX_MEMBERS, Parsed, RecordError, Version};
 use super::spf::Spf;
 use crate::Now;
@@ -227,6 +229,17 @@ impl Lsdb {
     pub fn reroute(&mut self, spf: &mut Spf) -> Fib {
         let dirty = self.store.take_dirty();
         spf.update(&self.store, &dirty)
+    }
+
+    /// Over whom to send to members that were reached over neighbours that are lost; to be asked before our record of links
+    /// says so.
+    pub(crate) fn repairs(&self, spf: &Spf, lost: &[Addr]) -> FxHashMap<Addr, Addr> {
+        lfa::repairs(&self.store, spf, lost)
+    }
+
+    /// Over whom each member would be reached if the neighbour on its way died.
+    pub(crate) fn spares(&self, spf: &Spf) -> Vec<(Addr, Addr)> {
+        lfa::spares(&self.store, spf)
     }
 
     fn own(&self, kind: Kind) -> Option<&Content> {

@@ -104,6 +104,29 @@ impl Spf {
         self.fib(names)
     }
 
+    /// The number of the member whose ways these are.
+    pub(super) fn root(&self) -> Option<Slot> {
+        self.root
+    }
+
+    /// How a member is reached.
+    pub(super) fn label(&self, slot: Slot) -> Option<&Label> {
+        self.labels
+            .get(slot as usize)
+            .filter(|label| label.is_way())
+    }
+
+    /// All members that are reached.
+    pub(super) fn slots(&self) -> impl Iterator<Item = (Slot, &Label)> {
+        let all = (0..).zip(self.labels.iter());
+        all.filter(|(_, label)| label.is_way())
+    }
+
+    /// The neighbours in a set, the lowest address first.
+    pub(super) fn ways(&self, set: SetId) -> &[Slot] {
+        self.sets.get(set)
+    }
+
     fn fib(&self, names: &Arc<Names>) -> Fib {
         Fib::new(names.clone(), self.labels.clone(), self.sets.clone())
     }
@@ -158,6 +181,26 @@ impl Label {
         };
         self.set = sets.union(self.set, set, names);
     }
+}
+
+/// Costs from one member to all others, and nothing else: [`FAR`] where there is no way.
+pub(super) fn costs(graph: &impl Links, from: Slot) -> Vec<u32> {
+    let mut costs = vec![FAR; graph.names().slots()];
+    costs[from as usize] = 0;
+    let mut queue = BinaryHeap::from([Reverse((0, from))]);
+    while let Some(Reverse((cost, at))) = queue.pop() {
+        if cost > costs[at as usize] {
+            continue;
+        }
+        for edge in graph.edges(at) {
+            let found = cost + edge.there;
+            if found < costs[edge.to as usize] {
+                costs[edge.to as usize] = found;
+                queue.push(Reverse((found, edge.to)));
+            }
+        }
+    }
+    costs
 }
 
 /// One change of the graph on its way through the labels.

@@ -22,10 +22,16 @@ pub(super) struct Path {
 
 /// Towards the network.
 impl Unicast {
-    /// The way to a member, if there is one.
+    /// The way that control takes to a member, if there is one.
     pub(super) fn path(&self, dst: Addr) -> Option<Path> {
         let me = self.me.as_ref()?;
-        let via = me.routing.next_hop(dst);
+        self.path_of(dst, me.routing.flow_hash(me.address, dst, EndpointId(0)))
+    }
+
+    /// The way that the packets of one flow take to a member.
+    fn path_of(&self, dst: Addr, flow: u64) -> Option<Path> {
+        let me = self.me.as_ref()?;
+        let via = me.routing.next_hop(dst, flow);
         // A neighbour that is not yet in the forwarding table is reached all the same.
         via.filter(|via| self.adjacent.contains_key(via))
             .or_else(|| self.adjacent.contains_key(&dst).then_some(dst))
@@ -35,6 +41,12 @@ impl Unicast {
                     direct: via == dst,
                 })
             })
+    }
+
+    /// The way that what one member sends to an end at another takes from here.
+    pub(super) fn path_between(&self, src: Addr, dst: Addr, endpoint: EndpointId) -> Option<Path> {
+        let me = self.me.as_ref()?;
+        self.path_of(dst, me.routing.flow_hash(src, dst, endpoint))
     }
 
     /// Takes what the user of a flow wrote.
@@ -388,15 +400,16 @@ impl Unicast {
         if header.ttl <= 1 {
             return self.stats.count("drop.ttl");
         }
-        // Packets come in trains to one member: its way is looked up once.
+        // Packets come in trains to one end: its way is looked up once.
+        let key = (header.src, header.dst, header.endpoint);
         let path = match self.way {
-            Some((dst, path)) if dst == header.dst => path,
-            _ => match self.path(header.dst) {
+            Some((known, path)) if known == key => path,
+            _ => match self.path_between(key.0, key.1, key.2) {
                 Some(path) => path,
                 None => return self.stats.count("drop.no_route"),
             },
         };
-        self.way = Some((header.dst, path));
+        self.way = Some((key, path));
         #[cfg(test)]
         self.seen.push(body.to_vec());
         Routed::set_ttl(body, header.ttl - 1);
@@ -438,8 +451,9 @@ impl Unicast {
         match self.share {
             Some((known, by, member)) if (known, by) == (src, from) => member,
             _ => {
-                let via = self.me.as_ref().and_then(|me| me.routing.next_hop(src));
-                let member = if via == Some(from) { src } else { from };
+                let leads = |me: &super::Member| me.routing.leads_over(src, from);
+                let leads = self.me.as_ref().is_some_and(leads);
+                let member = if leads { src } else { from };
                 self.share = Some((src, from, member));
                 member
             }

@@ -17,12 +17,22 @@ use crate::route::{Inserted, LinkState};
 
 /// Our own records.
 impl Unicast {
-    /// Tells the layer which neighbours this member has. `lost`: a way is gone, and what went there must go elsewhere now.
-    pub(super) fn publish_links(&mut self, now: Now, links: Vec<LinkState>, lost: bool) {
+    /// Tells the layer which neighbours this member has. `moved`: to somebody the way is another, and what went there must
+    /// go so now; `lost`: these have none any more.
+    pub(super) fn publish_links(
+        &mut self,
+        now: Now,
+        links: Vec<LinkState>,
+        moved: bool,
+        lost: &[Addr],
+    ) {
         let Some(me) = &mut self.me else { return };
+        if !lost.is_empty() {
+            me.routing.repair(now.mono, lost);
+        }
         let record = me.routing.lsdb.set_links(now, &me.identity, links);
         self.flood(now, record.into_iter().collect(), None);
-        self.rerouted(now, lost);
+        self.rerouted(now, moved);
     }
 
     /// Finds the routes anew if anything has changed, and lets the flows know.
@@ -249,7 +259,21 @@ impl Unicast {
         let Some(me) = &self.me else {
             return Vec::new();
         };
+        let spares = me.routing.spares();
+        let link = |via: Addr| self.links.get(self.adjacent.get(&via)?);
         let ways = me.routing.ways().map(|(address, hop)| irm::Route {
+            next_hops: me
+                .routing
+                .fib
+                .ways(address)
+                .map(|via| self.member_name(via))
+                .collect(),
+            alternate: spares
+                .get(&address)
+                .map(|via| self.member_name(*via))
+                .unwrap_or_default(),
+            rtt_us: link(hop.via).map_or(0, |l| l.rtt_us().into()),
+
             member: self.member_name(address),
             address: address.0,
             next_hop: self.member_name(hop.via),

@@ -376,13 +376,15 @@ impl Unicast {
         let adjacent: BTreeMap<Addr, FlowId> =
             best.iter().map(|(peer, l)| (*peer, l.lower)).collect();
         // A way that is gone is replaced at once, a new one may wait for its companions.
-        let lost = self
+        let moved = self
             .adjacent
             .iter()
             .any(|(peer, lower)| adjacent.get(peer) != Some(lower));
+        let gone = |peer: &&Addr| !adjacent.contains_key(peer);
+        let gone: Vec<Addr> = self.adjacent.keys().filter(gone).copied().collect();
         self.adjacent = adjacent;
         (self.way, self.share) = (None, None);
-        self.publish_links(now, states, lost);
+        self.publish_links(now, states, moved, &gone);
     }
 
     /// The time as hellos carry it: microseconds since this machine began, never 0.

@@ -91,7 +91,7 @@ pub struct Unicast {
     /// The link that reaches each neighbour best.
     adjacent: BTreeMap<Addr, FlowId>,
     /// The last way that was looked up for a packet of others; forgotten when any way changes.
-    way: Option<(Addr, dt::Path)>,
+    way: Option<((Addr, Addr, EndpointId), dt::Path)>,
     /// The last source and neighbour of such a packet, and the member whose share it used; forgotten likewise.
     share: Option<(Addr, Addr, Addr)>,
     dialling: Dialling,

@@ -1,17 +1,24 @@
 //! Routes as this member knows them: the records of all, and what follows from them.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use proto::Addr;
+use proto::{Addr, EndpointId};
+use rustc_hash::FxHashMap;
 
 use crate::crypt::{Identity, MemberCert};
-use crate::route::{Fib, Hop, Lsdb, Spf};
+use crate::route::{Fib, Hop, Lsdb, Spf, flow_hash};
 
 /// What this member knows of its layer.
 pub(super) struct Routing {
     pub(super) lsdb: Lsdb,
     pub(super) fib: Fib,
     spf: Spf,
+    me: Addr,
+    /// Ways round neighbours that were lost, and until when they hold.
+    repairs: Arc<FxHashMap<Addr, Addr>>,
+    repaired_until: Option<Instant>,
     /// When the routes are to be found anew: records come in groups.
     spf_at: Option<Instant>,
 }
@@ -24,13 +31,42 @@ impl Routing {
             lsdb,
             fib: Fib::default(),
             spf: Spf::new(me),
+            me,
+            repairs: Arc::default(),
+            repaired_until: None,
             spf_at: None,
         }
     }
 
-    /// The neighbour to send to on the way to a member.
-    pub(super) fn next_hop(&self, dst: Addr) -> Option<Addr> {
-        self.fib.next_hop(dst).map(|hop| hop.via)
+    /// The neighbour to send to on the way to a member: the same for all packets from a member to an end at another.
+    pub(super) fn next_hop(&self, dst: Addr, flow: u64) -> Option<Addr> {
+        self.fib.pick(dst, flow)
+    }
+
+    /// What tells the packets of a flow from those of others.
+    pub(super) fn flow_hash(&self, src: Addr, dst: Addr, endpoint: EndpointId) -> u64 {
+        flow_hash(self.me, src, dst, endpoint)
+    }
+
+    /// Whether a neighbour lies on one of the best ways to a member.
+    pub(super) fn leads_over(&self, dst: Addr, neighbour: Addr) -> bool {
+        self.fib.ways(dst).any(|way| way == neighbour)
+    }
+
+    /// Over whom each member would be reached if the neighbour on its way died.
+    pub(super) fn spares(&self) -> BTreeMap<Addr, Addr> {
+        self.lsdb.spares(&self.spf).into_iter().collect()
+    }
+
+    /// Neighbours are lost, which nobody else knows yet: until they do, what went over them goes over neighbours that are
+    /// sure not to send it back. To be called before our record says so.
+    pub(super) fn repair(&mut self, now: Instant, lost: &[Addr]) {
+        self.lsdb.reroute(&mut self.spf);
+        let mut repairs = Arc::unwrap_or_clone(std::mem::take(&mut self.repairs));
+        repairs.retain(|_, via| !lost.contains(via));
+        repairs.extend(self.lsdb.repairs(&self.spf, lost));
+        self.repaired_until = (!repairs.is_empty()).then_some(now + HOLD);
+        self.repairs = Arc::new(repairs);
     }
 
     /// The newest life in which a member was seen.
@@ -63,16 +99,21 @@ impl Routing {
         if self.lsdb.changed() {
             self.spf_at.get_or_insert(now + DEBOUNCE);
         }
-        let due = self.spf_at.is_some_and(|at| at_once || at <= now);
+        let over = self.repaired_until.take_if(|until| *until <= now).is_some();
+        if over {
+            self.repairs = Arc::default();
+        }
+        let due = over || self.spf_at.is_some_and(|at| at_once || at <= now);
         if due {
             self.spf_at = None;
-            self.fib = self.lsdb.reroute(&mut self.spf);
+            let fib = self.lsdb.reroute(&mut self.spf);
+            self.fib = fib.repaired(self.repairs.clone());
         }
         due
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        [self.spf_at, self.lsdb.deadline()]
+        [self.spf_at, self.repaired_until, self.lsdb.deadline()]
             .into_iter()
             .flatten()
             .min()
@@ -81,3 +122,6 @@ impl Routing {
 
 /// How long more news is waited for before the routes are found anew.
 const DEBOUNCE: Duration = Duration::from_millis(5);
+/// How long a way round a lost neighbour is used: by then all others have heard of the loss and found their new ways, so that
+/// ours can't lead through one who would send back (RFC 8333).
+const HOLD: Duration = Duration::from_millis(250);
