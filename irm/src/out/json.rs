@@ -48,6 +48,7 @@ pub(crate) fn route(r: &pb::Route) -> Value {
         "next_hops": r.next_hops,
         "alternate": text(&r.alternate),
         "rtt_us": number(r.rtt_us),
+        "loss_permille": r.loss_permille,
     })
 }
 
@@ -58,6 +59,7 @@ pub(crate) fn link(l: &pb::Link) -> Value {
         "lower_layer": l.lower_layer,
         "state": l.state,
         "rtt_us": number(l.rtt_us),
+        "loss_permille": l.loss_permille,
         "mtu": l.mtu,
         "cost": l.cost,
         "key_exchange": text(&l.key_exchange),

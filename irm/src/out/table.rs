@@ -89,6 +89,7 @@ pub(crate) fn routes(list: &[pb::Route]) -> String {
             r.hops.to_string(),
             r.cost.to_string(),
             micros(r.rtt_us),
+            loss(r.loss_permille),
             r.mtu.to_string(),
         ]
     };
@@ -101,6 +102,7 @@ pub(crate) fn routes(list: &[pb::Route]) -> String {
             "HOPS",
             "COST",
             "RTT",
+            "LOSS",
             "MTU",
         ],
         list.iter().map(row).collect(),
@@ -333,6 +335,10 @@ fn micros(us: u64) -> String {
         0 => String::new(),
         _ => format!("{:.3} ms", us as f64 / 1000.0),
     }
+}
+
+fn loss(permille: u32) -> String {
+    format!("{}.{} %", permille / 10, permille % 10)
 }
 
 fn number(n: u64) -> String {

@@ -325,8 +325,8 @@ fn world(script: Script<'_>, seed: u64, trace: Option<fn(&str)>, plan: &mut Chan
 }
 
 /// Within this all must agree once the network is quiet: a handshake that was begun in bad times may take that long to be
-/// given up, and its link is dialled again after that.
-const CONVERGENCE: Duration = Duration::from_secs(25);
+/// given up, and its link is dialled again after that; a neighbour that is dead is noticed after 35 s if nothing is sent to it.
+const CONVERGENCE: Duration = Duration::from_secs(60);
 /// Drawn faults end at most that long after the chaos in which they began.
 const LONGEST_FAULT: Duration = Duration::from_millis(6000);
 const TTL: &str = "drop.ttl";

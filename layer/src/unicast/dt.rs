@@ -54,14 +54,27 @@ impl Unicast {
         let Some(flow) = self.flows.endpoint(id).and_then(|e| self.flows.get(e)) else {
             return self.stats.count("drop.unknown_flow");
         };
-        let (endpoint, peer) = (flow.local, flow.peer);
-        let Some(path) = self.path(peer) else {
+        let (endpoint, peer, remote) = (flow.local, flow.peer, flow.remote);
+        let me = self.me.as_ref().map(|me| me.address);
+        let Some(path) = me.and_then(|me| self.path_between(me, peer, remote)) else {
             return self.stats.add("drop.no_route", batch.count() as u64);
         };
+        self.stir(now, path.lower);
         if path.direct {
             self.upper_direct(now, endpoint, path.lower, &batch)
         } else {
             self.upper_routed(now, endpoint, path.lower, batch)
+        }
+    }
+
+    /// Packets of flows go over a link: it must be alive.
+    pub(super) fn stir(&mut self, now: Now, lower: FlowId) {
+        if self
+            .links
+            .get_mut(&lower)
+            .is_some_and(|link| link.stir(now.mono))
+        {
+            self.pump = true;
         }
     }
 
@@ -141,6 +154,7 @@ impl Unicast {
         let Some(path) = self.path(address) else {
             return false;
         };
+        self.stir(now, path.lower);
         let (Some(me), Some(link), Some(peer)) = (
             &self.me,
             self.links.get_mut(&path.lower),
@@ -273,6 +287,9 @@ impl Unicast {
             Err(reason) => return self.stats.count(reason),
         };
         link.heard(now.mono);
+        if pdu::is_traffic(opened.body) && link.stir(now.mono) {
+            self.pump = true;
+        }
         if opened.first {
             self.pump = true;
             self.link_confirmed(now, lower, opened.session);
@@ -410,6 +427,7 @@ impl Unicast {
             },
         };
         self.way = Some((key, path));
+        self.stir(now, path.lower);
         #[cfg(test)]
         self.seen.push(body.to_vec());
         Routed::set_ttl(body, header.ttl - 1);

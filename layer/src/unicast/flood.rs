@@ -273,6 +273,7 @@ impl Unicast {
                 .map(|via| self.member_name(*via))
                 .unwrap_or_default(),
             rtt_us: link(hop.via).map_or(0, |l| l.rtt_us().into()),
+            loss_permille: link(hop.via).map_or(0, Link::loss_permille),
 
             member: self.member_name(address),
             address: address.0,

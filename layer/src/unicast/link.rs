@@ -1,6 +1,8 @@
 //! One N-1 flow: its keys, its signs of life and what waits to be sent on it. It must not know of flows or routes.
 
+mod cost;
 mod joining;
+mod life;
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,9 @@ use super::running::Running;
 use super::stats::Stats;
 use crate::channel::Channel;
 use crate::crypt::{KeyExchange, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
+use cost::Cost;
 use joining::Joining;
+use life::Life;
 
 /// One N-1 flow.
 pub(super) struct Link {
@@ -41,6 +45,7 @@ pub(super) struct Link {
     their_mtu: u32,
     hops: Vec<Hop>,
     life: Life,
+    probe: Probe,
 }
 
 /// How far a link is.
@@ -90,18 +95,6 @@ pub(super) struct Opened<'a> {
     pub(super) first: bool,
 }
 
-/// Hellos: when, and what the last ones said.
-struct Life {
-    next: Instant,
-    heard: Instant,
-    sequence: u32,
-    their_time: u64,
-    their_time_at: Instant,
-    /// The least of the newest round trips, so that a queue under load is not taken for distance.
-    rtts: [u32; RTTS],
-    probe: Probe,
-}
-
 /// When a handshake is begun again that somebody, who need not be the neighbour, has brought to nothing.
 struct Regreet {
     at: Option<Instant>,
@@ -119,13 +112,6 @@ enum Probe {
     Answered,
 }
 
-/// The cost of a link, changed only when the round trip is far from what it was made from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cost {
-    pub(super) value: u32,
-    from_us: u32,
-}
-
 impl Probe {
     const START: Self = Self::Sent {
         first: 0,
@@ -137,15 +123,6 @@ impl Probe {
 impl Link {
     pub(super) fn new(up: Stands, dialled: Option<Label>, stream: u32, now: Instant) -> Self {
         let mtu = up.mtu.clamp(MIN_MTU, MAX_MTU);
-        let life = Life {
-            next: now,
-            heard: now,
-            sequence: 0,
-            their_time: 0,
-            their_time_at: now,
-            rtts: [u32::MAX; RTTS],
-            probe: Probe::START,
-        };
         Self {
             lower: up.lower,
             over: up.over,
@@ -157,10 +134,7 @@ impl Link {
             tx: Egress::new(up.framing),
             rx_bytes: 0,
             tx_bytes: 0,
-            cost: Cost {
-                value: BASE_COST,
-                from_us: 0,
-            },
+            cost: Cost::UNKNOWN,
             owes_digest: false,
             next_digest: now,
             joining: Vec::new(),
@@ -172,7 +146,8 @@ impl Link {
             mtu,
             their_mtu: u32::MAX,
             hops: Vec::new(),
-            life,
+            life: Life::new(now),
+            probe: Probe::START,
         }
     }
 
@@ -211,7 +186,7 @@ impl Link {
     pub(super) fn set_mtu(&mut self, mtu: u32) -> bool {
         let before = self.mtu();
         self.mtu = mtu.clamp(MIN_MTU, MAX_MTU);
-        self.life.probe = Probe::START;
+        self.probe = Probe::START;
         self.mtu_changed(before)
     }
 
@@ -261,8 +236,7 @@ impl Link {
             exchange: secrets.key_exchange(),
             peer,
         });
-        self.life.heard = now;
-        self.life.next = now;
+        self.life.begin(now);
     }
 
     /// The other side has the keys of this session too; gives the member that it is.
@@ -458,12 +432,22 @@ impl Link {
 
     /// Something authentic came.
     pub(super) fn heard(&mut self, now: Instant) {
-        self.life.heard = now;
+        self.life.heard(now);
+    }
+
+    /// Packets of flows come or go. Says whether the link needs a look now, since there were none for some time.
+    pub(super) fn stir(&mut self, now: Instant) -> bool {
+        self.up().is_some() && self.life.stir(now)
+    }
+
+    /// Whether all keys have expired, and with them all that could be said.
+    pub(super) fn is_keyless(&self) -> bool {
+        self.hops.is_empty()
     }
 
     /// Whether an adjacency has been silent for too long.
     pub(super) fn is_dead(&self, now: Instant) -> bool {
-        self.peer().is_some() && now.saturating_duration_since(self.life.heard) >= DEAD
+        self.peer().is_some() && now >= self.life.dead_at()
     }
 
     /// When the link needs a look: a hello is due, or it will have been silent for too long.
@@ -471,7 +455,11 @@ impl Link {
         match self.phase {
             Phase::Greeting => Some(self.first(self.since + GREETING)),
             Phase::Joining => Some(self.first(self.since + JOINING)),
-            Phase::Up(_) => Some(self.life.next.min(self.life.heard + DEAD)),
+            Phase::Up(_) => {
+                let keys = self.hops.iter().map(|hop| hop.born + KEY_LIFE).max();
+                let life = self.life.next().min(self.life.dead_at());
+                Some(keys.map_or(life, |end| end.min(life)))
+            }
             Phase::Retired(_, until) => Some(until),
         }
     }
@@ -482,31 +470,16 @@ impl Link {
 
     /// The hello that is due, and the bytes that it shall have; `None` if none is.
     pub(super) fn hello_due(&mut self, now: Instant, micros: u64) -> Option<(Hello, usize)> {
-        if self.up().is_none() || now < self.life.next {
-            return None;
-        }
-        // Without keys too: the next look is later, not at once.
-        self.life.next = now + HELLO;
-        if !self.can_seal() {
-            return None;
-        }
-        self.life.sequence = self.life.sequence.wrapping_add(1);
-        let held = now
-            .saturating_duration_since(self.life.their_time_at)
-            .as_micros();
-        let hello = Hello {
-            sequence: self.life.sequence,
-            time: micros,
-            echo: self.life.their_time,
-            held: u32::try_from(held).unwrap_or(u32::MAX),
-        };
+        self.up()?;
+        let keys = self.can_seal();
+        let hello = self.life.due(now, micros, keys)?;
         Some((hello, self.probe(micros)))
     }
 
     /// The bytes of the next hello: as many as the MTU lets through until one of that size was answered.
     fn probe(&mut self, micros: u64) -> usize {
         let whole = (self.mtu as usize - HOP_OVERHEAD).min(MAX_PROBE);
-        match &mut self.life.probe {
+        match &mut self.probe {
             Probe::Answered => Hello::LEN,
             Probe::Sent { count, .. } if *count >= PROBES => Hello::LEN,
             Probe::Sent {
@@ -527,31 +500,25 @@ impl Link {
 
     /// Takes the other side's hello. Says whether the MTU changed.
     pub(super) fn hello(&mut self, now: Instant, micros: u64, hello: &Hello) -> bool {
-        self.life.their_time = hello.time;
-        self.life.their_time_at = now;
+        self.life.take(now, micros, hello);
         if hello.echo == 0 {
             return false;
         }
-        let rtt = micros
-            .saturating_sub(hello.echo)
-            .saturating_sub(u64::from(hello.held));
-        let at = hello.sequence as usize % RTTS;
-        self.life.rtts[at] = u32::try_from(rtt).unwrap_or(u32::MAX).max(1);
         let before = self.mtu();
         if let Probe::Sent {
             first,
             small,
             count,
-        } = self.life.probe
+        } = self.probe
             && count > 0
             && hello.echo >= first
         {
             if count < PROBES || hello.echo < small {
-                self.life.probe = Probe::Answered;
+                self.probe = Probe::Answered;
             } else if self.mtu > SAFE_MTU {
                 // Only a small one was answered: large packets get lost on the way.
                 self.mtu = SAFE_MTU;
-                self.life.probe = Probe::Answered;
+                self.probe = Probe::Answered;
             }
         }
         self.mtu_changed(before)
@@ -559,34 +526,17 @@ impl Link {
 
     /// The round trip in microseconds, the least of the newest; 0: not measured yet.
     pub(super) fn rtt_us(&self) -> u32 {
-        self.life
-            .rtts
-            .iter()
-            .copied()
-            .min()
-            .filter(|rtt| *rtt != u32::MAX)
-            .unwrap_or(0)
+        self.life.rtt_us()
     }
 
-    /// Makes the cost from the round trip. Says whether it changed.
-    pub(super) fn update_cost(&mut self) -> bool {
-        let rtt = self.rtt_us();
-        if rtt == 0 {
-            return false;
-        }
-        let from = self.cost.from_us;
-        let far = rtt.abs_diff(from) > MIN_RTT_CHANGE_US
-            && (rtt > from.saturating_mul(2) || rtt < from / 2);
-        if !far {
-            return false;
-        }
-        let value = BASE_COST + (rtt / 1000).min(MAX_RTT_COST);
-        let changed = value != self.cost.value;
-        self.cost = Cost {
-            value,
-            from_us: rtt,
-        };
-        changed
+    /// How many of 1,000 packets are lost on their way to the other side.
+    pub(super) fn loss_permille(&self) -> u32 {
+        self.life.loss_permille()
+    }
+
+    /// Makes the cost from what was measured. Says whether it changed.
+    pub(super) fn update_cost(&mut self, now: Instant) -> bool {
+        self.cost.update(now, self.rtt_us(), self.loss_permille())
     }
 }
 
@@ -603,10 +553,6 @@ fn frame_size(mtu: u32) -> usize {
     (mtu.min(SAFE_MTU) as usize).saturating_sub(HOP_OVERHEAD + 1)
 }
 
-/// The interval of hellos.
-pub(super) const HELLO: Duration = Duration::from_millis(500);
-/// Silence after which an adjacency is dead.
-pub(super) const DEAD: Duration = Duration::from_millis(1750);
 /// How long the first handshake may take.
 pub(super) const GREETING: Duration = Duration::from_secs(12);
 /// How long a link without certificate may last.
@@ -628,13 +574,9 @@ const MAX_MTU: u32 = Batch::MAX_PACKET as u32;
 const MAX_HOPS: usize = 3;
 /// Sessions on a link on which no member has shown its certificate yet.
 const MAX_JOINING: usize = 8;
-const RTTS: usize = 16;
 /// Padded hellos beyond this size prove nothing more.
 const MAX_PROBE: usize = 9000;
 const PROBES: u8 = 4;
-const BASE_COST: u32 = 10;
-const MAX_RTT_COST: u32 = 10_000;
-const MIN_RTT_CHANGE_US: u32 = 2_000;
 
 #[cfg(test)]
 mod tests;

@@ -224,6 +224,7 @@ impl Unicast {
             self.pump_peer_handshakes(now, address);
             self.pump_peer_channel(now, address);
         }
+        self.say_hellos(now);
         let quiet = self.peers.values().all(|p| p.channel.is_idle());
         if self.exit_at.is_some_and(|at| at <= now.mono || quiet) {
             self.exit_at = None;

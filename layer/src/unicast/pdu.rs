@@ -1,5 +1,7 @@
 //! The bytes before the payload of each PDU (docs/protocol.md). Nothing here knows a key or a link.
 
+use std::time::Duration;
+
 use proto::{Addr, EndpointId};
 
 use crate::crypt::{Handshake, Versions};
@@ -48,6 +50,12 @@ pub(super) struct Routed {
 /// A sign of life; its times are microseconds of the clock of who wrote them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Hello {
+    /// How long until the next one goes, for now; in steps of [`HELLO_STEP`], 0: not said.
+    pub(super) interval: Duration,
+    /// An answer is wanted now.
+    pub(super) asks: bool,
+    /// How many of the other side's newest hellos did not come, of 255.
+    pub(super) lost: u8,
     pub(super) sequence: u32,
     pub(super) time: u64,
     pub(super) echo: u64,
@@ -197,6 +205,9 @@ impl Hello {
     fn parse(body: &[u8]) -> Option<Self> {
         let head: &[u8; Self::LEN] = body.first_chunk()?;
         Some(Self {
+            interval: HELLO_STEP * u32::from(head[1]),
+            asks: head[2] & ASKS != 0,
+            lost: head[3],
             sequence: u32_at(head, 4),
             time: u64_at(head, 8),
             echo: u64_at(head, 16),
@@ -206,7 +217,10 @@ impl Hello {
 
     /// Writes the hello; whatever room is left becomes padding.
     pub(super) fn write(&self, to: &mut [u8]) {
-        to[..4].copy_from_slice(&[HELLO, 0, 0, 0]);
+        let steps = self.interval.as_millis() / HELLO_STEP.as_millis();
+        let steps = u8::try_from(steps).unwrap_or(u8::MAX);
+        let asks = if self.asks { ASKS } else { 0 };
+        to[..4].copy_from_slice(&[HELLO, steps, asks, self.lost]);
         to[4..8].copy_from_slice(&self.sequence.to_be_bytes());
         to[8..16].copy_from_slice(&self.time.to_be_bytes());
         to[16..24].copy_from_slice(&self.echo.to_be_bytes());
@@ -223,6 +237,11 @@ impl RoutedHandshake {
         to[4..12].copy_from_slice(&self.dst.0.to_be_bytes());
         to[12..20].copy_from_slice(&self.src.0.to_be_bytes());
     }
+}
+
+/// Whether what was opened is somebody's traffic, and not what two neighbours say to keep their link.
+pub(super) fn is_traffic(body: &[u8]) -> bool {
+    matches!(body.first(), Some(&(DIRECT | ROUTED | ROUTED_HANDSHAKE)))
 }
 
 /// Writes the type of a frame of the link channel.
@@ -296,6 +315,10 @@ const DIRECT: u8 = 1;
 const ROUTED: u8 = 2;
 const LINK_CHANNEL: u8 = 3;
 const HELLO: u8 = 4;
+/// The unit of the interval in a hello.
+const HELLO_STEP: Duration = Duration::from_millis(50);
+/// The flag of a hello that wants an answer.
+const ASKS: u8 = 1;
 const ROUTED_HANDSHAKE: u8 = 5;
 /// Of the flags: congestion was met.
 pub(super) const CONGESTION: u8 = 1;
@@ -333,8 +356,12 @@ mod tests {
         }
 
         #[test]
-        fn a_hello_is_read_back_whatever_its_padding(sequence: u32, time: u64, echo: u64, held: u32, padding in 0usize..100) {
-            let hello = Hello { sequence, time, echo, held };
+        fn a_hello_is_read_back_whatever_its_padding(
+            (steps, asks, lost) in any::<(u8, bool, u8)>(), (sequence, time) in any::<(u32, u64)>(),
+            (echo, held) in any::<(u64, u32)>(), padding in 0usize..100,
+        ) {
+            let interval = HELLO_STEP * u32::from(steps);
+            let hello = Hello { interval, asks, lost, sequence, time, echo, held };
             let mut body = vec![0xff; Hello::LEN + padding];
             hello.write(&mut body);
             prop_assert_eq!(Inner::parse(&mut body), Some(Inner::Hello(hello)));
@@ -408,6 +435,9 @@ mod tests {
             counter: 5,
         };
         let hello = Hello {
+            interval: Duration::from_millis(250),
+            asks: true,
+            lost: 51,
             sequence: 1,
             time: 2,
             echo: 3,
@@ -433,7 +463,7 @@ mod tests {
         );
         assert_eq!(
             hex(Hello::LEN, |to| hello.write(to)),
-            "04000000000000010000000000000002000000000000000300000004"
+            "04050133000000010000000000000002000000000000000300000004"
         );
         assert_eq!(
             hex(RoutedHandshake::LEN, |to| handshake.write(to)),

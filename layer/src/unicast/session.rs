@@ -467,14 +467,15 @@ impl Unicast {
             return;
         }
         let class = self.transit(now, Cube::Signal, header.src, from);
-        self.send_handshake(class, header, bytes);
+        self.send_handshake(now, class, header, bytes);
     }
 
-    fn send_handshake(&mut self, class: Class, header: RoutedHandshake, bytes: &[u8]) {
-        let Some(link) = self
-            .path(header.dst)
-            .and_then(|path| self.links.get_mut(&path.lower))
-        else {
+    fn send_handshake(&mut self, now: Now, class: Class, header: RoutedHandshake, bytes: &[u8]) {
+        let Some(path) = self.path(header.dst) else {
+            return self.stats.count("drop.no_route");
+        };
+        self.stir(now, path.lower);
+        let Some(link) = self.links.get_mut(&path.lower) else {
             return self.stats.count("drop.no_route");
         };
         let sent = link.send(class, RoutedHandshake::LEN + bytes.len(), |body| {
@@ -512,6 +513,7 @@ impl Unicast {
         peer.handshakes.retain_mut(|r| !r.is_over(now.mono));
         for bytes in out {
             self.send_handshake(
+                now,
                 Class::Control,
                 RoutedHandshake {
                     ttl: TTL,

@@ -80,6 +80,7 @@ impl Unicast {
             lower_layer: link.over.to_string(),
             state: state.to_owned(),
             rtt_us: u64::from(link.rtt_us()),
+            loss_permille: link.loss_permille(),
             mtu: link.mtu(),
             cost: link.cost.value,
             rx_bytes: link.rx_bytes,

@@ -275,8 +275,9 @@ fn host(number: &Spanned<usize>, members: usize) -> Result<usize, Wrong> {
 /// Faults end at most that long after they began.
 pub(super) const LONGEST_FAULT: Duration = Duration::from_secs(60);
 const MAX_MEMBERS: usize = 64;
-/// As long as a handshake that was begun in bad times may take until it is given up, and its link is dialled again.
-const CONVERGENCE: Duration = Duration::from_secs(25);
+/// As long as it takes to notice a dead neighbour to whom nothing is sent, or to give up a handshake that was begun in bad
+/// times, and to dial again.
+const CONVERGENCE: Duration = Duration::from_secs(60);
 const DELAY: Duration = Duration::from_millis(5);
 const LASTS: Duration = Duration::from_secs(2);
 const KINDS: &str =

@@ -67,6 +67,6 @@ fn who_was_away_learns_it_with_its_next_adjacency_and_who_restarts_still_knows_i
     assert_eq!(policy(&mut net, "b"), Some(b"one".to_vec()));
     // It comes from whoever has it, not from the authority alone.
     net.mend("b", "c");
-    net.seconds(10);
+    net.seconds(45);
     assert_eq!(policy(&mut net, "c"), Some(b"one".to_vec()));
 }

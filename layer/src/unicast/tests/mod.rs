@@ -11,6 +11,7 @@ mod mischief;
 mod queues;
 mod rates;
 mod rekeys;
+mod reroute;
 mod revoked;
 mod routes;
 mod versions;

@@ -31,7 +31,7 @@ fn connected(net: &mut Net, name: &'static str) -> Vec<String> {
 }
 
 #[test]
-fn when_a_link_dies_its_flows_take_another_way_within_two_seconds_and_nobody_there_reads_them() {
+fn when_a_link_dies_its_flows_take_another_way_within_a_second_and_nobody_there_reads_them() {
     const SECRET: &[u8] = b"what only a and b may know";
     let mut net = triangle();
     register(&mut net, "b", "server");
@@ -56,7 +56,7 @@ fn when_a_link_dies_its_flows_take_another_way_within_two_seconds_and_nobody_the
         }
     }
     assert!(
-        arrived.is_some_and(|ms| ms <= 2_000),
+        arrived.is_some_and(|ms| ms <= 1_000),
         "after {arrived:?} ms"
     );
     let seen = &net.node("c").machine.seen;
@@ -185,7 +185,8 @@ fn two_members_that_dial_each_other_keep_one_link() {
     for pair in [("a", "b"), ("b", "c"), ("a", "c")] {
         net.cut(pair.0, pair.1);
     }
-    net.seconds(5);
+    // Nothing is sent, so only idle hellos tell.
+    net.seconds(40);
     assert!(connected(&mut net, "a").is_empty());
     for pair in [("a", "b"), ("b", "c"), ("a", "c")] {
         net.mend(pair.0, pair.1);

@@ -1,0 +1,287 @@
+//! Signs of life on one link: when hellos go, when silence means death, how far and how lossy the link is. It must not know
+//! keys or packets.
+
+use std::time::{Duration, Instant};
+
+use super::super::pdu::Hello;
+
+/// What is known of the other side's life.
+///
+/// While packets of flows come or go, hellos go every [`FAST`] and ask for an answer; when nothing comes back they go faster
+/// still, and after [`DEAD`] the other side is dead. Without packets a hello goes now and then, and death is noticed late.
+pub(super) struct Life {
+    next: Instant,
+    heard: Instant,
+    /// When packets came or went last, and since when they have been doing so.
+    busy: Instant,
+    awake: Instant,
+    sent: Instant,
+    /// The other side wants to hear of us now.
+    owed: bool,
+    sequence: u32,
+    their_time: u64,
+    their_time_at: Instant,
+    their_interval: Duration,
+    /// The least of the newest round trips, so that a queue under load is not taken for distance.
+    rtts: [u32; RTTS],
+    arrivals: Arrivals,
+    /// What the other side says of ours that were lost, of 255.
+    lost: u8,
+}
+
+/// Which of the other side's newest hellos came.
+#[derive(Default)]
+struct Arrivals {
+    newest: u32,
+    /// The lowest bit is the newest.
+    came: u64,
+    /// How many sequence numbers the bits stand for.
+    known: u32,
+}
+
+impl Life {
+    pub(super) fn new(now: Instant) -> Self {
+        Self {
+            next: now,
+            heard: now,
+            busy: now,
+            awake: now,
+            sent: now,
+            owed: false,
+            sequence: 0,
+            their_time: 0,
+            their_time_at: now,
+            their_interval: Duration::ZERO,
+            rtts: [u32::MAX; RTTS],
+            arrivals: Arrivals::default(),
+            lost: 0,
+        }
+    }
+
+    /// Something authentic came.
+    pub(super) fn heard(&mut self, now: Instant) {
+        self.heard = now;
+    }
+
+    /// There are keys, or others than before: a hello goes now.
+    pub(super) fn begin(&mut self, now: Instant) {
+        (self.heard, self.next, self.busy) = (now, now, now);
+        self.awake = now;
+    }
+
+    /// Packets of flows come or go. Says whether that wakes the link up.
+    pub(super) fn stir(&mut self, now: Instant) -> bool {
+        let slept = !self.is_fast(now);
+        self.busy = now;
+        if slept {
+            (self.awake, self.next) = (now, now);
+        }
+        slept
+    }
+
+    fn is_fast(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.busy) < LINGER
+    }
+
+    /// Since when the other side could have been heard and was not.
+    fn silent_since(&self) -> Instant {
+        self.heard.max(self.awake)
+    }
+
+    /// When the other side is dead if nothing is heard of it.
+    pub(super) fn dead_at(&self) -> Instant {
+        let late = self.heard + self.their_interval.max(IDLE).mul_f64(MISSED);
+        let soon = self.silent_since() + DEAD;
+        if soon < self.busy + LINGER {
+            soon.min(late)
+        } else {
+            late
+        }
+    }
+
+    /// When the next hello is due.
+    pub(super) fn next(&self) -> Instant {
+        self.next
+    }
+
+    /// The hello that is due; `None` if none is. `keys`: whether it could be sealed.
+    pub(super) fn due(&mut self, now: Instant, micros: u64, keys: bool) -> Option<Hello> {
+        if now < self.next {
+            return None;
+        }
+        let fast = self.is_fast(now);
+        let answers = std::mem::take(&mut self.owed);
+        let interval = match fast {
+            false => IDLE,
+            true if now >= self.silent_since() + SUSPECT => PROBE,
+            true => FAST.min((self.silent_since() + SUSPECT).saturating_duration_since(now)),
+        };
+        // Who answers waits a little longer, so that one side of a quiet link asks and the other answers.
+        let pause = if answers && !fast {
+            interval + interval / 8
+        } else {
+            interval.max(PROBE)
+        };
+        // Without keys too: the next look is later, not at once.
+        self.next = now + pause;
+        if !keys {
+            return None;
+        }
+        self.sent = now;
+        self.sequence = self.sequence.wrapping_add(1);
+        let held = now.saturating_duration_since(self.their_time_at);
+        Some(Hello {
+            interval: if fast { FAST } else { IDLE },
+            asks: !answers,
+            lost: self.arrivals.lost(),
+            sequence: self.sequence,
+            time: micros,
+            echo: self.their_time,
+            held: u32::try_from(held.as_micros()).unwrap_or(u32::MAX),
+        })
+    }
+
+    /// Takes the other side's hello.
+    pub(super) fn take(&mut self, now: Instant, micros: u64, hello: &Hello) {
+        self.their_time = hello.time;
+        self.their_time_at = now;
+        self.their_interval = hello.interval;
+        self.lost = hello.lost;
+        self.arrivals.note(hello.sequence);
+        if hello.asks {
+            self.owed = true;
+            self.next = self.next.min(now.max(self.sent + SPACING));
+        }
+        let held = u64::from(hello.held);
+        if hello.echo == 0 || held > MAX_HELD {
+            return;
+        }
+        let rtt = micros.saturating_sub(hello.echo).saturating_sub(held);
+        let at = hello.sequence as usize % RTTS;
+        self.rtts[at] = u32::try_from(rtt).unwrap_or(u32::MAX).max(1);
+    }
+
+    /// The round trip in microseconds, the least of the newest; 0: not measured yet.
+    pub(super) fn rtt_us(&self) -> u32 {
+        let least = self.rtts.iter().copied().min();
+        least.filter(|rtt| *rtt != u32::MAX).unwrap_or(0)
+    }
+
+    /// How many of 1,000 packets are lost on their way to the other side, as it says.
+    pub(super) fn loss_permille(&self) -> u32 {
+        u32::from(self.lost) * 1000 / 255
+    }
+}
+
+impl Arrivals {
+    fn note(&mut self, sequence: u32) {
+        let ahead = sequence.wrapping_sub(self.newest);
+        let behind = self.newest.wrapping_sub(sequence);
+        if self.known == 0 || (ahead >= WINDOW && behind >= WINDOW) {
+            // The first, or one from another count: what was before means nothing.
+            (self.newest, self.came, self.known) = (sequence, 1, 1);
+        } else if ahead < WINDOW {
+            self.newest = sequence;
+            self.came = (self.came << ahead) | 1;
+            self.known = (self.known + ahead).min(WINDOW);
+        } else {
+            self.came |= 1 << behind;
+        }
+    }
+
+    /// How many of 255 did not come.
+    fn lost(&self) -> u8 {
+        if self.known < ENOUGH {
+            return 0;
+        }
+        let bits = u64::MAX >> (WINDOW - self.known);
+        let lost = self.known - (self.came & bits).count_ones();
+        u8::try_from(lost * 255 / self.known).unwrap_or(u8::MAX)
+    }
+}
+
+/// Between hellos while packets come or go.
+const FAST: Duration = Duration::from_millis(250);
+/// Between hellos without packets.
+const IDLE: Duration = Duration::from_secs(10);
+/// Silence under traffic after which the other side is dead.
+const DEAD: Duration = Duration::from_millis(900);
+/// The hellos of an idle neighbour that must be missing until it is dead.
+const MISSED: f64 = 3.5;
+/// Silence under traffic after which hellos go faster.
+const SUSPECT: Duration = Duration::from_millis(300);
+/// Between hellos that are to find out whether the other side lives.
+const PROBE: Duration = Duration::from_millis(75);
+/// How long after the last packet hellos go on as if there were more.
+const LINGER: Duration = Duration::from_secs(2);
+/// At least so much lies between two answers.
+const SPACING: Duration = Duration::from_millis(50);
+/// The longest that an echo may have been held: two clocks don't run alike.
+const MAX_HELD: u64 = 1_000_000;
+const RTTS: usize = 16;
+/// Hellos that are looked at to find the loss.
+const WINDOW: u32 = 64;
+/// Hellos without which nothing is said of the loss.
+const ENOUGH: u32 = 16;
+
+const _: () = assert!(
+    DEAD.as_millis() < 1000,
+    "under traffic a dead neighbour must be noticed within 1 s"
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gaps_in_the_sequence_are_the_loss() {
+        let mut arrivals = Arrivals::default();
+        for sequence in (1..=15).filter(|s| s % 2 == 0) {
+            arrivals.note(sequence);
+        }
+        assert_eq!(arrivals.lost(), 0, "too few to tell");
+        for sequence in (16..=200).filter(|s| s % 4 != 0) {
+            arrivals.note(sequence);
+        }
+        assert!((55..=70).contains(&arrivals.lost()), "{}", arrivals.lost());
+        // Late ones fill their gaps, and one that comes twice is one.
+        for sequence in 136..=200 {
+            arrivals.note(sequence);
+        }
+        assert_eq!(arrivals.lost(), 0);
+        arrivals.note(7_000_000);
+        assert_eq!(arrivals.lost(), 0, "another count");
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some beginning of time"
+    )]
+    fn silence_is_noticed_soon_under_traffic_and_late_without() {
+        let start = Instant::now();
+        let mut life = Life::new(start);
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        assert!(life.dead_at() <= at(1000), "a fresh link is awake");
+        let mut now = start;
+        // Heard for 5 s, without packets.
+        while now < at(5_000) {
+            now = life.next();
+            life.due(now, 1, true);
+            life.heard(now);
+        }
+        assert!(life.dead_at() >= now + Duration::from_secs(30));
+        assert!(life.next() >= now + Duration::from_secs(5), "and quiet");
+        // The other side dies; the first packet finds out.
+        let packet = now + Duration::from_secs(3);
+        assert!(life.stir(packet) && life.next() == packet);
+        assert!(!life.stir(packet + Duration::from_millis(1)), "it is awake");
+        let mut hellos = 0;
+        while life.dead_at() > life.next() {
+            let next = life.next();
+            hellos += u32::from(life.due(next, 1, true).is_some());
+        }
+        assert!(life.dead_at() <= packet + Duration::from_secs(1));
+        assert!(hellos >= 8, "only {hellos} hellos before it was given up");
+    }
+}

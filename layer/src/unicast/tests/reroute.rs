@@ -1,0 +1,185 @@
+//! How long traffic stands still when a neighbour dies: in a ring of four there is another way.
+
+use proto::QosSpec;
+
+use super::flows::{flow, register};
+use super::*;
+
+/// A flow from a to c, with as much to and fro as it takes to measure gaps.
+struct Ring {
+    net: Net,
+    /// The member in the middle of the way that the flow takes.
+    middle: &'static str,
+    sent: u32,
+}
+
+impl Ring {
+    fn new() -> Self {
+        let mut net = Net::new(&["a", "b", "c", "d"]);
+        bootstrap(&mut net, "a");
+        join(&mut net, "a", "b");
+        join(&mut net, "a", "d");
+        let url = invite(&mut net, "a", "c").unwrap();
+        let Ok(Answer::Configured(_)) = enroll(&mut net, "c", url) else {
+            panic!("c could not join")
+        };
+        for to in ["b", "d"] {
+            assert_eq!(
+                net.ask("c", Command::Connect(label(to), None)),
+                Ok(Answer::Ok)
+            );
+        }
+        // It joined at a; a ring has no such chord.
+        for (at, from) in [("c", "a"), ("a", "c")] {
+            assert_eq!(
+                net.ask(at, Command::Disconnect(label(from))),
+                Ok(Answer::Ok)
+            );
+        }
+        net.seconds(3);
+        register(&mut net, "c", "server");
+        flow(&mut net, "a", "c", "server", 5, QosSpec::RAW);
+        let mut ring = Self {
+            net,
+            middle: "b",
+            sent: 0,
+        };
+        ring.net.node("b").machine.seen.clear();
+        ring.net.node("d").machine.seen.clear();
+        ring.write();
+        ring.net.run(Duration::from_millis(20));
+        if ring.net.node("b").machine.seen.is_empty() {
+            ring.middle = "d";
+        }
+        ring
+    }
+
+    fn write(&mut self) {
+        self.sent += 1;
+        let sdu = self.sent.to_be_bytes();
+        flows::write(&mut self.net, "a", 5, &[&sdu]);
+    }
+
+    /// Writes every millisecond; gives the longest time in which nothing arrived.
+    fn gap(&mut self, millis: u32) -> u32 {
+        let (mut silent, mut longest) = (0, 0);
+        for _ in 0..millis {
+            self.write();
+            self.net.run(Duration::from_millis(1));
+            let came = self
+                .net
+                .node("c")
+                .received
+                .values()
+                .any(|sdus| !sdus.is_empty());
+            self.net.node("c").received.clear();
+            silent = if came { 0 } else { silent + 1 };
+            longest = longest.max(silent);
+        }
+        assert!(silent < 10, "traffic never came back");
+        longest
+    }
+
+    /// The machine in the middle is dead, and nobody says so.
+    fn kill_silently(&mut self) {
+        let middle = self.middle;
+        self.net.cut("a", middle);
+        self.net.cut(middle, "c");
+    }
+
+    /// The lower network says that the flows to the machine in the middle are gone.
+    fn signal(&mut self) {
+        for end in ["a", "c"] {
+            let links = self.net.node(end).machine.links.values();
+            let address = crate::crypt::address(&label("ovl"), &label(self.middle));
+            let lower = links
+                .filter(|l| l.up() == Some(address))
+                .map(|l| l.lower)
+                .next()
+                .unwrap();
+            let reason = Reason::new(Code::Unreachable, "port unreachable");
+            self.net
+                .input(end, Input::Tell(FlowTell::Down(lower, reason)));
+        }
+    }
+}
+
+#[test]
+fn a_neighbour_that_dies_under_traffic_is_routed_round_within_a_second() {
+    let mut ring = Ring::new();
+    assert!(ring.gap(500) < 10);
+    ring.kill_silently();
+    let gap = ring.gap(3_000);
+    println!("dead neighbour noticed by hellos: {gap} ms without traffic");
+    assert!(gap <= 1_000, "{gap} ms");
+}
+
+#[test]
+fn a_neighbour_that_died_while_nothing_was_sent_is_found_out_by_the_first_packet() {
+    let mut ring = Ring::new();
+    ring.net.seconds(63);
+    ring.kill_silently();
+    // Too short for idle hellos to notice.
+    ring.net.seconds(9);
+    let gap = ring.gap(3_000);
+    println!("dead neighbour noticed after a pause: {gap} ms without traffic");
+    assert!((10..=1_000).contains(&gap), "{gap} ms");
+}
+
+#[test]
+fn a_neighbour_whose_link_says_that_it_is_down_is_routed_round_with_the_next_packet() {
+    let mut ring = Ring::new();
+    assert!(ring.gap(500) < 10);
+    ring.kill_silently();
+    ring.signal();
+    let gap = ring.gap(1_000);
+    println!("dead neighbour told by the link: {gap} ms without traffic");
+    // What was under way is lost, and the next takes its time to arrive.
+    assert!(gap <= 10, "{gap} ms");
+}
+
+#[test]
+fn a_quiet_link_says_little_and_a_dead_one_is_given_up_all_the_same() {
+    let mut ring = Ring::new();
+    ring.net.seconds(10);
+    ring.net.trace.clear();
+    ring.net.seconds(100);
+    let packets = ring.net.trace.len();
+    println!("a ring of four without traffic: {packets} packets on four links in 100 s");
+    // A hello and its answer every ten seconds, and digests with their acknowledgements.
+    assert!(packets < 4 * (2 * 11 + 4 * 6), "{packets}");
+    ring.kill_silently();
+    ring.net.seconds(36);
+    let links = status(&mut ring.net, "a").links;
+    assert!(
+        !links
+            .iter()
+            .any(|l| l.member == ring.middle && l.state == "up"),
+        "{links:?}"
+    );
+}
+
+#[test]
+fn routes_show_equal_ways_and_who_stands_in() {
+    let mut ring = Ring::new();
+    let routes = status(&mut ring.net, "a").routes;
+    let to = |member: &str| routes.iter().find(|r| r.member == member).unwrap();
+    assert_eq!(to("c").next_hops.len(), 2);
+    assert_eq!(to("b").next_hops, ["b"]);
+    assert_eq!(to("b").alternate, "", "d might send it back");
+    assert!(
+        (3_000..6_000).contains(&to("b").rtt_us),
+        "{}",
+        to("b").rtt_us
+    );
+    let mut net = routes::triangle();
+    let routes = status(&mut net, "a").routes;
+    let alternates: Vec<_> = routes
+        .iter()
+        .map(|r| (r.member.as_str(), r.alternate.as_str()))
+        .collect();
+    assert!(
+        alternates.contains(&("b", "c")) && alternates.contains(&("c", "b")),
+        "{alternates:?}"
+    );
+}
