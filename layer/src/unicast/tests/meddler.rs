@@ -81,7 +81,7 @@ fn a_member_in_between_reads_alters_repeats_and_forges_nothing() {
         mtu: MTU,
     };
     let links = machine.adjacent.keys().copied().map(link).collect();
-    machine.publish_links(now, links, false);
+    machine.publish_links(now, links, false, &[]);
     net.input("c", Input::Timeout);
     net.seconds(1);
     flow(&mut net, "a", "c", "server", 5, QosSpec::RAW);

@@ -252,7 +252,7 @@ fn a_member_that_signs_ever_new_records_does_not_keep_those_behind_its_neighbour
         let links = machine.adjacent.keys().copied().map(link).collect();
         // It does not restrain itself.
         machine.damper = Default::default();
-        machine.publish_links(now, links, false);
+        machine.publish_links(now, links, false, &[]);
         net.input("a", Input::Timeout);
         net.run(Duration::from_millis(5));
     }
