@@ -7,6 +7,7 @@
 pub mod certificate;
 pub mod channel;
 mod commands;
+pub mod frct;
 pub mod handshake;
 pub mod invitation;
 pub mod lsdb;

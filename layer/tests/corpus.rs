@@ -19,6 +19,8 @@ mod certificate;
 mod channel;
 #[path = "../../fuzz/src/commands.rs"]
 mod commands;
+#[path = "../../fuzz/src/frct.rs"]
+mod frct;
 #[path = "../../fuzz/src/handshake.rs"]
 mod handshake;
 #[path = "../../fuzz/src/invitation.rs"]
@@ -41,6 +43,7 @@ mod unicast;
 replay::replays! {
     pdu(4000): no_header_of_a_pdu_breaks_its_reader;
     channel(2000): no_frame_breaks_a_channel;
+    frct(3000): no_pdu_or_schedule_breaks_a_flow;
     handshake(600): no_pdu_breaks_a_handshake_or_lends_a_name;
     certificate(2000): no_change_of_a_certificate_is_believed;
     prefixes(4000): a_prefix_extension_has_one_encoding;

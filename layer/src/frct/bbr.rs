@@ -257,6 +257,10 @@ impl CongestionControl for Bbr {
         self.window.min(self.bound).max(least) as usize
     }
 
+    fn copy(&self) -> Box<dyn CongestionControl> {
+        Box::new(self.clone())
+    }
+
     fn pacing_rate(&self, smooth: Duration) -> u64 {
         if self.pace > 0.0 {
             return self.pace as u64;

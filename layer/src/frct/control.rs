@@ -24,6 +24,14 @@ pub trait CongestionControl: fmt::Debug + Send {
     fn window(&self) -> usize;
     /// Bytes per second.
     fn pacing_rate(&self, smooth: Duration) -> u64;
+    /// Another that knows the same.
+    fn copy(&self) -> Box<dyn CongestionControl>;
+}
+
+impl Clone for Box<dyn CongestionControl> {
+    fn clone(&self) -> Self {
+        self.copy()
+    }
 }
 
 /// News of an acknowledgement.

@@ -189,6 +189,10 @@ impl CongestionControl for Cubic {
         self.window as usize
     }
 
+    fn copy(&self) -> Box<dyn CongestionControl> {
+        Box::new(self.clone())
+    }
+
     fn pacing_rate(&self, smooth: Duration) -> u64 {
         let gain = if self.window < self.threshold {
             2.0

@@ -284,6 +284,13 @@ impl Flight {
         self.scan = self.scan.max(self.first);
     }
 
+    /// Of each packet that isn't settled: what it carries and what has become of it.
+    #[cfg(test)]
+    pub(super) fn fates(&self) -> String {
+        let fates = self.packets.iter().map(|p| (p.range.clone(), p.fate));
+        format!("{} {:?}", self.first, fates.collect::<Vec<_>>())
+    }
+
     fn at(&self, number: u64) -> Option<&Packet> {
         let index = number.checked_sub(self.first)?;
         self.packets.get(index as usize)

@@ -278,3 +278,143 @@ const BEGINS_SDU: u8 = 8;
 const ENDS: u8 = 16;
 const KNOWN: u8 = DATA | ACK | BEGINS_RUN | BEGINS_SDU | ENDS;
 const SHORT: Reason = "FRCT PDU that is cut short";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const FIELDS: AckFields = AckFields {
+        delay: 2,
+        marks: 3,
+        next: 4,
+        window: 65_536,
+    };
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> = text
+            .chars()
+            .filter_map(|c| c.to_digit(16))
+            .map(|d| d as u8)
+            .collect();
+        digits
+            .chunks(2)
+            .map(|pair| pair[0] << 4 | pair[1])
+            .collect()
+    }
+
+    /// The vectors of docs/protocol.md.
+    #[test]
+    fn the_bytes_are_those_of_the_document() {
+        let mut pdu = [0; 100];
+        let mut writer = Writer::new(&mut pdu, true);
+        writer
+            .data(1 << 32 | 7, 5, true, false, 3)
+            .copy_from_slice(&[0, 1, b'x']);
+        let len = writer.len();
+        assert_eq!(
+            pdu[..len],
+            hex("01 0d 00 00 00000007 0000000000000005 000178")
+        );
+
+        let mut writer = Writer::new(&mut pdu, false);
+        writer.ack(&FIELDS, [90..101, 80..85, 79..79].into_iter().take(2), 32);
+        let len = writer.len();
+        let ack = "01 02 01 00 00000064 0002 0003 0000000000000004 00010000 0000000a 0005 0005";
+        assert_eq!(pdu[..len], hex(ack));
+
+        let mut writer = Writer::new(&mut pdu, false);
+        writer.ack(&FIELDS, std::iter::once(9..10), 32);
+        writer.data(8, 6, false, true, 0);
+        let len = writer.len();
+        let both = "01 13 00 00 00000009 0002 0003 0000000000000004 00010000 00000000 00000008 0000000000000006";
+        assert_eq!(pdu[..len], hex(both));
+    }
+
+    #[test]
+    fn what_is_not_known_is_refused() {
+        for (bytes, reason) in [
+            ("", SHORT),
+            ("01 01 00 00 00000007 00000000000000", SHORT),
+            (
+                "01 02 01 00 00000064 0002 0003 0000000000000004 00010000 0000000a 0005",
+                SHORT,
+            ),
+            (
+                "00 01 00 00 00000007 0000000000000000",
+                "FRCT PDU of another version",
+            ),
+            (
+                "01 21 00 00 00000007 0000000000000000",
+                "FRCT PDU with unknown flags",
+            ),
+            (
+                "01 01 00 01 00000007 0000000000000000",
+                "FRCT PDU with unknown flags",
+            ),
+            ("01 04 00 00", "FRCT PDU whose flags contradict each other"),
+            (
+                "01 12 00 00 00000064 0002 0003 0000000000000004 00010000 0000000a",
+                "FRCT PDU whose flags contradict each other",
+            ),
+            (
+                "01 01 01 00 00000007 0000000000000000",
+                "FRCT PDU whose flags contradict each other",
+            ),
+            (
+                "01 02 00 00 00000064 0002 0003 0000000000000004 00010000 0000000a 00",
+                "FRCT PDU with bytes behind its end",
+            ),
+            (
+                "01 01 00 00 00000007 4000000000000001",
+                "FRCT PDU behind the last offset",
+            ),
+            (
+                "01 02 00 00 00000064 0002 0003 4000000000000001 00010000 0000000a",
+                "FRCT acknowledgement behind the last offset",
+            ),
+            (
+                "01 02 01 00 00000064 0002 0003 0000000000000004 00010000 0000000a 0000 0005",
+                "FRCT acknowledgement with an empty range",
+            ),
+        ] {
+            assert_eq!(Pdu::parse(&hex(bytes)), Err(reason), "{bytes}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn ranges_are_read_as_they_were_written(first in 1u64..1000, more in prop::collection::vec((1u64..70_000, 1u64..70_000), 0..40), far in 10_000_000u64..1 << 40) {
+            let mut ranges = vec![far - first..far];
+            for (gap, run) in more {
+                let end = ranges.last().unwrap().start - gap;
+                ranges.push(end - run.min(end)..end);
+            }
+            let mut pdu = [0; 200];
+            let mut writer = Writer::new(&mut pdu, false);
+            writer.ack(&FIELDS, ranges.iter().cloned(), 32);
+            let len = writer.len();
+            let read = Pdu::parse(&pdu[..len]).unwrap().ack.unwrap();
+            prop_assert_eq!(u64::from(read.largest), (far - 1) & 0xffff_ffff);
+            let whole = whole_number(read.largest, far + 1000);
+            prop_assert_eq!(whole, far - 1);
+            let read: Vec<_> = read.ranges(whole).collect();
+            prop_assert_eq!(&read[0], &ranges[0]);
+            // What doesn't fit is left out, never made up.
+            for (read, written) in read.iter().zip(&ranges) {
+                prop_assert!(read.end == written.end && read.start >= written.start);
+            }
+        }
+
+        #[test]
+        fn no_bytes_break_the_reader(bytes in prop::collection::vec(any::<u8>(), 0..120), flags in 0u8..32, more in 0u8..34) {
+            let mut bytes = bytes;
+            bytes.splice(..bytes.len().min(4), [1, flags, more, 0]);
+            if let Ok(Pdu { ack: Some(ack), .. }) = Pdu::parse(&bytes) {
+                for range in ack.ranges(ack.largest.into()) {
+                    prop_assert!(range.end <= u64::from(ack.largest) + 1);
+                }
+            }
+        }
+    }
+}

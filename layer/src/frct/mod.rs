@@ -95,7 +95,7 @@ impl Params {
 ///
 /// The owner gives it SDUs and PDUs, then calls [`Frct::poll`] until that gives none; then it waits for news or the
 /// [`Frct::deadline`]. There may be SDUs to read after a PDU, and of a lossy flow after a poll. PDUs that arrive together are best given all before a poll: they are then acknowledged together.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Frct {
     params: Params,
     sender: Sender,
@@ -214,17 +214,19 @@ impl Frct {
     /// The most bytes of an SDU.
     pub const MAX_SDU: usize = Batch::MAX_PACKET;
 
-    /// An end that has heard nothing.
+    /// An end that has heard nothing. Buffers are at least as large as an SDU.
     pub fn new(now: Instant, mut params: Params) -> Self {
+        let least = Self::MAX_SDU + 2;
         params.payload = params.payload.max(Self::LEAST_PAYLOAD);
+        params.send_buffer = params.send_buffer.max(least);
+        params.receive_buffer = params.receive_buffer.max(least);
+        Self::begin(now, params)
+    }
+
+    fn begin(now: Instant, params: Params) -> Self {
         let qos = params.qos;
         let delay = (qos.max_delay_ms > 0).then(|| Duration::from_millis(qos.max_delay_ms.into()));
-        let stream = Outgoing::new(
-            qos.reliable,
-            params.send_buffer.max(Self::MAX_SDU + 2),
-            params.first_credit,
-            delay,
-        );
+        let stream = Outgoing::new(qos.reliable, params.send_buffer, params.first_credit, delay);
         let patience = if qos.ordered {
             PATIENCE
         } else {
@@ -243,7 +245,7 @@ impl Frct {
             incoming: Incoming::new(
                 qos.reliable,
                 patience,
-                params.receive_buffer.max(Self::MAX_SDU + 2),
+                params.receive_buffer,
                 params.first_credit,
             ),
             acks: Acks::default(),

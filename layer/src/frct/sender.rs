@@ -10,10 +10,10 @@ use super::pacer::Pacer;
 use super::rtt::Rtt;
 
 /// Stream, packets on their way, and the controls between them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Sender {
     pub(super) stream: Outgoing,
-    flight: Flight,
+    pub(super) flight: Flight,
     rtt: Rtt,
     pacer: Pacer,
     controller: Controller,

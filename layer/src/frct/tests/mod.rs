@@ -3,5 +3,6 @@
 mod bottleneck;
 mod link;
 mod lossy;
+mod model;
 mod reliable;
 mod windows;
