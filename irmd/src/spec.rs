@@ -23,6 +23,8 @@ pub(crate) struct Spec {
     pub(crate) hosts: Vec<Host>,
     /// Offload switches that were set since, by kind.
     pub(crate) offload: Vec<proto::ipcp::Offload>,
+    /// What each link carries, in Mbit/s; 0: not said.
+    pub(crate) rate_mbit: u32,
     /// Adjacencies that an administrator wants.
     pub(crate) connect: Vec<Label>,
 }
@@ -109,11 +111,12 @@ impl Spec {
 
     /// What was set since, to be sent after [`Spec::command`].
     pub(crate) fn settings(&self) -> Option<Settings> {
-        let some = !self.hosts.is_empty() || !self.offload.is_empty();
+        let some = !self.hosts.is_empty() || !self.offload.is_empty() || self.rate_mbit > 0;
         some.then(|| Settings {
             hosts: self.hosts.clone(),
             offload: self.offload.clone(),
             over: Vec::new(),
+            rate_mbit: self.rate_mbit,
         })
     }
 
@@ -129,6 +132,9 @@ impl Spec {
         }
         if !settings.over.is_empty() {
             self.over.clone_from(&settings.over);
+        }
+        if settings.rate_mbit > 0 {
+            self.rate_mbit = settings.rate_mbit;
         }
     }
 }
@@ -150,6 +156,9 @@ struct SavedSpec {
     hosts: Vec<String>,
     offload: Vec<String>,
     connect: Vec<String>,
+    /// Missing before there were cubes.
+    #[serde(default)]
+    rate_mbit: u32,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -230,6 +239,7 @@ impl SavedSpec {
             hosts: texts(&spec.hosts),
             offload: texts(&spec.offload),
             connect: texts(&spec.connect),
+            rate_mbit: spec.rate_mbit,
         }
     }
 
@@ -238,6 +248,7 @@ impl SavedSpec {
             hosts: self.hosts,
             offload: self.offload,
             over: self.over,
+            rate_mbit: self.rate_mbit,
         })?;
         let role = match self.role {
             SavedRole::None => Role::None,
@@ -268,6 +279,7 @@ impl SavedSpec {
             over: settings.over,
             hosts: settings.hosts,
             offload: settings.offload,
+            rate_mbit: settings.rate_mbit,
             connect: self
                 .connect
                 .into_iter()
@@ -314,6 +326,7 @@ mod tests {
             hosts: vec!["c=10.0.0.1:99".parse().unwrap()],
             offload: vec!["gso=off".parse().unwrap()],
             over: vec![],
+            rate_mbit: 250,
         });
         let member = Spec {
             kind: Kind::Unicast,

@@ -187,6 +187,8 @@ pub struct Settings {
     pub offload: Vec<Offload>,
     /// Unicast: the lower layers from now on; empty: as before.
     pub over: Vec<Label>,
+    /// Unicast: what each link carries, in Mbit/s; 0: as before.
+    pub rate_mbit: u32,
 }
 
 /// Parameters of `allocate`.

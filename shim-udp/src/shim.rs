@@ -46,6 +46,8 @@ pub struct Shim {
     unconfirmed: Unconfirmed,
     timers: Timers<SocketKey>,
     counters: Counters,
+    /// When people were last told of a limit.
+    told: BTreeMap<&'static str, Instant>,
     last_key: u64,
     last_request: RequestId,
     rng: ChaCha8Rng,
@@ -92,6 +94,7 @@ impl Shim {
             unconfirmed: Unconfirmed::new(Unconfirmed::ALL),
             timers: Timers::default(),
             counters: Counters::default(),
+            told: BTreeMap::new(),
             last_key: 0,
             last_request: 0,
             rng: ChaCha8Rng::from_seed(seed),

@@ -160,7 +160,7 @@ pub(crate) struct Adjacency {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["hosts", "offload", "over"]))]
+#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["hosts", "offload", "over", "rate"]))]
 pub(crate) struct Set {
     /// Which IPCP
     pub(crate) name: Label,
@@ -173,6 +173,9 @@ pub(crate) struct Set {
     /// unicast: the lower layers from now on
     #[arg(long, value_name = "LAYER")]
     pub(crate) over: Vec<Label>,
+    /// unicast: what each link carries in Mbit/s, of which voice and video get their share; 1000 at first
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub(crate) rate: Option<u32>,
 }
 
 fn ports(text: &str) -> Result<(u16, u16), String> {

@@ -81,6 +81,7 @@ async fn set(c: &Context, args: Set) -> Result<(), Reason> {
         hosts: texts(&args.hosts),
         offload: texts(&args.offload),
         over: texts(&args.over),
+        rate_mbit: args.rate.unwrap_or(0),
     };
     let request = pb::SetIpcpRequest {
         name: args.name.to_string(),

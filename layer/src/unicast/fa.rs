@@ -11,6 +11,9 @@ use rand_core::RngCore;
 use super::Unicast;
 use super::cube::grant;
 use super::flow::{Early, EarlyPdu, Flow, Incoming, Outgoing, prefix};
+use super::limits::{
+    MAX_FLOWS, MAX_FLOWS_PEER, MAX_INCOMING, MAX_INCOMING_PEER, MAX_OUTGOING, REQUESTS,
+};
 use crate::dir::NameHash;
 use crate::{Now, Output};
 
@@ -38,7 +41,7 @@ impl Unicast {
         self.ask_next(now, endpoint);
     }
 
-    fn may_allocate(&self, ask: &Allocate) -> Result<(), Reason> {
+    fn may_allocate(&mut self, ask: &Allocate) -> Result<(), Reason> {
         let Some(me) = &self.me else {
             return Err(self.not_a_member());
         };
@@ -50,7 +53,12 @@ impl Unicast {
                 format!("flow {} exists already; use another id", ask.flow),
             );
         }
-        if self.flows.outgoing.len() >= MAX_OUTGOING || self.flows.len() >= MAX_FLOWS {
+        let full = [
+            (self.flows.outgoing.len() >= MAX_OUTGOING, "limit.asking"),
+            (self.flows.len() >= MAX_FLOWS, "limit.flows"),
+        ];
+        if let Some((_, limit)) = full.iter().find(|(full, _)| *full) {
+            self.stats.count(limit);
             return fail(
                 Code::Busy,
                 format!(
@@ -94,6 +102,7 @@ impl Unicast {
             }
             return;
         };
+        let qos = outgoing.ask.qos;
         let request = wire::FlowRequest {
             source_endpoint: endpoint.0,
             name: outgoing.ask.name.to_string(),
@@ -116,6 +125,9 @@ impl Unicast {
         if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
             outgoing.asked = Some(peer);
             outgoing.tried.push(peer);
+        }
+        if let Err(reason) = self.admit(&qos, peer, Some(endpoint)) {
+            return self.allocation_failed(endpoint, reason);
         }
         if !self.tell_peer(now, peer, Body::FlowRequest(request)) {
             let reason = Reason::new(
@@ -294,6 +306,31 @@ impl Unicast {
         }
     }
 
+    /// Refuses a request if that member, or all together, ask for too much.
+    fn has_room(&mut self, now: Now, from: Addr) -> Result<(), Reason> {
+        let asked = self.flows.incoming.values();
+        let asked = asked.filter(|i| i.peer == from).count();
+        let carried = self.flows.iter().filter(|f| f.peer == from).count();
+        let peer = self.peers.get_mut(&from);
+        let often = peer.is_some_and(|p| !p.requests.take(now.mono, REQUESTS));
+        let full = [
+            (often, "limit.requests_member"),
+            (asked >= MAX_INCOMING_PEER, "limit.pending_member"),
+            (carried >= MAX_FLOWS_PEER, "limit.flows_member"),
+            (self.flows.incoming.len() >= MAX_INCOMING, "limit.pending"),
+            (self.flows.len() >= MAX_FLOWS, "limit.flows"),
+        ];
+        let Some((_, limit)) = full.iter().find(|(full, _)| *full) else {
+            return Ok(());
+        };
+        self.stats.count(limit);
+        let text = format!(
+            "{} has as many flows as it can carry or answer; try later",
+            self.name
+        );
+        Err(Reason::new(Code::Busy, text))
+    }
+
     fn check_request(
         &mut self,
         now: Now,
@@ -318,21 +355,8 @@ impl Unicast {
             return Err(Reason::new(Code::NotFound, text));
         }
         grant(&qos)?;
-        let asked = self
-            .flows
-            .incoming
-            .values()
-            .filter(|i| i.peer == from)
-            .count();
-        let carried = self.flows.iter().filter(|f| f.peer == from).count();
-        let full = asked >= MAX_INCOMING_PEER || carried >= MAX_FLOWS_PEER;
-        if full || self.flows.incoming.len() >= MAX_INCOMING || self.flows.len() >= MAX_FLOWS {
-            let text = format!(
-                "{} has as many flows as it can carry or answer; try later",
-                me.label()
-            );
-            return Err(Reason::new(Code::Busy, text));
-        }
+        self.has_room(now, from)?;
+        self.admit(&qos, from, None)?;
         let mtu = self.sdu_mtu(from).saturating_sub(prefix(&qos) as u32);
         let peer = self.peer_of(from, source.clone());
         self.flows.requests += 1;
@@ -590,9 +614,3 @@ pub(super) const RESOLVE: Duration = Duration::from_secs(1);
 const MAX_WAIT: Duration = Duration::from_secs(300);
 /// How long the end of a flow may remain unacknowledged before it is forgotten here.
 const CLOSING: Duration = Duration::from_secs(120);
-const MAX_FLOWS: usize = 65_536;
-/// With one member: nobody takes all there are.
-const MAX_FLOWS_PEER: usize = 16_384;
-const MAX_OUTGOING: usize = 4096;
-const MAX_INCOMING: usize = 4096;
-const MAX_INCOMING_PEER: usize = 1024;

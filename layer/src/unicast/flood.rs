@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::Unicast;
 use super::damper::Key;
+use super::limits::RECORDS;
 use super::link::{Link, SAFE_MTU};
 use super::pdu::{DIRECT_OVERHEAD, ROUTED_OVERHEAD};
 use crate::Now;
@@ -101,9 +102,15 @@ impl Unicast {
     pub(super) fn take_records(&mut self, now: Now, lower: FlowId, records: wire::Records) {
         let from = self.links.get(&lower).and_then(Link::peer);
         let (mut news, mut back, mut own) = (Vec::new(), Vec::new(), Vec::new());
-        let Some(me) = &mut self.me else { return };
+        let (Some(me), Some(link)) = (&mut self.me, self.links.get_mut(&lower)) else {
+            return;
+        };
         let incarnation = me.routing.lsdb.incarnation();
         for record in records.records {
+            if !link.records.take(now.mono, RECORDS) {
+                self.stats.count("drop.too_many_records");
+                continue;
+            }
             match me.routing.lsdb.insert(now, &me.identity, record) {
                 Ok(Inserted::New(record)) => news.push(record),
                 Ok(Inserted::Known) => {}

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use proto::{Addr, Batch, FlowId, Framing, Label, Reason};
 
 use super::cube::CONTROL_DSCP;
+use super::limits::Used;
 use super::out::{Class, Egress, Popped};
 use super::pdu::{self, HOP_OVERHEAD, Hello, LINK_HANDSHAKE_LEN, SEALED_LEN};
 use super::running::Running;
@@ -40,6 +41,8 @@ pub(super) struct Link {
     pub(super) joining: Vec<Joining>,
     /// Why the last handshake of this side came to nothing.
     pub(super) refusal: Option<Reason>,
+    /// The records that came on it.
+    pub(super) records: Used,
     regreet: Regreet,
     mtu: u32,
     their_mtu: u32,
@@ -139,6 +142,7 @@ impl Link {
             next_digest: now,
             joining: Vec::new(),
             refusal: None,
+            records: Used::default(),
             regreet: Regreet {
                 at: None,
                 wait: FIRST_REGREET,

@@ -9,6 +9,7 @@ use proto::{Addr, Batch, Code, FlowId, Label, Reason};
 use rand_core::RngCore;
 
 use super::Unicast;
+use super::limits::{MAX_BATCHES, MAX_BATCHES_ALL, MAX_STRANGERS, MIN_BATCHES};
 use super::link::{GREETING, JOINING, Link, Phase, RETIRING, Stands};
 use super::out::Class;
 use super::pdu::Hello;
@@ -397,6 +398,9 @@ impl Unicast {
         let gone: Vec<Addr> = self.adjacent.keys().filter(gone).copied().collect();
         self.adjacent = adjacent;
         (self.way, self.share) = (None, None);
+        let each = MAX_BATCHES_ALL / self.links.len().max(1);
+        let each = each.clamp(MIN_BATCHES, MAX_BATCHES);
+        self.links.values_mut().for_each(|l| l.tx.set_most(each));
         self.publish_links(now, states, moved, &gone);
     }
 
@@ -411,7 +415,5 @@ impl Unicast {
     }
 }
 
-/// Links of others that have shown no certificate yet.
-const MAX_STRANGERS: usize = 256;
-/// The time that each of them has at least, once its handshake is answered.
+/// The time that a link without certificate has at least, once its handshake is answered.
 const HEARING: Duration = Duration::from_millis(300);

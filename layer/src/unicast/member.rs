@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::Unicast;
 use super::expel::trusted;
+use super::limits::MAX_NAMES;
 use super::routing::Routing;
 use crate::crypt::{Authority, Identity, TlsConfig, address, name_hash};
 use crate::decree::{Decrees, Share};
@@ -455,8 +456,6 @@ pub(super) fn damaged(file: &str, why: &dyn std::fmt::Display) -> Reason {
     )
 }
 
-/// Names that may be registered at one member: as many as others keep for it.
-const MAX_NAMES: usize = 4096;
 /// How the file of the neighbours ends, so that one that was cut is known by it.
 const LAST_LINE: &str = "end\n";
 /// Neighbours that an invitation names besides this member.

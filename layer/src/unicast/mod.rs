@@ -12,10 +12,12 @@
 //! | `decrees`, `expel` | what the layer's authority says to all; who is believed no more |
 //! | `flood`, `damper`, `routing` | signed records between neighbours, and how often; what follows from them |
 //! | `directory` | what members tell each other of names |
-//! | `fa`, `upkeep`, `flow`, `cube` | flow allocator; what happens to flows by themselves; their tables; what is granted |
+//! | `fa`, `upkeep`, `flow` | flow allocator; what happens to flows by themselves; their tables |
+//! | `cube`, `admission`, `limits` | what is granted; whether a link has room for it; every bound on what others may cause |
 //! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
 //! | `status`, `stats` | what is told of all this |
 
+mod admission;
 mod critical;
 mod cube;
 mod damper;
@@ -31,6 +33,7 @@ mod flow;
 mod gate;
 #[cfg(any(test, feature = "hostile"))]
 mod hostile;
+mod limits;
 mod link;
 mod links;
 mod member;
@@ -112,6 +115,9 @@ pub struct Unicast {
     exit_at: Option<Instant>,
     state: proto::ipcp::State,
     warnings: BTreeMap<String, String>,
+    /// What a link carries unless it is known better, in Mbit/s.
+    rate_mbit: u32,
+    told: limits::Told,
     forwarded: u64,
     stats: Stats,
     /// What passed through this member, as it could read it.
@@ -155,6 +161,8 @@ impl Unicast {
             exit_at: None,
             state: proto::ipcp::State::Waiting,
             warnings: BTreeMap::new(),
+            rate_mbit: admission::RATE_MBIT,
+            told: limits::Told::default(),
             forwarded: 0,
             stats: Stats::default(),
             #[cfg(test)]
@@ -195,6 +203,9 @@ impl Unicast {
     }
 
     fn set(&mut self, now: Now, id: CommandId, settings: proto::ipcp::Settings) {
+        if settings.rate_mbit > 0 {
+            self.rate_mbit = settings.rate_mbit;
+        }
         self.set_over(now, settings.over);
         self.done(id, Ok(Answer::Ok));
     }
@@ -240,6 +251,7 @@ impl Unicast {
         self.tick_routing(now);
         self.tick_flows(now);
         self.tick_peers(now);
+        self.tell_limits(now);
         self.pump = true;
     }
 

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use proto::{Addr, EndpointId};
 
+use super::limits::Used;
 use super::link::{KEY_LIFE, KEY_USE};
 use super::running::Running;
 use crate::channel::Channel;
@@ -25,6 +26,8 @@ pub(super) struct Peer {
     pub(super) estranged: bool,
     /// Not before this may another handshake begin.
     pub(super) retry_at: Instant,
+    /// The flows that it asked for.
+    pub(super) requests: Used,
     pub(super) used: Instant,
 }
 
@@ -66,6 +69,7 @@ impl Peer {
             handshakes: Vec::new(),
             estranged: false,
             retry_at: now,
+            requests: Used::default(),
             used: now,
         }
     }

@@ -8,6 +8,7 @@ use rand_core::RngCore;
 use super::Unicast;
 use super::cube::Cube;
 use super::flow::Flow;
+use super::limits::MAX_PEERS;
 use super::link::{Link, Phase, SAFE_MTU};
 use super::out::Class;
 use super::pdu::{self, HOP_OVERHEAD, LINK_HANDSHAKE_LEN, RoutedHandshake, TTL};
@@ -587,5 +588,3 @@ const ROUTED_MTU: usize = SAFE_MTU as usize - HOP_OVERHEAD - RoutedHandshake::LE
 const RETRY: Duration = Duration::from_secs(1);
 /// Routed handshakes at once that others have begun.
 const MAX_ROUTED: usize = 256;
-/// Members with whom something is shared.
-const MAX_PEERS: usize = 4096;

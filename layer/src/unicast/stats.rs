@@ -17,6 +17,11 @@ impl Stats {
         *self.0.entry(what).or_default() += n;
     }
 
+    /// How often something was counted.
+    pub(super) fn get(&self, what: &str) -> u64 {
+        self.0.get(what).copied().unwrap_or_default()
+    }
+
     /// All of them, in alphabetical order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
         self.0.iter().map(|(what, n)| (*what, *n))

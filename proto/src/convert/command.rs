@@ -21,6 +21,7 @@ impl Command {
                 hosts: texts(s.hosts),
                 offload: texts(s.offload),
                 over: texts(s.over),
+                rate_mbit: s.rate_mbit,
             }),
             Self::Register(n) => Pb::Register(pb::Register {
                 name: n.to_string(),
@@ -216,6 +217,7 @@ impl TryFrom<pb::Set> for Settings {
             hosts: parsed("host", &s.hosts)?,
             offload: parsed("offload", &s.offload)?,
             over: labels("over", s.over)?,
+            rate_mbit: s.rate_mbit,
         })
     }
 }

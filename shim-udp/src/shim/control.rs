@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use layer::{Now, Output};
 use proto::ipcp::{
@@ -239,6 +239,23 @@ impl Shim {
         }));
     }
 
+    /// Counts that a limit bites, and tells people at once and then once a minute.
+    pub(super) fn limit(&mut self, now: Now, what: &'static str) {
+        self.counters.count(what);
+        let lately = |at: &Instant| now.mono.saturating_duration_since(*at) < TELL_AGAIN;
+        if self.told.get(what).is_some_and(lately) {
+            return;
+        }
+        self.told.insert(what, now.mono);
+        let n = self.counter(what);
+        self.event(Event::Notice(Notice {
+            kind: "limit.reached".to_owned(),
+            text: format!("a limit bites: too many flow requests ({n} times so far; {what})"),
+            fields: vec![("limit".to_owned(), what.to_owned())],
+            warning: false,
+        }));
+    }
+
     fn status(&self) -> IpcpStatus {
         let mut settings = HashMap::default();
         if let Some(c) = &self.config {
@@ -297,3 +314,5 @@ impl Shim {
 
 /// How often an absent address or a used port is tried.
 const RETRY: Duration = Duration::from_secs(1);
+/// The pause between two words on one limit.
+const TELL_AGAIN: Duration = Duration::from_secs(60);

@@ -61,10 +61,10 @@ impl Shim {
             .unconfirmed
             .admit(now.mono, key, (source, known), &mut self.rng)
         {
-            Room::SourceFull => return self.counters.count(counters::SOURCE_LIMIT),
-            Room::Flooded => return self.counters.count(counters::FLOODED),
+            Room::SourceFull => return self.limit(now, counters::SOURCE_LIMIT),
+            Room::Flooded => return self.limit(now, counters::FLOODED),
             Room::For(Some(old)) => {
-                self.counters.count(counters::EVICTED);
+                self.limit(now, counters::EVICTED);
                 self.drop_conn(old);
             }
             Room::For(None) => {}

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use layer::{Input, Ipcp, Now, Output};
 use proptest::prelude::*;
+use proto::ipcp::Event;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 use shim_udp::{Ask, Shim, SocketKey, Tell};
@@ -36,6 +37,29 @@ fn server() -> (Shim, Now) {
     wire.inject("10.0.0.9:5000", sp, b"");
     wire.accept(1, 1, 7, ipcp());
     (wire.hosts.remove(1).shim, wire.now)
+}
+
+#[test]
+fn a_limit_that_bites_is_told_at_once_and_then_once_a_minute() {
+    let (mut shim, mut now) = server();
+    let (start, mut told) = (now.mono, Vec::new());
+    for n in 0..13_000_u16 {
+        now.mono = start + Duration::from_millis(10) * u32::from(n);
+        let from = SocketAddr::from(([11, 0, 0, 1], 1024 + n));
+        let request = Tell::Request(from, b"srv".to_vec());
+        for input in [Input::Timeout, Input::Tell(request)] {
+            shim.handle(now, input);
+            while let Some(output) = shim.poll() {
+                if let Output::Control(Event::Notice(notice)) = output {
+                    assert_eq!(notice.kind, "limit.reached");
+                    told.push(now.mono.duration_since(start).as_secs());
+                }
+            }
+        }
+    }
+    // 64 of one source in 640 ms.
+    assert_eq!(told, [0, 60, 120]);
+    assert!(shim.counter("drop.source-limit") > 1000);
 }
 
 #[test]

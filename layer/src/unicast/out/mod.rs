@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use proto::{Addr, Batch, Framing};
 
 use super::cube::Cube;
+use super::limits::MAX_BATCHES;
 use super::stats::Stats;
 use fair::Fair;
 
@@ -24,8 +25,9 @@ pub(super) struct Egress {
     open: bool,
     control: VecDeque<Batch>,
     cubes: [Queue; Cube::ALL.len()],
-    /// Batches in all cubes.
+    /// Batches in all cubes, and how many there may be.
     batches: usize,
+    most: usize,
 }
 
 /// The queue of a cube, and the bytes that it may still send in this round.
@@ -85,7 +87,13 @@ impl Egress {
             control: VecDeque::new(),
             cubes: Default::default(),
             batches: 0,
+            most: MAX_BATCHES,
         }
+    }
+
+    /// How many batches may wait in the cubes from now on.
+    pub(super) fn set_most(&mut self, most: usize) {
+        self.most = most.max(1);
     }
 
     /// Whether the lower flow takes packets now; while not, none are given.
@@ -117,7 +125,7 @@ impl Egress {
             if len > Batch::MAX_PACKET {
                 return None;
             }
-            if self.batches >= MAX_BATCHES {
+            while self.batches >= self.most {
                 self.shed();
             }
             self.batches += 1;
@@ -226,8 +234,6 @@ impl Egress {
 
 /// Batches of control that wait, of at most 64 KiB each.
 const MAX_CONTROL: usize = 64;
-/// Batches that wait in all cubes of a lower flow.
-const MAX_BATCHES: usize = 64;
 /// Bytes of one unit of weight in a round.
 const QUANTUM: i64 = 16 << 10;
 

@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proto::{EndpointId, QosSpec};
+use proto::ipcp::{Command, Event, Settings};
+use proto::{Code, EndpointId, QosSpec};
 
 use super::super::cube::Cube;
 use super::super::out::{Class, Lot};
 use super::super::pdu::{CONGESTION, Direct};
-use super::flows::{flow, line, read, register, write};
+use super::flows::{allocate, flow, line, read, register, write};
 use super::{Net, status};
 use crate::{Ipcp, Meddler, Output};
 
@@ -139,4 +140,43 @@ fn a_queue_that_stands_marks_a_packet_of_a_flow_that_reacts_before_it_is_sealed(
     assert!(marked > 3, "{marked}");
     drop(seen);
     assert_eq!(count(&mut net, "a", "congestion.marked"), marked as u64);
+}
+
+#[test]
+fn video_is_granted_as_far_as_the_link_has_room_and_more_when_it_is_said_to_carry_more() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    let ask = |net: &mut Net, id| {
+        net.ask(
+            "a",
+            Command::Allocate(allocate("server", id, QosSpec::VIDEO)),
+        )
+    };
+    // 6 of 28 parts of 1000 Mbit/s, 8 Mbit/s each.
+    for id in 1..=26 {
+        flow(&mut net, "a", "c", "server", id, QosSpec::VIDEO);
+    }
+    let reason = ask(&mut net, 99).unwrap_err();
+    assert_eq!(reason.code, Code::QosNotGranted);
+    assert!(reason.text.contains("--rate"), "{reason}");
+    assert_eq!(count(&mut net, "a", "limit.admission"), 1);
+    // Whoever is asked checks its own link too.
+    let more = Settings {
+        rate_mbit: 2000,
+        ..Settings::default()
+    };
+    net.ask("a", Command::Set(more.clone())).unwrap();
+    let reason = ask(&mut net, 98).unwrap_err();
+    assert!(reason.text.contains("the link to b carries 26"), "{reason}");
+    assert_eq!(count(&mut net, "c", "limit.admission"), 1);
+    net.ask("c", Command::Set(more)).unwrap();
+    flow(&mut net, "a", "c", "server", 97, QosSpec::VIDEO);
+    // Other cubes promise nothing and are not counted.
+    flow(&mut net, "a", "c", "server", 96, QosSpec::BEST);
+    // A minute later at the latest people have heard of it.
+    net.seconds(61);
+    let told = net.node("a").events.iter().filter(|e| {
+        matches!(e, Event::Notice(n) if n.kind == "limit.reached" && n.fields.iter().any(|(_, v)| v == "limit.admission"))
+    });
+    assert_eq!(told.count(), 1);
 }

@@ -1,0 +1,62 @@
+//! Whether a link has room for one more flow of voice or video. Members in between are not asked: there, fair queues protect.
+
+use proto::{Addr, Code, EndpointId, QosSpec, Reason};
+
+use super::Unicast;
+use super::cube::Cube;
+
+impl Unicast {
+    /// Refuses a flow with that member if the share of its cube in the link on the way there is used up, by what a flow of that
+    /// cube is taken to need; `own` is the request itself.
+    pub(super) fn admit(
+        &mut self,
+        qos: &QosSpec,
+        peer: Addr,
+        own: Option<EndpointId>,
+    ) -> Result<(), Reason> {
+        let cube = Cube::of(qos);
+        let (Some(kbit), Some(path)) = (needs_kbit(cube), self.path(peer)) else {
+            return Ok(());
+        };
+        let same = |qos: &QosSpec, peer: Addr| {
+            Cube::of(qos) == cube && self.path(peer).is_some_and(|p| p.lower == path.lower)
+        };
+        let stands = self.flows.iter().filter(|f| same(&f.qos, f.peer)).count();
+        let asked = self.flows.outgoing.iter().filter(|(endpoint, o)| {
+            Some(**endpoint) != own && o.asked.is_some_and(|peer| same(&o.ask.qos, peer))
+        });
+        let waits = self.flows.incoming.values();
+        let waits = waits.filter(|i| same(&i.qos, i.peer)).count();
+        let carried = stands + asked.count() + waits;
+        let share = share_mbit(self.rate_mbit, cube);
+        if (carried as u64 + 1) * kbit <= share * 1000 {
+            return Ok(());
+        }
+        self.stats.count("limit.admission");
+        let via = self.links.get(&path.lower).and_then(|link| link.peer());
+        let via = via.map_or_else(String::new, |via| self.member_name(via));
+        let text = format!(
+            "qos {qos} is not granted: the link to {via} carries {carried} such flows, each of {kbit} kbit/s, and has {share} Mbit/s for them; ask for best, or say what the link carries: irm ipcp set {} --rate MBIT",
+            self.name
+        );
+        Err(Reason::new(Code::QosNotGranted, text))
+    }
+}
+
+/// What a flow of a cube is taken to need, for cubes that promise a delay.
+fn needs_kbit(cube: Cube) -> Option<u64> {
+    match cube {
+        Cube::Voice => Some(128),
+        Cube::Video => Some(8000),
+        Cube::Raw | Cube::Best | Cube::Data | Cube::Signal => None,
+    }
+}
+
+/// The part of a link's rate that a cube has when all have something to send.
+fn share_mbit(rate_mbit: u32, cube: Cube) -> u64 {
+    let all: i64 = Cube::ALL.iter().map(|c| c.weight()).sum();
+    u64::from(rate_mbit) * cube.weight().unsigned_abs() / all.unsigned_abs()
+}
+
+/// What a link carries unless it is said.
+pub(super) const RATE_MBIT: u32 = 1000;

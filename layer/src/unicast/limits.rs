@@ -1,0 +1,222 @@
+//! Every bound on what others may make this member keep or do, in one place, and the word that goes out when one bites. It must
+//! not decide what happens then: whoever asks does.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use proto::ipcp::{Event, Notice};
+
+use super::Unicast;
+use super::stats::Stats;
+use crate::{Now, Output};
+
+/// Flows at once.
+pub(super) const MAX_FLOWS: usize = 65_536;
+/// With one member: nobody takes all there are.
+pub(super) const MAX_FLOWS_PEER: usize = 16_384;
+/// Flows of this host that are being asked for.
+pub(super) const MAX_OUTGOING: usize = 4096;
+/// Flows of others that irmd has not answered: all, and those of one member.
+pub(super) const MAX_INCOMING: usize = 4096;
+pub(super) const MAX_INCOMING_PEER: usize = 1024;
+/// Flow requests of one member: at once, and in a second afterwards.
+pub(super) const REQUESTS: Rate = Rate {
+    burst: 8192,
+    per_second: 8192,
+};
+/// Records of one neighbour, each of which may cost a signature's check: at once, and in a second afterwards.
+pub(super) const RECORDS: Rate = Rate {
+    burst: 65_536,
+    per_second: 4096,
+};
+/// Names that may be registered at one member: as many as others keep for it.
+pub(super) const MAX_NAMES: usize = 4096;
+/// Members with whom something is shared.
+pub(super) const MAX_PEERS: usize = 4096;
+/// Links of others that have shown no certificate yet.
+pub(super) const MAX_STRANGERS: usize = 256;
+/// Batches that wait in the cubes of one lower flow, of at most 64 KiB each.
+pub(super) const MAX_BATCHES: usize = 64;
+/// The same of all lower flows; when there are many, each has less, but never less than [`MIN_BATCHES`].
+pub(super) const MAX_BATCHES_ALL: usize = 4096;
+pub(super) const MIN_BATCHES: usize = 8;
+
+/// So many at once, and so many in each second afterwards.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Rate {
+    pub(super) burst: u32,
+    pub(super) per_second: u32,
+}
+
+/// What somebody has used of a [`Rate`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Used {
+    /// When it may be used whole again.
+    full: Option<Instant>,
+}
+
+impl Used {
+    /// Uses one. Says whether there was one.
+    pub(super) fn take(&mut self, now: Instant, rate: Rate) -> bool {
+        let one = Duration::from_secs(1) / rate.per_second;
+        let full = self.full.map_or(now, |full| full.max(now)) + one;
+        let there = full.saturating_duration_since(now) <= one * rate.burst;
+        if there {
+            self.full = Some(full);
+        }
+        there
+    }
+}
+
+/// What was told of limits, and when.
+#[derive(Debug, Default)]
+pub(super) struct Told(BTreeMap<&'static str, (u64, Instant)>);
+
+impl Told {
+    /// The limits that have bitten and are to be told now: what is counted, how often since the last word, and what it means.
+    fn due(&mut self, now: Instant, stats: &Stats) -> Vec<(&'static str, u64, &'static str)> {
+        let mut due = Vec::new();
+        for (what, means) in WATCHED {
+            let n = stats.get(what);
+            let (before, at) = self.0.get(what).copied().unwrap_or((0, now));
+            let quiet = before > 0 && now.saturating_duration_since(at) < AGAIN;
+            if n > before && !quiet {
+                self.0.insert(what, (n, now));
+                due.push((*what, n - before, *means));
+            }
+        }
+        due
+    }
+}
+
+impl Unicast {
+    /// Tells people which limits have bitten, of each once a minute.
+    pub(super) fn tell_limits(&mut self, now: Now) {
+        for (what, n, means) in self.told.due(now.mono, &self.stats) {
+            let text = format!("a limit bites: {means} ({n} times since it was told; {what})");
+            let fields = [("limit", what.to_owned()), ("count", n.to_string())];
+            self.out.push_back(Output::Control(Event::Notice(Notice {
+                kind: "limit.reached".to_owned(),
+                text,
+                fields: fields.map(|(k, v)| (k.to_owned(), v)).into(),
+                warning: false,
+            })));
+        }
+    }
+}
+
+/// The counters of limits that bite, and what happens then: the table of docs/operations.md.
+const WATCHED: &[(&str, &str)] = &[
+    ("limit.flows", "no more flows are given or taken"),
+    (
+        "limit.flows_member",
+        "a member has as many flows as one may",
+    ),
+    (
+        "limit.asking",
+        "too many flows of this host are being asked for",
+    ),
+    (
+        "limit.pending",
+        "too many flow requests wait for their answer",
+    ),
+    (
+        "limit.pending_member",
+        "a member has too many flow requests that wait",
+    ),
+    ("limit.requests_member", "a member asks for flows too often"),
+    (
+        "limit.admission",
+        "a link has no room for more flows of voice or video",
+    ),
+    (
+        "drop.too_many_records",
+        "a neighbour sends too many records; the rest comes with the next digest",
+    ),
+    (
+        "drop.too_many_peers",
+        "too many members are spoken with at once",
+    ),
+    (
+        "drop.directory_rate",
+        "a member says too much of names: the rest is dropped and repeated",
+    ),
+    (
+        "link.displaced",
+        "too many links without certificate: older ones give way",
+    ),
+    (
+        "handshake.evicted",
+        "others have begun too many handshakes: some end",
+    ),
+    (
+        "drop.too_many_strangers",
+        "too many links without certificate",
+    ),
+    ("drop.early", "too much came before the answer to a request"),
+    ("drop.channel_full", "too much waits to be said to a member"),
+    ("drop.queue_full", "too much control waits for a lower flow"),
+    ("drop.full_raw", "a queue is full: raw is dropped"),
+    ("drop.full_best", "a queue is full: best is dropped"),
+    ("drop.full_data", "a queue is full: data is dropped"),
+    ("drop.full_video", "a queue is full: video is dropped"),
+    ("drop.full_voice", "a queue is full: voice is dropped"),
+    (
+        "drop.full_signal",
+        "a queue is full: control of others is dropped",
+    ),
+];
+/// The pause between two words on one limit.
+const AGAIN: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a test needs some beginning of time"
+)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_lets_a_burst_through_and_then_so_many_a_second() {
+        let rate = Rate {
+            burst: 10,
+            per_second: 5,
+        };
+        let (mut used, now) = (Used::default(), Instant::now());
+        let taken = |used: &mut Used, at: Instant| (0..100).filter(|_| used.take(at, rate)).count();
+        assert_eq!(taken(&mut used, now), 10);
+        assert_eq!(taken(&mut used, now + Duration::from_secs(1)), 5);
+        assert_eq!(taken(&mut used, now + Duration::from_secs(60)), 10);
+    }
+
+    #[test]
+    fn a_limit_is_told_at_once_and_then_once_a_minute_while_it_bites() {
+        let (mut told, mut stats, begin) = (Told::default(), Stats::default(), Instant::now());
+        let mut words = Vec::new();
+        for second in 0..150 {
+            stats.add("limit.flows", 2);
+            stats.count("forwarded");
+            words.extend(told.due(begin + Duration::from_secs(second), &stats));
+        }
+        let counts: Vec<_> = words.iter().map(|(what, n, _)| (*what, *n)).collect();
+        assert_eq!(
+            counts,
+            [
+                ("limit.flows", 2),
+                ("limit.flows", 120),
+                ("limit.flows", 120)
+            ]
+        );
+    }
+
+    /// Each of the table is in the operators' table too.
+    #[test]
+    fn the_operators_table_has_every_limit() {
+        let table = include_str!("../../../docs/operations.md");
+        for (what, _) in WATCHED {
+            let named = table.contains(what) || what.starts_with("drop.full_");
+            assert!(named, "{what} is not in docs/operations.md");
+        }
+    }
+}
