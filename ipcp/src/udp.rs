@@ -25,6 +25,7 @@ pub struct UdpPort {
     mtu: u32,
     mtu_changed: bool,
     refused: bool,
+    fault: Fault,
     strangers: u64,
     peer_keeps_alive: bool,
     send_buffer: usize,
@@ -66,6 +67,17 @@ pub enum Received {
     Nothing,
     /// Nothing is left, and the peer's host says that nobody listens there any more.
     Refused,
+    /// This host has no way to the peer's: an interface is down, or a route is gone. Said once until it has one again.
+    Faulty,
+}
+
+/// Whether this host can send to the peer's at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// It can't, and nobody was told.
+    New,
+    Told,
 }
 
 /// What became of a train.
@@ -111,6 +123,7 @@ impl UdpPort {
             mtu: 0,
             mtu_changed: false,
             refused: false,
+            fault: Fault::None,
             strangers: 0,
             peer_keeps_alive: false,
             send_buffer: Self::SEND_BUFFER,
@@ -174,6 +187,10 @@ impl UdpPort {
     pub fn recv(&mut self, batch: &mut Batch, now: Instant) -> Received {
         if std::mem::take(&mut self.mtu_changed) {
             return Received::Mtu(self.mtu);
+        }
+        if self.fault == Fault::New {
+            self.fault = Fault::Told;
+            return Received::Faulty;
         }
         // A queue of errors is as short as that of the kernel: one pending error a socket.
         for _ in 0..ERRORS {
@@ -304,7 +321,7 @@ impl UdpPort {
 
     /// Whether sending found something that only [`UdpPort::recv`] reports: call it, though the socket isn't readable.
     pub fn has_news(&self) -> bool {
-        self.refused || self.mtu_changed
+        self.refused || self.mtu_changed || self.fault == Fault::New
     }
 
     /// A train whose call failed, packet by packet: what is too large is dropped alone.
@@ -354,7 +371,12 @@ impl UdpPort {
                 "drop.udp_too_big"
             }
             Errno::NOBUFS | Errno::NOMEM => "drop.udp_no_buffers",
-            Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN => "drop.udp_unreachable",
+            Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN => {
+                if self.fault == Fault::None {
+                    self.fault = Fault::New;
+                }
+                "drop.udp_unreachable"
+            }
             Errno::PERM | Errno::ACCESS => "drop.udp_forbidden",
             Errno::CONNREFUSED => "drop.udp_refused",
             _ => "drop.udp_send",
@@ -373,6 +395,10 @@ impl UdpPort {
                 // Left over from a datagram before: this one was not sent yet.
                 Err(Errno::CONNREFUSED) => self.refused = true,
                 Err(Errno::INTR) => {}
+                Ok(()) => {
+                    self.fault = Fault::None;
+                    return Ok(());
+                }
                 other => return other,
             }
         }

@@ -36,6 +36,8 @@ pub enum FlowTell {
     },
     /// The largest packet of a flow has changed.
     Mtu(FlowId, u32),
+    /// This host can't send on the flow now, and may be able to again: an interface is down, or a route is gone.
+    Faulty(FlowId),
     /// The flow is gone.
     Down(FlowId, Reason),
     /// The dial with this number came to nothing.

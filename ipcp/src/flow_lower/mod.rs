@@ -230,6 +230,10 @@ impl FlowLower {
                             return Some(Read::Tell(FlowTell::Mtu(flow, mtu)));
                         }
                         udp::Received::Nothing => return None,
+                        udp::Received::Faulty => {
+                            io.counters.add("udp.faulty", 1);
+                            return Some(Read::Tell(FlowTell::Faulty(flow)));
+                        }
                         udp::Received::Refused => {
                             io.counters.add("udp.refused", 1);
                             let reason = Reason::new(

@@ -286,9 +286,12 @@ impl Unicast {
             Ok(opened) => opened,
             Err(reason) => return self.stats.count(reason),
         };
-        link.heard(now.mono);
+        let voiced = link.heard(now.mono);
         if pdu::is_traffic(opened.body) && link.stir(now.mono) {
             self.pump = true;
+        }
+        if voiced {
+            self.links_changed(now);
         }
         if opened.first {
             self.pump = true;

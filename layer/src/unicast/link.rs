@@ -49,6 +49,8 @@ pub(super) struct Link {
     hops: Vec<Hop>,
     life: Life,
     probe: Probe,
+    /// This host can't send on it.
+    mute: bool,
 }
 
 /// How far a link is.
@@ -152,6 +154,7 @@ impl Link {
             hops: Vec::new(),
             life: Life::new(now),
             probe: Probe::START,
+            mute: false,
         }
     }
 
@@ -434,9 +437,22 @@ impl Link {
         })
     }
 
-    /// Something authentic came.
-    pub(super) fn heard(&mut self, now: Instant) {
+    /// Something authentic came. Says whether the link was thought to be mute.
+    pub(super) fn heard(&mut self, now: Instant) -> bool {
         self.life.heard(now);
+        std::mem::take(&mut self.mute)
+    }
+
+    /// This host can't send on it: no way leads over it until something is heard again, and soon it is dead. Says whether that
+    /// is new.
+    pub(super) fn mute(&mut self, now: Instant) -> bool {
+        self.life.stir(now);
+        self.up().is_some() && !std::mem::replace(&mut self.mute, true)
+    }
+
+    /// Whether this host could not send on it when it last tried.
+    pub(super) fn is_mute(&self) -> bool {
+        self.mute
     }
 
     /// Packets of flows come or go. Says whether the link needs a look now, since there were none for some time.

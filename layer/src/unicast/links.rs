@@ -42,6 +42,12 @@ impl Unicast {
                     self.links_changed(now);
                 }
             }
+            FlowTell::Faulty(lower) => {
+                if self.links.get_mut(&lower).is_some_and(|l| l.mute(now.mono)) {
+                    self.stats.count("link.faulty");
+                    self.links_changed(now);
+                }
+            }
             FlowTell::Down(lower, reason) => self.remove_link(now, lower, &reason),
             FlowTell::DialFailed(dial, reason) => {
                 if let Some(key) = self.dialling.ended(dial) {
@@ -370,7 +376,9 @@ impl Unicast {
     pub(super) fn links_changed(&mut self, now: Now) {
         let mut best: BTreeMap<Addr, &Link> = BTreeMap::new();
         for link in self.links.values() {
-            let Some(peer) = link.up() else { continue };
+            let Some(peer) = link.up().filter(|_| !link.is_mute()) else {
+                continue;
+            };
             let better = |than: &&Link| {
                 (link.cost.value, than.mtu(), link.lower)
                     < (than.cost.value, link.mtu(), than.lower)

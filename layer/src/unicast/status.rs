@@ -67,6 +67,7 @@ impl Unicast {
         let state = match link.phase {
             Phase::Greeting => "handshake",
             Phase::Joining => "enrolling",
+            Phase::Up(_) if link.is_mute() => "faulty",
             Phase::Up(_) => "up",
             Phase::Retired(..) => "retired",
         };

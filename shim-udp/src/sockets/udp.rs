@@ -205,6 +205,8 @@ impl Udp {
                 Received::Mtu(mtu) => Some(Arrived::Mtu(mtu)),
                 Received::Refused => Some(Arrived::Refused),
                 Received::Nothing => None,
+                // A shim's flows have no other way; what it reads comes all the same.
+                Received::Faulty => self.take(now),
             };
         }
         let Bound::Plain(socket) = &self.socket else {

@@ -44,6 +44,9 @@ pub(super) struct Net {
     /// When, from whom, to whom and how much, of every packet.
     pub(super) trace: Vec<(Duration, &'static str, &'static str, usize)>,
     cut: BTreeSet<(&'static str, &'static str)>,
+    /// The lower layer of each flow, and the layers that carry nothing.
+    overs: BTreeMap<FlowId, Label>,
+    pub(super) dark: BTreeSet<Label>,
     /// May change or drop (empty) each PDU on its way.
     pub(super) tamper: Option<Tamper>,
     /// How batches on lower flows lie, and their largest packet.
@@ -88,6 +91,8 @@ impl Net {
             wires: BTreeMap::new(),
             trace: Vec::new(),
             cut: BTreeSet::new(),
+            overs: BTreeMap::new(),
+            dark: BTreeSet::new(),
             tamper: None,
             framing: Framing::Train,
             mtu: MTU,
@@ -288,7 +293,7 @@ impl Net {
         let Some((to, at)) = self.wires.get(&(name, lower)).copied() else {
             return;
         };
-        if self.cut.contains(&(name, to)) {
+        if self.cut.contains(&(name, to)) || self.dark.contains(&self.overs[&lower]) {
             return;
         }
         for pdu in batch.iter() {
@@ -318,7 +323,8 @@ impl Net {
             .iter()
             .find(|(n, node)| **n == dst && !node.exited)
             .map(|(n, _)| *n);
-        let Some(to) = to.filter(|to| !self.cut.contains(&(name, *to))) else {
+        let dark = self.dark.contains(&over);
+        let Some(to) = to.filter(|to| !dark && !self.cut.contains(&(name, *to))) else {
             let reason = Reason::new(Code::Unreachable, format!("{dst} is not there"));
             return self.later(name, Input::Tell(FlowTell::DialFailed(dial, reason)));
         };
@@ -326,6 +332,8 @@ impl Net {
         let (here, there) = (FlowId(self.serial), FlowId(self.serial - 1));
         self.wires.insert((name, here), (to, there));
         self.wires.insert((to, there), (name, here));
+        self.overs
+            .extend([(here, over.clone()), (there, over.clone())]);
         let (mtu, framing) = (self.mtu, self.framing);
         let up = |lower, via, over| FlowTell::Up {
             lower,

@@ -183,3 +183,106 @@ fn routes_show_equal_ways_and_who_stands_in() {
         "{alternates:?}"
     );
 }
+
+/// Two members that are linked over two lower layers, and a flow from a to b. Gives the layer that the flow uses.
+fn twice_linked() -> (Net, Label) {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    join(&mut net, "a", "b");
+    for member in ["a", "b"] {
+        let settings = proto::ipcp::Settings {
+            over: vec![label("net"), label("backup")],
+            ..proto::ipcp::Settings::default()
+        };
+        assert_eq!(net.ask(member, Command::Set(settings)), Ok(Answer::Ok));
+    }
+    net.seconds(2);
+    assert_eq!(standing(&mut net), ["backup", "net"]);
+    register(&mut net, "b", "server");
+    flow(&mut net, "a", "b", "server", 5, QosSpec::RAW);
+    let (used, _) = used(&mut net);
+    (net, used)
+}
+
+/// The lower layers over which the two are linked.
+fn standing(net: &mut Net) -> Vec<String> {
+    let links = status(net, "a")
+        .links
+        .into_iter()
+        .filter(|l| l.state == "up");
+    let mut over: Vec<_> = links.map(|l| l.lower_layer).collect();
+    over.sort();
+    over
+}
+
+/// The layer and the link over which a reaches b.
+fn used(net: &mut Net) -> (Label, FlowId) {
+    let lower = *net.node("a").machine.adjacent.values().next().unwrap();
+    (net.overs[&lower].clone(), lower)
+}
+
+/// Writes every millisecond; gives the longest time in which nothing arrived.
+fn gap(net: &mut Net, millis: u32) -> u32 {
+    let (mut silent, mut longest) = (0, 0);
+    for _ in 0..millis {
+        flows::write(net, "a", 5, &[b"on and on"]);
+        net.run(Duration::from_millis(1));
+        let came = net.node("b").received.values().any(|sdus| !sdus.is_empty());
+        net.node("b").received.clear();
+        silent = if came { 0 } else { silent + 1 };
+        longest = longest.max(silent);
+    }
+    assert!(silent < 10, "traffic never came back");
+    longest
+}
+
+#[test]
+fn a_lower_layer_that_goes_dark_is_left_for_another_and_is_back_when_it_is_mended() {
+    let (mut net, first) = twice_linked();
+    assert!(gap(&mut net, 500) < 10);
+    net.dark.insert(first.clone());
+    let dead = gap(&mut net, 3_000);
+    println!("over another lower layer: {dead} ms without traffic");
+    assert!(dead <= 1_000, "{dead} ms");
+    assert_ne!(used(&mut net).0, first);
+    net.dark.clear();
+    // The link is made anew beside the one that is used, and nothing is lost meanwhile.
+    let mended = gap(&mut net, 40_000);
+    assert!(mended < 10, "{mended} ms");
+    assert_eq!(standing(&mut net), ["backup", "net"]);
+    assert!(net.node("a").closed.is_empty() && net.node("b").closed.is_empty());
+}
+
+#[test]
+fn a_host_that_can_not_send_over_one_layer_uses_the_other_with_the_next_packet() {
+    let (mut net, first) = twice_linked();
+    assert!(gap(&mut net, 500) < 10);
+    net.dark.insert(first.clone());
+    let lower = used(&mut net).1;
+    net.input("a", Input::Tell(FlowTell::Faulty(lower)));
+    let gap = gap(&mut net, 1_000);
+    println!("told that an interface is down: {gap} ms without traffic");
+    assert!(gap <= 5, "{gap} ms");
+    assert_ne!(used(&mut net).0, first);
+}
+
+#[test]
+fn a_link_that_was_thought_mute_is_used_again_once_it_is_heard() {
+    let (mut net, first) = twice_linked();
+    net.dark.insert(if first == label("net") {
+        label("backup")
+    } else {
+        label("net")
+    });
+    net.seconds(40);
+    let lower = used(&mut net).1;
+    net.input("a", Input::Tell(FlowTell::Faulty(lower)));
+    assert!(
+        status(&mut net, "a")
+            .links
+            .iter()
+            .any(|l| l.state == "faulty")
+    );
+    assert!(gap(&mut net, 1_000) <= 100, "the hello and its answer");
+    assert_eq!(used(&mut net).0, first);
+}
