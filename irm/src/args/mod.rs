@@ -342,7 +342,7 @@ mod tests {
         for (_, mut command) in all() {
             help.push_str(&command.render_long_help().to_string());
         }
-        for later in ["revoke", "forward", "expose", "broadcast", "--tap"] {
+        for later in ["forward", "expose", "broadcast", "--tap"] {
             assert!(!help.contains(later), "{later} is promised");
         }
     }
