@@ -12,6 +12,7 @@ pub(super) fn commands() -> [(&'static str, Command); 12] {
         layer: label("ovl"),
         over: over.clone(),
         prefixes,
+        cert_life: None,
         shim_udp: None,
     };
     let invite = Invite {

@@ -147,6 +147,7 @@ pub fn run(bytes: &[u8]) {
         layer: label("udp"),
         over: vec![],
         prefixes: vec![],
+        cert_life: None,
         shim_udp: Some(own),
     }));
     world.command(Command::Register(Name::new("echo").unwrap()));

@@ -94,6 +94,8 @@ struct IpcpTable {
     // A unicast member's own.
     #[serde(default)]
     prefixes: Vec<String>,
+    #[serde(default)]
+    cert_life_s: u64,
     invite: Option<String>,
     dst: Option<String>,
     ca: Option<PathBuf>,
@@ -256,6 +258,7 @@ fn ipcp_items(t: IpcpTable, items: &mut Vec<Item>) -> Result<(), Reason> {
                 layer,
                 over: t.over,
                 prefixes: t.prefixes,
+                cert_life_s: t.cert_life_s,
                 shim_udp,
             };
             Item::Bootstrap(name.clone(), kind, message.try_into()?)

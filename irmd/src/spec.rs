@@ -167,6 +167,8 @@ enum SavedRole {
     None,
     First {
         prefixes: Vec<String>,
+        #[serde(default)]
+        cert_life_s: u64,
         shim_udp: Option<SavedShim>,
     },
     Member,
@@ -227,6 +229,7 @@ impl SavedSpec {
                         });
                 SavedRole::First {
                     prefixes: message.prefixes,
+                    cert_life_s: message.cert_life_s,
                     shim_udp,
                 }
             }
@@ -253,7 +256,11 @@ impl SavedSpec {
         let role = match self.role {
             SavedRole::None => Role::None,
             SavedRole::Member => Role::Member,
-            SavedRole::First { prefixes, shim_udp } => {
+            SavedRole::First {
+                prefixes,
+                cert_life_s,
+                shim_udp,
+            } => {
                 let shim_udp = shim_udp.map(|s| proto::irm::ShimUdpConfig {
                     ip: s.ip,
                     port: s.port.into(),
@@ -267,6 +274,7 @@ impl SavedSpec {
                     layer,
                     over: Vec::new(),
                     prefixes,
+                    cert_life_s,
                     shim_udp,
                 };
                 Role::First(Box::new(message.try_into()?))

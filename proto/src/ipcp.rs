@@ -60,6 +60,8 @@ pub struct Bootstrap {
     pub over: Vec<Label>,
     /// Unicast: prefixes of this first member.
     pub prefixes: Vec<IpNet>,
+    /// Unicast: how long the certificate of a member lives; `None`: 90 days.
+    pub cert_life: Option<Duration>,
     /// The shim's own part.
     pub shim_udp: Option<ShimUdp>,
 }
@@ -250,6 +252,10 @@ pub struct Invite {
 pub enum AuthorityAct {
     /// Believe this member no more; its name is free again.
     Revoke(Label),
+    /// Let this member issue certificates too, with these prefixes at most; none: any.
+    Delegate(Label, Vec<IpNet>),
+    /// Let it issue no longer; what it has issued counts until it ends.
+    Undelegate(Label),
 }
 
 /// What an IPC process says.

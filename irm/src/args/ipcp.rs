@@ -86,6 +86,9 @@ pub(crate) struct Bootstrap {
     /// unicast: a prefix that this first member may send from
     #[arg(long = "prefix", value_name = "CIDR", value_parser = super::prefix)]
     pub(crate) prefixes: Vec<IpNet>,
+    /// unicast: how long the certificates of members live; they renew themselves [default: 90d]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) cert_life: Option<Duration>,
     /// unicast: a lower layer [default: every shim layer of this host]
     #[arg(long, value_name = "LAYER")]
     pub(crate) over: Vec<Label>,

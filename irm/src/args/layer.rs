@@ -23,6 +23,25 @@ pub(crate) enum LayerVerb {
         /// Whom
         member: Label,
     },
+    /// Let a member issue certificates too, and invite
+    #[command(after_help = "Example:\n  irm layer delegate ovl ovl-b --prefix 10.9.0.0/16")]
+    Delegate {
+        /// Of which layer; a member of this host must hold its root key
+        layer: Label,
+        /// Whom
+        member: Label,
+        /// A prefix out of which it may grant [default: any]
+        #[arg(long = "prefix", value_name = "CIDR", value_parser = super::prefix)]
+        prefixes: Vec<IpNet>,
+    },
+    /// Let a member issue no longer; what it has issued counts until it ends
+    #[command(after_help = "Example:\n  irm layer undelegate ovl ovl-b")]
+    Undelegate {
+        /// Of which layer; a member of this host must hold its root key
+        layer: Label,
+        /// Whom
+        member: Label,
+    },
     /// Show the members of a layer
     #[command(after_help = "Example:\n  irm layer members ovl")]
     Members {

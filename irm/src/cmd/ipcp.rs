@@ -130,7 +130,8 @@ fn sentence(i: &pb::IpcpInfo) -> String {
 fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason> {
     let shim = args.shim;
     let shim_only = shim.ip.is_some();
-    let unicast_only = !args.prefixes.is_empty() || !args.over.is_empty();
+    let unicast_only =
+        !args.prefixes.is_empty() || !args.over.is_empty() || args.cert_life.is_some();
     match args.kind {
         Some(Kind::ShimUdp) if !shim_only => {
             return Err(usage(
@@ -139,7 +140,7 @@ fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason
         }
         Some(Kind::ShimUdp) if unicast_only => {
             return Err(usage(
-                "--prefix and --over are for unicast, not for shim-udp",
+                "--prefix, --cert-life and --over are for unicast, not for shim-udp",
             ));
         }
         Some(Kind::Unicast) if shim_only => {
@@ -151,7 +152,7 @@ fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason
     }
     if shim_only && unicast_only {
         return Err(usage(
-            "--ip is for shim-udp, --prefix and --over are for unicast; give one or the other",
+            "--ip is for shim-udp, --prefix, --cert-life and --over are for unicast; give one or the other",
         ));
     }
     let shim_udp = shim.ip.map(|ip| pb::ShimUdpConfig {
@@ -169,6 +170,7 @@ fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason
         layer: args.layer.to_string(),
         over: texts(&args.over),
         prefixes: texts(&args.prefixes),
+        cert_life_s: args.cert_life.map_or(0, |life| life.as_secs()),
         shim_udp,
     };
     Ok(pb::BootstrapIpcpRequest {

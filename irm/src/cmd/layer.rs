@@ -15,6 +15,20 @@ pub(crate) async fn run(c: &Context, verb: LayerVerb) -> Result<(), Reason> {
     match verb {
         LayerVerb::Invite(args) => invite(c, args).await,
         LayerVerb::Revoke { layer, member } => act(c, layer, Act::Revoke(member.to_string())).await,
+        LayerVerb::Delegate {
+            layer,
+            member,
+            prefixes,
+        } => {
+            let delegate = pb::Delegate {
+                member: member.to_string(),
+                prefixes: texts(&prefixes),
+            };
+            act(c, layer, Act::Delegate(delegate)).await
+        }
+        LayerVerb::Undelegate { layer, member } => {
+            act(c, layer, Act::Undelegate(member.to_string())).await
+        }
         LayerVerb::Members { layer } => {
             let members = ask(c, layer).await?.members;
             let shown = json!({"members": members.iter().map(json::member).collect::<Vec<_>>()});

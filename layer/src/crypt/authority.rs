@@ -3,13 +3,14 @@
 //! It lives at the member that bootstrapped the layer; every use of an invitation is counted here and nowhere else.
 
 mod ledger;
+mod renew;
 mod stored;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::time::Duration;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proto::ipcp::Invite;
 use proto::{Code, Label, Reason, wire};
 use ring::signature::{ED25519, UnparsedPublicKey};
@@ -17,7 +18,7 @@ use zeroize::Zeroizing;
 
 use super::cert::{MAX_GROUPS, key_hash_of};
 use super::invitation::{Invitation, seed_public, signed_part};
-use super::issue::{Request, Root};
+use super::issue::{MEMBER_LIFE, Request, Root};
 use super::key::Key;
 use super::{Identity, MemberCert, Roots, prefix, random, sha256};
 use crate::UnixTime;
@@ -25,7 +26,12 @@ use crate::UnixTime;
 /// The authority of one layer.
 pub struct Authority {
     layer: Label,
+    /// The key that issues, with its certificate: the root, or what a root has certified.
     root: Root,
+    /// The certificates above that, the root last; none above a root.
+    above: Vec<Vec<u8>>,
+    /// How long the certificates of members live.
+    cert_life: Duration,
     members: BTreeMap<Label, Issued>,
     invitations: BTreeMap<[u8; 16], Open>,
     audit: VecDeque<Audit>,
@@ -75,10 +81,23 @@ impl Authority {
         prefixes: &[IpNet],
         now: UnixTime,
     ) -> Result<(Self, Identity), Reason> {
+        Self::create_for(layer, first, prefixes, None, now)
+    }
+
+    /// The same; certificates of members live for `cert_life`, by default 90 days.
+    pub fn create_for(
+        layer: &Label,
+        first: &Label,
+        prefixes: &[IpNet],
+        cert_life: Option<Duration>,
+        now: UnixTime,
+    ) -> Result<(Self, Identity), Reason> {
         let root = Root::create(layer, now)?;
         let mut authority = Self {
             layer: layer.clone(),
             root,
+            above: Vec::new(),
+            cert_life: checked_life(cert_life)?,
             members: BTreeMap::new(),
             invitations: BTreeMap::new(),
             audit: VecDeque::new(),
@@ -89,7 +108,10 @@ impl Authority {
             prefixes,
             groups: Vec::new(),
         };
-        let certificate = authority.root.issue(layer, first, &grant, &key, now)?;
+        let certificate =
+            authority
+                .root
+                .issue(layer, first, &grant, &key, authority.cert_life, now)?;
         let broken = |e: super::CertError| {
             Reason::new(
                 Code::Failed,
@@ -113,6 +135,77 @@ impl Authority {
     /// The layer.
     pub fn layer(&self) -> &Label {
         &self.layer
+    }
+
+    /// The authority of a member that may issue with the certificate `own`, under `root`.
+    pub fn delegated(
+        identity: &Identity,
+        own: &[u8],
+        root: &[u8],
+        cert_life: Option<Duration>,
+    ) -> Result<Self, Reason> {
+        let unusable = || {
+            let text = "the certificate to issue with is not of this member's key; ask for another";
+            Reason::new(Code::PeerMisbehaved, text)
+        };
+        Ok(Self {
+            layer: identity.layer().clone(),
+            root: identity.issue_with(own).ok_or_else(unusable)?,
+            above: vec![root.to_vec()],
+            cert_life: checked_life(cert_life)?,
+            members: BTreeMap::new(),
+            invitations: BTreeMap::new(),
+            audit: VecDeque::new(),
+        })
+    }
+
+    /// The certificate with which a member may issue, DER; without prefixes it may grant any.
+    pub fn delegate(
+        &self,
+        cert: &MemberCert,
+        prefixes: &[IpNet],
+        now: UnixTime,
+    ) -> Result<Vec<u8>, Reason> {
+        let mut prefixes = prefix::canonical(prefixes);
+        if prefixes.is_empty() {
+            prefixes = vec![IpNet::V4(Ipv4Net::default()), IpNet::V6(Ipv6Net::default())];
+        }
+        self.root.delegate(cert, &prefixes, now)
+    }
+
+    /// The certificate of the key that issues, DER.
+    pub fn own_cert(&self) -> &[u8] {
+        self.root.der()
+    }
+
+    /// Takes over what another has given away, as a certificate to issue with takes the place of one before.
+    pub fn inherit(&mut self, before: Self) {
+        self.members = before.members;
+        self.invitations = before.invitations;
+        self.audit = before.audit;
+    }
+
+    /// Notes what a member of the layer was granted by others that issue, so that it isn't given again here.
+    pub fn note(&mut self, cert: &MemberCert) {
+        if !self.members.contains_key(cert.member()) {
+            let issued = Issued {
+                grant: Grant::of(cert),
+                csr: None,
+                certificate: cert.der().to_vec(),
+            };
+            self.members.insert(cert.member().clone(), issued);
+        }
+    }
+
+    /// The certificates from that of the key that issues up to the root.
+    fn chain(&self) -> Vec<Vec<u8>> {
+        let own = std::iter::once(self.root.der().to_vec());
+        own.chain(self.above.iter().cloned()).collect()
+    }
+
+    /// Whether it holds the key of a root; else one that a root has certified.
+    pub fn is_root(&self) -> bool {
+        self.above.is_empty()
     }
 
     /// Names the key that [`Authority::sign`] signs with: the SHA-256 of its SubjectPublicKeyInfo.
@@ -144,7 +237,7 @@ impl Authority {
 
     /// The longest that a certificate of today can live.
     pub fn cert_life(&self) -> Duration {
-        super::issue::MEMBER_LIFE
+        self.cert_life
     }
 
     /// The uses of invitations, oldest first; the newest 4096 are kept.
@@ -226,7 +319,8 @@ impl Authority {
                 "the authority's key can't be used; restore its file from a backup",
             )
         };
-        let root = key_hash_of(self.root.der()).ok_or_else(broken)?;
+        let root = self.chain().pop().and_then(|root| key_hash_of(&root));
+        let root = root.ok_or_else(broken)?;
         // Whole seconds, rounded up, so that the line and the ledger agree.
         let expires =
             (now.0 + Duration::from_millis(invite.expires_ms) + Duration::from_nanos(999_999_999))
@@ -272,9 +366,14 @@ impl Authority {
             return Ok(self.reply(issued.certificate.clone()));
         }
         let grant = self.granted(&id, &csr, now)?;
-        let certificate =
-            self.root
-                .issue(&self.layer, &csr.member, &grant, &csr.public_key, now)?;
+        let certificate = self.root.issue(
+            &self.layer,
+            &csr.member,
+            &grant,
+            &csr.public_key,
+            self.cert_life,
+            now,
+        )?;
         if let Some(open) = self.invitations.get_mut(&id) {
             open.left -= 1;
         }
@@ -365,7 +464,7 @@ impl Authority {
             code: 0,
             text: String::new(),
             layer: self.layer.to_string(),
-            chain: vec![self.root.der().to_vec()],
+            chain: self.chain(),
         }
     }
 
@@ -395,6 +494,19 @@ fn sorted(groups: &[Label]) -> Vec<Label> {
     groups
 }
 
+fn checked_life(life: Option<Duration>) -> Result<Duration, Reason> {
+    let life = life.unwrap_or(MEMBER_LIFE);
+    if (MIN_LIFE..=MAX_LIFE).contains(&life) {
+        return Ok(life);
+    }
+    Err(Reason::new(
+        Code::Usage,
+        "a certificate can live from 10 minutes to 5 years; give another --cert-life",
+    ))
+}
+
+const MIN_LIFE: Duration = Duration::from_secs(10 * 60);
+const MAX_LIFE: Duration = Duration::from_secs(5 * 365 * 24 * 60 * 60);
 /// An expired invitation is remembered for a day.
 const FORGET: u64 = 24 * 60 * 60;
 const MAX_INVITATIONS: usize = 1024;

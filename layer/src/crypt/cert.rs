@@ -17,7 +17,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry::{OID_SIG_ED25519, Oid};
 use x509_parser::prelude::FromDer;
 
-use super::{Roots, address, prefix, sha256};
+use super::issue::ISSUER;
+use super::{Roots, Voice, address, prefix, sha256};
 use crate::UnixTime;
 
 /// A certificate that was verified: a member of a layer, its key and its prefixes.
@@ -28,8 +29,11 @@ pub struct MemberCert {
     address: Addr,
     prefixes: Vec<IpNet>,
     groups: Vec<Label>,
+    not_before: UnixTime,
     not_after: UnixTime,
     public_key: [u8; 32],
+    /// The member that has issued it, if a member did.
+    issuer: Option<Voice>,
     der: Vec<u8>,
 }
 
@@ -83,7 +87,7 @@ impl MemberCert {
         layer: &Label,
         now: UnixTime,
     ) -> Result<Self, CertError> {
-        let cert = Self::parse(der)?;
+        let mut cert = Self::parse(der)?;
         let leaf = CertificateDer::from(der);
         let leaf = EndEntityCert::try_from(&leaf)
             .map_err(|_| CertError::Malformed("it is no X.509 certificate"))?;
@@ -91,17 +95,32 @@ impl MemberCert {
             .iter()
             .map(|der| CertificateDer::from(der.as_slice()))
             .collect();
-        let time = pki::UnixTime::since_unix_epoch(Duration::from_secs(now.secs()));
-        leaf.verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            roots.anchors(),
-            &chain,
-            time,
-            BothWays,
-            None,
-            None,
-        )
-        .map_err(from_webpki)?;
+        let at = |now: UnixTime| {
+            let time = pki::UnixTime::since_unix_epoch(Duration::from_secs(now.secs()));
+            let path = leaf.verify_for_usage(
+                webpki::ALL_VERIFICATION_ALGS,
+                roots.anchors(),
+                &chain,
+                time,
+                BothWays,
+                None,
+                None,
+            );
+            path.map_err(from_webpki)
+        };
+        // The clock here, or that where it was issued, may be wrong by as much.
+        let path = match at(now) {
+            Err(CertError::Expired { .. }) => at(UnixTime(now.0.saturating_sub(TOLERANCE)))?,
+            Err(CertError::NotYetValid { .. }) => at(UnixTime(now.0 + TOLERANCE))?,
+            path => path?,
+        };
+        for issuer in path.intermediate_certificates() {
+            let issuer = Issuing::parse(&issuer.der())?;
+            issuer.may_have_issued(&cert, roots, now)?;
+            if issuer.named.is_some() {
+                cert.issuer = issuer.voice;
+            }
+        }
         if cert.layer != *layer {
             return Err(CertError::WrongLayer {
                 found: cert.layer,
@@ -114,6 +133,17 @@ impl MemberCert {
             });
         }
         Ok(cert)
+    }
+
+    /// Whether it was taken back since it was verified, or with the key that has issued it.
+    pub fn is_revoked(&self, roots: &Roots) -> bool {
+        let issuer = self.issuer.as_ref();
+        roots.is_revoked(&self.public_key) || issuer.is_some_and(|by| roots.is_revoked(by.key()))
+    }
+
+    /// Whether its time is over, by a clock that may be wrong.
+    pub fn is_over(&self, now: UnixTime) -> bool {
+        now.0 > self.not_after.0 + TOLERANCE
     }
 
     /// Reads a certificate without believing it.
@@ -132,25 +162,17 @@ impl MemberCert {
             .subject_alternative_name()
             .map_err(|_| CertError::Malformed("its subject names can't be read"))?;
         let names = san.map_or(&[][..], |san| &san.value.general_names);
-        let uris = || {
-            names.iter().filter_map(|name| {
-                if let GeneralName::URI(uri) = name {
-                    Some(*uri)
-                } else {
-                    None
-                }
-            })
-        };
-        let (layer, member) = member_of(uris()).ok_or(CertError::Malformed(
+        let (layer, member) = member_of(uris(names)).ok_or(CertError::Malformed(
             "it needs one name strata://LAYER/MEMBER",
         ))?;
-        let not_after = u64::try_from(cert.validity().not_after.timestamp()).unwrap_or(0);
         Ok(Self {
             address: address(&layer, &member),
             prefixes: prefixes(&cert)?,
-            groups: groups_of(&layer, uris())?,
-            not_after: UnixTime(Duration::from_secs(not_after)),
+            groups: groups_of(&layer, uris(names))?,
+            not_before: seconds(cert.validity().not_before.timestamp()),
+            not_after: seconds(cert.validity().not_after.timestamp()),
             public_key,
+            issuer: None,
             der: der.to_vec(),
             layer,
             member,
@@ -193,7 +215,9 @@ impl MemberCert {
     pub fn issuer(&self) -> String {
         let named = |cert: &X509Certificate<'_>| {
             let name = cert.issuer().iter_common_name().next()?;
-            Some(name.as_str().ok()?.chars().take(64).collect())
+            let name = name.as_str().ok()?;
+            let name = name.strip_prefix(ISSUER).unwrap_or(name);
+            Some(name.chars().take(64).collect())
         };
         self.x509().as_ref().and_then(named).unwrap_or_default()
     }
@@ -207,6 +231,11 @@ impl MemberCert {
 
     fn x509(&self) -> Option<X509Certificate<'_>> {
         Some(X509Certificate::from_der(&self.der).ok()?.1)
+    }
+
+    /// The first second in which the certificate is valid.
+    pub fn not_before(&self) -> UnixTime {
+        self.not_before
     }
 
     /// The last second in which the certificate is valid.
@@ -233,6 +262,97 @@ impl fmt::Debug for MemberCert {
             self.layer, self.member, self.address
         )
     }
+}
+
+/// A certificate between a member's and the root. One that names a member is bound by what it says; one that names none is a
+/// site's own affair.
+struct Issuing {
+    named: Option<(Label, Label)>,
+    prefixes: Option<Vec<IpNet>>,
+    voice: Option<Voice>,
+}
+
+impl Issuing {
+    fn parse(der: &[u8]) -> Result<Self, CertError> {
+        let bad = |_| CertError::Malformed("its issuer's certificate can't be read");
+        let (_, cert) = X509Certificate::from_der(der).map_err(|_| bad(()))?;
+        let san = cert.subject_alternative_name().map_err(|_| bad(()))?;
+        let names = san.map_or(&[][..], |san| &san.value.general_names);
+        let named = member_of(uris(names));
+        let prefixes = match (&named, extension(&cert)?) {
+            (Some(_), Some(_)) => Some(prefixes(&cert)?),
+            _ => None,
+        };
+        Ok(Self {
+            named,
+            prefixes,
+            voice: Voice::of(der, false),
+        })
+    }
+
+    /// Whether what it says allows it to have issued this.
+    fn may_have_issued(
+        &self,
+        cert: &MemberCert,
+        roots: &Roots,
+        now: UnixTime,
+    ) -> Result<(), CertError> {
+        let (Some((layer, issuer)), Some(voice)) = (&self.named, &self.voice) else {
+            return Ok(());
+        };
+        if *layer != cert.layer {
+            return Err(CertError::WrongLayer {
+                found: layer.clone(),
+                expected: cert.layer.clone(),
+            });
+        }
+        if roots.is_revoked(voice.key()) {
+            return Err(CertError::Revoked {
+                member: issuer.clone(),
+            });
+        }
+        if !roots.may_issue(voice.id(), now) {
+            return Err(CertError::UnknownAuthority);
+        }
+        let own = self.prefixes.as_deref().unwrap_or_default();
+        let within = |prefix: &IpNet| own.iter().any(|own| own.contains(prefix));
+        if self.prefixes.is_some() && !cert.prefixes.iter().all(within) {
+            return Err(CertError::Malformed(
+                "it has a prefix that its issuer may not give",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// The member that may issue with this certificate.
+pub fn issuer_name(der: &[u8]) -> Option<Label> {
+    Issuing::parse(der).ok()?.named.map(|(_, member)| member)
+}
+
+/// The prefixes out of which whoever has this certificate may grant; `None`: any.
+pub(super) fn issuer_prefixes(der: &[u8]) -> Option<Vec<IpNet>> {
+    Issuing::parse(der).ok()?.prefixes
+}
+
+/// The key that a certificate is of: the SHA-256 of its SubjectPublicKeyInfo.
+pub fn issuer_key(der: &[u8]) -> Option<[u8; 32]> {
+    Voice::of(der, false).map(|voice| *voice.id())
+}
+
+/// Its names that are URIs.
+fn uris<'a>(names: &'a [GeneralName<'a>]) -> impl Iterator<Item = &'a str> {
+    names.iter().filter_map(|name| {
+        if let GeneralName::URI(uri) = name {
+            Some(*uri)
+        } else {
+            None
+        }
+    })
+}
+
+fn seconds(timestamp: i64) -> UnixTime {
+    UnixTime(Duration::from_secs(u64::try_from(timestamp).unwrap_or(0)))
 }
 
 /// Unix time for a person.
@@ -299,13 +419,18 @@ pub(super) fn key_hash_of(der: &[u8]) -> Option<[u8; 32]> {
 }
 
 fn prefixes(cert: &X509Certificate<'_>) -> Result<Vec<IpNet>, CertError> {
+    extension(cert)?.map_or(Ok(Vec::new()), |value| {
+        prefix::decode(value).map_err(CertError::Malformed)
+    })
+}
+
+/// The value of the prefix extension.
+fn extension<'a>(cert: &'a X509Certificate<'_>) -> Result<Option<&'a [u8]>, CertError> {
     let oid =
         Oid::from(&prefix::OID).map_err(|_| CertError::Malformed("its prefixes can't be found"))?;
-    match cert.get_extension_unique(&oid) {
-        Ok(Some(extension)) => prefix::decode(extension.value).map_err(CertError::Malformed),
-        Ok(None) => Ok(Vec::new()),
-        Err(_) => Err(CertError::Malformed("it has an extension twice")),
-    }
+    let found = cert.get_extension_unique(&oid);
+    let found = found.map_err(|_| CertError::Malformed("it has an extension twice"))?;
+    Ok(found.map(|extension| extension.value))
 }
 
 #[expect(
@@ -361,6 +486,8 @@ impl ExtendedKeyUsageValidator for BothWays {
 /// id-kp-serverAuth and id-kp-clientAuth, 1.3.6.1.5.5.7.3.1 and 2, as in DER.
 const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
 const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
+/// How wrong the clocks of two members may be together, beyond how far a certificate is dated back.
+const TOLERANCE: Duration = Duration::from_secs(10 * 60);
 const SCHEME: &str = "strata://";
 const GROUP: &str = "strata-group://";
 /// So that a certificate stays within a few PDUs of a handshake, and a policy's check short.

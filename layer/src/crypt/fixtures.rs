@@ -13,7 +13,7 @@ use crate::UnixTime;
 
 /// The time at which everything was issued.
 pub(super) const NOW: u64 = 1_800_000_000;
-pub(super) const YEAR: u64 = 365 * 24 * 3600;
+pub(super) const LIFE: u64 = 90 * 24 * 3600;
 
 pub(super) fn at(seconds: u64) -> UnixTime {
     UnixTime(Duration::from_secs(seconds))
@@ -85,7 +85,14 @@ pub(super) fn under_one_root(layers: [&str; 2]) -> [Identity; 2] {
     layers.map(|layer| {
         let (key, member) = (Key::generate().unwrap(), label(&format!("m-{layer}")));
         let der = root
-            .issue(&label(layer), &member, &Grant::default(), &key, at(NOW))
+            .issue(
+                &label(layer),
+                &member,
+                &Grant::default(),
+                &key,
+                Duration::from_secs(LIFE),
+                at(NOW),
+            )
             .unwrap();
         let roots = Roots::new(vec![root.der().to_vec()]).unwrap();
         let cert = MemberCert::verify(&der, &[], &roots, &label(layer), at(NOW)).unwrap();

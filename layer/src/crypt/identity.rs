@@ -2,14 +2,16 @@
 
 use std::fmt;
 
-use proto::{Addr, Code, Label, Reason};
+use proto::{Addr, Code, Label, Reason, wire};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroizing;
 
 use super::file::{Corrupt, Reader, Writer};
+use super::invitation::MAX_BETWEEN;
+use super::issue::Root;
 use super::key::Key;
-use super::{CertError, MemberCert, Roots};
+use super::{CertError, MemberCert, Roots, sha256};
 use crate::UnixTime;
 
 /// The identity of one member of one layer.
@@ -97,8 +99,7 @@ impl Identity {
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
         let mut w = Writer::new(KIND, VERSION);
         w.bytes(self.key.pkcs8()).bytes(self.cert.der());
-        let intermediates = &self.chain[1..self.chain.len() - self.roots.ders().len()];
-        for list in [intermediates, self.roots.ders()] {
+        for list in [self.between(), self.roots.ders()] {
             w.u64(list.len() as u64);
             list.iter().for_each(|der| {
                 w.bytes(der);
@@ -132,6 +133,53 @@ impl Identity {
         &self.roots
     }
 
+    /// Asks an issuer for another certificate of the same key.
+    pub fn renewal(&self, issuer: &Label, now: UnixTime) -> wire::EnrolRequest {
+        let at = now.secs();
+        let message = renewal_part(self.layer(), self.cert.der(), at);
+        wire::EnrolRequest {
+            issuer: issuer.to_string(),
+            certificate: self.cert.der().to_vec(),
+            intermediates: self.between().to_vec(),
+            at,
+            signature: self.sign(&message).to_vec(),
+            ..wire::EnrolRequest::default()
+        }
+    }
+
+    /// Takes the answer; refuses a certificate that isn't this member's, of the same key. Says whether it is news: a later
+    /// end, or another issuer.
+    pub fn renew(&mut self, reply: &wire::EnrolReply, now: UnixTime) -> Result<bool, Reason> {
+        if reply.code != 0 {
+            return Err(Reason::new(Code::from_wire(reply.code), reply.text.clone()));
+        }
+        let blame = |e: CertError| {
+            let text = format!("the renewed certificate can't be used: {e}");
+            Reason::new(Code::PeerMisbehaved, text)
+        };
+        let roots = &self.roots;
+        let cert = MemberCert::verify(&reply.certificate, &reply.chain, roots, self.layer(), now)
+            .map_err(blame)?;
+        if cert.member() != self.member() || cert.public_key() != self.cert.public_key() {
+            return Err(blame(CertError::Malformed("it is somebody else's")));
+        }
+        let between = reply.chain.iter().filter(|der| !roots.ders().contains(der));
+        let between: Vec<Vec<u8>> = between.take(MAX_BETWEEN).cloned().collect();
+        if cert.not_after() <= self.cert.not_after() && between == self.between() {
+            return Ok(false);
+        }
+        let leaf = cert.der().to_vec();
+        let roots = self.roots.ders().iter().cloned();
+        self.chain = std::iter::once(leaf).chain(between).chain(roots).collect();
+        self.cert = cert;
+        Ok(true)
+    }
+
+    /// The certificates between the member's and the roots.
+    fn between(&self) -> &[Vec<u8>] {
+        &self.chain[1..self.chain.len() - self.roots.ders().len()]
+    }
+
     /// Trusts as `roots` say from now on.
     pub fn set_roots(&mut self, roots: Roots) {
         let own = self.chain.len() - self.roots.ders().len();
@@ -150,6 +198,11 @@ impl Identity {
         self.key.sign(message)
     }
 
+    /// The key with another certificate, to issue with; `None` if that is of another key.
+    pub(super) fn issue_with(&self, der: &[u8]) -> Option<Root> {
+        Root::load(Zeroizing::new(self.key.pkcs8().to_vec()), der)
+    }
+
     pub(super) fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivatePkcs8KeyDer::from(self.key.pkcs8().to_vec()).into()
     }
@@ -159,6 +212,19 @@ impl fmt::Debug for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Identity({:?})", self.cert)
     }
+}
+
+/// What a member signs that asks for another certificate.
+pub(super) fn renewal_part(layer: &Label, certificate: &[u8], at: u64) -> Vec<u8> {
+    let layer = layer.as_str().as_bytes();
+    [
+        RENEW,
+        layer,
+        &[0],
+        &sha256(&[certificate]),
+        &at.to_be_bytes(),
+    ]
+    .concat()
 }
 
 /// The certificates of a file, at least one.
@@ -196,5 +262,6 @@ fn is_pem(bytes: &[u8]) -> bool {
     bytes.windows(11).take(4096).any(|w| w == b"-----BEGIN ")
 }
 
+const RENEW: &[u8] = b"strata renew v1";
 const KIND: &str = "identity";
 const VERSION: u16 = 1;

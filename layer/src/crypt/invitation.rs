@@ -225,6 +225,7 @@ impl Joiner {
                 .as_ref()
                 .to_vec(),
             issuer: self.issuer.to_string(),
+            ..wire::EnrolRequest::default()
         }
     }
 
@@ -260,7 +261,12 @@ impl Joiner {
             .key
             .again()
             .ok_or_else(|| failed("the key is refused"))?;
-        Identity::new(key, cert, Vec::new(), roots).map_err(blame)
+        let between = reply.chain.iter();
+        let between = between
+            .filter(|der| !roots.ders().contains(der))
+            .take(MAX_BETWEEN);
+        let between = between.cloned().collect();
+        Identity::new(key, cert, between, roots).map_err(blame)
     }
 }
 
@@ -284,6 +290,9 @@ pub(super) fn seed_public(seed: &[u8; 32]) -> Option<[u8; 32]> {
         .try_into()
         .ok()
 }
+
+/// Certificates between a member's and the root.
+pub(super) const MAX_BETWEEN: usize = 2;
 
 fn usage(text: &str) -> Reason {
     Reason::new(Code::Usage, text)

@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use proto::{Code, Label, Reason};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CustomExtension,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose,
-    PKCS_ED25519, PublicKeyData, SanType, SerialNumber,
+    PKCS_ED25519, PublicKeyData, SanType, SerialNumber, SignatureAlgorithm,
 };
 use rustls_pki_types::{CertificateDer, CertificateSigningRequestDer};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::authority::Grant;
-use super::cert::{group_uri, key_hash_of, member_of, uri};
+use super::cert::{group_uri, member_of, uri};
 use super::key::Key;
-use super::{failed, prefix, random};
+use super::{MemberCert, Voice, failed, prefix, random};
 use crate::UnixTime;
 
 /// The key and the certificate of a layer's authority.
@@ -34,9 +35,9 @@ pub(super) struct Request {
 impl Root {
     pub(super) fn create(layer: &Label, now: UnixTime) -> Result<Self, Reason> {
         let key = Key::generate()?;
-        let mut params = params(&format!("strata {layer} authority"), now, ROOT_LIFE)?;
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let mut params = root_params(layer, now)?;
+        // Below it: itself once more under an older root, and a member that issues.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(2));
         let der = params.self_signed(&key).map_err(failed)?.der().to_vec();
         Ok(Self {
             issuer: Issuer::new(params, key),
@@ -47,7 +48,7 @@ impl Root {
     /// None if key and certificate can't be read or don't belong together.
     pub(super) fn load(pkcs8: Zeroizing<Vec<u8>>, der: &[u8]) -> Option<Self> {
         let key = Key::from_pkcs8(pkcs8)?;
-        if key_hash_of(der)? != super::sha256(&[&key.subject_public_key_info()]) {
+        if Voice::of(der, false)?.id() != &super::sha256(&[&key.subject_public_key_info()]) {
             return None;
         }
         let issuer = Issuer::from_ca_cert_der(&CertificateDer::from(der), key).ok()?;
@@ -81,9 +82,10 @@ impl Root {
         member: &Label,
         grant: &Grant,
         key: &impl PublicKeyData,
+        life: Duration,
         now: UnixTime,
     ) -> Result<Vec<u8>, Reason> {
-        let mut params = params(member.as_str(), now, MEMBER_LIFE)?;
+        let mut params = params(member.as_str(), now, life)?;
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![
@@ -108,6 +110,51 @@ impl Root {
             .der()
             .to_vec())
     }
+}
+
+impl Root {
+    /// The certificate with which a member may issue, DER: for its own key, in this layer, for these prefixes.
+    pub(super) fn delegate(
+        &self,
+        cert: &MemberCert,
+        prefixes: &[IpNet],
+        now: UnixTime,
+    ) -> Result<Vec<u8>, Reason> {
+        // Not the name in the member's own certificate: of one name and one key, a chain would seem to go in a circle.
+        let name = format!("{ISSUER}{}", cert.member());
+        let mut params = params(&name, now, ROOT_LIFE)?;
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        let name = uri(cert.layer(), cert.member());
+        params.subject_alt_names = vec![SanType::URI(name.try_into().map_err(failed)?)];
+        params.use_authority_key_identifier_extension = true;
+        params.custom_extensions = vec![CustomExtension::from_oid_content(
+            &prefix::OID,
+            prefix::encode(prefixes),
+        )];
+        let key = MemberKey(*cert.public_key());
+        let signed = params.signed_by(&key, &self.issuer).map_err(failed)?;
+        Ok(signed.der().to_vec())
+    }
+}
+
+/// The public half of a member's key.
+pub(super) struct MemberKey(pub(super) [u8; 32]);
+
+impl PublicKeyData for MemberKey {
+    fn der_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        &PKCS_ED25519
+    }
+}
+
+fn root_params(layer: &Label, now: UnixTime) -> Result<CertificateParams, Reason> {
+    let mut params = params(&format!("strata {layer} authority"), now, ROOT_LIFE)?;
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
 }
 
 impl Request {
@@ -169,7 +216,10 @@ fn date(at: Duration) -> Result<OffsetDateTime, Reason> {
         .map_err(|_| Reason::new(Code::Failed, "this host's clock is far off; set it right"))
 }
 
+/// Before the name of a member in the common name of what it issues with.
+pub(super) const ISSUER: &str = "strata issuer ";
 /// How far the clock of a member may be behind that of the authority.
 const SKEW: Duration = Duration::from_secs(15 * 60);
-pub(super) const MEMBER_LIFE: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// Unless the layer says otherwise: renewed at two thirds, which leaves a month for an issuer that is down.
+pub(super) const MEMBER_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

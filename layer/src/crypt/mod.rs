@@ -43,7 +43,7 @@ mod window;
 
 pub use acquaintance::{Acquaintance, Introduction};
 pub use authority::{Audit, Authority};
-pub use cert::{CertError, MemberCert};
+pub use cert::{CertError, MemberCert, issuer_key, issuer_name};
 pub use exchange::KeyExchange;
 pub use file::Corrupt;
 pub(crate) use file::{unwrap_file, wrap_file};

@@ -1,6 +1,6 @@
 //! What a member of a layer trusts: its authorities, and the keys that may speak for them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -12,6 +12,7 @@ use x509_parser::prelude::FromDer;
 
 use super::CertError;
 use super::cert::key_hash_of;
+use crate::UnixTime;
 
 /// The authorities that a layer trusts.
 #[derive(Clone)]
@@ -20,6 +21,9 @@ pub struct Roots {
     anchors: Vec<TrustAnchor<'static>>,
     voices: Vec<Voice>,
     revoked: Arc<BTreeSet<[u8; 32]>>,
+    /// Ids of the keys of members that may issue, and until when what they have issued counts; `None`: all that a root
+    /// has certified.
+    issuers: Option<Arc<BTreeMap<[u8; 32], u64>>>,
 }
 
 /// A key that may sign what the authority of a layer says to all members.
@@ -27,6 +31,7 @@ pub struct Roots {
 pub struct Voice {
     id: [u8; 32],
     key: [u8; 32],
+    root: bool,
 }
 
 impl Roots {
@@ -39,7 +44,8 @@ impl Roots {
         let anchors = ders.iter().map(anchor).collect::<Result<Vec<_>, _>>();
         match anchors {
             Ok(anchors) if !anchors.is_empty() => Ok(Self {
-                voices: ders.iter().filter_map(|der| Voice::of(der)).collect(),
+                voices: ders.iter().filter_map(|der| Voice::of(der, true)).collect(),
+                issuers: None,
                 revoked: Arc::default(),
                 ders,
                 anchors,
@@ -70,6 +76,29 @@ impl Roots {
         }
     }
 
+    /// The same, but of members only these may issue; what those that are retired have issued counts until a time.
+    pub fn with_issuers(
+        mut self,
+        active: &[Vec<u8>],
+        retired: impl Iterator<Item = ([u8; 32], u64)>,
+    ) -> Self {
+        let active: Vec<Voice> = active
+            .iter()
+            .filter_map(|der| Voice::of(der, false))
+            .collect();
+        let named = active.iter().map(|voice| (voice.id, u64::MAX));
+        self.issuers = Some(Arc::new(retired.chain(named).collect()));
+        self.voices.retain(|voice| voice.root);
+        self.voices.extend(active);
+        self
+    }
+
+    /// Whether what this key has issued counts.
+    pub(super) fn may_issue(&self, id: &[u8; 32], now: UnixTime) -> bool {
+        let until = self.issuers.as_ref().map(|issuers| issuers.get(id));
+        until.is_none_or(|until| until.is_some_and(|until| now.secs() < *until))
+    }
+
     /// Whether a member's key is believed no more, whatever certificate it is in.
     pub fn is_revoked(&self, key: &[u8; 32]) -> bool {
         self.revoked.contains(key)
@@ -80,7 +109,7 @@ impl Roots {
         &self.ders
     }
 
-    /// The key of this id, if it may speak for the authority: that of a root, if it is Ed25519.
+    /// The key of this id, if it may speak for the authority: that of a root or of a member that issues, if it is Ed25519.
     pub fn voice(&self, id: &[u8; 32]) -> Option<&Voice> {
         self.voices.iter().find(|voice| voice.id == *id)
     }
@@ -98,14 +127,28 @@ impl fmt::Debug for Roots {
 
 impl Voice {
     /// That of a certificate; `None` if its key is none of Ed25519.
-    fn of(der: &[u8]) -> Option<Self> {
+    pub(super) fn of(der: &[u8], root: bool) -> Option<Self> {
         let (_, cert) = X509Certificate::from_der(der).ok()?;
         let spki = &cert.tbs_certificate.subject_pki;
         let key = <[u8; 32]>::try_from(&*spki.subject_public_key.data).ok()?;
         (spki.algorithm.algorithm == OID_SIG_ED25519).then(|| Self {
             id: super::sha256(&[spki.raw]),
             key,
+            root,
         })
+    }
+
+    /// Whether it is that of a root, which may say anything.
+    pub fn is_root(&self) -> bool {
+        self.root
+    }
+
+    pub(super) fn id(&self) -> &[u8; 32] {
+        &self.id
+    }
+
+    pub(super) fn key(&self) -> &[u8; 32] {
+        &self.key
     }
 
     /// Checks an Ed25519 signature over `message`.

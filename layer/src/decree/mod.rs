@@ -8,8 +8,10 @@ mod revoked;
 mod signed;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 pub use revoked::Revocation;
+pub use trust::{MAX_ISSUERS, Trust};
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -199,6 +201,9 @@ impl Decrees {
             return Err(DecreeError::TooMany);
         }
         let voice = trusted.voice(&decree.signer).ok_or(DecreeError::Signer)?;
+        if !voice.is_root() && decree.kind != Kind::REVOKED {
+            return Err(DecreeError::Signer);
+        }
         voice
             .check(
                 &signed::signed_bytes(&self.layer, &signed.body),

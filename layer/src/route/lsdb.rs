@@ -313,6 +313,11 @@ impl Lsdb {
             .collect()
     }
 
+    /// Signs all our records anew, with the certificate that we have now. They are to be flooded.
+    pub fn reissue(&mut self, now: Now, identity: &Identity) -> Vec<SignedRecord> {
+        self.renew(now, identity)
+    }
+
     /// Brings all our records above one from an earlier life. One of a kind that we don't have now is emptied.
     fn outlive(
         &mut self,
@@ -361,9 +366,7 @@ impl Lsdb {
         read: Read,
     ) -> Result<Arc<Believed>, RecordError> {
         let roots = identity.roots();
-        let holds = |cert: &MemberCert| {
-            now.wall <= cert.not_after() && !roots.is_revoked(cert.public_key())
-        };
+        let holds = |cert: &MemberCert| !cert.is_over(now.wall) && !cert.is_revoked(roots);
         let parsed = match read {
             Read::Shared(known) if holds(&known.cert) => return Ok(known),
             Read::Shared(_) => record::parse(record)?,
@@ -417,7 +420,7 @@ impl Lsdb {
     fn sweep(&mut self, now: Now) {
         self.sweep_at = Some(now.mono + SWEEP);
         self.forget(now.mono, |record, age| {
-            let expired = record.cert.not_after() < now.wall;
+            let expired = record.cert.is_over(now.wall);
             !(expired || age >= Self::FORGET)
         });
     }

@@ -122,6 +122,7 @@ impl World {
             layer: self.layer.clone(),
             over: over(),
             prefixes: Vec::new(),
+            cert_life: None,
             shim_udp: None,
         };
         self.command(0, What::Join, Command::Bootstrap(ask));
@@ -236,6 +237,7 @@ impl World {
                 layer: self.layer.clone(),
                 over: over(),
                 prefixes: Vec::new(),
+                cert_life: None,
                 shim_udp: None,
             })
         } else {

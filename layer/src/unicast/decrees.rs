@@ -1,6 +1,5 @@
 //! The word of the layer's authority between neighbours: flooded like records, kept on disk, and acted on when it is new.
 
-use prost::Message;
 use proto::wire::{self, SignedDecree, message::Body};
 use proto::{Addr, Code, FlowId, Reason};
 use zeroize::Zeroizing;
@@ -8,7 +7,7 @@ use zeroize::Zeroizing;
 use super::Unicast;
 use super::link::Link;
 use crate::Now;
-use crate::decree::{Decrees, Kind, Taken};
+use crate::decree::{Decrees, Kind, Taken, Trust};
 
 impl Unicast {
     /// Says something to all members in the authority's name; only its holder can. Gives the number of the decree.
@@ -43,7 +42,7 @@ impl Unicast {
     /// when a member starts.
     fn decree_changed(&mut self, now: Now, kind: Kind) {
         self.stats.count("decree.taken");
-        if kind == Kind::REVOKED {
+        if kind == Kind::REVOKED || kind == Kind::TRUST {
             self.trust_changed(now);
         }
     }
@@ -53,12 +52,19 @@ impl Unicast {
         let Some(me) = &self.me else {
             return Err(self.not_a_member());
         };
-        let trust = wire::Trust {
-            roots: me.identity.roots().ders().to_vec(),
-            issuers: Vec::new(),
-            cert_life: 0,
+        let Some(authority) = &me.authority else {
+            return Err(me.no_authority());
         };
-        let content = trust.encode_to_vec();
+        let trust = match self.current_decree(Kind::TRUST).and_then(Trust::read) {
+            Some(trust) => trust,
+            None => Trust {
+                roots: me.identity.roots().ders().to_vec(),
+                cert_life: Some(authority.cert_life()),
+                holder: Some(me.label().clone()),
+                ..Trust::default()
+            },
+        };
+        let content = trust.write();
         if self.current_decree(Kind::TRUST) == Some(&content) {
             return Ok(());
         }

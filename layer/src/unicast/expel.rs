@@ -9,14 +9,16 @@ use zeroize::Zeroizing;
 use super::Unicast;
 use super::member::Member;
 use crate::Now;
-use crate::crypt::{Roots, Secrets, TlsConfig};
-use crate::decree::{Decrees, Kind, Revocation};
+use crate::crypt::{CertError, MemberCert, Roots, Secrets, TlsConfig, issuer_key, issuer_name};
+use crate::decree::{Decrees, Kind, Revocation, Trust};
 
 /// The holder of the authority.
 impl Unicast {
     pub(super) fn authority_act(&mut self, now: Now, command: CommandId, act: AuthorityAct) {
         let answer = match act {
             AuthorityAct::Revoke(member) => self.revoke(now, &member),
+            AuthorityAct::Delegate(member, prefixes) => self.delegate(now, &member, &prefixes),
+            AuthorityAct::Undelegate(member) => self.undelegate(now, &member),
         };
         self.done(command, answer.map(|()| Answer::Ok));
     }
@@ -32,11 +34,16 @@ impl Unicast {
             return Err(Reason::new(Code::Conflict, text));
         }
         let refusal = me.no_authority();
+        let above = protected(&me.trust()).contains(member);
         let address = me.address_of(member);
         let seen = me.routing.member(address).map(|cert| *cert.public_key());
         let Some(authority) = &mut me.authority else {
             return Err(refusal);
         };
+        if above && !authority.is_root() {
+            let text = format!("{member} issues certificates itself; only the root revokes it");
+            return Err(Reason::new(Code::Denied, text));
+        }
         let life = authority.cert_life();
         let voice = authority.voice();
         let keys: BTreeSet<[u8; 32]> = seen.into_iter().chain(authority.key_of(member)).collect();
@@ -83,23 +90,29 @@ impl Unicast {
         let after = trusted(before.clone(), &me.decrees);
         let revoked = revocations(&me.decrees);
         let is_new = |r: &&Revocation| !before.is_revoked(&r.key);
-        let gone: BTreeMap<Addr, Label> = revoked
+        let mut gone: BTreeMap<Addr, Label> = revoked
             .iter()
             .filter(is_new)
             .map(|r| (me.address_of(&r.member), r.member.clone()))
             .collect();
         me.identity.set_roots(after);
-        if me.is_revoked() {
+        if me.is_revoked(now) {
             return self.expelled(now);
         }
         if let Err(reason) = me.trust_anew(&self.clock) {
             return self.state(State::Down, &reason.text);
         }
+        self.issue_as_told();
+        let Some(me) = &mut self.me else { return };
         let roots = me.identity.roots();
         let expelled = me
             .routing
             .lsdb
-            .expel(now.mono, |cert| roots.is_revoked(cert.public_key()));
+            .expel(now.mono, |cert| cert.is_revoked(roots));
+        // Those whose issuer is out are out with it.
+        let certs = self.peers.values().filter_map(|peer| peer.cert.as_ref());
+        let certs = certs.filter(|cert| cert.is_revoked(roots));
+        gone.extend(certs.map(|cert| (cert.address(), cert.member().clone())));
         for (address, member) in &gone {
             self.part_with_revoked(now, *address, member);
         }
@@ -137,7 +150,22 @@ impl Unicast {
             self.link_failed(now, lower, reason.clone());
         }
         self.peers.remove(&address);
+        self.free_name(member);
         self.notice("member.revoked", text, member.as_str(), false);
+    }
+
+    /// Where another that issues has revoked a member, its name can be given again here too.
+    fn free_name(&mut self, member: &Label) {
+        let Some(me) = &mut self.me else { return };
+        let Some(authority) = &mut me.authority else {
+            return;
+        };
+        let key = authority.key_of(member);
+        if key.is_some_and(|key| me.identity.roots().is_revoked(&key)) {
+            authority.release(member);
+            let bytes = authority.to_bytes();
+            self.save("authority", bytes);
+        }
     }
 
     /// This member is out. It keeps nothing but the reason, so that it can be enrolled anew.
@@ -178,10 +206,8 @@ impl Unicast {
     /// Whether a handshake that began before was with a member that is believed no more.
     pub(super) fn is_out(&self, secrets: &Secrets) -> bool {
         let roots = self.me.as_ref().map(|me| me.identity.roots());
-        let key = secrets.peer().map(|cert| cert.public_key());
-        roots
-            .zip(key)
-            .is_some_and(|(roots, key)| roots.is_revoked(key))
+        let both = roots.zip(secrets.peer());
+        both.is_some_and(|(roots, cert)| cert.is_revoked(roots))
     }
 
     /// Why this process has no certificate any more, if it had one that was revoked.
@@ -200,13 +226,15 @@ impl Unicast {
 
 impl Member {
     /// Whether this member's own key is believed no more.
-    fn is_revoked(&self) -> bool {
+    fn is_revoked(&self, now: Now) -> bool {
+        let (leaf, rest) = self.identity.chain().split_at(1);
         let roots = self.identity.roots();
-        roots.is_revoked(self.identity.cert().public_key())
+        let verified = MemberCert::verify(&leaf[0], rest, roots, self.layer(), now.wall);
+        matches!(verified, Err(CertError::Revoked { .. }))
     }
 
     /// Handshakes from now on believe as the decrees say.
-    fn trust_anew(&mut self, clock: &crate::crypt::Clock) -> Result<(), Reason> {
+    pub(super) fn trust_anew(&mut self, clock: &crate::crypt::Clock) -> Result<(), Reason> {
         self.tls = TlsConfig::member(&self.identity, clock)?;
         Ok(())
     }
@@ -214,15 +242,35 @@ impl Member {
 
 /// Whom to believe, after all that the authority has said.
 pub(super) fn trusted(roots: Roots, decrees: &Decrees) -> Roots {
+    let trust = decrees.current(Kind::TRUST);
+    let trust = trust.and_then(|decree| Trust::read(&decree.content));
+    let roots = trust.and_then(|trust| trust.roots().ok()).unwrap_or(roots);
     let keys = revocations(decrees).into_iter().map(|r| r.key);
     roots.without(keys.collect())
 }
 
+/// What a member that issues has revoked counts, but of those above it and beside it.
 fn revocations(decrees: &Decrees) -> Vec<Revocation> {
-    let all = decrees.all(Kind::REVOKED);
-    all.filter_map(|decree| Revocation::read(&decree.content))
-        .flatten()
-        .collect()
+    let trust = decrees.current(Kind::TRUST);
+    let trust = trust.and_then(|decree| Trust::read(&decree.content));
+    let trust = trust.unwrap_or_default();
+    let issuers = trust.issuers.iter().filter_map(|der| issuer_key(der));
+    let (issuers, protected) = (issuers.collect::<BTreeSet<_>>(), protected(&trust));
+    let mut all = Vec::new();
+    for decree in decrees.all(Kind::REVOKED) {
+        let mut said = Revocation::read(&decree.content).unwrap_or_default();
+        if issuers.contains(&decree.signer) {
+            said.retain(|r| !protected.contains(&r.member));
+        }
+        all.extend(said);
+    }
+    all
+}
+
+/// The members that only a root revokes.
+fn protected(trust: &Trust) -> BTreeSet<Label> {
+    let issuers = trust.issuers.iter().filter_map(|der| issuer_name(der));
+    issuers.chain(trust.holder.clone()).collect()
 }
 
 /// Holds the reason why this process is no member any more.

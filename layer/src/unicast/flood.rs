@@ -48,7 +48,7 @@ impl Unicast {
     }
 
     /// Sends records to all neighbours but the one that they came from. What changes too often goes later.
-    fn flood(&mut self, now: Now, mut records: Vec<SignedRecord>, from: Option<Addr>) {
+    pub(super) fn flood(&mut self, now: Now, mut records: Vec<SignedRecord>, from: Option<Addr>) {
         records.retain(|record| {
             let passes = key(record).is_none_or(|key| self.damper.passes(now.mono, key));
             if !passes {

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::Unicast;
 use super::expel::trusted;
 use super::limits::MAX_NAMES;
+use super::renew::Renewal;
 use super::routing::Routing;
 use crate::crypt::{Authority, Identity, TlsConfig, address, name_hash};
 use crate::decree::{Decrees, Share};
@@ -31,6 +32,7 @@ pub(super) struct Member {
     pub(super) routing: Routing,
     /// What the authority has said to all.
     pub(super) decrees: Decrees,
+    pub(super) renewal: Renewal,
     /// How many of each neighbour's were checked.
     pub(super) shares: BTreeMap<Addr, Share>,
     pub(super) dir: Directory,
@@ -138,8 +140,13 @@ impl Unicast {
                 }
             },
             None => {
-                let (authority, identity) =
-                    Authority::create(&ask.layer, &self.name, &ask.prefixes, now.wall)?;
+                let (authority, identity) = Authority::create_for(
+                    &ask.layer,
+                    &self.name,
+                    &ask.prefixes,
+                    ask.cert_life,
+                    now.wall,
+                )?;
                 self.save("authority", authority.to_bytes());
                 self.save("identity", identity.to_bytes());
                 (authority, identity)
@@ -255,11 +262,13 @@ impl Unicast {
             issuer,
             routing,
             decrees,
+            renewal: Renewal::default(),
             shares: BTreeMap::new(),
             dir,
             names: BTreeMap::new(),
         });
         self.forgive();
+        self.tick_renewal(now);
         self.rewant(now);
         self.links_changed(now);
         Ok(())
@@ -318,6 +327,7 @@ impl Unicast {
     }
 
     fn invited(&mut self, now: Now, ask: &Invite) -> Result<String, Reason> {
+        self.note_members();
         let neighbours: Vec<Addr> = self.adjacent.keys().copied().collect();
         let neighbours = neighbours
             .into_iter()

@@ -70,7 +70,7 @@ impl Unicast {
             }
             (Phase::Up(_), Body::EnrolRelay(relay)) => self.enrol_relay(now, lower, relay),
             (Phase::Up(_) | Phase::Retired(..), Body::EnrolRelayReply(reply)) => {
-                self.enrol_relay_reply(lower, reply)
+                self.enrol_relay_reply(now, lower, reply)
             }
             (Phase::Up(_), Body::LinkInfo(info)) => self.link_info(now, lower, &info),
             _ => self.stats.count("drop.unexpected_message"),

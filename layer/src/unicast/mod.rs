@@ -8,6 +8,7 @@
 //! | `dial`, `links`, `link` | N-1 flows: whom to dial; hellos, which of two stays; one of them |
 //! | `session`, `running`, `gate`, `peer` | handshakes over a link or routed; which of too many goes; how many are answered; what two members share |
 //! | `messages`, `critical` | control messages over the channels of links and of pairs |
+//! | `issuers`, `renew` | members that issue; another certificate in time |
 //! | `enrol`, `relay` | the joiner; the dialled member, those on the way to the issuer, and the issuer |
 //! | `decrees`, `expel` | what the layer's authority says to all; who is believed no more |
 //! | `flood`, `damper`, `routing` | signed records between neighbours, and how often; what follows from them |
@@ -33,6 +34,7 @@ mod flow;
 mod gate;
 #[cfg(any(test, feature = "hostile"))]
 mod hostile;
+mod issuers;
 mod limits;
 mod link;
 mod links;
@@ -42,6 +44,7 @@ mod out;
 mod pdu;
 mod peer;
 mod relay;
+mod renew;
 mod routing;
 mod running;
 mod session;
@@ -248,6 +251,7 @@ impl Unicast {
     fn tick(&mut self, now: Now) {
         self.tick_links(now);
         self.tick_enrol(now);
+        self.tick_renewal(now);
         self.tick_routing(now);
         self.tick_flows(now);
         self.tick_peers(now);
@@ -283,6 +287,7 @@ impl Unicast {
             self.me.as_ref().and_then(|me| me.routing.deadline()),
             self.me.as_ref().and_then(|me| me.dir.deadline()),
             self.digest_deadline(),
+            self.me.as_ref().and_then(|me| me.renewal.deadline()),
             self.damper.deadline(),
             self.exit_at,
         ];

@@ -29,7 +29,9 @@ struct Relay {
 
 /// Who waits for the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Asker {
+pub(super) enum Asker {
+    /// This member itself, which wants another certificate.
+    Own,
     /// The joiner at the other end of this link, in this session.
     Joiner(FlowId, u32),
     /// A neighbour, for its own number.
@@ -53,9 +55,8 @@ impl Relays {
         let known = known.map(|(id, _)| *id);
         let same = |r: &&Relay| match (r.asker, relay.asker) {
             (Asker::Neighbour(one, _), Asker::Neighbour(other, _)) => one == other,
-            (Asker::Joiner(..), Asker::Joiner(..)) => true,
-            (Asker::Neighbour(..), Asker::Joiner(..))
-            | (Asker::Joiner(..), Asker::Neighbour(..)) => false,
+            (Asker::Joiner(..), Asker::Joiner(..)) | (Asker::Own, Asker::Own) => true,
+            (Asker::Neighbour(..) | Asker::Joiner(..) | Asker::Own, _) => false,
         };
         if known.is_none() && self.list.values().filter(same).count() >= MAX_RELAYS {
             return None;
@@ -110,8 +111,12 @@ impl Unicast {
         let (Some(request), Ok(exporter)) = (&relay.request, exporter) else {
             return self.stats.count("drop.malformed_message");
         };
-        let issues = self.me.as_ref().is_some_and(|me| me.authority.is_some());
-        let reply = if issues {
+        let me = self.me.as_ref();
+        let issues =
+            me.is_some_and(|me| me.authority.is_some() && request.issuer == me.label().as_str());
+        let reply = if issues && !request.certificate.is_empty() {
+            self.renewed(now, request)
+        } else if issues {
             self.redeem(now, request, &exporter)
         } else {
             match self.hand_on(now, asker, relay) {
@@ -119,11 +124,11 @@ impl Unicast {
                 Err(reason) => refusal(reason),
             }
         };
-        self.enrol_answer(asker, reply);
+        self.enrol_answer(now, asker, reply);
     }
 
     /// Hands a request to the next member on the way to the issuer.
-    fn hand_on(
+    pub(super) fn hand_on(
         &mut self,
         now: Now,
         asker: Asker,
@@ -166,17 +171,23 @@ impl Unicast {
     }
 
     /// A neighbour answers what was handed to it.
-    pub(super) fn enrol_relay_reply(&mut self, lower: FlowId, answer: wire::EnrolRelayReply) {
+    pub(super) fn enrol_relay_reply(
+        &mut self,
+        now: Now,
+        lower: FlowId,
+        answer: wire::EnrolRelayReply,
+    ) {
         let by = self.links.get(&lower).and_then(Link::peer);
         let asker = by.and_then(|by| self.relays.answered(answer.id, by));
         match (asker, answer.reply) {
-            (Some(asker), Some(reply)) => self.enrol_answer(asker, reply),
+            (Some(asker), Some(reply)) => self.enrol_answer(now, asker, reply),
             _ => self.stats.count("drop.unexpected_message"),
         }
     }
 
-    fn enrol_answer(&mut self, asker: Asker, reply: wire::EnrolReply) {
+    fn enrol_answer(&mut self, now: Now, asker: Asker, reply: wire::EnrolReply) {
         match asker {
+            Asker::Own => self.renewal_answered(now, Ok(reply)),
             Asker::Joiner(lower, session) => {
                 self.tell_joining(lower, session, Body::EnrolReply(reply));
             }
@@ -201,6 +212,7 @@ impl Unicast {
         request: &wire::EnrolRequest,
         exporter: &[u8; 32],
     ) -> wire::EnrolReply {
+        self.note_members();
         let Some(authority) = self.me.as_mut().and_then(|me| me.authority.as_mut()) else {
             self.stats.count("enrol.refused");
             return refusal(Reason::new(
@@ -221,6 +233,30 @@ impl Unicast {
             }
             Err(reason) => {
                 self.stats.count("enrol.refused");
+                refusal(reason)
+            }
+        }
+    }
+}
+
+impl Unicast {
+    /// The issuer's word to a member that asks for another certificate.
+    fn renewed(&mut self, now: Now, request: &wire::EnrolRequest) -> wire::EnrolReply {
+        let Some(me) = &mut self.me else {
+            return refusal(self.not_a_member());
+        };
+        let Some(authority) = &mut me.authority else {
+            return refusal(me.no_authority());
+        };
+        match authority.renewed(request, me.identity.roots(), now.wall) {
+            Ok(reply) => {
+                let bytes = authority.to_bytes();
+                self.save("authority", bytes);
+                self.stats.count("renew.issued");
+                reply
+            }
+            Err(reason) => {
+                self.stats.count("renew.refused");
                 refusal(reason)
             }
         }

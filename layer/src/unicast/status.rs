@@ -1,7 +1,5 @@
 //! What this machine tells of itself.
 
-use std::time::Duration;
-
 use proto::ipcp::{Event, Notice, State};
 use proto::{Addr, irm, record};
 
@@ -157,20 +155,8 @@ impl Unicast {
     }
 
     fn status_warnings(&self, now: Now) -> Vec<String> {
-        let expiring = self.me.as_ref().and_then(|me| {
-            let left = me.identity.cert().not_after().0.saturating_sub(now.wall.0);
-            (left < WARN_EXPIRY).then(|| match left.as_secs() / 86_400 {
-                0 if left.is_zero() => format!(
-                    "the certificate of {} has expired; enroll it anew",
-                    me.label()
-                ),
-                days => format!(
-                    "the certificate of {} expires in {days} days; enroll it anew before",
-                    me.label()
-                ),
-            })
-        });
-        self.warnings.values().cloned().chain(expiring).collect()
+        let ending = self.status_ending(now);
+        self.warnings.values().cloned().chain(ending).collect()
     }
 
     /// Tells a person. A warning stays until another word of its kind on the same subject.
@@ -206,6 +192,4 @@ fn exchange_name(exchange: Option<KeyExchange>) -> String {
     exchange.map(|e| e.name().to_owned()).unwrap_or_default()
 }
 
-/// The life of a certificate that is left when people are warned.
-const WARN_EXPIRY: Duration = Duration::from_secs(30 * 86_400);
 const MAX_WARNINGS: usize = 64;

@@ -91,6 +91,7 @@ impl From<Bootstrap> for pb::Bootstrap {
             layer: b.layer.to_string(),
             over: texts(b.over),
             prefixes: texts(b.prefixes),
+            cert_life_s: b.cert_life.map_or(0, |life| life.as_secs()),
             shim_udp: b.shim_udp.map(Into::into),
         }
     }
@@ -103,6 +104,7 @@ impl TryFrom<pb::Bootstrap> for Bootstrap {
             layer: label("layer", b.layer)?,
             over: labels("over", b.over)?,
             prefixes: parsed("prefix", &b.prefixes)?,
+            cert_life: (b.cert_life_s > 0).then(|| Duration::from_secs(b.cert_life_s)),
             shim_udp: b.shim_udp.map(TryInto::try_into).transpose()?,
         })
     }
@@ -302,6 +304,11 @@ impl From<AuthorityAct> for pb::AuthorityAct {
         Self {
             act: Some(match act {
                 AuthorityAct::Revoke(member) => Act::Revoke(member.to_string()),
+                AuthorityAct::Delegate(member, prefixes) => Act::Delegate(pb::Delegate {
+                    member: member.to_string(),
+                    prefixes: texts(prefixes),
+                }),
+                AuthorityAct::Undelegate(member) => Act::Undelegate(member.to_string()),
             }),
         }
     }
@@ -313,6 +320,10 @@ impl TryFrom<pb::AuthorityAct> for AuthorityAct {
         use pb::authority_act::Act;
         Ok(match present("act", act.act)? {
             Act::Revoke(member) => Self::Revoke(label("member", member)?),
+            Act::Delegate(d) => {
+                Self::Delegate(label("member", d.member)?, parsed("prefix", &d.prefixes)?)
+            }
+            Act::Undelegate(member) => Self::Undelegate(label("member", member)?),
         })
     }
 }

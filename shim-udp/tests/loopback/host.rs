@@ -71,6 +71,7 @@ impl Host {
                 layer,
                 over: vec![],
                 prefixes: vec![],
+                cert_life: None,
                 shim_udp: Some(shim_udp),
             }),
         );

@@ -116,6 +116,7 @@ impl Wire {
             layer: Label::new("w1").unwrap(),
             over: vec![],
             prefixes: vec![],
+            cert_life: None,
             shim_udp: Some(shim_udp),
         }
     }

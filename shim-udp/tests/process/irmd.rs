@@ -155,6 +155,7 @@ impl Shim {
             layer,
             over: vec![],
             prefixes: vec![],
+            cert_life: None,
             shim_udp: Some(shim_udp),
         };
         assert!(self.ask(Command::Bootstrap(bootstrap)).await.is_ok());

@@ -5,6 +5,7 @@ use proto::{Addr, Code, Label, Reason};
 
 use super::{Authority, Open};
 use crate::UnixTime;
+use crate::crypt::cert::issuer_prefixes;
 use crate::crypt::{address, prefix};
 
 impl Authority {
@@ -105,6 +106,17 @@ impl Authority {
                     "prefix {prefix} overlaps {taken}, which an open invitation for {whom} grants; choose another"
                 ));
             }
+        }
+        let own = issuer_prefixes(self.root.der());
+        let within = |prefix: &&IpNet| {
+            own.as_ref()
+                .is_none_or(|own| own.iter().any(|own| own.contains(*prefix)))
+        };
+        if let Some(prefix) = prefixes.iter().find(|prefix| !within(prefix)) {
+            return Err(Reason::new(
+                Code::Denied,
+                format!("this issuer may not grant {prefix}; invite at one that may"),
+            ));
         }
         let canonical = prefix::canonical(prefixes);
         if canonical.len() > MAX_PREFIXES {

@@ -2,6 +2,7 @@
 //! version adds is no reason to refuse the file.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proto::Label;
 use zeroize::Zeroizing;
@@ -18,6 +19,10 @@ struct Ledger {
     invitations: Vec<Invited>,
     #[prost(message, repeated, tag = "3")]
     audit: Vec<Use>,
+    #[prost(uint64, tag = "4")]
+    cert_life: u64,
+    #[prost(bytes = "vec", repeated, tag = "5")]
+    above: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -122,6 +127,8 @@ impl Authority {
         Some(Self {
             layer,
             root,
+            above: ledger.above,
+            cert_life: Duration::from_secs(ledger.cert_life),
             members: ledger
                 .members
                 .into_iter()
@@ -167,6 +174,8 @@ impl Authority {
             members: members.collect(),
             invitations: invitations.collect(),
             audit: audit.collect(),
+            cert_life: self.cert_life.as_secs(),
+            above: self.above.clone(),
         }
     }
 }

@@ -6,7 +6,7 @@ use rand_core::{RngCore, SeedableRng};
 use super::*;
 use crate::crypt::exchange::{GROUPS, Hybrid};
 use crate::crypt::fixtures::{
-    NOW, YEAR, at, begin, clock, config, enrolled, first, invite, invited, label, under_one_root,
+    LIFE, NOW, at, begin, clock, config, enrolled, first, invite, invited, label, under_one_root,
 };
 use crate::crypt::tls::{Anchor, Trust, suites};
 use crate::crypt::{Identity, SealKey};
@@ -344,7 +344,7 @@ fn a_server_refuses_a_client_that_trusts_it_but_has_a_foreign_certificate() {
 fn an_expired_certificate_is_refused() {
     let (mut authority, a) = first("ovl");
     let b = enrolled(&mut authority, "b");
-    // On a's host it is a year later; its own certificate was renewed. On b's host the clock still stands.
+    // On a's host it is a life later; its own certificate was renewed. On b's host the clock still stands.
     let fresh = {
         let joiner = invited(&mut authority, &invite(Some("c"), &[], 1))
             .start(&label("c"))
@@ -355,7 +355,7 @@ fn an_expired_certificate_is_refused() {
         joiner.finish(&reply, at(NOW + 500)).unwrap()
     };
     drop(a);
-    let late = config(&fresh, NOW + YEAR + 10);
+    let late = config(&fresh, NOW + LIFE + 700);
     refused_both_ways(&late, &config(&b, NOW + 400), "expired");
 }
 
@@ -370,9 +370,9 @@ fn a_certificate_that_isnt_valid_yet_is_refused_and_some_skew_is_not() {
         .unwrap();
     let b = joiner.finish(&reply, at(NOW + 590)).unwrap();
     // The certificate is valid from a quarter of an hour before it was issued.
-    agree(&Net::new(&config(&a, NOW - 300), &config(&b, NOW + 590), 1400).secrets());
+    agree(&Net::new(&config(&a, NOW - 900), &config(&b, NOW + 590), 1400).secrets());
     refused_both_ways(
-        &config(&a, NOW - 400),
+        &config(&a, NOW - 920),
         &config(&b, NOW + 590),
         "valid only from",
     );

@@ -272,6 +272,7 @@ fn the_same_bootstrap_again_is_fine_and_another_is_a_conflict() {
         layer: label("other"),
         over: vec![label("net")],
         prefixes: Vec::new(),
+        cert_life: None,
         shim_udp: None,
     };
     assert_eq!(
@@ -301,6 +302,7 @@ fn a_file_cut_at_any_byte_is_named_and_never_replaced() {
         layer: label("ovl"),
         over: vec![label("net")],
         prefixes: Vec::new(),
+        cert_life: None,
         shim_udp: None,
     };
     let rejoin = Enroll {

@@ -11,6 +11,7 @@ mod mischief;
 mod queues;
 mod rates;
 mod rekeys;
+mod renewal;
 mod reroute;
 mod revoked;
 mod routes;
@@ -373,6 +374,7 @@ pub(super) fn bootstrap(net: &mut Net, first: &'static str) {
         layer: label("ovl"),
         over: vec![label("net")],
         prefixes: Vec::new(),
+        cert_life: None,
         shim_udp: None,
     };
     let answer = net.ask(first, Command::Bootstrap(ask));

@@ -1,0 +1,106 @@
+//! The content of a decree of kind [`Kind::TRUST`](super::Kind::TRUST): whom to believe from now on.
+
+use std::time::Duration;
+
+use prost::Message;
+use proto::{Label, wire};
+
+use crate::crypt::{CertError, Roots};
+
+/// The authorities of a layer, and the members that issue for them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// The roots' certificates, DER.
+    pub roots: Vec<Vec<u8>>,
+    /// The certificates with which members may issue, DER.
+    pub issuers: Vec<Vec<u8>>,
+    /// Keys (SHA-256 of the SubjectPublicKeyInfo) of members that issue no longer, and the second of Unix time until which
+    /// what they have issued counts.
+    pub retired: Vec<([u8; 32], u64)>,
+    /// How long the certificates of members live.
+    pub cert_life: Option<Duration>,
+    /// The member that holds the root's key.
+    pub holder: Option<Label>,
+}
+
+impl Trust {
+    /// Reads all of a decree; `None` if it is malformed.
+    pub fn read(content: &[u8]) -> Option<Self> {
+        let trust = wire::Trust::decode(content).ok()?;
+        let retired = trust.retired.into_iter();
+        let retired = retired.map(|r| Some((r.key.try_into().ok()?, r.until)));
+        if trust.roots.is_empty()
+            || trust.roots.len() > MAX_ROOTS
+            || trust.issuers.len() > MAX_ISSUERS
+        {
+            return None;
+        }
+        Some(Self {
+            roots: trust.roots,
+            issuers: trust.issuers,
+            retired: retired.collect::<Option<_>>()?,
+            cert_life: (trust.cert_life > 0).then(|| Duration::from_secs(trust.cert_life)),
+            holder: match trust.holder.as_str() {
+                "" => None,
+                name => Some(Label::new(name).ok()?),
+            },
+        })
+    }
+
+    /// The content of a decree that says this.
+    pub fn write(&self) -> Vec<u8> {
+        let retired = self.retired.iter().map(|(key, until)| wire::Retired {
+            key: key.to_vec(),
+            until: *until,
+        });
+        wire::Trust {
+            roots: self.roots.clone(),
+            issuers: self.issuers.clone(),
+            cert_life: self.cert_life.map_or(0, |life| life.as_secs()),
+            retired: retired.collect(),
+            holder: self
+                .holder
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+        }
+        .encode_to_vec()
+    }
+
+    /// Whom a member believes that has been told this.
+    pub fn roots(&self) -> Result<Roots, CertError> {
+        let roots = Roots::new(self.roots.clone())?;
+        Ok(roots.with_issuers(&self.issuers, self.retired.iter().copied()))
+    }
+}
+
+/// The one that is, and the one that is to be.
+const MAX_ROOTS: usize = 2;
+/// Members that may issue at once.
+pub const MAX_ISSUERS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_what_makes_no_sense_is_refused() {
+        let trust = Trust {
+            roots: vec![vec![1]],
+            issuers: vec![vec![2], vec![3]],
+            retired: vec![([4; 32], 5)],
+            cert_life: Some(Duration::from_secs(600)),
+            holder: Label::new("a").ok(),
+        };
+        assert_eq!(Trust::read(&trust.write()), Some(trust.clone()));
+        let with = |change: &dyn Fn(&mut Trust)| {
+            let mut other = trust.clone();
+            change(&mut other);
+            Trust::read(&other.write())
+        };
+        assert_eq!(with(&|t| t.roots.clear()), None);
+        assert_eq!(with(&|t| t.roots = vec![vec![1]; 3]), None);
+        assert_eq!(with(&|t| t.issuers = vec![vec![1]; 17]), None);
+        assert!(with(&|t| t.retired.clear()).is_some());
+    }
+}

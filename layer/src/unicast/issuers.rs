@@ -1,0 +1,134 @@
+//! Members that issue: a root lets them, and every member hears of it.
+
+use ipnet::IpNet;
+use proto::{Code, Label, Reason};
+
+use super::Unicast;
+use super::member::Member;
+use crate::Now;
+use crate::crypt::{Authority, issuer_key, issuer_name};
+use crate::decree::{Kind, MAX_ISSUERS, Trust};
+
+/// The holder of the root's key.
+impl Unicast {
+    pub(super) fn delegate(
+        &mut self,
+        now: Now,
+        member: &Label,
+        prefixes: &[IpNet],
+    ) -> Result<(), Reason> {
+        let (me, authority) = self.root_holder()?;
+        if me.label() == member {
+            return Ok(());
+        }
+        let cert = me.routing.member(me.address_of(member));
+        let cert = cert.filter(|cert| cert.member() == member);
+        let cert = cert.ok_or_else(|| me.unknown(member))?;
+        let made = authority.delegate(cert, prefixes, now.wall)?;
+        let mut trust = me.trust();
+        let key = issuer_key(&made);
+        trust.retired.retain(|(retired, _)| Some(*retired) != key);
+        trust.issuers.retain(|der| issuer_key(der) != key);
+        if trust.issuers.len() >= MAX_ISSUERS {
+            let text = format!("{MAX_ISSUERS} members issue already; undelegate one first");
+            return Err(Reason::new(Code::Busy, text));
+        }
+        trust.issuers.push(made);
+        self.publish_decree(now, Kind::TRUST, trust.write())
+            .map(drop)
+    }
+
+    pub(super) fn undelegate(&mut self, now: Now, member: &Label) -> Result<(), Reason> {
+        let (me, authority) = self.root_holder()?;
+        let mut trust = me.trust();
+        let is = |der: &[u8]| issuer_name(der).as_ref() == Some(member);
+        let gone: Vec<_> = trust.issuers.iter().filter(|der| is(der)).collect();
+        let gone: Vec<[u8; 32]> = gone.into_iter().filter_map(|der| issuer_key(der)).collect();
+        if gone.is_empty() {
+            // One that never issued, or does no longer, is as it was wanted.
+            return Ok(());
+        }
+        // What it has issued lives no longer than that; its holders renew elsewhere in time.
+        let until = now.wall.secs() + authority.cert_life().as_secs();
+        trust.issuers.retain(|der| !is(der));
+        trust.retired.retain(|(_, until)| now.wall.secs() < *until);
+        trust
+            .retired
+            .extend(gone.into_iter().map(|key| (key, until)));
+        self.publish_decree(now, Kind::TRUST, trust.write())
+            .map(drop)
+    }
+
+    fn root_holder(&self) -> Result<(&Member, &Authority), Reason> {
+        let me = self.me.as_ref().ok_or_else(|| self.not_a_member())?;
+        let authority = me.authority.as_ref();
+        let authority = authority.filter(|authority| authority.is_root());
+        Ok((me, authority.ok_or_else(|| me.no_authority())?))
+    }
+}
+
+/// A member that is named or no longer.
+impl Unicast {
+    /// Begins or ends to issue, as the root says.
+    pub(super) fn issue_as_told(&mut self) {
+        let Some(me) = &mut self.me else { return };
+        if me.authority.as_ref().is_some_and(Authority::is_root) {
+            return;
+        }
+        let trust = me.trust();
+        let own = |der: &&Vec<u8>| issuer_name(der).as_ref() == Some(me.label());
+        let named = trust.issuers.iter().find(own);
+        match (named, &me.authority) {
+            (Some(der), authority) if authority.as_ref().is_none_or(|a| a.own_cert() != der) => {
+                let root = trust.roots.first().map_or(&[][..], Vec::as_slice);
+                let made = Authority::delegated(&me.identity, der, root, trust.cert_life);
+                // Another member of that name, with another key, was meant.
+                let Ok(mut authority) = made else { return };
+                if let Some(before) = me.authority.take() {
+                    authority.inherit(before);
+                }
+                let bytes = authority.to_bytes();
+                me.authority = Some(authority);
+                self.save("authority", bytes);
+                let name = self.name.to_string();
+                let text = "this member may issue certificates and invite".to_owned();
+                self.notice("issuer.named", text, &name, false);
+            }
+            (None, Some(_)) => {
+                me.authority = None;
+                self.forget_file("authority");
+                let name = self.name.to_string();
+                let text = "this member issues certificates no longer".to_owned();
+                self.notice("issuer.retired", text, &name, false);
+            }
+            (Some(_), _) | (None, None) => {}
+        }
+    }
+
+    /// Brings what is known of other members into the ledger, so that nothing is given twice.
+    pub(super) fn note_members(&mut self) {
+        let Some(me) = &mut self.me else { return };
+        if let Some(authority) = &mut me.authority {
+            let others = me.routing.lsdb.members();
+            others.for_each(|cert| authority.note(cert));
+        }
+    }
+}
+
+impl Member {
+    /// Whom the layer believes, as was decreed last.
+    pub(super) fn trust(&self) -> Trust {
+        let decree = self.decrees.current(Kind::TRUST);
+        decree
+            .and_then(|decree| Trust::read(&decree.content))
+            .unwrap_or_default()
+    }
+
+    fn unknown(&self, member: &Label) -> Reason {
+        let text = format!(
+            "no member {member} is in {0} now; see irm layer members {0}",
+            self.layer()
+        );
+        Reason::new(Code::NotFound, text)
+    }
+}

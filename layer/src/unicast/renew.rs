@@ -1,0 +1,229 @@
+//! Certificates renew themselves: at two thirds of their life a member asks those that issue, one after the other, for
+//! another, over the way that enrolment takes. Nothing that stands is touched.
+
+use std::time::{Duration, Instant};
+
+use proto::ipcp::{Event, Notice};
+use proto::wire;
+use proto::{Label, Reason};
+use rand_core::RngCore;
+
+use super::Unicast;
+use super::relay::Asker;
+use crate::crypt::MemberCert;
+use crate::{Now, Output, UnixTime};
+
+/// When the certificate of this member is looked at, and whom it asks.
+#[derive(Default)]
+pub(super) struct Renewal {
+    /// When it is looked at next.
+    at: Option<Instant>,
+    /// When it is renewed, of a certificate that ends then.
+    due: Option<(UnixTime, UnixTime)>,
+    /// How often it was asked for without success.
+    tries: u32,
+    /// How many warnings of its end were given.
+    warned: usize,
+    /// Why it wasn't renewed when it was tried last.
+    pub(super) last: Option<Reason>,
+}
+
+impl Renewal {
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.at
+    }
+}
+
+/// Asking.
+impl Unicast {
+    /// Looks at the certificate, now and then: the clock may step.
+    pub(super) fn tick_renewal(&mut self, now: Now) {
+        let Some(me) = &self.me else { return };
+        if me.renewal.at.is_some_and(|at| at > now.mono) {
+            return;
+        }
+        let cert = me.identity.cert().clone();
+        let due = match me.renewal.due {
+            Some((due, end)) if end == cert.not_after() => due,
+            _ => due(&cert, self.rng.next_u32()),
+        };
+        self.warn_of_end(now, &cert);
+        let left = due.0.saturating_sub(now.wall.0);
+        let wait = match left.is_zero() {
+            true => self.ask_renewal(now, &cert),
+            false => left.min(LOOK),
+        };
+        if let Some(me) = &mut self.me {
+            me.renewal.due = Some((due, cert.not_after()));
+            me.renewal.at = Some(now.mono + wait);
+        }
+    }
+
+    /// Asks one of those that issue. Gives the time until the next is asked.
+    fn ask_renewal(&mut self, now: Now, cert: &MemberCert) -> Duration {
+        let spread = self.rng.next_u32();
+        let Some(me) = &mut self.me else { return LOOK };
+        if let Some(authority) = &mut me.authority {
+            let made = authority.renew(cert, now.wall);
+            let bytes = authority.to_bytes();
+            self.save("authority", bytes);
+            self.renewal_answered(now, made);
+            return LOOK;
+        }
+        let issuers = me.issuers();
+        if issuers.is_empty() {
+            // A site's own PKI gives its members other certificates as it sees fit.
+            return LOOK;
+        }
+        let tries = me.renewal.tries;
+        me.renewal.tries = tries.saturating_add(1);
+        let issuer = &issuers[tries as usize % issuers.len()];
+        let request = me.identity.renewal(issuer, now.wall);
+        let relay = wire::EnrolRelay {
+            id: 0,
+            request: Some(request),
+            exporter: vec![0; 32],
+            hops: 0,
+        };
+        self.stats.count("renew.asked");
+        if let Err(reason) = self.hand_on(now, Asker::Own, relay) {
+            self.renewal_failed(reason);
+        }
+        // All are asked in turn at first; whoever is down for a week is not asked each minute of it.
+        let most = (life(cert) / 60).clamp(FIRST, MOST);
+        let rounds = tries / u32::try_from(issuers.len()).unwrap_or(1);
+        let wait = FIRST.saturating_mul(1 << rounds.min(16)).min(most);
+        wait + wait * (spread % 256) / 1024
+    }
+
+    fn renewal_failed(&mut self, reason: Reason) {
+        self.stats.count("renew.failed");
+        if let Some(me) = &mut self.me {
+            me.renewal.last = Some(reason);
+        }
+    }
+
+    /// The answer of one that issues, or of a member on the way to it.
+    pub(super) fn renewal_answered(&mut self, now: Now, answer: Result<wire::EnrolReply, Reason>) {
+        let Some(me) = &mut self.me else { return };
+        let taken = answer.and_then(|reply| me.identity.renew(&reply, now.wall));
+        match taken {
+            Ok(false) => {}
+            Ok(true) => {
+                me.renewal = Renewal::default();
+                let until = me.identity.cert().not_after();
+                let bytes = me.identity.to_bytes();
+                self.save("identity", bytes);
+                self.stats.count("renew.done");
+                self.certificate_changed(now);
+                let text = format!(
+                    "the certificate was renewed; it ends at second {}",
+                    until.secs()
+                );
+                let name = self.name.to_string();
+                self.notice("certificate.renewed", text, &name, false);
+            }
+            Err(reason) => self.renewal_failed(reason),
+        }
+    }
+
+    /// Shakes hands with another certificate from now on, and signs what this member says with it.
+    fn certificate_changed(&mut self, now: Now) {
+        let Some(me) = &mut self.me else { return };
+        if me.trust_anew(&self.clock).is_err() {
+            return self.stats.count("renew.unusable");
+        }
+        let records = me.routing.lsdb.reissue(now, &me.identity);
+        self.flood(now, records, None);
+    }
+
+    /// Says so when little of the certificate's life is left.
+    fn warn_of_end(&mut self, now: Now, cert: &MemberCert) {
+        let level = level(cert, now.wall);
+        let Some(me) = &mut self.me else { return };
+        let before = std::mem::replace(&mut me.renewal.warned, level);
+        if level <= before {
+            return;
+        }
+        let text = ending(cert, now.wall, me.renewal.last.as_ref());
+        let fields = vec![("member".to_owned(), cert.member().to_string())];
+        self.out.push_back(Output::Control(Event::Notice(Notice {
+            kind: "certificate.ends".to_owned(),
+            text,
+            fields,
+            warning: true,
+        })));
+    }
+
+    /// What `status` warns of.
+    pub(super) fn status_ending(&self, now: Now) -> Option<String> {
+        let me = self.me.as_ref()?;
+        let cert = me.identity.cert();
+        (level(cert, now.wall) > 0).then(|| ending(cert, now.wall, me.renewal.last.as_ref()))
+    }
+}
+
+impl super::member::Member {
+    /// Whom to ask for another certificate, whoever gave this one first.
+    fn issuers(&self) -> Vec<Label> {
+        let trust = self.trust();
+        let named = trust
+            .issuers
+            .iter()
+            .filter_map(|der| crate::crypt::issuer_name(der));
+        let mut all: Vec<Label> = Vec::new();
+        for name in self.issuer.iter().cloned().chain(trust.holder).chain(named) {
+            if !all.contains(&name) && name != *self.label() {
+                all.push(name);
+            }
+        }
+        all
+    }
+}
+
+/// Two thirds of its life have passed, a twentieth of it sooner or later, so that members that joined together don't ask together.
+fn due(cert: &MemberCert, chance: u32) -> UnixTime {
+    let life = life(cert);
+    let spread = life / 20 * (chance % 1024) / 1024;
+    UnixTime(cert.not_after().0.saturating_sub(life / 3) - life / 40 + spread)
+}
+
+/// How long it lives from when it was issued, as far as that can be told: it is dated back.
+fn life(cert: &MemberCert) -> Duration {
+    let all = cert.not_after().0.saturating_sub(cert.not_before().0);
+    all.saturating_sub(BACK).max(all / 3)
+}
+
+/// How many of the times before its end at which people are warned have come: 30, 7 and 1 days, less of one that lives shortly.
+fn level(cert: &MemberCert, now: UnixTime) -> usize {
+    let life = life(cert);
+    let left = cert.not_after().0.saturating_sub(now.0);
+    let times = [(30, 4), (7, 8), (1, 16)];
+    let passed = |(days, part): &(u32, u32)| left < (DAY * *days).min(life / *part);
+    times.iter().filter(|time| passed(time)).count()
+}
+
+fn ending(cert: &MemberCert, now: UnixTime, last: Option<&Reason>) -> String {
+    let left = cert.not_after().0.saturating_sub(now.0).as_secs();
+    let why = last.map_or_else(String::new, |reason| {
+        format!("; it wasn't renewed: {reason}")
+    });
+    let member = cert.member();
+    match (left, left / 86_400) {
+        (0, _) => format!("the certificate of {member} has expired{why}; enroll it anew"),
+        (_, 0) => format!(
+            "the certificate of {member} expires in {} min{why}",
+            left / 60
+        ),
+        (_, days) => format!("the certificate of {member} expires in {days} days{why}"),
+    }
+}
+
+/// How far our own issuers date a certificate back.
+const BACK: Duration = Duration::from_secs(15 * 60);
+/// How often the certificate is looked at.
+const LOOK: Duration = Duration::from_secs(60);
+/// The first pause before another is asked, and the longest.
+const FIRST: Duration = Duration::from_secs(30);
+const MOST: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
