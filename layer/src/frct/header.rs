@@ -126,13 +126,7 @@ impl<'a> Ack<'a> {
         if ack.next > MAX_OFFSET {
             return Err("FRCT acknowledgement behind the last offset");
         }
-        if ack
-            .more
-            .as_chunks()
-            .0
-            .iter()
-            .any(|pair: &[u8; 2]| *pair == [0, 0])
-        {
+        if ack.more.as_chunks().0.contains(&[0, 0]) {
             return Err("FRCT acknowledgement with an empty range");
         }
         Ok((ack, &rest[more * RANGE..]))
@@ -385,7 +379,7 @@ mod tests {
     proptest! {
         #[test]
         fn ranges_are_read_as_they_were_written(first in 1u64..1000, more in prop::collection::vec((1u64..70_000, 1u64..70_000), 0..40), far in 10_000_000u64..1 << 40) {
-            let mut ranges = vec![far - first..far];
+            let mut ranges: Vec<_> = std::iter::once(far - first..far).collect();
             for (gap, run) in more {
                 let end = ranges.last().unwrap().start - gap;
                 ranges.push(end - run.min(end)..end);

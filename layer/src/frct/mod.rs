@@ -109,6 +109,8 @@ pub struct Frct {
     finished: bool,
     failed: Option<Failure>,
     received: u64,
+    /// When time was looked at last, if nothing has happened since.
+    looked: Option<Instant>,
 }
 
 /// Why an SDU was not taken.
@@ -255,6 +257,7 @@ impl Frct {
             finished: false,
             failed: None,
             received: 0,
+            looked: None,
             params,
         }
     }
@@ -267,14 +270,17 @@ impl Frct {
         self.sender.stream.write(now, sdu)
     }
 
-    /// Whether more should be written: not from when the queue is three quarters full until it is half empty.
+    /// Whether more should be written: not from when a quarter of a MiB waits to be sent until half of that does.
     pub fn writable(&self) -> bool {
         self.failed.is_none() && self.sender.stream.writable()
     }
 
     /// Writes the next PDU that may go now into a buffer of at least [`Params::payload`] bytes; gives its length.
     pub fn poll(&mut self, now: Instant, pdu: &mut [u8]) -> Option<usize> {
-        self.expire(now);
+        if self.looked != Some(now) {
+            self.expire(now);
+            self.looked = Some(now);
+        }
         if self.failed.is_some() {
             return None;
         }
@@ -288,15 +294,14 @@ impl Frct {
             .min(header::MAX_MORE)
             .min(room / 4 / header::RANGE);
         let ack_len = header::ACK_LEN + more * header::RANGE;
-        let with_ack = self.acks.waits();
+        // An acknowledgement goes by itself before it makes two pieces of an SDU that lives by arriving whole.
+        let fits = |whole| whole + Self::HEADER + ack_len <= room || whole + Self::HEADER > room;
+        let with_ack = self.acks.waits() && self.sender.stream.whole().is_none_or(fits);
         let around = Self::HEADER + if with_ack { ack_len } else { 0 };
-        let pause = self.params.mpl + self.params.a + self.params.r;
-        self.sender.forget_path(now, pause + 2 * self.params.mpl);
-        let begins_run = self.sender.begins_run(now, pause);
         if let Some(piece) = self.sender.next(now, room - around) {
             let size = around + piece.len();
             let number = self.sender.sent(now, &piece, size);
-            let mut writer = header::Writer::new(pdu, begins_run);
+            let mut writer = header::Writer::new(pdu, self.sender.begins_run());
             if with_ack {
                 Self::put_ack(
                     &mut self.acks,
@@ -358,6 +363,7 @@ impl Frct {
             return Err("FRCT PDU for a flow that is down");
         }
         let pdu = Pdu::parse(pdu)?;
+        self.looked = None;
         if now >= self.heard + self.forgets_after() {
             self.acks.forget();
         }
@@ -392,7 +398,7 @@ impl Frct {
 
     /// The next SDU that has arrived. Reading opens the window: poll afterwards.
     pub fn read(&mut self) -> Option<Sdu<'_>> {
-        self.incoming.next_len()?;
+        self.looked = None;
         self.incoming.read()
     }
 
@@ -404,11 +410,13 @@ impl Frct {
     /// The path carries PDUs of this many bytes from now on. What was sent in larger ones is sent again.
     pub fn set_payload(&mut self, payload: usize) {
         self.params.payload = payload.max(Self::LEAST_PAYLOAD);
+        self.looked = None;
         self.sender.set_payload(self.params.payload);
     }
 
     /// Nothing more will be written. The other side hears of it after all that was.
     pub fn shut(&mut self) {
+        self.looked = None;
         self.sender.stream.shut();
     }
 

@@ -116,12 +116,19 @@ impl Outgoing {
             self.sdus
                 .push_back((end, self.max_delay.map(|delay| now + delay)));
         }
-        let left = self.limit - self.queued();
-        self.full |= left < self.limit / 4 || self.sdus.len() >= MAX_SDUS;
+        self.full |= self.crowded(1);
         Ok(())
     }
 
-    /// Whether it makes sense to write more: not from when it is three quarters full until it is half empty.
+    /// Whether the queue is so full that it should be left alone, or a part of that.
+    fn crowded(&self, part: usize) -> bool {
+        let unsent = self.end.saturating_sub(self.next) as usize;
+        unsent >= UNSENT / part
+            || self.queued() >= self.limit / 4 * 3 / part
+            || self.sdus.len() >= MAX_SDUS / part
+    }
+
+    /// Whether it makes sense to write more: not from when it is crowded until it is half so.
     pub(super) fn writable(&self) -> bool {
         !self.full && !self.shut
     }
@@ -166,6 +173,12 @@ impl Outgoing {
     /// Whether the next new byte is the first of an SDU.
     fn at_sdu(&self) -> bool {
         !self.reliable && !self.begun
+    }
+
+    /// The bytes of a lossy stream that shall travel in one piece if they can.
+    pub(super) fn whole(&self) -> Option<usize> {
+        let (end, _) = self.sdus.front()?;
+        Some((*end - self.next) as usize)
     }
 
     /// When the oldest SDU is worth nothing.
@@ -243,6 +256,7 @@ impl Outgoing {
             let ends = u64::from(self.shut && to == self.end);
             let piece = self.piece(self.next, to + ends, room);
             self.next = piece.range.end;
+            self.refill();
             return Some(piece);
         }
         self.cut_sdus(room.min(fresh as usize))
@@ -367,7 +381,7 @@ impl Outgoing {
     }
 
     fn refill(&mut self) {
-        if self.full && self.queued() <= self.limit / 2 && self.sdus.len() <= MAX_SDUS / 2 {
+        if self.full && !self.crowded(2) {
             self.full = false;
         }
     }
@@ -390,5 +404,7 @@ impl Outgoing {
 
 /// The most bytes of an SDU: what a record holds.
 const MAX_SDU: u16 = Batch::MAX_PACKET as u16;
+/// Bytes that wait to be sent: more would only make what is written last late.
+const UNSENT: usize = 256 << 10;
 /// The most SDUs of a lossy stream that wait.
 const MAX_SDUS: usize = 4096;

@@ -19,6 +19,9 @@ impl Pacer {
 
     /// Whether a packet may go at `rate` bytes per second, or when it may.
     pub(super) fn ready(&mut self, now: Instant, rate: u64, payload: usize) -> Result<(), Instant> {
+        if self.bytes > 0 {
+            return Ok(());
+        }
         let rate = rate.max(1);
         let (quantum, most) = sizes(rate, payload);
         let passed = now.saturating_duration_since(self.at).as_nanos();
@@ -56,11 +59,12 @@ const MOST: u64 = 1 << 24;
 
 #[cfg(test)]
 mod tests {
+    use super::super::tests::start;
     use super::*;
 
     /// How many bytes go in a second of `step`s, and how often it woke.
     fn second(rate: u64) -> (u64, u32) {
-        let start = Instant::now();
+        let start = start();
         let mut pacer = Pacer::new(start, 1000);
         let (mut now, mut sent, mut woken) = (start, 0, 0);
         while now < start + Duration::from_secs(1) {
@@ -94,7 +98,7 @@ mod tests {
 
     #[test]
     fn polls_between_do_not_eat_the_fractions() {
-        let start = Instant::now();
+        let start = start();
         let mut pacer = Pacer::new(start, 1000);
         let mut sent = 0;
         for us in 0..1_000_000 {

@@ -64,12 +64,11 @@ impl Ranges {
     pub(super) fn gaps(&self, range: Range<u64>) -> impl Iterator<Item = Range<u64>> {
         let from = self.0.partition_point(|r| r.end <= range.start);
         let mut at = range.start;
-        let within = self.0.range(from..).take_while({
-            let end = range.end;
-            move |r| r.start < end
-        });
-        let before = within.map(|r| r.clone()).chain([range.end..range.end]);
-        before
+        let end = range.end;
+        let within = self.0.range(from..).take_while(move |r| r.start < end);
+        within
+            .cloned()
+            .chain(std::iter::once(end..end))
             .map(move |r| {
                 let gap = at..r.start;
                 at = r.end;

@@ -208,7 +208,8 @@ impl Sender {
             return None;
         }
         let pause = self.rtt.probe_timeout(self.ack_delay) * (1 << self.persist);
-        Some(self.asked.or(self.flight.last_sent())? + pause.min(LONGEST))
+        let since = self.asked.or_else(|| self.flight.last_sent())?;
+        Some(since + pause.min(LONGEST))
     }
 
     /// Something is to be heard of the other side.
@@ -261,17 +262,19 @@ impl Sender {
         number
     }
 
-    /// Whether the other side may know nothing of this run: it has acknowledged nothing of it, or nothing was sent for `idle`.
-    pub(super) fn begins_run(&mut self, now: Instant, idle: Duration) -> bool {
-        if self.flight.is_empty() && self.flight.last_sent().is_some_and(|at| now >= at + idle) {
-            self.run = false;
-        }
+    /// Whether the other side may know nothing of this run.
+    pub(super) fn begins_run(&self) -> bool {
         !self.run
     }
 
-    /// After a long pause nothing is known of the path.
-    pub(super) fn forget_path(&mut self, now: Instant, idle: Duration) {
-        if self.flight.is_empty() && self.flight.last_sent().is_some_and(|at| now >= at + idle) {
+    /// What a pause does: after `forgotten` the other side may know nothing of the run; after `stale` this side knows
+    /// nothing of the path.
+    pub(super) fn pause(&mut self, now: Instant, forgotten: Duration, stale: Duration) {
+        let Some(sent) = self.flight.last_sent().filter(|_| self.flight.is_empty()) else {
+            return;
+        };
+        self.run &= now < sent + forgotten;
+        if now >= sent + stale {
             self.rtt = Rtt::new(self.guess);
             self.control = self.controller.begin(self.payload);
             self.pacer = Pacer::new(now, self.payload);

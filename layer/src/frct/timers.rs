@@ -21,6 +21,8 @@ impl Frct {
         if self.incoming.wider(self.params.payload) {
             self.acks.push();
         }
+        let pause = self.params.mpl + self.params.a + self.params.r;
+        self.sender.pause(now, pause, pause + 2 * self.params.mpl);
         self.sender.expire(now);
         if self.keep_alive_at().is_some_and(|at| at <= now) {
             self.sender.ping();

@@ -42,7 +42,7 @@ const MS: Duration = Duration::from_millis(1);
 impl Net {
     /// 20 ms of round trip and a queue of as much.
     fn new(controllers: &[Controller], mbits: u64) -> Self {
-        let now = Instant::now();
+        let now = super::start();
         let flow = |controller: &Controller| {
             let params = Params {
                 controller: *controller,
@@ -196,14 +196,14 @@ fn bbr_stands_a_loss_of_one_percent_and_cubic_does_not() {
 #[test]
 fn two_flows_with_one_controller_share_a_queue() {
     for controller in [Controller::Cubic, Controller::Bbr] {
-        let mut net = Net::new(&[controller; 2], 20);
+        let mut net = Net::new(&[controller; 2], 10);
         // The second comes when the first has filled the queue.
         net.begins[1] = net.now + 300 * MS;
         net.run(300 * MS);
         net.run(10 * SECOND);
         let shares = net.shares(20 * SECOND);
         told(
-            &format!("{controller:?}, two flows, 20 Mbit/s, 20 ms"),
+            &format!("{controller:?}, two flows, 10 Mbit/s, 20 ms"),
             &net,
             &shares,
         );

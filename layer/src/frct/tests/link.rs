@@ -47,7 +47,7 @@ pub(super) struct Pair {
 
 impl Pair {
     pub(super) fn new(params: &Params, link: Link, seed: u64) -> Self {
-        let start = Instant::now();
+        let start = super::start();
         Self {
             ends: [(); 2].map(|()| Frct::new(start, params.clone())),
             link,

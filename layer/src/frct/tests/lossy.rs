@@ -115,3 +115,18 @@ fn a_lossy_flow_lives_on_after_all_of_its_window_was_lost() {
     let read = numbers(&pair, |_| 1000);
     assert_eq!(read.last(), Some(&n), "{:?}", pair.ends);
 }
+
+#[test]
+fn an_sdu_that_fits_stays_whole_while_acknowledgements_wait() {
+    let mut pair = Pair::new(&params(QosSpec::BEST), Link::default(), 1);
+    let most = 1200 - crate::frct::Frct::HEADER - 2;
+    for n in 0..50 {
+        for end in &mut pair.ends {
+            assert_eq!(end.write(pair.now, &sdu(n, most)), Ok(()));
+        }
+        pair.run(MS);
+    }
+    pair.run(MS * 100);
+    assert_eq!(pair.ends.each_ref().map(|end| end.stats().sent), [50; 2]);
+    assert_eq!(pair.read[0].len(), 50);
+}

@@ -39,7 +39,7 @@ const LEN: usize = 44;
 impl World {
     /// `window` in bytes.
     fn new(qos: QosSpec, window: u64, [losses, doubles, timers]: [u32; 3]) -> Self {
-        let now = Instant::now();
+        let now = super::start();
         let params = Params {
             receive_buffer: window as usize,
             first_credit: window,
@@ -258,7 +258,7 @@ fn whatever_is_lost_doubled_or_swapped_all_arrives_once_and_in_order() {
     let mut states = 0;
     for (window, budget) in [
         (50, [1, 1, 0]),
-        (50, [1, 0, 1]),
+        (50, [0, 0, 1]),
         (200, [1, 1, 0]),
         (200, [2, 0, 0]),
     ] {
