@@ -420,6 +420,12 @@ impl Frct {
         self.sender.stream.shut();
     }
 
+    /// Whether all that was written has arrived (of a lossy flow: was sent), and the end if this side has shut.
+    pub fn sent_all(&self) -> bool {
+        let stream = &self.sender.stream;
+        stream.is_done() || !stream.is_shut() && stream.queued() == 0
+    }
+
     /// How far the flow is, as of the last poll.
     pub fn state(&self) -> State {
         if let Some(failure) = self.failed {

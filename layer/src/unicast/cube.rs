@@ -126,12 +126,16 @@ pub(super) const CONTROL_DSCP: u8 = 48;
 /// Grants a QoS exactly as it was asked for, or says what to ask instead.
 pub(super) fn grant(qos: &QosSpec) -> Result<(), Reason> {
     let text = match qos {
-        QosSpec { reliable: true, .. } => {
-            "this layer has no retransmission yet; ask for best (ordered, may lose) and repeat what matters"
-        }
         QosSpec {
-            timeout_ms: 1.., ..
-        } => "this layer has no time-out per flow yet; ask for best or raw",
+            reliable: true,
+            ordered: false,
+            ..
+        } => "this layer keeps the order of all that it sends again; ask for data",
+        QosSpec {
+            reliable: true,
+            max_delay_ms: 1..,
+            ..
+        } => "what loses nothing can't keep a deadline; ask for data, or for video or voice",
         _ => return Ok(()),
     };
     Err(Reason::new(
@@ -145,21 +149,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_queues_can_keep_is_granted_and_everything_else_is_refused_with_advice() {
-        let granted = [QosSpec::RAW, QosSpec::BEST, QosSpec::VIDEO, QosSpec::VOICE];
-        for qos in granted {
+    fn every_word_is_granted_and_what_contradicts_itself_is_refused_with_advice() {
+        for qos in [
+            QosSpec::RAW,
+            QosSpec::BEST,
+            QosSpec::DATA,
+            QosSpec::VIDEO,
+            QosSpec::VOICE,
+        ] {
             assert_eq!(grant(&qos), Ok(()));
         }
         for qos in [
-            QosSpec::DATA,
             QosSpec {
-                timeout_ms: 5,
-                ..QosSpec::BEST
+                ordered: false,
+                ..QosSpec::DATA
+            },
+            QosSpec {
+                max_delay_ms: 80,
+                ..QosSpec::DATA
             },
         ] {
             let reason = grant(&qos).unwrap_err();
             assert_eq!(reason.code, Code::QosNotGranted);
-            assert!(reason.text.contains("ask for best"), "{reason}");
+            assert!(reason.text.contains("ask for data"), "{reason}");
         }
     }
 

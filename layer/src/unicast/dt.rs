@@ -7,7 +7,7 @@ use super::cube::Cube;
 use super::flow::{EarlyPdu, Flow};
 use super::link::{Link, Phase};
 use super::out::{Class, Lot};
-use super::pdu::{self, Direct, Inner, Kind, Routed, SEQUENCE_LEN, TAG_LEN, TTL};
+use super::pdu::{self, Direct, Inner, Kind, Routed, TAG_LEN, TTL};
 use super::peer::{Ends, Sessions};
 use super::session::drop_reason;
 use crate::Now;
@@ -55,6 +55,9 @@ impl Unicast {
             return self.stats.count("drop.unknown_flow");
         };
         let (endpoint, peer, remote) = (flow.local, flow.peer, flow.remote);
+        if flow.transfer.is_some() {
+            return self.controlled_write(now, endpoint, batch);
+        }
         let me = self.me.as_ref().map(|me| me.address);
         let Some(path) = me.and_then(|me| self.path_between(me, peer, remote)) else {
             return self.stats.add("drop.no_route", batch.count() as u64);
@@ -94,10 +97,9 @@ impl Unicast {
         let class = Class::Data(flow.lot(now, me.address));
         for sdu in batch.iter() {
             let sent = flow.fits(sdu).and_then(|()| {
-                let sequence = flow.next_sequence();
-                link.send(class, Direct::LEN + flow.prefix() + sdu.len(), |body| {
+                link.send(class, Direct::LEN + sdu.len(), |body| {
                     header.write(body);
-                    write_payload(sequence, sdu, &mut body[Direct::LEN..]);
+                    body[Direct::LEN..].copy_from_slice(sdu);
                     Ok(())
                 })
             });
@@ -135,12 +137,10 @@ impl Unicast {
         };
         let class = Class::Data(flow.lot(now, me.address));
         for sdu in batch.iter() {
-            let len = flow.prefix() + sdu.len();
             let sent = flow.fits(sdu).and_then(|()| {
-                let sequence = flow.next_sequence();
-                send_routed(now, link, class, &mut flow.ends, sessions, way, len, |to| {
-                    write_payload(sequence, sdu, to)
-                })
+                let copy = |to: &mut [u8]| to.copy_from_slice(sdu);
+                let ends = &mut flow.ends;
+                send_routed(now, link, class, ends, sessions, way, sdu.len(), copy)
             });
             match sent {
                 Ok(()) => flow.tx_bytes += sdu.len() as u64,
@@ -201,11 +201,11 @@ impl Unicast {
 
 /// From whom to whom a routed PDU goes.
 #[derive(Clone, Copy)]
-struct Way {
-    src: Addr,
-    dst: Addr,
-    cube: u8,
-    endpoint: EndpointId,
+pub(super) struct Way {
+    pub(super) src: Addr,
+    pub(super) dst: Addr,
+    pub(super) cube: u8,
+    pub(super) endpoint: EndpointId,
 }
 
 /// Seals a payload of `len` bytes end to end, then for the link, where it lies.
@@ -213,7 +213,7 @@ struct Way {
     clippy::too_many_arguments,
     reason = "the rooms are borrowed one by one, since their owner can't be"
 )]
-fn send_routed(
+pub(super) fn send_routed(
     now: Now,
     link: &mut Link,
     class: Class,
@@ -247,18 +247,6 @@ fn send_routed(
         key.seal_with(&header.aad(), payload)
             .map_err(|_| "drop.key_exhausted")
     })
-}
-
-/// Writes the payload of a flow's PDU; `sequence` is there unless the flow is raw.
-pub(super) fn write_payload(sequence: Option<u32>, sdu: &[u8], to: &mut [u8]) {
-    let sdu_at = match sequence {
-        Some(sequence) => {
-            pdu::write_sequence(to, sequence);
-            SEQUENCE_LEN
-        }
-        None => 0,
-    };
-    to[sdu_at..].copy_from_slice(sdu);
 }
 
 /// From the network.
@@ -327,7 +315,9 @@ impl Unicast {
                 },
                 frame,
             ) => self.peer_frame(now, peer, frame),
-            Inner::Direct(header, payload) => self.deliver(header.endpoint, peer, payload),
+            Inner::Direct(header, payload) => {
+                self.deliver(now, header.endpoint, peer, payload, header.flags)
+            }
             Inner::Routed(header, body)
                 if self.me.as_ref().is_some_and(|me| me.address == header.dst) =>
             {
@@ -374,7 +364,7 @@ impl Unicast {
         }
         match header.endpoint {
             EndpointId(0) => self.peer_frame(now, header.src, payload),
-            endpoint => self.deliver(endpoint, header.src, payload),
+            endpoint => self.deliver(now, endpoint, header.src, payload, header.flags),
         }
     }
 
@@ -393,8 +383,15 @@ impl Unicast {
         }
     }
 
-    /// Hands an SDU to the user of its flow.
-    pub(super) fn deliver(&mut self, endpoint: EndpointId, from: Addr, payload: &[u8]) {
+    /// Hands the payload of a PDU to its flow.
+    pub(super) fn deliver(
+        &mut self,
+        now: Now,
+        endpoint: EndpointId,
+        from: Addr,
+        payload: &[u8],
+        flags: u8,
+    ) {
         let Some(flow) = self.flows.get_mut(endpoint) else {
             let pdu = || EarlyPdu::Direct(payload.to_vec());
             if let Err(reason) = self.flows.keep_early(endpoint, from, pdu) {
@@ -405,11 +402,13 @@ impl Unicast {
         if flow.peer != from {
             return self.stats.count("drop.foreign_flow");
         }
-        let sdu = match flow.accept(payload) {
-            Ok(sdu) => sdu,
-            Err(reason) => return self.stats.count(reason),
-        };
-        if let Some(full) = append(flow, sdu) {
+        if flow.transfer.is_some() {
+            return self.controlled_arrived(now, endpoint, payload, flags);
+        }
+        if payload.is_empty() || payload.len() > Batch::MAX_PACKET {
+            return self.stats.count("drop.malformed");
+        }
+        if let Some(full) = append(flow, payload) {
             self.uppers.push_back((flow.id, full));
         }
         self.upper_ready.insert(endpoint);

@@ -136,7 +136,7 @@ impl Unicast {
         let text = format!("member {member} was revoked");
         let reason = Reason::new(Code::Denied, text.clone());
         for endpoint in self.flows.with(address) {
-            self.flow_down(endpoint, reason.clone());
+            self.flow_down(now, endpoint, reason.clone());
         }
         self.peer_silent(now, address, &reason);
         self.flows.incoming.retain(|_, i| i.peer != address);
@@ -178,7 +178,7 @@ impl Unicast {
         );
         let reason = Reason::new(Code::Denied, text.clone());
         for endpoint in self.flows.all() {
-            self.flow_down(endpoint, reason.clone());
+            self.flow_down(now, endpoint, reason.clone());
         }
         let pending: Vec<_> = self.flows.outgoing.keys().copied().collect();
         for endpoint in pending {

@@ -10,10 +10,11 @@ use rand_core::RngCore;
 
 use super::Unicast;
 use super::cube::grant;
-use super::flow::{Early, EarlyPdu, Flow, Incoming, Outgoing, prefix};
+use super::flow::{Early, EarlyPdu, Flow, Incoming, Outgoing};
 use super::limits::{
     MAX_FLOWS, MAX_FLOWS_PEER, MAX_INCOMING, MAX_INCOMING_PEER, MAX_OUTGOING, REQUESTS,
 };
+use super::transfer::{Transfer, controlled, sdu_mtu};
 use crate::dir::NameHash;
 use crate::{Now, Output};
 
@@ -229,7 +230,7 @@ impl Unicast {
                     return self.done(command, Err(Reason::new(Code::Busy, text)));
                 }
                 let flow = Flow::accepted(id, local, user.uid, incoming);
-                self.open_flow(command, user, flow);
+                self.open_flow(now, command, user, flow);
             }
             Err(reason) => {
                 self.refuse(now, incoming.peer, incoming.remote, &reason);
@@ -261,12 +262,25 @@ impl Unicast {
         let Some(endpoint) = self.flows.endpoint(id) else {
             return;
         };
+        if self.carries_on(now, endpoint) {
+            return;
+        }
         let reason = Reason::new(Code::Closed, "the other side closed the flow");
         self.say_dealloc(now, endpoint, &reason);
-        self.flows.remove(endpoint);
+        self.forget_flow(endpoint);
+    }
+
+    /// A flow whose user is gone is over.
+    pub(super) fn forget_flow(&mut self, endpoint: EndpointId) {
+        let Some(flow) = self.flows.remove(endpoint) else {
+            return;
+        };
+        if let Some(mut transfer) = flow.transfer {
+            transfer.count(&mut self.stats);
+        }
         let reason = Reason::new(Code::Closed, "closed by its user");
         self.out
-            .push_back(Output::Control(Event::FlowDown(id, reason)));
+            .push_back(Output::Control(Event::FlowDown(flow.id, reason)));
     }
 }
 
@@ -357,7 +371,7 @@ impl Unicast {
         grant(&qos)?;
         self.has_room(now, from)?;
         self.admit(&qos, from, None)?;
-        let mtu = self.sdu_mtu(from).saturating_sub(prefix(&qos) as u32);
+        let mtu = sdu_mtu(&qos, self.payload_mtu(from));
         let peer = self.peer_of(from, source.clone());
         self.flows.requests += 1;
         let timeout = Duration::from_millis(request.timeout_ms).min(MAX_WAIT);
@@ -417,10 +431,10 @@ impl Unicast {
             return;
         };
         let flow = Flow::granted(endpoint, from, &reply, &outgoing.ask);
-        self.open_flow(outgoing.command, outgoing.ask.user, flow);
+        self.open_flow(now, outgoing.command, outgoing.ask.user, flow);
         for pdu in outgoing.early.into_pdus() {
             match pdu {
-                EarlyPdu::Direct(payload) => self.deliver(endpoint, from, &payload),
+                EarlyPdu::Direct(payload) => self.deliver(now, endpoint, from, &payload, 0),
                 EarlyPdu::Routed(header, mut sealed) => self.arrived(now, header, &mut sealed),
             }
         }
@@ -449,7 +463,7 @@ impl Unicast {
         let endpoint = EndpointId(dealloc.endpoint);
         if self.flows.get(endpoint).is_some_and(|f| f.peer == from) {
             let reason = Reason::new(Code::from_wire(dealloc.code), dealloc.text);
-            self.flow_down(endpoint, reason);
+            self.flow_down(now, endpoint, reason);
         }
         self.tell_peer(
             now,
@@ -467,9 +481,15 @@ impl Unicast {
 
 /// What these have in common.
 impl Unicast {
-    fn open_flow(&mut self, command: CommandId, user: User, mut flow: Flow) {
-        let mtu = self.sdu_mtu(flow.peer).saturating_sub(flow.prefix() as u32);
+    fn open_flow(&mut self, now: Now, command: CommandId, user: User, mut flow: Flow) {
+        let payload = self.payload_mtu(flow.peer);
+        let mtu = sdu_mtu(&flow.qos, payload);
         flow.mtu = mtu;
+        if controlled(&flow.qos) {
+            let (first, rtt_us) = (self.rng.next_u32(), self.rtt_us(flow.peer));
+            let transfer = Transfer::new(now.mono, flow.qos, payload, first, rtt_us);
+            flow.transfer = Some(Box::new(transfer));
+        }
         let peer = self.peer_of(flow.peer, flow.peer_name.clone());
         let allocated = Allocated {
             mtu,
@@ -483,8 +503,11 @@ impl Unicast {
         self.flows.insert(flow);
     }
 
-    /// Takes a flow away from its user, and tells irmd.
-    pub(super) fn flow_down(&mut self, endpoint: EndpointId, reason: Reason) {
+    /// Takes a flow away from its user, after all that has arrived for it, and tells irmd.
+    pub(super) fn flow_down(&mut self, now: Now, endpoint: EndpointId, reason: Reason) {
+        if self.keeps_for_user(now, endpoint, &reason) {
+            return;
+        }
         if let Some(id) = self.close_flow(endpoint, reason.clone()) {
             self.out
                 .push_back(Output::Control(Event::FlowDown(id, reason)));
@@ -507,6 +530,10 @@ impl Unicast {
             other
         });
         last.extend(flow.rx);
+        last.extend(flow.transfer.into_iter().flat_map(|mut transfer| {
+            transfer.count(&mut self.stats);
+            std::iter::from_fn(move || transfer.read())
+        }));
         self.out
             .extend(last.into_iter().map(|batch| Output::Upper(id, batch)));
         self.out.push_back(Output::UpperClose(id, reason));

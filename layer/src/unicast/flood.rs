@@ -155,7 +155,7 @@ impl Unicast {
         if let Some(me) = &mut self.me {
             me.dir.reborn(now.mono, member, life);
         }
-        self.peer_restarted(member, Some(life));
+        self.peer_restarted(now, member, Some(life));
         self.ask_again(now, member, false);
     }
 }
@@ -220,8 +220,13 @@ impl Unicast {
 
     /// The largest flow payload that reaches a member as things stand: a neighbour's needs no seal of its own. When the
     /// route changes, so does this, and the users of the flows are told.
-    pub(super) fn sdu_mtu(&self, dst: Addr) -> u32 {
+    pub(super) fn payload_mtu(&self, dst: Addr) -> u32 {
         let direct = self.path(dst).is_some_and(|path| path.direct);
+        self.payload_by(dst, direct)
+    }
+
+    /// The same on a way that is known to be direct or not.
+    pub(super) fn payload_by(&self, dst: Addr, direct: bool) -> u32 {
         let overhead = if direct {
             DIRECT_OVERHEAD
         } else {

@@ -10,9 +10,10 @@ use rustc_hash::FxHashMap;
 
 use super::cube::Cube;
 use super::out::Lot;
-use super::pdu::{self, Routed, SEQUENCE_LEN};
+use super::pdu::Routed;
 use super::peer::Ends;
-use crate::Now;
+use super::transfer::Transfer;
+use crate::{Now, Timers};
 
 /// A flow that stands.
 pub(super) struct Flow {
@@ -36,10 +37,10 @@ pub(super) struct Flow {
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
     pub(super) unreachable_since: Option<Instant>,
-    /// What was written while a session was being made.
+    /// Of any flow but a raw one.
+    pub(super) transfer: Option<Box<Transfer>>,
+    /// What was written to a raw flow while a session was being made.
     waiting: VecDeque<Batch>,
-    tx_sequence: u32,
-    rx_expected: Option<u32>,
 }
 
 /// A flow that irmd wants.
@@ -129,6 +130,13 @@ pub(super) struct Flows {
     /// Ends of other members that were told of the end of their flow and have not said so yet.
     pub(super) closing: BTreeMap<(Addr, EndpointId), Instant>,
     pub(super) requests: RequestId,
+    /// Flows under control whose turn it is to send, the first first: those with priority, and the others.
+    urgent: VecDeque<EndpointId>,
+    ready: VecDeque<EndpointId>,
+    /// Those of them whose lower flow takes nothing now.
+    blocked: Vec<EndpointId>,
+    /// When those under control want a look.
+    pub(super) timers: Timers<EndpointId>,
 }
 
 impl Flow {
@@ -183,9 +191,8 @@ impl Flow {
             rx_bytes: 0,
             tx_bytes: 0,
             unreachable_since: None,
+            transfer: None,
             waiting: VecDeque::new(),
-            tx_sequence: 0,
-            rx_expected: None,
         }
     }
 
@@ -204,9 +211,9 @@ impl Flow {
         }
     }
 
-    /// The bytes between header and SDU.
-    pub(super) fn prefix(&self) -> usize {
-        prefix(&self.qos)
+    /// Whether its packets go before those of others.
+    pub(super) fn urgent(&self) -> bool {
+        self.qos.priority > 0
     }
 
     /// Whether the SDU may be sent.
@@ -215,36 +222,6 @@ impl Flow {
             Ok(())
         } else {
             Err("drop.too_big")
-        }
-    }
-
-    /// The number of the next SDU; a raw flow has none.
-    pub(super) fn next_sequence(&mut self) -> Option<u32> {
-        let sequence = self.qos.ordered.then_some(self.tx_sequence);
-        self.tx_sequence = self.tx_sequence.wrapping_add(1);
-        sequence
-    }
-
-    /// The SDU of a payload that arrived; an ordered flow takes none that is older than the last it took.
-    pub(super) fn accept<'a>(&mut self, payload: &'a [u8]) -> Result<&'a [u8], &'static str> {
-        let sdu = if self.qos.ordered {
-            let (sequence, sdu) = pdu::read_sequence(payload).ok_or("drop.malformed")?;
-            // Half of the numbers are ahead, half behind, as with TCP (RFC 9293, 3.4).
-            if self
-                .rx_expected
-                .is_some_and(|expected| sequence.wrapping_sub(expected) >= 1 << 31)
-            {
-                return Err("drop.late");
-            }
-            self.rx_expected = Some(sequence.wrapping_add(1));
-            sdu
-        } else {
-            payload
-        };
-        if sdu.is_empty() || sdu.len() > Batch::MAX_PACKET {
-            Err("drop.malformed")
-        } else {
-            Ok(sdu)
         }
     }
 
@@ -316,8 +293,55 @@ impl Flows {
         self.table.insert(flow.local, flow);
     }
 
+    /// A flow under control may have something to send.
+    pub(super) fn make_ready(&mut self, endpoint: EndpointId) {
+        let Some(flow) = self.table.get_mut(&endpoint) else {
+            return;
+        };
+        let urgent = flow.urgent();
+        if let Some(transfer) = &mut flow.transfer
+            && !std::mem::replace(&mut transfer.queued, true)
+        {
+            let queue = if urgent {
+                &mut self.urgent
+            } else {
+                &mut self.ready
+            };
+            queue.push_back(endpoint);
+        }
+    }
+
+    /// A flow has to wait with its turn until its lower flow takes packets.
+    pub(super) fn block(&mut self, endpoint: EndpointId) {
+        let flow = self.table.get_mut(&endpoint);
+        if let Some(transfer) = flow.and_then(|f| f.transfer.as_mut())
+            && !std::mem::replace(&mut transfer.queued, true)
+        {
+            self.blocked.push(endpoint);
+        }
+    }
+
+    /// A lower flow takes packets again: whoever waits for one has another look.
+    pub(super) fn unblock(&mut self) {
+        self.ready.extend(self.blocked.drain(..));
+    }
+
+    /// The flow under control whose turn it is to send.
+    pub(super) fn next_ready(&mut self, urgent: bool) -> Option<EndpointId> {
+        loop {
+            let others = || (!urgent).then(|| self.ready.pop_front()).flatten();
+            let endpoint = self.urgent.pop_front().or_else(others)?;
+            let flow = self.table.get_mut(&endpoint);
+            if let Some(transfer) = flow.and_then(|f| f.transfer.as_mut()) {
+                transfer.queued = false;
+                return Some(endpoint);
+            }
+        }
+    }
+
     pub(super) fn remove(&mut self, endpoint: EndpointId) -> Option<Flow> {
         let flow = self.table.remove(&endpoint)?;
+        self.timers.clear(endpoint);
         self.ids.remove(&flow.id);
         Some(flow)
     }
@@ -348,11 +372,6 @@ impl Flows {
     }
 }
 
-/// The bytes between header and SDU for that QoS.
-pub(super) fn prefix(qos: &QosSpec) -> usize {
-    if qos.ordered { SEQUENCE_LEN } else { 0 }
-}
-
 /// Records that a flow keeps while a session is being made, of at most 64 KiB each.
 const MAX_WAITING: usize = 4;
 /// Bytes kept for one allocation until it is answered, and what each PDU counts besides its own.
@@ -367,40 +386,6 @@ mod tests {
         let name = Name::new("server").unwrap();
         let (local, remote) = (EndpointId(1), EndpointId(2));
         Flow::new(FlowId(1), (local, remote), (Addr(3), 1), qos, name)
-    }
-
-    fn payload(sequence: u32) -> Vec<u8> {
-        let mut bytes = vec![0; SEQUENCE_LEN + 1];
-        pdu::write_sequence(&mut bytes, sequence);
-        bytes
-    }
-
-    #[test]
-    fn an_ordered_flow_never_goes_back() {
-        let mut flow = flow(QosSpec::BEST);
-        let taken: Vec<_> = [5, 6, 9, 7, 9, 10]
-            .into_iter()
-            .filter(|s| flow.accept(&payload(*s)).is_ok())
-            .collect();
-        assert_eq!(taken, [5, 6, 9, 10]);
-    }
-
-    #[test]
-    fn the_order_survives_the_end_of_the_numbers() {
-        let mut flow = flow(QosSpec::BEST);
-        let taken: Vec<_> = [u32::MAX - 1, 0, u32::MAX, 1]
-            .into_iter()
-            .filter(|s| flow.accept(&payload(*s)).is_ok())
-            .collect();
-        assert_eq!(taken, [u32::MAX - 1, 0, 1]);
-    }
-
-    #[test]
-    fn a_raw_flow_has_no_numbers_and_takes_no_empty_sdu() {
-        let mut flow = flow(QosSpec::RAW);
-        assert_eq!((flow.next_sequence(), flow.prefix()), (None, 0));
-        assert_eq!(flow.accept(&[]), Err("drop.malformed"));
-        assert_eq!(flow.accept(b"x"), Ok(&b"x"[..]));
     }
 
     #[test]

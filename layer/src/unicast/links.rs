@@ -220,7 +220,7 @@ impl Unicast {
         let mut batches: Vec<Batch> = std::iter::from_fn(|| link.pop_control()).collect();
         if let Some(now) = self.now {
             let stats = &mut self.stats;
-            batches.extend(std::iter::from_fn(|| link.pop_data(now, stats)));
+            batches.extend(std::iter::from_fn(|| link.pop_data(now.mono, stats)));
         }
         self.out
             .extend(batches.into_iter().map(|batch| Output::Lower(lower, batch)));

@@ -201,7 +201,7 @@ impl Unicast {
         }
         if let Some(lost) = lost {
             self.stats.count("channel.reset");
-            self.peer_restarted(from, None);
+            self.peer_restarted(now, from, None);
             if lost == Lost::Both {
                 self.say_deallocs_again(now, from);
                 self.ask_again(now, from, true);

@@ -15,10 +15,12 @@
 //! | `directory` | what members tell each other of names |
 //! | `fa`, `upkeep`, `flow` | flow allocator; what happens to flows by themselves; their tables |
 //! | `cube`, `admission`, `limits` | what is granted; whether a link has room for it; every bound on what others may cause |
+//! | `control`, `transfer` | the flows under FRCT: whose turn it is; what each keeps |
 //! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
 //! | `status`, `stats` | what is told of all this |
 
 mod admission;
+mod control;
 mod critical;
 mod cube;
 mod damper;
@@ -52,6 +54,7 @@ mod stats;
 mod status;
 #[cfg(test)]
 mod tests;
+mod transfer;
 mod upkeep;
 
 pub use pdu::decode_pdu;
@@ -89,7 +92,7 @@ pub struct Unicast {
     /// When this machine got its first input; hellos count from it.
     epoch: Option<Instant>,
     /// When it got its last.
-    now: Option<Instant>,
+    now: Option<Now>,
     me: Option<Member>,
     join: Option<Join>,
     relays: Relays,
@@ -115,6 +118,8 @@ pub struct Unicast {
     /// Control has something to do beyond this packet.
     pump: bool,
     wake: Option<Instant>,
+    /// Where a PDU of a flow is written before it is known how long it is.
+    scratch: Vec<u8>,
     exit_at: Option<Instant>,
     state: proto::ipcp::State,
     warnings: BTreeMap<String, String>,
@@ -161,6 +166,7 @@ impl Unicast {
             upper_ready: BTreeSet::new(),
             pump: false,
             wake: None,
+            scratch: Vec::new(),
             exit_at: None,
             state: proto::ipcp::State::Waiting,
             warnings: BTreeMap::new(),
@@ -307,7 +313,7 @@ impl Ipcp for Unicast {
 
     fn handle(&mut self, now: Now, input: Input<FlowId, FlowTell>) {
         self.epoch.get_or_insert(now.mono);
-        self.now = Some(now.mono);
+        self.now = Some(now);
         self.clock.set(now.wall);
         match input {
             Input::Upper(flow, batch) => self.upper(now, flow, batch),
@@ -317,7 +323,9 @@ impl Ipcp for Unicast {
                 self.pump = true;
             }
             Input::UpperGone(flow) => self.upper_gone(now, flow),
-            Input::UpperShut(_) | Input::UpperFull(_) | Input::UpperRoom(_) => {}
+            Input::UpperShut(flow) => self.upper_shut(flow),
+            Input::UpperFull(flow) => self.upper_full(now, flow, true),
+            Input::UpperRoom(flow) => self.upper_full(now, flow, false),
             Input::Tell(tell) => {
                 self.tell(now, tell);
                 self.pump = true;
@@ -328,14 +336,47 @@ impl Ipcp for Unicast {
         if self.wake.is_some_and(|at| at <= now.mono) {
             self.tick(now);
         }
-        let mut rounds = 0;
-        while (self.pump || !self.wants_session.is_empty()) && rounds < MAX_ROUNDS {
-            self.pump(now);
-            rounds += 1;
+        while let Some(endpoint) = self.flows.timers.due(now.mono) {
+            self.flows.make_ready(endpoint);
         }
+        self.pump_rounds(now);
     }
 
     fn poll(&mut self) -> Option<Output<FlowId, FlowAsk>> {
+        loop {
+            if let Some(output) = self.output() {
+                return Some(output);
+            }
+            // Only now, so that what came in together is acknowledged together; what has priority before what waits.
+            if self.control_next(true) {
+                continue;
+            }
+            let data = self.output_data();
+            if data.is_some() || !self.control_next(false) {
+                return data;
+            }
+        }
+    }
+
+    fn lower_room(&mut self, now: Now, lower: FlowId, room: bool) {
+        self.now = Some(now);
+        if let Some(link) = self.links.get_mut(&lower) {
+            link.tx.set_open(room);
+        }
+        if room {
+            self.flows.unblock();
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let flows = self.flows.timers.deadline();
+        self.wake.into_iter().chain(flows).min()
+    }
+}
+
+impl Unicast {
+    /// The next of what there is to be done already, but flows' PDUs.
+    fn output(&mut self) -> Option<Output<FlowId, FlowAsk>> {
         if let Some(output) = self.out.pop_front() {
             return Some(output);
         }
@@ -349,31 +390,22 @@ impl Ipcp for Unicast {
                     .pop_front()
                     .map(|(flow, batch)| Output::Upper(flow, batch))
             })
-            .or_else(|| {
-                let flow = std::iter::from_fn(|| self.upper_ready.pop_first()).find_map(|e| {
-                    let flow = self.flows.get_mut(e)?;
-                    Some((flow.id, flow.rx.take()?))
-                })?;
-                Some(Output::Upper(flow.0, flow.1))
-            })
-            .or_else(|| {
-                let (now, stats) = (self.now?, &mut self.stats);
-                let mut links = self.links.iter_mut();
-                links.find_map(|(lower, link)| {
-                    Some(Output::Lower(*lower, link.pop_data(now, stats)?))
-                })
-            })
+            .or_else(|| self.upper_output())
     }
 
-    fn lower_room(&mut self, now: Now, lower: FlowId, room: bool) {
-        self.now = Some(now.mono);
-        if let Some(link) = self.links.get_mut(&lower) {
-            link.tx.set_open(room);
+    fn output_data(&mut self) -> Option<Output<FlowId, FlowAsk>> {
+        let (now, stats) = (self.now?.mono, &mut self.stats);
+        let mut links = self.links.iter_mut();
+        links.find_map(|(lower, link)| Some(Output::Lower(*lower, link.pop_data(now, stats)?)))
+    }
+
+    /// Does what control has to do, and what that gives rise to.
+    fn pump_rounds(&mut self, now: Now) {
+        let mut rounds = 0;
+        while (self.pump || !self.wants_session.is_empty()) && rounds < MAX_ROUNDS {
+            self.pump(now);
+            rounds += 1;
         }
-    }
-
-    fn deadline(&self) -> Option<Instant> {
-        self.wake
     }
 }
 

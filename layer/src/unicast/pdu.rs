@@ -254,25 +254,12 @@ pub(super) fn write_link_handshake(to: &mut [u8]) {
     to[..LINK_HANDSHAKE_LEN].copy_from_slice(&[LINK_HANDSHAKE, 0, 0, 0]);
 }
 
-/// Writes the header before the SDU of a flow that is not raw.
-pub(super) fn write_sequence(to: &mut [u8], sequence: u32) {
-    to[..4].fill(0);
-    to[4..8].copy_from_slice(&sequence.to_be_bytes());
-}
-
-/// Reads it, and what follows it.
-pub(super) fn read_sequence(payload: &[u8]) -> Option<(u32, &[u8])> {
-    let (head, sdu) = payload.split_first_chunk::<SEQUENCE_LEN>()?;
-    (head[..4] == [0; 4]).then(|| (u32_at(head, 4), sdu))
-}
-
 /// Reads bytes as everything that a PDU can be, for a fuzzer; how many of the readings make sense.
 pub fn decode_pdu(bytes: &[u8]) -> usize {
     let outer = [
         Kind::of(bytes).is_some(),
         handshake_session(bytes).is_some(),
         sealed_session(bytes).is_some(),
-        read_sequence(bytes).is_some(),
         Handshake::introduction_of(bytes).is_some(),
         Versions::parse(bytes).is_some(),
     ];
@@ -298,8 +285,6 @@ pub(super) const HANDSHAKE_LEN: usize = 10;
 pub(super) const SEALED_LEN: usize = 16;
 /// Bytes that every AEAD adds behind.
 pub(super) const TAG_LEN: usize = 16;
-/// Bytes between flow payload and SDU where the flow is not raw.
-pub(super) const SEQUENCE_LEN: usize = 8;
 /// Bytes of the header of a sealed handshake of the link itself.
 pub(super) const LINK_HANDSHAKE_LEN: usize = 4;
 /// What a sealed PDU has around its inside.
@@ -388,7 +373,7 @@ mod tests {
 
         #[test]
         fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), kind in 0u8..8) {
-            let _ = (Kind::of(&bytes), handshake_session(&bytes), sealed_session(&bytes), read_sequence(&bytes));
+            let _ = (Kind::of(&bytes), handshake_session(&bytes), sealed_session(&bytes));
             if let Some(first) = bytes.first_mut() {
                 *first = kind;
             }
@@ -468,10 +453,6 @@ mod tests {
         assert_eq!(
             hex(RoutedHandshake::LEN, |to| handshake.write(to)),
             "0500004000000000000000010000000000000002"
-        );
-        assert_eq!(
-            hex(SEQUENCE_LEN, |to| write_sequence(to, 7)),
-            "0000000000000007"
         );
         assert_eq!(hex(1, write_link_channel), "03");
     }

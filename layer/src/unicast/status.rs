@@ -109,7 +109,10 @@ impl Unicast {
                 encrypted: true,
                 rx_bytes: f.rx_bytes,
                 tx_bytes: f.tx_bytes,
-                rtt_us: self.rtt_us(f.peer),
+                rtt_us: f
+                    .transfer
+                    .as_ref()
+                    .map_or_else(|| self.rtt_us(f.peer), |t| t.rtt_us()),
                 uid: f.uid,
                 mtu: f.mtu,
                 incoming: f.incoming,
@@ -130,7 +133,7 @@ impl Unicast {
 
     /// The round trip to a member in microseconds, 0: not known. A neighbour's is that of hellos, another's that of the
     /// control messages that were acknowledged since the way to it changed last.
-    fn rtt_us(&self, peer: Addr) -> u64 {
+    pub(super) fn rtt_us(&self, peer: Addr) -> u64 {
         let link = self
             .path(peer)
             .filter(|path| path.direct)

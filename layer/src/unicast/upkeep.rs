@@ -7,6 +7,7 @@ use proto::{Addr, Code, Reason};
 use super::Unicast;
 use super::fa::RESOLVE;
 use super::flow::Outgoing;
+use super::transfer::{Ending, sdu_mtu};
 use crate::{Now, Output};
 
 impl Unicast {
@@ -45,6 +46,7 @@ impl Unicast {
     pub(super) fn flows_rerouted(&mut self, now: Now) {
         self.names_changed(now);
         self.ask_another(now);
+        self.flows.unblock();
         if let Some(me) = &self.me {
             for (address, peer) in &mut self.peers {
                 let way = me.routing.way(*address);
@@ -65,7 +67,7 @@ impl Unicast {
                 continue;
             };
             let reachable = self.path(peer).is_some();
-            let sdu_mtu = self.sdu_mtu(peer);
+            let payload = self.payload_mtu(peer);
             let Some(flow) = self.flows.get_mut(endpoint) else {
                 continue;
             };
@@ -74,11 +76,16 @@ impl Unicast {
                 continue;
             }
             flow.unreachable_since = None;
-            let mtu = sdu_mtu.saturating_sub(flow.prefix() as u32);
+            let ending = flow.transfer.as_ref().and_then(|t| t.ending());
+            let left = matches!(ending, Some(Ending::Own { .. }));
+            let mtu = sdu_mtu(&flow.qos, payload);
             if mtu != flow.mtu {
                 flow.mtu = mtu;
-                self.out.push_back(Output::UpperMtu(flow.id, mtu));
+                if !left {
+                    self.out.push_back(Output::UpperMtu(flow.id, mtu));
+                }
             }
+            self.flows.make_ready(endpoint);
         }
     }
 
@@ -93,6 +100,7 @@ impl Unicast {
             for batch in held {
                 self.upper(now, id, batch);
             }
+            self.flows.make_ready(endpoint);
         }
     }
 
@@ -132,12 +140,12 @@ impl Unicast {
         for endpoint in self.flows.with(peer) {
             let reason = Reason::new(Code::Unreachable, text.clone());
             self.say_dealloc(now, endpoint, &reason);
-            self.flow_down(endpoint, reason);
+            self.flow_down(now, endpoint, reason);
         }
     }
 
     /// A member has forgotten all that was agreed with it, or with its lives before `life`.
-    pub(super) fn peer_restarted(&mut self, peer: Addr, life: Option<u64>) {
+    pub(super) fn peer_restarted(&mut self, now: Now, peer: Addr, life: Option<u64>) {
         let void = |of: u64| life.is_none_or(|life| of < life);
         let member = self.member_name(peer);
         for endpoint in self.flows.with(peer) {
@@ -145,7 +153,7 @@ impl Unicast {
                 continue;
             }
             let text = format!("member {member} has restarted; allocate the flow again");
-            self.flow_down(endpoint, Reason::new(Code::Unreachable, text));
+            self.flow_down(now, endpoint, Reason::new(Code::Unreachable, text));
         }
         self.flows
             .incoming
@@ -224,7 +232,7 @@ impl Unicast {
                 let reason = Reason::new(Code::Unreachable, text);
                 // The other side may have had a way now and then, and wait no such time.
                 self.say_dealloc(now, endpoint, &reason);
-                self.flow_down(endpoint, reason);
+                self.flow_down(now, endpoint, reason);
             }
         }
     }

@@ -101,6 +101,11 @@ impl Egress {
         self.open = open;
     }
 
+    /// Whether the lower flow takes packets now.
+    pub(super) fn is_open(&self) -> bool {
+        self.open
+    }
+
     /// Room for a packet of `len` bytes behind those that wait; `None` if it is too long or too many wait.
     pub(super) fn slot(&mut self, class: Class, len: usize) -> Option<&mut [u8]> {
         match class {

@@ -125,7 +125,7 @@ fn a_flow_carries_sdus_both_ways_through_another_member() {
         let allocated = flow(&mut net, "a", "c", "server", id, qos);
         assert_eq!(allocated.qos, qos);
         assert_eq!(allocated.peer.member, Some(label("c")));
-        let overhead = if qos == QosSpec::RAW { 88 } else { 96 };
+        let overhead = if qos == QosSpec::RAW { 88 } else { 106 };
         assert_eq!(allocated.mtu, MTU - overhead);
         let whole = vec![7; allocated.mtu as usize];
         write(&mut net, "a", id, &[b"one", b"two", &whole]);
@@ -176,21 +176,24 @@ fn many_sdus_in_one_record_arrive_in_order() {
 }
 
 #[test]
-fn a_reliable_flow_is_refused_with_advice_and_never_lowered() {
+fn what_contradicts_itself_is_refused_with_advice_and_never_lowered() {
     let mut net = line();
     register(&mut net, "c", "server");
     for qos in [
-        QosSpec::DATA,
         QosSpec {
-            timeout_ms: 1,
-            ..QosSpec::VOICE
+            ordered: false,
+            ..QosSpec::DATA
+        },
+        QosSpec {
+            max_delay_ms: 80,
+            ..QosSpec::DATA
         },
     ] {
         let reason = net
             .ask("a", Command::Allocate(allocate("server", 5, qos)))
             .unwrap_err();
         assert_eq!(reason.code, Code::QosNotGranted);
-        assert!(reason.text.contains("best"), "{reason}");
+        assert!(reason.text.contains("ask for data"), "{reason}");
     }
 }
 

@@ -11,6 +11,7 @@ mod mischief;
 mod queues;
 mod rates;
 mod rekeys;
+mod reliable;
 mod renewal;
 mod reroute;
 mod revoked;

@@ -1,0 +1,99 @@
+//! Flows that lose nothing, over links that do.
+
+use std::time::Duration;
+
+use proto::{Batch, Code, FlowId, Framing, QosSpec};
+
+use super::Net;
+use super::flows::{flow, line, register};
+use crate::Input;
+
+/// Loses each packet of a flow's size that a small generator says, and lets control pass.
+fn lose(net: &mut Net, percent: u64) {
+    let mut state = 88_172_645_463_325_252u64;
+    net.tamper = Some(Box::new(move |_, _, pdu| {
+        // xorshift64 (Marsaglia 2003).
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        if state % 100 < percent {
+            pdu.clear();
+        }
+    }));
+}
+
+/// A record of so many SDUs of 1000 bytes, numbered from `first`.
+fn record(first: u32, count: u32) -> Batch {
+    let mut record = Batch::new(Framing::Record);
+    for number in first..first + count {
+        record.push(1000).unwrap()[..4].copy_from_slice(&number.to_be_bytes());
+    }
+    record
+}
+
+fn write_all(net: &mut Net, at: &'static str, id: u64, sdus: u32) {
+    let (mut sent, end) = (0, net.now().mono + Duration::from_secs(120));
+    while sent < sdus {
+        assert!(
+            net.now().mono < end,
+            "after {sent} SDUs nothing more is taken"
+        );
+        if net.node(at).paused.contains(&FlowId(id)) {
+            net.run(Duration::from_millis(1));
+            continue;
+        }
+        let count = (sdus - sent).min(60);
+        net.input(at, Input::Upper(FlowId(id), record(sent, count)));
+        sent += count;
+    }
+}
+
+/// The numbers of the SDUs that have come.
+fn numbers(net: &mut Net, at: &'static str, id: u64) -> Vec<u32> {
+    let received = net.node(at).received.remove(&FlowId(id));
+    let number = |sdu: &Vec<u8>| u32::from_be_bytes(sdu[..4].try_into().unwrap());
+    received.iter().flatten().map(number).collect()
+}
+
+/// Waits until something is so.
+fn until(net: &mut Net, what: &str, is: impl Fn(&mut Net) -> bool) {
+    for _ in 0..60_000 {
+        if is(net) {
+            return;
+        }
+        net.run(Duration::from_millis(1));
+    }
+    panic!("it was not so within a minute: {what}");
+}
+
+#[test]
+fn a_data_flow_loses_nothing_whether_to_a_neighbour_or_through_one_at_any_loss() {
+    for (to, percent, sdus) in [
+        ("b", 0, 3000),
+        ("c", 0, 3000),
+        ("b", 1, 3000),
+        ("b", 30, 1000),
+        ("c", 30, 300),
+    ] {
+        let mut net = line();
+        register(&mut net, to, "server");
+        let allocated = flow(&mut net, "a", to, "server", 5, QosSpec::DATA);
+        assert_eq!(allocated.qos, QosSpec::DATA);
+        lose(&mut net, percent);
+        write_all(&mut net, "a", 5, sdus);
+        net.input("a", Input::UpperShut(FlowId(5)));
+        until(&mut net, "the end is heard of", |net| {
+            net.node(to).shut.contains(&FlowId(5))
+        });
+        let expected: Vec<u32> = (0..sdus).collect();
+        assert!(numbers(&mut net, to, 5) == expected, "{to} {percent}");
+        // The other direction goes on, and ends by itself.
+        net.input(to, Input::Upper(FlowId(5), record(7, 1)));
+        net.input(to, Input::UpperGone(FlowId(5)));
+        until(&mut net, "the flow is closed", |net| {
+            net.node("a").closed.contains_key(&FlowId(5))
+        });
+        assert_eq!(numbers(&mut net, "a", 5), [7]);
+        assert_eq!(net.node("a").closed[&FlowId(5)].code, Code::Closed);
+    }
+}
