@@ -1,0 +1,151 @@
+//! What policies mean.
+
+use proptest::prelude::*;
+use ring::digest::{SHA256, digest};
+
+use super::*;
+
+const TEXT: &str = r#"
+# people read this
+allow register,accept  svc/* "odd name" by group servers member web-?
+deny  allocate  svc/secret by any   # and this
+allow allocate  svc/* by group staff
+allow *         "by"  by member root
+"#;
+
+fn label(text: &str) -> Label {
+    Label::new(text).unwrap()
+}
+
+fn judge(policy: &Policy, act: Act, name: &str, member: &str, groups: &[&str]) -> Verdict {
+    let (member, groups): (Label, Vec<Label>) =
+        (label(member), groups.iter().map(|g| label(g)).collect());
+    let who = Subject {
+        member: &member,
+        groups: &groups,
+    };
+    policy.judge(act, name, who)
+}
+
+fn hash(name: &str) -> Option<NameHash> {
+    digest(&SHA256, name.as_bytes()).as_ref().try_into().ok()
+}
+
+#[test]
+fn the_first_rule_that_fits_decides_and_none_denies() {
+    let policy = Policy::parse(TEXT).unwrap();
+    let cases: &[(Act, &str, &str, &[&str], bool, Option<(usize, usize)>)] = &[
+        (
+            Act::Register,
+            "svc/a",
+            "x",
+            &["servers"],
+            true,
+            Some((1, 3)),
+        ),
+        (Act::Accept, "odd name", "web-1", &[], true, Some((1, 3))),
+        (Act::Register, "svc/a", "web-12", &[], false, None),
+        (
+            Act::Allocate,
+            "svc/secret",
+            "x",
+            &["staff"],
+            false,
+            Some((2, 4)),
+        ),
+        (
+            Act::Allocate,
+            "svc/a",
+            "x",
+            &["other", "staff"],
+            true,
+            Some((3, 5)),
+        ),
+        (Act::Allocate, "svc/a", "x", &[], false, None),
+        (Act::Register, "by", "root", &[], true, Some((4, 6))),
+        (Act::Register, "other", "root", &["servers"], false, None),
+    ];
+    for (act, name, member, groups, allowed, rule) in cases {
+        let (allowed, rule) = (*allowed, *rule);
+        let verdict = judge(&policy, *act, name, member, groups);
+        assert_eq!(
+            verdict,
+            Verdict { allowed, rule },
+            "{act:?} {name} {member}"
+        );
+    }
+    assert_eq!(policy.len(), 4);
+}
+
+#[test]
+fn what_is_no_policy_is_told_with_its_line() {
+    for (text, line, why) in [
+        ("", 1, "no rule"),
+        ("# nothing\n\n", 2, "no rule"),
+        ("\npermit * * by any", 2, "allow or deny"),
+        ("allow fly * by any", 1, "no act"),
+        ("allow register svc/*", 1, "by whom"),
+        ("allow register by any", 1, "which names"),
+        ("allow register * by", 1, "nobody"),
+        ("allow register * by member", 1, "a name is missing"),
+        ("allow register * by alice", 1, "alice"),
+        ("allow register \"x by any", 1, "not closed"),
+    ] {
+        let error = Policy::parse(text).unwrap_err();
+        assert_eq!(error.line, line, "{text}");
+        assert!(error.to_string().contains(why), "{error}");
+    }
+    let many = "allow * * by any\n".repeat(MAX_RULES + 1);
+    assert_eq!(Policy::parse(&many).unwrap_err().line, MAX_RULES + 1);
+}
+
+fn texts() -> impl Strategy<Value = String> {
+    let name = "[ab]{1,3}[*?]{0,1}|\\*";
+    let who = "any|member [xy]|group [gh]|member \\*";
+    let rule = (
+        "allow|deny",
+        "\\*|register|allocate|accept,register",
+        name,
+        name,
+        who,
+    )
+        .prop_map(|(verb, acts, one, other, who)| {
+            format!("{verb} {acts} {one} {other} by {who}\n")
+        });
+    proptest::collection::vec(rule, 1..8).prop_map(|rules| rules.concat())
+}
+
+proptest! {
+    #[test]
+    fn a_keeper_that_knows_the_hash_only_never_refuses_what_is_allowed(
+        text in texts(), name in "[ab]{1,4}", member in "[xyz]", group in "[ghi]", act in 0usize..3,
+    ) {
+        let policy = Policy::parse(&text).unwrap();
+        let (member, groups) = (label(&member), [label(&group)]);
+        let who = Subject { member: &member, groups: &groups };
+        let act = Act::ALL[act];
+        let surely = policy.judge(act, &name, who).allowed;
+        let maybe = policy.may_allow(act, &hash(&name).unwrap(), hash, who);
+        prop_assert!(maybe || !surely, "{}", text);
+        // Without patterns the hash says as much as the name.
+        if !text.contains('?') && !text.replace("* ", " ").contains('*') {
+            prop_assert_eq!(maybe, surely, "{}", text);
+        }
+    }
+
+    #[test]
+    fn no_text_breaks_the_reader(text in "\\PC{0,200}") {
+        let _ = Policy::parse(&text);
+    }
+
+    #[test]
+    fn no_rule_below_the_one_that_decides_matters(text in texts(), name in "[ab]{1,4}", member in "[xyz]") {
+        let policy = Policy::parse(&text).unwrap();
+        let verdict = judge(&policy, Act::Register, &name, &member, &["g"]);
+        if let Some((_, line)) = verdict.rule {
+            let above: String = text.lines().take(line).map(|l| format!("{l}\n")).collect();
+            let above = Policy::parse(&above).unwrap();
+            prop_assert_eq!(judge(&above, Act::Register, &name, &member, &["g"]), verdict);
+        }
+    }
+}
