@@ -282,6 +282,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             | Command::Disconnect(_)
             | Command::Invite(_)
             | Command::Authority(_)
+            | Command::Policy(_)
             | Command::Status => None,
         };
         // Numbers of our own: an irmd that was restarted may use those of the one before again.
@@ -448,7 +449,9 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                 Answer::Allocated(allocated)
             }
             Answer::Status(status) => Answer::Status(Box::new(self.complete(*status))),
-            Answer::Ok | Answer::Invitation(_) | Answer::Configured(_) => answer,
+            Answer::Ok | Answer::Invitation(_) | Answer::Configured(_) | Answer::Policy(_) => {
+                answer
+            }
         })
     }
 

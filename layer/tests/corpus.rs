@@ -19,6 +19,8 @@ mod certificate;
 mod channel;
 #[path = "../../fuzz/src/commands.rs"]
 mod commands;
+#[path = "../../fuzz/src/directory.rs"]
+mod directory;
 #[path = "../../fuzz/src/frct.rs"]
 mod frct;
 #[path = "../../fuzz/src/handshake.rs"]
@@ -31,6 +33,8 @@ mod lsdb;
 mod member;
 #[path = "../../fuzz/src/pdu.rs"]
 mod pdu;
+#[path = "../../fuzz/src/policy.rs"]
+mod policy;
 #[path = "../../fuzz/src/prefixes.rs"]
 mod prefixes;
 #[path = "../../fuzz/replay.rs"]
@@ -48,6 +52,8 @@ replay::replays! {
     certificate(2000): no_change_of_a_certificate_is_believed;
     prefixes(4000): a_prefix_extension_has_one_encoding;
     invitation(4000): no_change_of_an_invitation_is_taken;
+    directory(500): no_message_makes_a_member_find_whom_nobody_named;
+    policy(4000): no_text_breaks_a_policy_or_divides_those_who_judge_by_it;
     lsdb(1000): no_record_of_a_neighbour_breaks_the_database;
     unicast(500): no_input_breaks_a_member;
 }

@@ -45,6 +45,8 @@ pub enum Command {
     Invite(Invite),
     /// Do what only the holder of the layer's authority can.
     Authority(AuthorityAct),
+    /// Show the policy, and what it says of something; answered by [`Answer::Policy`].
+    Policy(crate::irm::PolicyCheck),
     /// Say how you are; answered by [`Answer::Status`].
     Status,
     /// End all flows in good order, then exit.
@@ -256,6 +258,8 @@ pub enum AuthorityAct {
     Delegate(Label, Vec<IpNet>),
     /// Let it issue no longer; what it has issued counts until it ends.
     Undelegate(Label),
+    /// This policy holds from now on; empty: none does.
+    Policy(String),
 }
 
 /// What an IPC process says.
@@ -286,6 +290,8 @@ pub enum Answer {
     Invitation(String),
     /// To `bootstrap` and `enroll`.
     Configured(Configured),
+    /// To `policy`.
+    Policy(crate::irm::PolicyReply),
 }
 
 /// A flow that stands. The machine says all but the token, which the runtime makes.

@@ -5,6 +5,7 @@ mod flow;
 mod ipcp;
 mod layer;
 mod name;
+mod policy;
 mod vpn;
 
 use std::path::PathBuf;
@@ -17,6 +18,7 @@ pub(crate) use flow::{Cat, Echo, FlowOptions, FlowVerb, Perf, Ping};
 pub(crate) use ipcp::{Adjacency, Bootstrap, Enroll, IpcpVerb, Kind, Set};
 pub(crate) use layer::{Invite, LayerVerb};
 pub(crate) use name::{NameVerb, Register};
+pub(crate) use policy::PolicyVerb;
 pub(crate) use vpn::{Up, VpnVerb, Which};
 
 use crate::duration::duration;
@@ -75,6 +77,13 @@ pub(crate) enum Noun {
         after_help = "Example:\n  irm unbind program /usr/bin/httpd --name web"
     )]
     Unbind(UnbindVerb),
+    /// Who may do what with which names of a layer
+    #[command(
+        subcommand,
+        infer_subcommands = true,
+        after_help = "Example:\n  irm policy check --from ovl-a --to svc/web"
+    )]
+    Policy(PolicyVerb),
     /// Flows of this host
     #[command(
         subcommand,

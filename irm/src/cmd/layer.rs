@@ -61,7 +61,7 @@ async fn invite(c: &Context, args: Invite) -> Result<(), Reason> {
 }
 
 /// Has the authority of a layer do something that needs no answer.
-async fn act(c: &Context, layer: Label, act: Act) -> Result<(), Reason> {
+pub(super) async fn act(c: &Context, layer: Label, act: Act) -> Result<(), Reason> {
     let request = pb::AuthorityRequest {
         layer: layer.to_string(),
         act: Some(pb::AuthorityAct { act: Some(act) }),

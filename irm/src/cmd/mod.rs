@@ -10,6 +10,7 @@ mod layer;
 mod name;
 mod perf;
 mod ping;
+mod policy;
 mod vpn;
 
 use std::path::PathBuf;
@@ -49,6 +50,7 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Reason> {
         Noun::Status => status(c).await,
         Noun::Ipcp(verb) => ipcp::run(c, verb).await,
         Noun::Layer(verb) => layer::run(c, verb).await,
+        Noun::Policy(verb) => policy::run(c, verb).await,
         Noun::Name(verb) => name::run(c, verb).await,
         Noun::Bind(verb) => bind::bind(c, verb).await,
         Noun::Unbind(verb) => bind::unbind(c, verb).await,

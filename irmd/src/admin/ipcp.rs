@@ -7,7 +7,9 @@ use proto::ipcp::{
     Answer, AuthorityAct, Bootstrap, Command, Configured, Enroll, Entry, Host, Invite, Settings,
     State,
 };
-use proto::irm::{AuthorityRequest, InviteRequest, IpcpInfo, LayerReply};
+use proto::irm::{
+    AuthorityRequest, InviteRequest, IpcpInfo, LayerReply, PolicyReply, PolicyRequest,
+};
 use proto::{Code, Label, Reason};
 
 use crate::daemon::{COMMAND, Daemon};
@@ -392,6 +394,50 @@ pub(crate) async fn authority(
     let act = request.act.unwrap_or_default();
     let act = AuthorityAct::try_from(act)?;
     ipcp.call(Command::Authority(act), COMMAND).await.map(drop)
+}
+
+/// The policy of a layer, and what it says of something.
+pub(crate) async fn policy(
+    daemon: &Arc<Daemon>,
+    request: PolicyRequest,
+) -> Result<PolicyReply, Reason> {
+    let ipcp = if request.layer.is_empty() {
+        only_unicast(daemon)?
+    } else {
+        unicast_in(daemon, &Label::new(request.layer)?)?
+    };
+    let check = Command::Policy(request.check.unwrap_or_default());
+    match ipcp.call(check, COMMAND).await? {
+        Answer::Policy(reply) => Ok(reply),
+        Answer::Ok
+        | Answer::Allocated(_)
+        | Answer::Status(_)
+        | Answer::Invitation(_)
+        | Answer::Configured(_) => {
+            let text = format!(
+                "IPC process {} answered a question of policy with something else; restart it",
+                ipcp.name
+            );
+            Err(Reason::new(Code::PeerMisbehaved, text))
+        }
+    }
+}
+
+/// The only layer with members that this host is in.
+fn only_unicast(daemon: &Daemon) -> Result<Arc<Ipcp>, Reason> {
+    let all = daemon.ipcps().into_iter();
+    let mut all = all.filter(|i| i.kind == Kind::Unicast && i.layer().is_some());
+    match (all.next(), all.next()) {
+        (Some(only), None) => Ok(only),
+        (None, _) => {
+            let text = "this host is in no unicast layer; see `irm status`";
+            Err(Reason::new(Code::NotFound, text))
+        }
+        (Some(_), Some(_)) => {
+            let text = "this host is in several unicast layers; name one with --layer";
+            Err(Reason::new(Code::Usage, text))
+        }
+    }
 }
 
 /// Members, routes and links of a layer, as this host's member sees them.

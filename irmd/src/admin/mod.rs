@@ -111,6 +111,12 @@ impl Admin for Service {
         done(ipcp::authority(&self.0, request.into_inner()).await)
     }
 
+    async fn policy(&self, request: Request<PolicyRequest>) -> Answer<PolicyReply> {
+        Ok(Response::new(
+            ipcp::policy(&self.0, request.into_inner()).await?,
+        ))
+    }
+
     async fn layer(&self, request: Request<LayerRef>) -> Answer<LayerReply> {
         let layer = label("layer", request.into_inner().layer)?;
         Ok(Response::new(ipcp::layer(&self.0, &layer).await?))

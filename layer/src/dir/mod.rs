@@ -168,6 +168,12 @@ impl Directory {
         self.store.sweep(now, |entry| !void(entry));
     }
 
+    /// Forgets what may not be served any longer.
+    pub fn review(&mut self, now: Instant, around: &impl Surroundings) {
+        let may = |e: &Entry| around.may_serve(e.origin, &e.hash).is_ok();
+        self.store.sweep(now, may);
+    }
+
     /// Nothing that a member has said counts any longer; its name may be another's from now on.
     pub fn expel(&mut self, now: Instant, member: Addr) {
         self.store.sweep(now, |entry| entry.origin != member);

@@ -158,6 +158,7 @@ impl What {
             }
             Command::Bootstrap(_)
             | Command::Set(_)
+            | Command::Policy(_)
             | Command::Register(_)
             | Command::Unregister(_)
             | Command::Respond(_)

@@ -45,6 +45,9 @@ impl Unicast {
         if kind == Kind::REVOKED || kind == Kind::TRUST {
             self.trust_changed(now);
         }
+        if kind == Kind::POLICY {
+            self.law_changed(now);
+        }
     }
 
     /// Says whom to believe, if that isn't what holds already.

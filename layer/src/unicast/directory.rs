@@ -5,6 +5,7 @@ use proto::wire::{self, directory, message::Body};
 use proto::{Addr, FlowId, Label, Name, Reason, irm};
 
 use super::Unicast;
+use super::law::Law;
 use super::link::Link;
 use super::member::Member;
 use super::routing::Routing;
@@ -16,6 +17,7 @@ use crate::dir::{EntryError, Kind, NameHash, Output, Surroundings};
 pub(super) struct Around<'a> {
     identity: &'a Identity,
     routing: &'a Routing,
+    law: &'a Law,
 }
 
 impl Surroundings for Around<'_> {
@@ -50,22 +52,30 @@ impl Surroundings for Around<'_> {
         checked.map_err(|_: CertError| EntryError::Forged)
     }
 
-    fn may_serve(&self, _member: Addr, _hash: &NameHash) -> Result<(), Reason> {
-        Ok(())
+    fn may_serve(&self, member: Addr, hash: &NameHash) -> Result<(), Reason> {
+        let cert = self.routing.member(member);
+        cert.map_or(Ok(()), |cert| self.law.may_serve(cert, hash))
     }
 }
 
 impl Member {
     /// The directory, and what it sees.
     fn directory(&mut self) -> (&mut crate::dir::Directory, Around<'_>) {
-        let (identity, routing) = (&self.identity, &self.routing);
-        (&mut self.dir, Around { identity, routing })
+        let around = Around {
+            identity: &self.identity,
+            routing: &self.routing,
+            law: &self.law,
+        };
+        (&mut self.dir, around)
     }
 
     /// The members that serve a name, as far as is known here, and can be reached: the nearest first.
     pub(super) fn resolve(&self, now: Now, name: &Name) -> Vec<Addr> {
-        let (identity, routing) = (&self.identity, &self.routing);
-        let around = Around { identity, routing };
+        let around = Around {
+            identity: &self.identity,
+            routing: &self.routing,
+            law: &self.law,
+        };
         self.dir.resolve(now.mono, &around, &self.hash(name))
     }
 }
@@ -77,6 +87,15 @@ impl Unicast {
         if let Some(me) = &mut self.me {
             let (dir, around) = me.directory();
             dir.serve(now.mono, &around, hash, served);
+            self.pump = true;
+        }
+    }
+
+    /// The policy is another: what may no longer be kept goes.
+    pub(super) fn review_directory(&mut self, now: Now) {
+        if let Some(me) = &mut self.me {
+            let (dir, around) = me.directory();
+            dir.review(now.mono, &around);
             self.pump = true;
         }
     }

@@ -19,6 +19,7 @@ impl Unicast {
             AuthorityAct::Revoke(member) => self.revoke(now, &member),
             AuthorityAct::Delegate(member, prefixes) => self.delegate(now, &member, &prefixes),
             AuthorityAct::Undelegate(member) => self.undelegate(now, &member),
+            AuthorityAct::Policy(text) => self.set_policy(now, &text),
         };
         self.done(command, answer.map(|()| Answer::Ok));
     }

@@ -16,6 +16,7 @@ use super::limits::{
 };
 use super::transfer::{Transfer, controlled, sdu_mtu};
 use crate::dir::NameHash;
+use crate::policy::Act;
 use crate::{Now, Output};
 
 /// What irmd asks.
@@ -47,6 +48,7 @@ impl Unicast {
             return Err(self.not_a_member());
         };
         grant(&ask.qos)?;
+        me.judge(Act::Allocate, &ask.name, me.address)?;
         let fail = |code, text: String| Err(Reason::new(code, text));
         if self.flows.has_id(ask.flow) {
             return fail(
@@ -92,6 +94,7 @@ impl Unicast {
             *a != me.address
                 && !outgoing.tried.contains(a)
                 && pinned.is_none_or(|pinned| pinned == *a)
+                && me.judge_server(&outgoing.ask.name, *a).is_ok()
         });
         let Some(peer) = next else {
             let only_here = outgoing.denied && me.has_name(&outgoing.ask.name);
@@ -182,6 +185,10 @@ impl Unicast {
         let Some(me) = &self.me else {
             return self.not_a_member();
         };
+        let judged = found.iter().map(|a| me.judge_server(name, *a));
+        if let Some(denied) = judged.filter_map(Result::err).next() {
+            return denied;
+        }
         let layer = me.layer();
         match (&outgoing.ask.peer, found) {
             (_, []) if me.has_name(name) => Reason::new(
@@ -361,6 +368,8 @@ impl Unicast {
             Some(Name::new(request.source_name)?)
         };
         let qos: QosSpec = request.qos.unwrap_or_default().try_into()?;
+        // Before anything is said of the name: who may not ask for it learns nothing of it.
+        self.judge_flow(&name, from, me.address)?;
         if !me.has_name(&name) {
             let text = format!(
                 "{name} is no longer registered at {}; try again",
@@ -592,7 +601,7 @@ impl Unicast {
         }
     }
 
-    fn refuse(&mut self, now: Now, peer: Addr, remote: EndpointId, reason: &Reason) {
+    pub(super) fn refuse(&mut self, now: Now, peer: Addr, remote: EndpointId, reason: &Reason) {
         let (code, text) = (reason.code as u32, reason.text.clone());
         let reply = wire::FlowReply {
             source_endpoint: remote.0,

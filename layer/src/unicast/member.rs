@@ -9,6 +9,7 @@ use zeroize::Zeroizing;
 
 use super::Unicast;
 use super::expel::trusted;
+use super::law::Law;
 use super::limits::MAX_NAMES;
 use super::renew::Renewal;
 use super::routing::Routing;
@@ -36,6 +37,7 @@ pub(super) struct Member {
     /// How many of each neighbour's were checked.
     pub(super) shares: BTreeMap<Addr, Share>,
     pub(super) dir: Directory,
+    pub(super) law: Law,
     names: BTreeMap<[u8; 32], Name>,
 }
 
@@ -244,6 +246,7 @@ impl Unicast {
         if let Some(pool) = &self.pool {
             routing.lsdb.share(pool.clone());
         }
+        let law = Law::of(&decrees);
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let dir = Directory::new(address, seed);
@@ -265,6 +268,7 @@ impl Unicast {
             renewal: Renewal::default(),
             shares: BTreeMap::new(),
             dir,
+            law,
             names: BTreeMap::new(),
         });
         self.forgive();
@@ -309,6 +313,9 @@ impl Unicast {
                 me.label()
             );
             return self.done(command, Err(Reason::new(Code::Busy, text)));
+        }
+        if wanted && let Err(reason) = me.judge_server(&name, me.address) {
+            return self.done(command, Err(reason));
         }
         let changed = if wanted {
             me.names.insert(hash, name).is_none()

@@ -12,6 +12,7 @@
 //! | `enrol`, `relay` | the joiner; the dialled member, those on the way to the issuer, and the issuer |
 //! | `decrees`, `expel` | what the layer's authority says to all; who is believed no more |
 //! | `flood`, `damper`, `routing` | signed records between neighbours, and how often; what follows from them |
+//! | `law` | the layer's policy, where it holds |
 //! | `directory` | what members tell each other of names |
 //! | `fa`, `upkeep`, `flow` | flow allocator; what happens to flows by themselves; their tables |
 //! | `cube`, `admission`, `limits` | what is granted; whether a link has room for it; every bound on what others may cause |
@@ -37,6 +38,7 @@ mod gate;
 #[cfg(any(test, feature = "hostile"))]
 mod hostile;
 mod issuers;
+mod law;
 mod limits;
 mod link;
 mod links;
@@ -202,6 +204,7 @@ impl Unicast {
             Command::Connect(member, timeout) => self.connect(now, id, member, timeout),
             Command::Disconnect(member) => self.disconnect(now, id, &member),
             Command::Invite(ask) => self.invite(now, id, &ask),
+            Command::Policy(check) => self.policy(id, &check),
             Command::Authority(act) => self.authority_act(now, id, act),
             Command::Status => {
                 let status = self.status(now);

@@ -47,6 +47,7 @@ impl Command {
             }),
             Self::Invite(i) => Pb::Invite(i.into()),
             Self::Authority(act) => Pb::Authority(act.into()),
+            Self::Policy(check) => Pb::Policy(check),
             Self::Status => Pb::Status(pb::StatusWanted {}),
             Self::Shutdown => Pb::Shutdown(pb::Shutdown {}),
         };
@@ -75,6 +76,7 @@ impl Command {
             Pb::Disconnect(c) => Self::Disconnect(label("member", c.member)?),
             Pb::Invite(i) => Self::Invite(i.try_into()?),
             Pb::Authority(act) => Self::Authority(act.try_into()?),
+            Pb::Policy(check) => Self::Policy(check),
             Pb::Status(_) => Self::Status,
             Pb::Shutdown(_) => Self::Shutdown,
         }))
@@ -309,6 +311,7 @@ impl From<AuthorityAct> for pb::AuthorityAct {
                     prefixes: texts(prefixes),
                 }),
                 AuthorityAct::Undelegate(member) => Act::Undelegate(member.to_string()),
+                AuthorityAct::Policy(text) => Act::Policy(text),
             }),
         }
     }
@@ -324,6 +327,7 @@ impl TryFrom<pb::AuthorityAct> for AuthorityAct {
                 Self::Delegate(label("member", d.member)?, parsed("prefix", &d.prefixes)?)
             }
             Act::Undelegate(member) => Self::Undelegate(label("member", member)?),
+            Act::Policy(text) => Self::Policy(text),
         })
     }
 }

@@ -6,8 +6,10 @@ mod enrolment;
 mod flows;
 mod hostile;
 mod intruder;
+mod law;
 mod meddler;
 mod mischief;
+mod names;
 mod queues;
 mod rates;
 mod rekeys;
@@ -398,7 +400,11 @@ pub(super) fn invite(
     };
     match net.ask(issuer, Command::Invite(ask))? {
         Answer::Invitation(url) => Ok(url),
-        other @ (Answer::Ok | Answer::Allocated(_) | Answer::Status(_) | Answer::Configured(_)) => {
+        other @ (Answer::Ok
+        | Answer::Allocated(_)
+        | Answer::Status(_)
+        | Answer::Configured(_)
+        | Answer::Policy(_)) => {
             panic!("{other:?}")
         }
     }

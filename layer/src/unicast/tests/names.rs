@@ -1,0 +1,91 @@
+//! Names: who is asked for a flow to one, and whom nobody asks.
+
+use proto::{Name, QosSpec};
+
+use super::flows::{allocate, flow, register, request, wait};
+use super::routes::triangle;
+use super::*;
+
+fn unregister(net: &mut Net, at: &'static str, name: &str) {
+    let command = Command::Unregister(Name::new(name).unwrap());
+    assert_eq!(net.ask(at, command), Ok(Answer::Ok));
+}
+
+/// Who of several is asked first, and the others.
+fn first(net: &mut Net, of: [&'static str; 2]) -> (&'static str, &'static str) {
+    let address = |net: &mut Net, name| net.node(name).machine.me.as_ref().unwrap().address;
+    if address(net, of[0]) < address(net, of[1]) {
+        (of[0], of[1])
+    } else {
+        (of[1], of[0])
+    }
+}
+
+#[test]
+fn of_several_that_serve_a_name_the_next_is_asked_when_the_nearest_dies_or_serves_it_no_longer() {
+    let mut net = triangle();
+    for at in ["b", "c"] {
+        register(&mut net, at, "svc");
+    }
+    net.seconds(1);
+    let (near, next) = first(&mut net, ["b", "c"]);
+    flow(&mut net, "a", near, "svc", 5, QosSpec::RAW);
+    // Nobody has noticed yet: it is asked, and is silent.
+    for other in ["a", next] {
+        net.cut(near, other);
+    }
+    let since = net.elapsed;
+    let command = net.command("a", Command::Allocate(allocate("svc", 6, QosSpec::RAW)));
+    let asked = request(&mut net, next);
+    assert!(net.elapsed - since < Duration::from_secs(3));
+    let verdict = Err(Reason::new(Code::Refused, "this will do"));
+    let respond = proto::ipcp::Respond {
+        request: asked.request,
+        verdict,
+    };
+    net.ask(next, Command::Respond(respond)).unwrap();
+    assert_eq!(
+        wait(&mut net, "a", command).unwrap_err().code,
+        Code::Refused
+    );
+    for other in ["a", next] {
+        net.mend(near, other);
+    }
+    net.seconds(10);
+    unregister(&mut net, near, "svc");
+    net.run(Duration::from_millis(20));
+    flow(&mut net, "a", next, "svc", 7, QosSpec::RAW);
+}
+
+#[test]
+fn a_name_that_only_this_member_serves_is_told_at_once_and_one_that_nobody_does_in_time() {
+    let mut net = triangle();
+    register(&mut net, "a", "own");
+    net.seconds(1);
+    let since = net.elapsed;
+    let mut refused = |net: &mut Net, name: &str, flow| {
+        let ask = Command::Allocate(allocate(name, flow, QosSpec::RAW));
+        net.ask("a", ask).unwrap_err()
+    };
+    let reason = refused(&mut net, "own", 5);
+    assert_eq!(reason.code, Code::NotFound);
+    assert!(reason.text.contains("at this very member only"), "{reason}");
+    assert!(net.elapsed - since < Duration::from_millis(100));
+    assert_eq!(refused(&mut net, "other", 6).code, Code::NotFound);
+    assert!(net.elapsed - since < Duration::from_secs(2));
+}
+
+#[test]
+fn a_name_that_is_taken_back_is_remembered_by_nobody() {
+    let mut net = triangle();
+    register(&mut net, "c", "svc");
+    net.seconds(1);
+    flow(&mut net, "a", "c", "svc", 5, QosSpec::RAW);
+    unregister(&mut net, "c", "svc");
+    net.run(Duration::from_millis(50));
+    for at in ["a", "b", "c"] {
+        assert!(status(&mut net, at).directory.is_empty(), "{at}");
+    }
+    let ask = Command::Allocate(allocate("svc", 6, QosSpec::RAW));
+    assert_eq!(net.ask("a", ask).unwrap_err().code, Code::NotFound);
+}
