@@ -73,6 +73,16 @@ impl PathMtu {
         }
     }
 
+    /// Packets of `size` bytes pass, and larger ones did not: if that is less than the base, the search begins at the floor.
+    pub fn passed_only(&mut self, size: u32, now: Instant) {
+        if size < BASE.min(self.limit) {
+            self.good = FLOOR.min(self.limit);
+            self.used = self.good;
+            self.stage = Stage::Search;
+            (self.probe, self.at) = (None, now);
+        }
+    }
+
     /// A packet of that size was sent. Only where large ones are does it matter whether they still pass.
     pub fn sent(&mut self, size: u32) {
         self.large |= size > BASE;
@@ -136,7 +146,11 @@ impl PathMtu {
         match self.stage {
             Stage::Hope | Stage::Settled => {
                 self.good = FLOOR.min(self.limit);
-                self.stage = if size > BASE { Stage::Base } else { Stage::Search };
+                self.stage = if size > BASE {
+                    Stage::Base
+                } else {
+                    Stage::Search
+                };
                 self.used = if size > BASE { BASE } else { self.good };
             }
             Stage::Base => {
@@ -341,12 +355,27 @@ mod tests {
     }
 
     #[test]
+    fn what_is_known_from_before_is_where_the_search_begins() {
+        let mut path = Path::new(1472, 600);
+        path.mtu.passed_only(508, path.now);
+        assert_eq!(path.mtu.mtu(), 508);
+        path.run(Duration::from_secs(20));
+        assert!((584..=600).contains(&path.mtu.mtu()), "{}", path.mtu.mtu());
+        let mut usual = Path::new(1472, 1472);
+        usual.mtu.passed_only(1200, usual.now);
+        assert_eq!(usual.mtu.mtu(), 1472);
+    }
+
+    #[test]
     fn answers_to_nothing_change_nothing() {
         let mut path = PathMtu::new(1472, begin());
         for size in [0, 1200, 1472, u32::MAX] {
             path.answered(begin(), size);
         }
-        assert_eq!((path.mtu(), path.good, path.stage), (1472, FLOOR, Stage::Hope));
+        assert_eq!(
+            (path.mtu(), path.good, path.stage),
+            (1472, FLOOR, Stage::Hope)
+        );
     }
 
     proptest! {

@@ -329,6 +329,7 @@ impl Unicast {
             Inner::RoutedHandshake(header, bytes) => {
                 self.routed_handshake(now, peer, header, bytes)
             }
+            Inner::Probe(kind, size, len) => self.probe(now, lower, kind, size, len),
             Inner::LinkHandshake(bytes) => self.link_handshake(now, lower, Some(peer), bytes),
         }
     }

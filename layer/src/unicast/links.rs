@@ -12,7 +12,7 @@ use super::Unicast;
 use super::limits::{MAX_BATCHES, MAX_BATCHES_ALL, MAX_STRANGERS, MIN_BATCHES};
 use super::link::{GREETING, JOINING, Link, Phase, RETIRING, Stands};
 use super::out::Class;
-use super::pdu::Hello;
+use super::pdu::{Hello, Probe};
 use crate::route::LinkState;
 use crate::{FlowAsk, FlowTell, Now, Output, Via};
 
@@ -37,7 +37,11 @@ impl Unicast {
                 via,
             ),
             FlowTell::Mtu(lower, mtu) => {
-                if self.links.get_mut(&lower).is_some_and(|l| l.set_mtu(mtu)) {
+                if self
+                    .links
+                    .get_mut(&lower)
+                    .is_some_and(|l| l.set_mtu(now.mono, mtu))
+                {
                     self.say_link_info(lower, false);
                     self.links_changed(now);
                 }
@@ -279,14 +283,31 @@ impl Unicast {
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
-        let mtu = link.hello(now.mono, micros, hello);
+        link.hello(now.mono, micros, hello);
         let cost = link.update_cost(now.mono);
         self.pump |= hello.asks;
-        if mtu {
-            self.say_link_info(lower, false);
-        }
-        if mtu || cost {
+        if cost {
             self.links_changed(now);
+        }
+    }
+
+    /// Takes a probe of the path, or the answer to one.
+    pub(super) fn probe(&mut self, now: Now, lower: FlowId, kind: Probe, size: u32, len: usize) {
+        if let Some(link) = self.links.get_mut(&lower) {
+            let changed = link.probed(now.mono, kind, size, len);
+            self.path_probed(now, lower, changed);
+        }
+    }
+
+    fn path_probed(&mut self, now: Now, lower: FlowId, changed: Result<bool, &'static str>) {
+        match changed {
+            Ok(false) => {}
+            Ok(true) => {
+                self.stats.count("link.mtu_changed");
+                self.say_link_info(lower, false);
+                self.links_changed(now);
+            }
+            Err(reason) => self.stats.count(reason),
         }
     }
 }
@@ -338,6 +359,10 @@ impl Unicast {
         let again = link.takes_regreet(now.mono) && link.peer().is_none();
         let rekey = link.wants_rekey(now.mono);
         self.say_hello(now, lower);
+        if let Some(link) = self.links.get_mut(&lower) {
+            let changed = link.probe(now.mono);
+            self.path_probed(now, lower, changed);
+        }
         if rekey || again {
             self.greet(now, lower);
         }
@@ -356,19 +381,15 @@ impl Unicast {
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
-        let before = link.mtu();
-        let Some((hello, len)) = link.hello_due(now.mono, micros) else {
+        let Some(hello) = link.hello_due(now.mono, micros) else {
             return;
         };
-        let sent = link.send(Class::Control, len, |body| {
+        let sent = link.send(Class::Control, Hello::LEN, |body| {
             hello.write(body);
             Ok(())
         });
         if let Err(reason) = sent {
             self.stats.count(reason);
-        }
-        if self.links.get(&lower).is_some_and(|l| l.mtu() != before) {
-            self.links_changed(now);
         }
     }
 
