@@ -27,6 +27,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("routed-handshake", of(5, 60)),
         ("routed-handshake-short", of(5, 19)),
         ("link-handshake", of(6, 60)),
+        ("critical-field", vec![0x52, 2, 8, 1, 0xc0, 0x3e, 7]),
         ("probe", of(7, 60)),
         ("probed-short", of(8, 3)),
         ("sealed-next-version", of(0x22, 60)),

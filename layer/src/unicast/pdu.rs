@@ -296,6 +296,7 @@ pub fn decode_pdu(bytes: &[u8]) -> usize {
         sealed_session(bytes).is_some(),
         Handshake::introduction_of(bytes).is_some(),
         Versions::parse(bytes).is_some(),
+        super::critical::read(bytes).is_ok(),
     ];
     let inner = Inner::parse(&mut bytes.to_vec()).is_some();
     outer.iter().filter(|read| **read).count() + usize::from(inner)
