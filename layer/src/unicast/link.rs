@@ -52,6 +52,8 @@ pub(super) struct Link {
     life: Life,
     /// This host can't send on it.
     mute: bool,
+    /// When packets of flows came on it last.
+    carried: Option<Instant>,
 }
 
 /// How far a link is.
@@ -136,6 +138,7 @@ impl Link {
             hops: Vec::new(),
             life: Life::new(now),
             mute: false,
+            carried: None,
         }
     }
 
@@ -435,6 +438,18 @@ impl Link {
         self.up().is_some() && !std::mem::replace(&mut self.mute, true)
     }
 
+    /// Packets of flows have come. Says whether they are the first after a pause.
+    pub(super) fn carries(&mut self, now: Instant) -> bool {
+        let before = self.carried.replace(now);
+        before.is_none_or(|at| now.saturating_duration_since(at) >= PAUSE)
+    }
+
+    /// Whether packets of flows came on it a moment ago.
+    pub(super) fn carried_lately(&self, now: Instant) -> bool {
+        let lately = |at: Instant| now.saturating_duration_since(at) < LATELY;
+        self.carried.is_some_and(lately)
+    }
+
     /// Whether this host could not send on it when it last tried.
     pub(super) fn is_mute(&self) -> bool {
         self.mute
@@ -535,6 +550,9 @@ pub(super) const SAFE_MTU: u32 = BASE;
 const MIN_MTU: u32 = FLOOR;
 /// The largest packet that fits a batch in either framing.
 const MAX_MTU: u32 = Batch::MAX_PACKET as u32;
+/// Without packets for so long, those of a flow may have been moved to another link.
+const PAUSE: Duration = Duration::from_millis(10);
+const LATELY: Duration = Duration::from_secs(1);
 const MAX_HOPS: usize = 3;
 /// Sessions on a link on which no member has shown its certificate yet.
 const MAX_JOINING: usize = 8;

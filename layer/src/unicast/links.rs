@@ -88,6 +88,21 @@ impl Unicast {
 
 /// Up and down.
 impl Unicast {
+    /// Packets of a neighbour begin to come on a link. If they came a moment ago on the one that this side uses, the other side
+    /// may know that that one is broken: this side leaves it too, until something is heard on it.
+    pub(super) fn follow(&mut self, now: Now, lower: FlowId) {
+        let peer = self.links.get(&lower).and_then(Link::up);
+        let used = peer.and_then(|peer| self.adjacent.get(&peer).copied());
+        let Some(used) = used.filter(|used| *used != lower) else {
+            return;
+        };
+        let left = |link: &mut Link| link.carried_lately(now.mono) && link.mute(now.mono);
+        if self.links.get_mut(&used).is_some_and(left) {
+            self.stats.count("link.followed");
+            self.links_changed(now);
+        }
+    }
+
     /// Whether one more may be heard who has shown no certificate yet. If there are too many, one that hasn't begun to enrol
     /// goes for it. Half of the places are for those whose handshake is answered, of whom the oldest goes once it has had
     /// its time, half for those who wait for that: neither who never says anything nor who never goes on keeps others out.
