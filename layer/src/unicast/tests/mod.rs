@@ -402,6 +402,7 @@ pub(super) fn invite(
     match net.ask(issuer, Command::Invite(ask))? {
         Answer::Invitation(url) => Ok(url),
         other @ (Answer::Ok
+        | Answer::Exported(_)
         | Answer::Allocated(_)
         | Answer::Status(_)
         | Answer::Configured(_)
