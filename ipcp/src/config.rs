@@ -6,6 +6,7 @@ use anyhow::Context;
 use libflow::Secret;
 use proto::Label;
 use ring::rand::{SecureRandom, SystemRandom};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Who this process is and where its things are.
 #[derive(Debug, Clone)]
@@ -20,6 +21,43 @@ pub struct Config {
     pub state_dir: PathBuf,
     /// By which irmd knows it.
     pub secret: Secret,
+}
+
+/// What irmd says on the command line of each IPC process.
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// Its name on this host; that of a member too
+    #[arg(long)]
+    pub name: Label,
+    /// The run directory of irmd
+    #[arg(long, env = "IRM_RUN_DIR", value_name = "DIR")]
+    pub run_dir: PathBuf,
+    /// A directory of its own, for what must survive
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: PathBuf,
+}
+
+impl Arguments {
+    /// What every IPC process begins with: it logs, may have as many descriptors as the system lets it, and learns its secret.
+    pub fn begin(self, kind: &'static str) -> anyhow::Result<Config> {
+        crate::telemetry::init(self.name.as_str());
+        raise_limit();
+        Config::with_secret_on_stdin(self.name, kind, self.run_dir, self.state_dir)
+    }
+}
+
+/// Each flow has a descriptor, and so has each of a shim's unconfirmed requests: the usual limit of 1,024 is too low.
+fn raise_limit() {
+    let maximum = getrlimit(Resource::Nofile).maximum;
+    let limit = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(e) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(
+            "can't raise the limit of open files: {e}; flows beyond it will be refused, and a flood of requests may leave no room for any"
+        );
+    }
 }
 
 impl Config {

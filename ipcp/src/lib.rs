@@ -24,7 +24,7 @@ pub mod telemetry;
 pub mod udp;
 mod upper;
 
-pub use config::{Config, block_on, seed};
+pub use config::{Arguments, Config, block_on, seed};
 pub use flow_lower::FlowLower;
 pub use io::{Counters, Interest, Io, Key, Watch};
 pub use libflow::Secret;

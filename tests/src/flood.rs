@@ -28,12 +28,16 @@ pub struct Outcome {
     pub memory_kib: [u64; 2],
     /// A→B over the shim alone, and A→C through the layer.
     pub flows: [Live; 2],
+    /// Bytes a second of a raw flow A→C through the layer that is paced.
+    pub bulk: Live,
+    /// How long a new flow A→C took in the midst of it, with its first answer, in ms.
+    pub new_flow_ms: f64,
 }
 
-/// A flow whose SDUs are echoed, 200 a second or as many as the timers make of that.
+/// A flow whose SDUs are echoed, 200 a second or as many as the timers make of that; or one that is paced.
 #[derive(Debug, Serialize)]
 pub struct Live {
-    /// Echoes a second before the flood.
+    /// Echoes, or bytes, a second before the flood.
     pub quiet_per_s: f64,
     /// The same during the flood.
     pub flood_per_s: f64,
@@ -46,8 +50,8 @@ impl Live {
     }
 }
 
-/// Offers so many requests a second. The line needs its daemons, shims and overlay.
-pub fn flood(line: &Line, rate: u32, seconds: u32) -> anyhow::Result<Outcome> {
+/// Offers so many requests a second, beside a flow of so many bytes a second. The line needs its daemons, shims and overlay.
+pub fn flood(line: &Line, rate: u32, seconds: u32, bulk: u64) -> anyhow::Result<Outcome> {
     let (a, b, c) = (line.host("a")?, line.host("b")?, line.host("c")?);
     let (from, to) = (line.links[0].v4[0], line.links[0].v4[1]);
     // Without a way back, the kernel would drop them as martians before the shim sees one.
@@ -58,8 +62,11 @@ pub fn flood(line: &Line, rate: u32, seconds: u32) -> anyhow::Result<Outcome> {
     for name in NAMES {
         until(FIVE, || a.irm(&format!("ping {name} -c 1 --timeout 500ms")))?;
     }
+    let bulk = Bulk::start(a, c, bulk)?;
     let pings = Pings::start(a)?;
+    let poured = bulk.bytes()?;
     std::thread::sleep(QUIET);
+    let quiet_bulk = bulk.rate(poured)?;
     let quiet = pings.rates()?;
     let pid = shim(b)?;
     let (counted, unread) = (counters(b)?, unread(b)?);
@@ -79,15 +86,20 @@ pub fn flood(line: &Line, rate: u32, seconds: u32) -> anyhow::Result<Outcome> {
         ],
     )?;
     let (begin, mut early, mut most_sockets) = (Instant::now(), 0, 0);
+    let (poured, mut new_flow_ms) = (bulk.bytes()?, 0.0);
     while flood.alive() {
         let most = Duration::from_secs(u64::from(seconds)) + FIVE;
         ensure!(begin.elapsed() < most, "the flood does not end");
         most_sockets = most_sockets.max(sockets(pid)?);
         if early == 0 && begin.elapsed() > Duration::from_secs(2) {
             early = memory_kib(pid)?;
+            let asked = Instant::now();
+            a.irm("ping far --layer overlay -c 1")?;
+            new_flow_ms = asked.elapsed().as_secs_f64() * 1e3;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    let flood_bulk = bulk.rate(poured)?;
     let during = pings.rates()?;
     let late = memory_kib(pid)?;
     let sent = flood.json()?;
@@ -103,7 +115,52 @@ pub fn flood(line: &Line, rate: u32, seconds: u32) -> anyhow::Result<Outcome> {
             quiet_per_s: quiet[i],
             flood_per_s: during[i],
         }),
+        bulk: Live {
+            quiet_per_s: quiet_bulk,
+            flood_per_s: flood_bulk,
+        },
+        new_flow_ms,
     })
+}
+
+/// A paced flow through the layer, while it lasts.
+struct Bulk {
+    sink: Process,
+    _pour: Process,
+}
+
+impl Bulk {
+    fn start(from: &Host, to: &Host, bytes_per_s: u64) -> anyhow::Result<Self> {
+        let talk = |host: &Host, line: &str| host.spawn_piped("lab-talk", line.split(' '));
+        let sink = talk(to, "sink bulk --layer overlay")?;
+        let line = format!("pour bulk --layer overlay --bytes-per-s {bytes_per_s}");
+        std::thread::sleep(STANDING);
+        let bulk = Self {
+            sink,
+            _pour: talk(from, &line)?,
+        };
+        let begin = Instant::now();
+        while bulk.bytes()?.0 == 0 {
+            ensure!(begin.elapsed() < FIVE, "the paced flow brings nothing");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(bulk)
+    }
+
+    /// What has arrived, and when that was said.
+    fn bytes(&self) -> anyhow::Result<(u64, Instant)> {
+        let log = self.sink.log();
+        let last = log.lines().rev().find_map(|line| {
+            let json: Value = serde_json::from_str(line).ok()?;
+            json["bytes"].as_u64()
+        });
+        Ok((last.context("the sink said nothing")?, Instant::now()))
+    }
+
+    fn rate(&self, (before, at): (u64, Instant)) -> anyhow::Result<f64> {
+        let (bytes, now) = self.bytes()?;
+        Ok((bytes - before) as f64 / now.duration_since(at).as_secs_f64())
+    }
 }
 
 /// One ping on each flow, at the same time.

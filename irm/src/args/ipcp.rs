@@ -49,9 +49,6 @@ pub(crate) enum IpcpVerb {
     Destroy {
         /// Which
         name: Label,
-        /// Even if it holds a layer's authority
-        #[arg(long)]
-        force: bool,
     },
 }
 

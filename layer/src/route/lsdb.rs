@@ -23,8 +23,8 @@ use super::graph::{LinkState, Links, tidy};
 use super::lfa;
 use super::record::{self, Content, Kind, MAX_LINKS, MAX_MEMBERS, Parsed, RecordError, Version};
 use super::spf::Spf;
+use crate::Now;
 use crate::crypt::{CertError, Identity, MemberCert};
-use crate::{Now, UnixTime};
 #[cfg(any(test, feature = "sim"))]
 pub use pool::Pool;
 use store::{Believed, Store};
@@ -115,11 +115,6 @@ impl Lsdb {
         record: SignedRecord,
     ) -> Result<Inserted, RecordError> {
         let read = self.read(&record)?;
-        let right =
-            |parsed: &Parsed| parsed.origin == self.me || parsed.is_valid(now.wall, Self::FORGET);
-        if !right(read.parsed()) {
-            return Err(RecordError::WrongTime(read.parsed().origin));
-        }
         let Parsed {
             origin,
             kind,
@@ -273,7 +268,7 @@ impl Lsdb {
         content: Content,
     ) -> SignedRecord {
         self.version = self.version.next();
-        let signed = record::sign(identity, kind, self.version, &content, now.wall);
+        let signed = record::sign(identity, kind, self.version, &content);
         let cert = match self.store.cert(self.me) {
             Some(cert) if cert.der() == identity.cert().der() => cert.clone(),
             _ => Arc::new(identity.cert().clone()),
@@ -283,7 +278,6 @@ impl Lsdb {
             kind,
             version: self.version,
             content,
-            signed_at: UnixTime(Duration::from_secs(now.wall.secs())),
         };
         let believed = Believed {
             parsed,
@@ -427,8 +421,7 @@ impl Lsdb {
         self.sweep_at = Some(now.mono + SWEEP);
         self.forget(now.mono, |record, age| {
             let expired = record.cert.is_over(now.wall);
-            let valid = record.parsed.is_valid(now.wall, Self::FORGET);
-            valid && !expired && age < Self::FORGET
+            !(expired || age >= Self::FORGET)
         });
     }
 

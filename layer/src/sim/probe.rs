@@ -76,9 +76,8 @@ impl Run<'_> {
             })
         };
         let ordered = self.world.ledger.get(tag).is_some_and(|f| f.qos.ordered);
-        // Several SDUs may be in what one gap lacks.
-        let late = if ordered && take("drop.late", 1) > 0 {
-            self.world.ledger.overtaken(tag)
+        let late = if ordered {
+            take("drop.late", self.world.ledger.overtaken(tag))
         } else {
             0
         };

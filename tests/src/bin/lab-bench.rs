@@ -1,11 +1,13 @@
 //! Measures what `docs/benchmarks.md` quotes of programs' flows, on the three hosts of the demo: throughput between
-//! neighbours and through a member in between, allocation of flows, memory and idle CPU of each process, live flows in a flood.
+//! neighbours and through a member in between, what forwarding costs that member, voice beside bulk, allocation of flows, memory and
+//! idle CPU of each process, live flows in a flood.
 //!
-//! Run it with `cargo run --release -p tests --bin lab-bench`. It prints one JSON document.
+//! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward` or `-- voice` behind it for these alone. It
+//! prints one JSON document.
 
 use std::fs;
 use std::io::Write;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -13,21 +15,76 @@ use tests::flood::flood;
 use tests::{Host, Line, until};
 
 fn main() -> anyhow::Result<()> {
+    let only = std::env::args().nth(1);
     let line = Line::up()?;
     std::thread::sleep(FIVE);
+    if let Some(only) = only {
+        return print(&match only.as_str() {
+            "forward" => json!({ "forward": rounds(|| forward(&line))? }),
+            "voice" => json!({ "voice": rounds(|| voice(&line))? }),
+            other => anyhow::bail!("{other} can't be measured alone; use forward or voice"),
+        });
+    }
     let fresh = processes(&line)?;
     let result = json!({
         "perf_neighbours": rounds(|| perf(&line, "b"))?,
         "perf_through_b": rounds(|| perf(&line, "c"))?,
+        "forward": rounds(|| forward(&line))?,
+        "voice": rounds(|| voice(&line))?,
         "allocate_a_c": rounds(|| allocate(&line, &["--count", "300", "--in-turn"]))?,
         "allocate_1000": allocate(&line, &["--count", "1000", "--in-turn"])?,
         "ping_flow_a_c": ping(&line)?,
         "processes_fresh": fresh,
         "processes_after": processes(&line)?,
-        "flood": flood(&line, 22_000, 30)?,
+        "flood": flood(&line, 22_000, 30, 20_000_000)?,
     });
-    let text = serde_json::to_string_pretty(&result).context("can't write JSON")?;
+    print(&result)
+}
+
+fn print(result: &Value) -> anyhow::Result<()> {
+    let text = serde_json::to_string_pretty(result).context("can't write JSON")?;
     writeln!(std::io::stdout(), "{text}").context("can't print")
+}
+
+/// What B's member forwards of a flow A→C that takes all there is, a second of wall time and a second of B's CPU.
+fn forward(line: &Line) -> anyhow::Result<Value> {
+    let b = line.host("b")?;
+    let pid = *b.programs("ipcpd").first().context("B has no ipcpd")?;
+    let count = || -> anyhow::Result<u64> {
+        let status = b.irm_json("status")?;
+        let ipcps = status["ipcps"].as_array().context("no IPC processes")?;
+        let counts = ipcps.iter().map(|i| &i["status"]["counters"]["forwarded"]);
+        Ok(counts.filter_map(Value::as_u64).sum())
+    };
+    let (before, cpu, begin) = (count()?, ticks(pid), Instant::now());
+    let perf = perf(line, "c")?;
+    let (pdus, cpu) = (count()? - before, (ticks(pid) - cpu) as f64 / 100.0);
+    Ok(json!({
+        "perf": perf,
+        "pdus": pdus,
+        "seconds": begin.elapsed().as_secs_f64(),
+        "cpu_seconds_of_b": cpu,
+        "kpps_a_core": pdus as f64 / 1e3 / cpu,
+    }))
+}
+
+/// Round trips A→C of voice, alone and while flows of raw and of data take all that the same path carries.
+fn voice(line: &Line) -> anyhow::Result<Value> {
+    let (a, c) = (line.host("a")?, line.host("c")?);
+    let _echo = c.spawn("irm", ["echo", "talk", "--layer", "overlay"])?;
+    let _server = c.spawn("irm", ["perf", "load", "--layer", "overlay", "--server"])?;
+    let ping = "ping talk --layer overlay --qos voice -c 2000 -i 0.002";
+    until(FIVE, || a.irm("ping talk --layer overlay --qos voice -c 1"))?;
+    let idle = a.irm_json(ping)?;
+    let beside = |qos: &str| -> anyhow::Result<Value> {
+        let load = format!("perf load --layer overlay -t 6 -s 1300 --qos {qos}");
+        let mut load = a.spawn("irm", load.split(' '))?;
+        std::thread::sleep(Duration::from_secs(1));
+        let voice = a.irm_json(ping)?;
+        load.wait(2 * FIVE)?;
+        Ok(voice)
+    };
+    Ok(json!({ "idle": idle, "beside_raw": beside("raw")?, "beside_data": beside("data")? }))
 }
 
 fn rounds(mut measure: impl FnMut() -> anyhow::Result<Value>) -> anyhow::Result<Vec<Value>> {

@@ -28,6 +28,25 @@ enum Verb {
         #[arg(long)]
         text: String,
     },
+    /// Serve a name and count what comes; prints a line of JSON with the bytes so far every 100 ms
+    Sink {
+        name: String,
+        #[arg(long)]
+        layer: Label,
+    },
+    /// Send bytes to a name at a steady rate
+    Pour {
+        name: String,
+        #[arg(long)]
+        layer: Label,
+        #[arg(long, default_value = "raw")]
+        qos: QosSpec,
+        #[arg(long)]
+        bytes_per_s: u64,
+        /// Of one SDU
+        #[arg(long, default_value_t = 1200)]
+        size: usize,
+    },
     /// Send SDUs to a name and check what comes back; prints a line of JSON every 100 ms
     Send {
         name: String,
@@ -53,6 +72,25 @@ async fn main() -> anyhow::Result<()> {
         Verb::Serve { name, layer, text } => {
             let tasks = tokio::task::LocalSet::new();
             tasks.run_until(serve(&irm, &name, layer, text)).await
+        }
+        Verb::Sink { name, layer } => sink(&irm, &name, layer).await,
+        Verb::Pour {
+            name,
+            layer,
+            qos,
+            bytes_per_s,
+            size,
+        } => {
+            let options = AllocOptions {
+                qos,
+                layer: Some(layer),
+                ..AllocOptions::default()
+            };
+            let flow = irm.allocate(&name, options).await?;
+            tokio::select! {
+                end = pour(&flow, bytes_per_s, size) => end,
+                () = stdin_ends() => Ok(()),
+            }
         }
         Verb::Send {
             name,
@@ -92,6 +130,54 @@ async fn serve(irm: &Irm, name: &str, layer: Label, text: String) -> anyhow::Res
     tokio::select! {
         end = accept => end,
         () = stdin_ends() => Ok(()),
+    }
+}
+
+/// Counts what one flow brings.
+async fn sink(irm: &Irm, name: &str, layer: Label) -> anyhow::Result<()> {
+    let mut listener = irm.listen(name, &[layer]).await?;
+    print(&serde_json::json!({"bytes": 0}))?;
+    let flow = listener.accept().await?.accept().await?;
+    let (mut batch, mut bytes) = (Batch::new(Framing::Record), 0_u64);
+    let mut tick = tokio::time::interval(Duration::from_millis(100));
+    loop {
+        tokio::select! {
+            read = flow.read_batch(&mut batch) => {
+                read?;
+                bytes += batch.iter().map(|sdu| sdu.len() as u64).sum::<u64>();
+            }
+            _ = tick.tick() => print(&serde_json::json!({"bytes": bytes}))?,
+            () = stdin_ends() => return Ok(()),
+        }
+    }
+}
+
+/// Sends every 5 ms what is due since the last time, but no more than 50 ms hold.
+async fn pour(flow: &Flow, bytes_per_s: u64, size: usize) -> anyhow::Result<()> {
+    let mut tick = tokio::time::interval(Duration::from_millis(5));
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let (sdu, mut last, mut due) = (vec![7; size], Instant::now(), 0.0);
+    loop {
+        tick.tick().await;
+        let now = Instant::now();
+        let most = bytes_per_s as f64 * 0.05;
+        due += now.duration_since(last).as_secs_f64() * bytes_per_s as f64;
+        due = f64::min(due, most);
+        last = now;
+        let mut batch = Batch::new(Framing::Record);
+        while due >= size as f64 {
+            if !batch.fits(size) {
+                flow.write_batch(&batch).await?;
+                batch.clear();
+            }
+            if let Some(room) = batch.push(size) {
+                room.copy_from_slice(&sdu);
+            }
+            due -= size as f64;
+        }
+        if !batch.is_empty() {
+            flow.write_batch(&batch).await?;
+        }
     }
 }
 

@@ -51,6 +51,21 @@ pub struct How {
     pub disks: Vec<(u32, PathBuf)>,
 }
 
+impl How {
+    /// As a user that is neither who runs the test nor the one that stands for all strangers. Takes root: the user namespace of
+    /// somebody else has one user.
+    pub fn somebody_else() -> anyhow::Result<Self> {
+        anyhow::ensure!(
+            nix::unistd::geteuid().is_root(),
+            "this test starts a program as a second user, which takes root: run it as root"
+        );
+        Ok(Self {
+            uid: Some(SOMEBODY),
+            ..Self::default()
+        })
+    }
+}
+
 /// A link between two hosts.
 pub struct Link {
     /// The addresses of the first and the second host on it, IPv4.
@@ -546,3 +561,6 @@ fn started(
     }
     Ok((child, stdin, answers))
 }
+
+/// The uid of a user that nobody is.
+const SOMEBODY: u32 = 4711;

@@ -9,7 +9,6 @@ mod intruder;
 mod law;
 mod meddler;
 mod mischief;
-mod mtus;
 mod names;
 mod queues;
 mod rates;
@@ -402,7 +401,6 @@ pub(super) fn invite(
     match net.ask(issuer, Command::Invite(ask))? {
         Answer::Invitation(url) => Ok(url),
         other @ (Answer::Ok
-        | Answer::Exported(_)
         | Answer::Allocated(_)
         | Answer::Status(_)
         | Answer::Configured(_)
