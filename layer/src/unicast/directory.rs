@@ -82,13 +82,13 @@ impl Member {
 
 /// What the rest of the machine tells the directory.
 impl Unicast {
-    /// A name is served here from now on, or no longer.
-    pub(super) fn serve(&mut self, now: Now, hash: NameHash, served: bool) {
-        if let Some(me) = &mut self.me {
+    /// A name is served here from now on, or no longer. Says whether that is new.
+    pub(super) fn serve(&mut self, now: Now, hash: NameHash, served: bool) -> bool {
+        self.pump = true;
+        self.me.as_mut().is_some_and(|me| {
             let (dir, around) = me.directory();
-            dir.serve(now.mono, &around, hash, served);
-            self.pump = true;
-        }
+            dir.serve(now.mono, &around, hash, served)
+        })
     }
 
     /// The policy is another: what may no longer be kept goes.

@@ -169,7 +169,9 @@ impl Unicast {
         };
         let all: Vec<_> = me.names().map(judge).collect();
         for (name, hash, verdict) in all {
-            self.serve(now, hash, verdict.is_ok());
+            if !self.serve(now, hash, verdict.is_ok()) {
+                continue;
+            }
             let text = match &verdict {
                 Ok(()) => format!("{name} may be registered"),
                 Err(reason) => reason.text.clone(),

@@ -9,6 +9,7 @@ mod intruder;
 mod law;
 mod meddler;
 mod mischief;
+mod model;
 mod names;
 mod queues;
 mod rates;

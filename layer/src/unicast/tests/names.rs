@@ -63,7 +63,7 @@ fn a_name_that_only_this_member_serves_is_told_at_once_and_one_that_nobody_does_
     register(&mut net, "a", "own");
     net.seconds(1);
     let since = net.elapsed;
-    let mut refused = |net: &mut Net, name: &str, flow| {
+    let refused = |net: &mut Net, name: &str, flow| {
         let ask = Command::Allocate(allocate(name, flow, QosSpec::RAW));
         net.ask("a", ask).unwrap_err()
     };
