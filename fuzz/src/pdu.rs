@@ -8,8 +8,9 @@ pub fn run(bytes: &[u8]) {
 /// One of each kind, 60 bytes long, and each inner one without its last byte of header.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let of = |kind: u8, len: usize| {
-        let mut pdu: Vec<u8> = (0..len as u8).collect();
+        let mut pdu: Vec<u8> = (0..len.max(4) as u8).collect();
         pdu[..4].copy_from_slice(&[kind, 0, 0, 0]);
+        pdu.truncate(len);
         pdu
     };
     vec![
@@ -26,6 +27,9 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("routed-handshake", of(5, 60)),
         ("routed-handshake-short", of(5, 19)),
         ("link-handshake", of(6, 60)),
+        ("critical-field", vec![0x52, 2, 8, 1, 0xc0, 0x3e, 7]),
+        ("probe", of(7, 60)),
+        ("probed-short", of(8, 3)),
         ("sealed-next-version", of(0x22, 60)),
         (
             "met",

@@ -449,9 +449,11 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                 Answer::Allocated(allocated)
             }
             Answer::Status(status) => Answer::Status(Box::new(self.complete(*status))),
-            Answer::Ok | Answer::Invitation(_) | Answer::Configured(_) | Answer::Policy(_) => {
-                answer
-            }
+            Answer::Ok
+            | Answer::Exported(_)
+            | Answer::Invitation(_)
+            | Answer::Configured(_)
+            | Answer::Policy(_) => answer,
         })
     }
 

@@ -182,6 +182,7 @@ async fn the_same_bootstrap_succeeds_and_another_is_a_conflict() {
     );
     let none = IpcpRef {
         name: "udp-b".into(),
+        force: false,
     };
     admin.destroy_ipcp(none).await.unwrap();
 }

@@ -7,6 +7,7 @@ use divan::counter::BytesCount;
 use layer::UnixTime;
 use layer::crypt::{Authority, Clock, Handshake, Outcome, Secrets, TAG, TlsConfig};
 use proto::Label;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 
 fn main() {
     divan::main();
@@ -33,6 +34,31 @@ fn seal_and_open(bencher: Bencher<'_, '_>, size: usize) {
     });
 }
 
+/// What the AEAD costs by itself, as often as it is called above: the most that can be had.
+#[divan::bench(args = [64, 1400])]
+fn seal_and_open_of_ring_alone(bencher: Bencher<'_, '_>, size: usize) {
+    let key = || LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &[7; 32]).expect("32 bytes"));
+    let (sealer, opener) = (key(), key());
+    let (header, mut body) = ([0; 16], vec![7; size]);
+    let mut counter = 0u64;
+    bencher.counter(BytesCount::new(size)).bench_local(|| {
+        let nonce = || {
+            let mut nonce = [0; 12];
+            nonce[4..].copy_from_slice(&counter.to_be_bytes());
+            Nonce::assume_unique_for_key(nonce)
+        };
+        let tag = sealer
+            .seal_in_place_separate_tag(nonce(), Aad::from(header), &mut body)
+            .expect("a small body");
+        let opened = opener
+            .open_in_place_separate_tag(nonce(), Aad::from(header), tag, &mut body, 0..)
+            .map(|body| body.len());
+        counter += 1;
+        opened
+    });
+}
+
+/// A hybrid key exchange, both certificates and all PDUs, on one core: the inverse of handshakes a second.
 #[divan::bench]
 fn handshake_both_sides(bencher: Bencher<'_, '_>) {
     let config = config();

@@ -27,6 +27,7 @@ pub mod frct;
 pub mod fuzzing;
 mod ipcp;
 mod lower;
+pub mod mtu;
 pub mod policy;
 pub mod route;
 #[cfg(any(test, feature = "sim"))]

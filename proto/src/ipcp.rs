@@ -250,7 +250,7 @@ pub struct Invite {
 }
 
 /// What only the holder of a layer's authority can do.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone, PartialEq)]
 pub enum AuthorityAct {
     /// Believe this member no more; its name is free again.
     Revoke(Label),
@@ -260,6 +260,29 @@ pub enum AuthorityAct {
     Undelegate(Label),
     /// This policy holds from now on; empty: none does.
     Policy(String),
+    /// Give the authority out, sealed under this passphrase; answered by [`Answer::Exported`].
+    Export(Vec<u8>),
+    /// Take over what was exported.
+    Import {
+        /// As it was given out.
+        file: Vec<u8>,
+        /// Under which it was sealed.
+        passphrase: Vec<u8>,
+    },
+}
+
+impl std::fmt::Debug for AuthorityAct {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Revoke(member) => write!(f, "Revoke({member})"),
+            Self::Delegate(member, _) => write!(f, "Delegate({member})"),
+            Self::Undelegate(member) => write!(f, "Undelegate({member})"),
+            Self::Policy(text) => write!(f, "Policy({text:?})"),
+            // A passphrase is a secret.
+            Self::Export(_) => f.write_str("Export(..)"),
+            Self::Import { .. } => f.write_str("Import(..)"),
+        }
+    }
 }
 
 /// What an IPC process says.
@@ -288,6 +311,8 @@ pub enum Answer {
     Status(Box<crate::irm::IpcpStatus>),
     /// To `invite`.
     Invitation(String),
+    /// To [`AuthorityAct::Export`].
+    Exported(Vec<u8>),
     /// To `bootstrap` and `enroll`.
     Configured(Configured),
     /// To `policy`.

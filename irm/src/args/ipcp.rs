@@ -49,6 +49,9 @@ pub(crate) enum IpcpVerb {
     Destroy {
         /// Which
         name: Label,
+        /// Even if it holds a layer's authority
+        #[arg(long)]
+        force: bool,
     },
 }
 

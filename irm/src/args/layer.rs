@@ -1,5 +1,6 @@
 //! `irm layer`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -42,6 +43,12 @@ pub(crate) enum LayerVerb {
         /// Whom
         member: Label,
     },
+    /// Write the authority of a layer into a file, sealed under a passphrase
+    #[command(after_help = "Example:\n  irm layer export ovl --file ovl.key --passphrase-file -")]
+    Export(Sealed),
+    /// Hold the authority of a layer that was exported elsewhere
+    #[command(after_help = "Example:\n  irm layer import ovl --file ovl.key --passphrase-file -")]
+    Import(Sealed),
     /// Show the members of a layer
     #[command(after_help = "Example:\n  irm layer members ovl")]
     Members {
@@ -54,6 +61,18 @@ pub(crate) enum LayerVerb {
         /// Which layer
         layer: Label,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Sealed {
+    /// Of which layer; this host must have a member
+    pub(crate) layer: Label,
+    /// The file; to export, it must not exist yet
+    #[arg(long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Its first line is the passphrase, of at least 12 bytes; - is the standard input
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: PathBuf,
 }
 
 #[derive(Debug, Args)]

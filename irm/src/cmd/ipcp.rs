@@ -32,11 +32,12 @@ pub(crate) async fn run(c: &Context, verb: IpcpVerb) -> Result<(), Reason> {
         IpcpVerb::Disconnect(args) => adjacency(c, args, true).await,
         IpcpVerb::Set(args) => set(c, args).await,
         IpcpVerb::List => list(c).await,
-        IpcpVerb::Destroy { name } => {
+        IpcpVerb::Destroy { name, force } => {
             answer(
                 QUICK,
                 c.admin().await?.rpc.destroy_ipcp(pb::IpcpRef {
                     name: name.to_string(),
+                    force,
                 }),
             )
             .await?;

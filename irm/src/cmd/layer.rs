@@ -1,12 +1,17 @@
 //! `irm layer`.
 
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
 use proto::irm as pb;
 use proto::irm::authority_act::Act;
-use proto::{Label, Reason};
+use proto::{Code, Label, Reason};
 use serde_json::json;
 
 use super::{Context, now, texts};
-use crate::args::{Invite, LayerVerb};
+use crate::args::{Invite, LayerVerb, Sealed};
 use crate::client::{QUICK, answer};
 use crate::duration::millis;
 use crate::out::{json, table};
@@ -29,6 +34,8 @@ pub(crate) async fn run(c: &Context, verb: LayerVerb) -> Result<(), Reason> {
         LayerVerb::Undelegate { layer, member } => {
             act(c, layer, Act::Undelegate(member.to_string())).await
         }
+        LayerVerb::Export(args) => export(c, args).await,
+        LayerVerb::Import(args) => import(c, args).await,
         LayerVerb::Members { layer } => {
             let members = ask(c, layer).await?.members;
             let shown = json!({"members": members.iter().map(json::member).collect::<Vec<_>>()});
@@ -62,12 +69,64 @@ async fn invite(c: &Context, args: Invite) -> Result<(), Reason> {
 
 /// Has the authority of a layer do something that needs no answer.
 pub(super) async fn act(c: &Context, layer: Label, act: Act) -> Result<(), Reason> {
+    said(c, layer, act).await?;
+    c.out.done()
+}
+
+async fn said(c: &Context, layer: Label, act: Act) -> Result<Vec<u8>, Reason> {
     let request = pb::AuthorityRequest {
         layer: layer.to_string(),
         act: Some(pb::AuthorityAct { act: Some(act) }),
     };
-    answer(QUICK, c.admin().await?.rpc.authority(request)).await?;
+    let reply = answer(QUICK, c.admin().await?.rpc.authority(request)).await?;
+    Ok(reply.exported)
+}
+
+async fn export(c: &Context, args: Sealed) -> Result<(), Reason> {
+    let passphrase = passphrase(&args.passphrase_file)?;
+    // Before the key is asked for: an export that can't be kept is none.
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&args.file)
+        .map_err(|e| broken(&args.file, "write", &e))?;
+    let written = match said(c, args.layer, Act::Export(passphrase)).await {
+        Ok(exported) => file
+            .write_all(&exported)
+            .and_then(|()| file.sync_all())
+            .map_err(|e| broken(&args.file, "write", &e)),
+        Err(reason) => Err(reason),
+    };
+    if written.is_err() {
+        // It is ours, and empty or torn.
+        let _ = std::fs::remove_file(&args.file);
+    }
+    written?;
     c.out.done()
+}
+
+async fn import(c: &Context, args: Sealed) -> Result<(), Reason> {
+    let import = pb::ImportAuthority {
+        file: std::fs::read(&args.file).map_err(|e| broken(&args.file, "read", &e))?,
+        passphrase: passphrase(&args.passphrase_file)?,
+    };
+    act(c, args.layer, Act::Import(import)).await
+}
+
+fn passphrase(file: &Path) -> Result<Vec<u8>, Reason> {
+    let mut line = String::new();
+    let read = match file.as_os_str() == "-" {
+        true => std::io::stdin().lock().read_line(&mut line),
+        false => File::open(file).and_then(|f| BufReader::new(f).read_line(&mut line)),
+    };
+    read.map_err(|e| broken(file, "read", &e))?;
+    Ok(line.trim_end_matches(['\n', '\r']).as_bytes().to_vec())
+}
+
+fn broken(file: &Path, what: &str, error: &std::io::Error) -> Reason {
+    let text = format!("cannot {what} {}: {error}", file.display());
+    Reason::new(Code::Failed, text)
 }
 
 async fn ask(c: &Context, layer: Label) -> Result<pb::LayerReply, Reason> {

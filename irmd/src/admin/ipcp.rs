@@ -64,7 +64,7 @@ pub(crate) async fn create(
     }
     supervise::start(daemon, ipcp.clone());
     if let Err(reason) = ipcp.ready(START).await {
-        destroy(daemon, &ipcp).await?;
+        destroy(daemon, &ipcp, true).await?;
         return Err(reason);
     }
     daemon.events.emit(
@@ -76,7 +76,14 @@ pub(crate) async fn create(
 }
 
 /// Ends an IPC process and forgets it with its files.
-pub(crate) async fn destroy(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>) -> Result<(), Reason> {
+pub(crate) async fn destroy(
+    daemon: &Arc<Daemon>,
+    ipcp: &Arc<Ipcp>,
+    force: bool,
+) -> Result<(), Reason> {
+    if !force {
+        keep_authority(ipcp).await?;
+    }
     life::stop(ipcp).await;
     daemon.ipcps.remove(&ipcp.name);
     daemon.save_specs()?;
@@ -97,6 +104,22 @@ pub(crate) async fn destroy(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>) -> Result<()
     );
     daemon.reconcile.notify_one();
     Ok(())
+}
+
+/// Refuses to lose the key of a layer that has other members.
+async fn keep_authority(ipcp: &Ipcp) -> Result<(), Reason> {
+    let status = status::ask(ipcp).await;
+    let status = status.filter(|s| s.settings.get("authority").is_some_and(|a| a == "root"));
+    match status {
+        Some(status) if status.members.len() > 1 => Err(Reason::new(
+            Code::Conflict,
+            format!(
+                "{} holds the authority of {}, without which nobody can be invited or revoked; irm layer export {1} first, or give --force",
+                ipcp.name, status.layer
+            ),
+        )),
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Makes an IPC process the first member of its layer, or a shim.
@@ -388,12 +411,20 @@ pub(crate) async fn invite(daemon: &Arc<Daemon>, request: InviteRequest) -> Resu
 pub(crate) async fn authority(
     daemon: &Arc<Daemon>,
     request: AuthorityRequest,
-) -> Result<(), Reason> {
+) -> Result<Vec<u8>, Reason> {
     let layer = Label::new(request.layer)?;
     let ipcp = unicast_in(daemon, &layer)?;
     let act = request.act.unwrap_or_default();
     let act = AuthorityAct::try_from(act)?;
-    ipcp.call(Command::Authority(act), COMMAND).await.map(drop)
+    match ipcp.call(Command::Authority(act), COMMAND).await? {
+        Answer::Exported(file) => Ok(file),
+        Answer::Ok
+        | Answer::Allocated(_)
+        | Answer::Status(_)
+        | Answer::Invitation(_)
+        | Answer::Configured(_)
+        | Answer::Policy(_) => Ok(Vec::new()),
+    }
 }
 
 /// The policy of a layer, and what it says of something.
@@ -413,6 +444,7 @@ pub(crate) async fn policy(
         | Answer::Allocated(_)
         | Answer::Status(_)
         | Answer::Invitation(_)
+        | Answer::Exported(_)
         | Answer::Configured(_) => {
             let text = format!(
                 "IPC process {} answered a question of policy with something else; restart it",
@@ -530,7 +562,7 @@ async fn finish(
 ) -> Result<IpcpInfo, Reason> {
     if let Err(reason) = done {
         if new {
-            destroy(daemon, ipcp).await?;
+            destroy(daemon, ipcp, true).await?;
         }
         return Err(reason);
     }

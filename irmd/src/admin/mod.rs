@@ -90,8 +90,9 @@ impl Admin for Service {
 
     async fn destroy_ipcp(&self, request: Request<IpcpRef>) -> Answer<Empty> {
         // One that is not there is as it was wanted.
-        match self.0.ipcp(&label("name", request.into_inner().name)?) {
-            Ok(ipcp) => done(ipcp::destroy(&self.0, &ipcp).await),
+        let r = request.into_inner();
+        match self.0.ipcp(&label("name", r.name)?) {
+            Ok(ipcp) => done(ipcp::destroy(&self.0, &ipcp, r.force).await),
             Err(_) => done(Ok(())),
         }
     }
@@ -107,8 +108,9 @@ impl Admin for Service {
         Ok(Response::new(InviteReply { url }))
     }
 
-    async fn authority(&self, request: Request<AuthorityRequest>) -> Answer<Empty> {
-        done(ipcp::authority(&self.0, request.into_inner()).await)
+    async fn authority(&self, request: Request<AuthorityRequest>) -> Answer<AuthorityReply> {
+        let exported = ipcp::authority(&self.0, request.into_inner()).await?;
+        Ok(Response::new(AuthorityReply { exported }))
     }
 
     async fn policy(&self, request: Request<PolicyRequest>) -> Answer<PolicyReply> {

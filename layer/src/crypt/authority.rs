@@ -48,6 +48,20 @@ pub struct Audit {
     pub member: Label,
 }
 
+impl Audit {
+    /// The id of the invitation, hexadecimal.
+    pub fn invitation(&self) -> String {
+        self.invitation.iter().map(|b| format!("{b:02x}")).collect()
+    }
+}
+
+/// A line of the audit: Unix seconds, invitation, member.
+impl fmt::Display for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.at, self.invitation(), self.member)
+    }
+}
+
 /// What a member was issued.
 struct Issued {
     grant: Grant,
@@ -176,6 +190,14 @@ impl Authority {
     /// The certificate of the key that issues, DER.
     pub fn own_cert(&self) -> &[u8] {
         self.root.der()
+    }
+
+    /// Adds what another has given away, and its open invitations.
+    pub fn join(&mut self, other: Self) {
+        for (member, issued) in other.members {
+            self.members.entry(member).or_insert(issued);
+        }
+        self.invitations.extend(other.invitations);
     }
 
     /// Takes over what another has given away, as a certificate to issue with takes the place of one before.

@@ -448,9 +448,11 @@ impl Handshake {
             self.retry.wait = (self.retry.wait * 2).min(LONGEST_WAIT);
             self.retry.at = Some(now + self.retry.wait);
             self.retry.unanswered += 1;
-            if self.retry.unanswered == UNANSWERED {
-                self.path_mtu = self.path_mtu.min(SAFE_MTU);
-            }
+            self.path_mtu = match self.retry.unanswered {
+                ..UNANSWERED => self.path_mtu,
+                UNANSWERED..VERY_UNANSWERED => self.path_mtu.min(SAFE_MTU),
+                VERY_UNANSWERED.. => self.path_mtu.min(SMALL_MTU),
+            };
         }
     }
 
@@ -527,8 +529,11 @@ const LONGEST: Duration = Duration::from_secs(30);
 const HINT_PATIENCE: Duration = Duration::from_secs(1);
 /// Time-outs in a row after which large PDUs are given up.
 const UNANSWERED: u32 = 3;
+const VERY_UNANSWERED: u32 = 5;
 /// What every path must take, as far as the flow below does.
 const SAFE_MTU: usize = 1200;
+/// What even the smallest takes.
+const SMALL_MTU: usize = 508;
 const MIN_MTU: usize = 128;
 const MAX_MTU: usize = 65_507;
 const MAX_EARLY: usize = 8;

@@ -17,6 +17,7 @@
 //! | `secrets` | every key that follows from a handshake |
 //! | `version` | which versions of the protocol two sides speak |
 //! | `seal`, `window` | sealing and opening where a PDU lies, each PDU once |
+//! | `locked` | a secret under a passphrase |
 //! | `file` | how identity and authority lie in a file |
 //!
 //! Keys and ids come from ring's own source of chance: no decision, order or size in a layer may follow from them.
@@ -33,6 +34,7 @@ mod identity;
 mod invitation;
 mod issue;
 mod key;
+mod locked;
 mod prefix;
 mod roots;
 mod seal;

@@ -143,7 +143,11 @@ impl Bbr {
                     passed && (self.lost > 0 || ack.in_flight as f64 >= gain * self.path())
                         || now.saturating_duration_since(since) > 4 * least
                 }
-                gain if gain < 1.0 => passed || ack.in_flight as f64 <= self.path(),
+                gain if gain < 1.0 => {
+                    // Until its own queue is gone.
+                    ack.in_flight as f64 <= self.path()
+                        || now.saturating_duration_since(since) > 4 * least
+                }
                 _ => passed,
             };
             if done {

@@ -16,7 +16,7 @@ pub trait CongestionControl: fmt::Debug + Send {
     fn on_loss(&mut self, loss: &Lost);
     /// A packet that was sent at `sent` has met congestion; says whether the window was reduced (once a round trip).
     fn on_ecn(&mut self, now: Instant, sent: Instant) -> bool;
-    /// What was taken to be lost had only been late: what the last loss did may be undone.
+    /// All that was lately taken to be lost had only been late: what the last loss did may be undone.
     fn on_spurious(&mut self, now: Instant);
     /// Packets have another size from now on.
     fn set_payload(&mut self, payload: usize);

@@ -26,8 +26,9 @@ pub(super) struct Flight {
     threshold: u64,
     /// How many eighths of a round trip a packet may be late.
     late: u32,
-    /// Losses since the last that was none.
+    /// Round trips with losses since the last loss that was none, and when the last of them began.
     sure: u32,
+    sure_at: Option<Instant>,
     loss_at: Option<Instant>,
     last_sent: Option<Instant>,
     fresh: Vec<Range<u64>>,
@@ -59,8 +60,8 @@ pub(super) struct News {
     pub(super) sent: Instant,
     /// Whether that is the newest of all that arrived.
     pub(super) newest: bool,
-    /// A packet that was taken to be lost has arrived.
-    pub(super) spurious: bool,
+    /// How many packets that were taken to be lost have arrived.
+    pub(super) spurious: u64,
 }
 
 /// What was found lost.
@@ -87,6 +88,7 @@ impl Flight {
             threshold: THRESHOLD,
             late: 1,
             sure: 0,
+            sure_at: None,
             loss_at: None,
             last_sent: None,
             fresh: Vec::new(),
@@ -160,7 +162,7 @@ impl Flight {
             bytes: 0,
             sent,
             newest: greatest == largest + 1 && before.is_none_or(|l| l < largest),
-            spurious: false,
+            spurious: 0,
         };
         for range in &fresh {
             self.acked.insert(range.clone());
@@ -170,7 +172,7 @@ impl Flight {
                     self.in_flight -= packet.size;
                     self.flying -= 1;
                 } else {
-                    news.spurious = true;
+                    news.spurious += 1;
                     let late = before.unwrap_or(number).saturating_sub(number) + 1;
                     self.threshold = self.threshold.max(late.min(MAX_THRESHOLD));
                 }
@@ -182,7 +184,7 @@ impl Flight {
         }
         fresh.clear();
         self.fresh = fresh;
-        if news.spurious {
+        if news.spurious > 0 {
             self.late = (self.late * 2).min(MAX_LATE);
             self.sure = 0;
         }
@@ -221,7 +223,9 @@ impl Flight {
                 self.scan += 1;
             }
         }
-        if losses.is_some() {
+        let counted = self.sure_at.is_some_and(|at| at + rtt.smooth() > now);
+        if losses.is_some() && !counted {
+            self.sure_at = Some(now);
             self.sure += 1;
             if self.sure > FORGIVEN {
                 (self.late, self.threshold, self.sure) = (1, THRESHOLD, 0);

@@ -192,7 +192,7 @@ pub struct Stats {
     pub again: u64,
     /// Packets that were taken to be lost.
     pub lost: u64,
-    /// Acknowledgements that showed a loss to be none.
+    /// Packets of these that had only been late.
     pub spurious: u64,
     /// Times that silence called for a probe.
     pub probes: u64,
@@ -412,6 +412,12 @@ impl Frct {
         self.params.payload = payload.max(Self::LEAST_PAYLOAD);
         self.looked = None;
         self.sender.set_payload(self.params.payload);
+    }
+
+    /// The path has changed or is back: what is missing is asked for at once rather than at the next probe.
+    pub fn rerouted(&mut self) {
+        self.looked = None;
+        self.sender.rerouted();
     }
 
     /// Nothing more will be written. The other side hears of it after all that was.

@@ -181,26 +181,24 @@ impl Outgoing {
         Some((*end - self.next) as usize)
     }
 
-    /// When the oldest SDU is worth nothing.
+    /// When the oldest SDU is worth nothing; one of which the receiver has a part and no room for the rest stays until it has.
     pub(super) fn expires(&self) -> Option<Instant> {
-        self.sdus.front()?.1
+        let (end, deadline) = self.sdus.front()?;
+        deadline.filter(|_| !self.begun || *end - self.skipped <= self.credit)
     }
 
     /// Drops SDUs that are too old.
     pub(super) fn expire(&mut self, now: Instant) {
-        while let Some((end, Some(deadline))) = self.sdus.front()
-            && *deadline <= now
+        while self.expires().is_some_and(|at| at <= now)
+            && let Some((end, _)) = self.sdus.pop_front()
         {
-            let dropped = *end - self.next;
             if !self.begun {
                 // The receiver needn't wait for what was never sent.
-                self.skipped += dropped;
+                self.skipped += end - self.next;
             }
-            self.next = *end;
-            self.base = *end;
+            (self.next, self.base) = (end, end);
             self.begun = false;
             self.late += 1;
-            self.sdus.pop_front();
         }
         self.refill();
     }

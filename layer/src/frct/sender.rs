@@ -32,6 +32,8 @@ pub(super) struct Sender {
     asked: Option<Instant>,
     /// When the last loss was found: what is sent again then may bring an answer.
     lost_at: Option<Instant>,
+    /// Packets that were lost lately, less those that have arrived all the same.
+    suspects: u64,
     /// Until when packets are held back so that they don't come in a burst.
     paced: Option<Instant>,
     /// Since when the lowest byte, or anything, waits to be acknowledged.
@@ -81,6 +83,7 @@ impl Sender {
             persist: 0,
             asked: None,
             lost_at: None,
+            suspects: 0,
             paced: None,
             stalled: None,
             marks: 0,
@@ -118,9 +121,13 @@ impl Sender {
                 self.rtt.sample(rtt, delay.min(self.ack_delay));
             }
             (self.backoff, self.probes) = (0, 0);
-            if news.spurious {
-                self.counts.spurious += 1;
-                self.control.on_spurious(now);
+            self.counts.spurious += news.spurious;
+            if news.spurious > 0 && self.suspects > 0 {
+                self.suspects = self.suspects.saturating_sub(news.spurious);
+                // Only if nothing at all was lost.
+                if self.suspects == 0 {
+                    self.control.on_spurious(now);
+                }
             }
             // Reordered acknowledgements don't count marks backwards.
             if news.newest && marked != 0 && marked < 1 << 15 {
@@ -154,6 +161,11 @@ impl Sender {
             .flight
             .find_lost(now, &self.rtt, |range| stream.lost(range));
         let Some(losses) = losses else { return };
+        let lately = |at: Instant| now < at + 4 * self.rtt.recent();
+        if !self.lost_at.is_some_and(lately) {
+            self.suspects = 0;
+        }
+        self.suspects += losses.packets;
         self.lost_at = Some(now);
         self.counts.lost += losses.packets;
         let persistent = self.is_persistent(&losses);
@@ -210,6 +222,15 @@ impl Sender {
         let pause = self.rtt.probe_timeout(self.ack_delay) * (1 << self.persist);
         let since = self.asked.or_else(|| self.flight.last_sent())?;
         Some(since + pause.min(LONGEST))
+    }
+
+    /// There is another path, or it is back: what waits for a probe needn't wait longer.
+    pub(super) fn rerouted(&mut self) {
+        self.backoff = 0;
+        if !self.flight.is_empty() {
+            self.probes = self.probes.max(1);
+        }
+        self.ping |= self.stream.blocked();
     }
 
     /// Something is to be heard of the other side.
@@ -333,5 +354,5 @@ impl Sender {
 }
 
 /// The longest pause between two probes.
-const LONGEST: Duration = Duration::from_secs(4);
+const LONGEST: Duration = Duration::from_secs(2);
 const MAX_BACKOFF: u32 = 10;

@@ -111,9 +111,13 @@ pub(super) fn repairs(graph: &impl Links, spf: &Spf, lost: &[Addr]) -> FxHashMap
     struck.into_iter().filter_map(repair).collect()
 }
 
-/// Over whom each member would be reached if the neighbour on its one way died, for people to see.
+/// Over whom each member would be reached if the neighbour on its one way died, for people to see; nobody in a layer of more
+/// than [`MOST_SHOWN`], where it would take longer than packets may wait.
 pub(super) fn spares(graph: &impl Links, spf: &Spf) -> Vec<(Addr, Addr)> {
     let names = graph.names();
+    if names.len() > MOST_SHOWN {
+        return Vec::new();
+    }
     let alternates = Alternates::new(graph, spf, &[]);
     let spare = |(dst, label): (Slot, &Label)| match spf.ways(label.set) {
         [] => None,
@@ -128,6 +132,7 @@ pub(super) fn spares(graph: &impl Links, spf: &Spf) -> Vec<(Addr, Addr)> {
 
 /// Of more neighbours only the nearest are looked at: each costs a search of the whole graph.
 const MAX_CANDIDATES: usize = 16;
+const MOST_SHOWN: usize = 2_000;
 
 #[cfg(test)]
 mod tests {

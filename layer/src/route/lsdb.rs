@@ -23,8 +23,8 @@ use super::graph::{LinkState, Links, tidy};
 use super::lfa;
 use super::record::{self, Content, Kind, MAX_LINKS, MAX_MEMBERS, Parsed, RecordError, Version};
 use super::spf::Spf;
-use crate::Now;
 use crate::crypt::{CertError, Identity, MemberCert};
+use crate::{Now, UnixTime};
 #[cfg(any(test, feature = "sim"))]
 pub use pool::Pool;
 use store::{Believed, Store};
@@ -115,6 +115,11 @@ impl Lsdb {
         record: SignedRecord,
     ) -> Result<Inserted, RecordError> {
         let read = self.read(&record)?;
+        let right =
+            |parsed: &Parsed| parsed.origin == self.me || parsed.is_valid(now.wall, Self::FORGET);
+        if !right(read.parsed()) {
+            return Err(RecordError::WrongTime(read.parsed().origin));
+        }
         let Parsed {
             origin,
             kind,
@@ -268,7 +273,7 @@ impl Lsdb {
         content: Content,
     ) -> SignedRecord {
         self.version = self.version.next();
-        let signed = record::sign(identity, kind, self.version, &content);
+        let signed = record::sign(identity, kind, self.version, &content, now.wall);
         let cert = match self.store.cert(self.me) {
             Some(cert) if cert.der() == identity.cert().der() => cert.clone(),
             _ => Arc::new(identity.cert().clone()),
@@ -278,6 +283,7 @@ impl Lsdb {
             kind,
             version: self.version,
             content,
+            signed_at: UnixTime(Duration::from_secs(now.wall.secs())),
         };
         let believed = Believed {
             parsed,
@@ -421,7 +427,8 @@ impl Lsdb {
         self.sweep_at = Some(now.mono + SWEEP);
         self.forget(now.mono, |record, age| {
             let expired = record.cert.is_over(now.wall);
-            !(expired || age >= Self::FORGET)
+            let valid = record.parsed.is_valid(now.wall, Self::FORGET);
+            valid && !expired && age < Self::FORGET
         });
     }
 

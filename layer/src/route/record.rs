@@ -1,10 +1,13 @@
 //! One signed record: how it is signed, what may be in it, and what is wrong with a bad one.
 
+use std::time::Duration;
+
 use prost::Message;
 use proto::wire::{Record as Body, SignedRecord};
 use proto::{Addr, Label};
 
 use super::graph::{LinkState, tidy};
+use crate::UnixTime;
 use crate::crypt::{CertError, Identity};
 
 /// The most members of a layer that are known at once.
@@ -45,6 +48,9 @@ pub enum RecordError {
     /// Nobody has renewed it for too long.
     #[error("a record of {0} is too old")]
     TooOld(Addr),
+    /// Its originator signed it at a time that is far from what this host's clock says.
+    #[error("a record of {0} was signed hours away from now; set the clocks of both hosts right")]
+    WrongTime(Addr),
     /// The layer is full.
     #[error("the layer has {MAX_MEMBERS} members; no more are taken")]
     TooManyMembers,
@@ -60,6 +66,7 @@ impl RecordError {
             Self::WrongOrigin { .. } => "drop.record_wrong_origin",
             Self::Forged(_) => "drop.record_forged",
             Self::TooOld(_) => "drop.record_too_old",
+            Self::WrongTime(_) => "drop.record_wrong_time",
             Self::TooManyMembers => "drop.record_member_limit",
         }
     }
@@ -114,6 +121,17 @@ pub(super) struct Parsed {
     pub(super) kind: Kind,
     pub(super) version: Version,
     pub(super) content: Content,
+    /// By the originator's clock.
+    pub(super) signed_at: UnixTime,
+}
+
+impl Parsed {
+    /// Whether it may still be held at `wall`. The clocks of its originator and of this host may differ by [`SKEW`]; but
+    /// nobody who holds it can make it live longer than that.
+    pub(super) fn is_valid(&self, wall: UnixTime, life: Duration) -> bool {
+        let signed_at = self.signed_at.0;
+        signed_at <= wall.0 + SKEW && wall.0 <= signed_at.saturating_add(life + SKEW)
+    }
 }
 
 /// Reads a record and checks every bound, without believing it.
@@ -139,6 +157,7 @@ pub(super) fn parse(record: &SignedRecord) -> Result<Parsed, RecordError> {
         kind,
         version,
         content,
+        signed_at: UnixTime(Duration::from_secs(body.signed_at)),
     })
 }
 
@@ -148,12 +167,14 @@ pub(super) fn sign(
     kind: Kind,
     version: Version,
     content: &Content,
+    signed_at: UnixTime,
 ) -> SignedRecord {
     let mut body = Body {
         origin: identity.address().0,
         kind: kind.to_wire(),
         incarnation: version.incarnation,
         counter: version.counter,
+        signed_at: signed_at.secs(),
         ..Body::default()
     };
     match content {
@@ -214,5 +235,7 @@ fn to_wire(link: &LinkState) -> proto::wire::LinkState {
     }
 }
 
+/// The most by which two clocks may differ without harm to routing: a clock that steps by an hour must not end a layer.
+const SKEW: Duration = Duration::from_secs(2 * 3600);
 const MAX_INTERMEDIATES: usize = 4;
 const CONTEXT: &[u8] = b"strata record v1";

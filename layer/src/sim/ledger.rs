@@ -25,6 +25,19 @@ pub(super) struct Exchange {
     arrived: [BTreeSet<u32>; 2],
 }
 
+impl Exchange {
+    /// The second end stands, maybe not for the first time: what an earlier one has written never reached anybody. Gives that.
+    pub(super) fn begin_again(
+        &mut self,
+        end: (usize, u32, FlowId),
+    ) -> Option<(usize, u32, FlowId)> {
+        if self.arrived[0].is_empty() {
+            self.written[1].clear();
+        }
+        self.ends[1].replace(end)
+    }
+}
+
 impl Ledger {
     /// A new flow that the end given asks for.
     pub(super) fn open(&mut self, qos: QosSpec, from: (usize, u32, FlowId), usage: Usage) -> u32 {
@@ -90,6 +103,12 @@ impl Ledger {
         if !flow.arrived[side].insert(number) {
             return Err(format!("SDU {number} of flow {tag} came out twice"));
         }
+        let next = before.map_or(0, |before| before + 1);
+        if flow.qos.reliable && number != next {
+            return Err(format!(
+                "SDU {number} of the reliable flow {tag} came out, and not {next}"
+            ));
+        }
         if flow.qos.ordered && before.is_some_and(|before| before > number) {
             return Err(format!(
                 "SDU {number} of the ordered flow {tag} came out after {before:?}"
@@ -111,14 +130,22 @@ impl Ledger {
         flow.arrived.iter().map(behind).sum()
     }
 
-    /// How many SDUs a side has written and the other has not got.
+    /// How many SDUs were written, by either side, and have not arrived.
     pub(super) fn missing(&self, tag: u32) -> u64 {
         let Some(flow) = self.flows.get(&tag) else {
             return 0;
         };
         (0..2)
-            .map(|side| (flow.written[side].len() - flow.arrived[1 - side].len()) as u64)
+            .map(|side| (flow.written[1 - side].len() - flow.arrived[side].len()) as u64)
             .sum()
+    }
+
+    /// How many SDUs a side has not got of those that the other has written.
+    pub(super) fn missing_at(&self, tag: u32, side: usize) -> u64 {
+        let flow = self.flows.get(&tag);
+        flow.map_or(0, |flow| {
+            (flow.written[1 - side].len() - flow.arrived[side].len()) as u64
+        })
     }
 }
 

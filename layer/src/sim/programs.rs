@@ -29,8 +29,10 @@ impl World {
         };
         let qos = match self.load(usage).map(|load| load.qos) {
             Some(qos) => qos,
-            None if self.chance.permille(500) => QosSpec::RAW,
-            None => QosSpec::BEST,
+            None => {
+                let all = [QosSpec::RAW, QosSpec::BEST, QosSpec::DATA];
+                self.chance.pick(&all).unwrap_or_default()
+            }
         };
         let flow = self.hosts[from].next_flow();
         let tag = self
@@ -75,7 +77,7 @@ impl World {
             return;
         };
         // A caller that took us for restarted asks again, as long as it has no answer; the end that we had must be gone.
-        let before = exchange.ends[1].replace((host, life, flow));
+        let before = exchange.begin_again((host, life, flow));
         let stands = before
             .filter(|(h, l, f)| self.hosts[*h].life == *l && self.hosts[*h].open.contains_key(f));
         if let Some((host, ..)) = stands {
@@ -151,7 +153,7 @@ impl World {
         let mtu = self.hosts[host]
             .open
             .get(&flow)
-            .map_or(0, |mtu| *mtu as usize);
+            .map_or(0, |mtu| (*mtu as usize).min(LARGEST));
         let (burst, sizes) = self
             .load(usage)
             .map_or(((1, 4), None), |load| ((1, 1), Some(load.size)));
@@ -229,5 +231,7 @@ fn user() -> User {
     }
 }
 
+/// The most bytes of an SDU, however many a flow takes: several go in one record.
+const LARGEST: usize = 9000;
 /// Writes of a probe, at each side.
 const PROBE_WRITES: usize = 8;

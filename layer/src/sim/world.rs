@@ -266,7 +266,8 @@ impl World {
                     self.fail(format!("m{host} opens flow {flow} twice"));
                 }
             }
-            Output::UpperClose(flow, _) => {
+            Output::UpperClose(flow, reason) => {
+                self.check_close(host, flow, &reason);
                 if self.hosts[host].open.remove(&flow).is_none() {
                     self.fail(format!("m{host} closes flow {flow}, which is not open"));
                 }
@@ -290,6 +291,21 @@ impl World {
 
 /// What machines say to irmd and to programs.
 impl World {
+    /// A reliable flow that the other program closed, and nothing is said of a loss, has delivered all that it wrote.
+    fn check_close(&mut self, host: usize, flow: FlowId, reason: &Reason) {
+        let closed = reason.text == "the other side closed the flow";
+        let tag = self.hosts[host].flows.get(&flow).filter(|_| closed);
+        let Some((tag, side)) = tag.copied() else {
+            return;
+        };
+        let missing = self.ledger.missing_at(tag, side);
+        if missing > 0 && self.ledger.get(tag).is_some_and(|f| f.qos.reliable) {
+            self.fail(format!(
+                "m{host}: flow {tag} was closed in good order, and lost {missing} SDUs"
+            ));
+        }
+    }
+
     fn event(&mut self, host: usize, event: Event) {
         match event {
             Event::Done(id, answer) => match self.hosts[host].pending.remove(&id) {

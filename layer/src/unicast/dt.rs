@@ -275,11 +275,16 @@ impl Unicast {
             Err(reason) => return self.stats.count(reason),
         };
         let voiced = link.heard(now.mono);
-        if pdu::is_traffic(opened.body) && link.stir(now.mono) {
+        let traffic = pdu::is_traffic(opened.body);
+        if traffic && link.stir(now.mono) {
             self.pump = true;
         }
+        let moved = traffic && link.carries(now.mono);
         if voiced {
             self.links_changed(now);
+        }
+        if moved {
+            self.follow(now, lower);
         }
         if opened.first {
             self.pump = true;
@@ -329,6 +334,7 @@ impl Unicast {
             Inner::RoutedHandshake(header, bytes) => {
                 self.routed_handshake(now, peer, header, bytes)
             }
+            Inner::Probe(kind, size, len) => self.probe(now, lower, kind, size, len),
             Inner::LinkHandshake(bytes) => self.link_handshake(now, lower, Some(peer), bytes),
         }
     }

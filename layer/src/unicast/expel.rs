@@ -15,13 +15,20 @@ use crate::decree::{Decrees, Kind, Revocation, Trust};
 /// The holder of the authority.
 impl Unicast {
     pub(super) fn authority_act(&mut self, now: Now, command: CommandId, act: AuthorityAct) {
+        let ok = |()| Answer::Ok;
         let answer = match act {
-            AuthorityAct::Revoke(member) => self.revoke(now, &member),
-            AuthorityAct::Delegate(member, prefixes) => self.delegate(now, &member, &prefixes),
-            AuthorityAct::Undelegate(member) => self.undelegate(now, &member),
-            AuthorityAct::Policy(text) => self.set_policy(now, &text),
+            AuthorityAct::Revoke(member) => self.revoke(now, &member).map(ok),
+            AuthorityAct::Delegate(member, prefixes) => {
+                self.delegate(now, &member, &prefixes).map(ok)
+            }
+            AuthorityAct::Undelegate(member) => self.undelegate(now, &member).map(ok),
+            AuthorityAct::Export(passphrase) => self.export(&passphrase).map(Answer::Exported),
+            AuthorityAct::Import { file, passphrase } => {
+                self.import(now, &file, &passphrase).map(ok)
+            }
+            AuthorityAct::Policy(text) => self.set_policy(now, &text).map(ok),
         };
-        self.done(command, answer.map(|()| Answer::Ok));
+        self.done(command, answer);
     }
 
     fn revoke(&mut self, now: Now, member: &Label) -> Result<(), Reason> {

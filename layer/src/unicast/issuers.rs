@@ -6,7 +6,7 @@ use proto::{Code, Label, Reason};
 use super::Unicast;
 use super::member::Member;
 use crate::Now;
-use crate::crypt::{Authority, issuer_key, issuer_name};
+use crate::crypt::{Authority, Voice, issuer_key, issuer_name};
 use crate::decree::{Kind, MAX_ISSUERS, Trust};
 
 /// The holder of the root's key.
@@ -55,6 +55,52 @@ impl Unicast {
         trust
             .retired
             .extend(gone.into_iter().map(|key| (key, until)));
+        self.publish_decree(now, Kind::TRUST, trust.write())
+            .map(drop)
+    }
+
+    /// The root's key with its ledger, under a passphrase.
+    pub(super) fn export(&self, passphrase: &[u8]) -> Result<Vec<u8>, Reason> {
+        let (_, authority) = self.root_holder()?;
+        authority.export(passphrase)
+    }
+
+    /// Holds the root's key from now on, and says so.
+    pub(super) fn import(
+        &mut self,
+        now: Now,
+        file: &[u8],
+        passphrase: &[u8],
+    ) -> Result<(), Reason> {
+        let Some(me) = &mut self.me else {
+            return Err(self.not_a_member());
+        };
+        let mut authority = Authority::import(file, passphrase)?;
+        let known = me.identity.roots().voice(&authority.voice());
+        if authority.layer() != me.layer() || !known.is_some_and(Voice::is_root) {
+            let text = format!(
+                "this is not the authority of {} that its members trust",
+                me.layer()
+            );
+            return Err(Reason::new(Code::Conflict, text));
+        }
+        // What this member has given away as one that issued stays given.
+        if let Some(before) = me.authority.take() {
+            authority.join(before);
+        }
+        let bytes = authority.to_bytes();
+        me.authority = Some(authority);
+        me.issuer = Some(me.label().clone());
+        let trust = Trust {
+            holder: Some(me.label().clone()),
+            ..me.trust()
+        };
+        self.save("authority", bytes);
+        self.save_neighbours();
+        self.note_members();
+        if self.current_decree(Kind::TRUST) == Some(&trust.write()) {
+            return Ok(());
+        }
         self.publish_decree(now, Kind::TRUST, trust.write())
             .map(drop)
     }

@@ -3,6 +3,7 @@
 mod cost;
 mod joining;
 mod life;
+mod probing;
 
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use super::running::Running;
 use super::stats::Stats;
 use crate::channel::Channel;
 use crate::crypt::{KeyExchange, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
+use crate::mtu::{BASE, FLOOR, PathMtu};
 use cost::Cost;
 use joining::Joining;
 use life::Life;
@@ -44,13 +46,14 @@ pub(super) struct Link {
     /// The records that came on it.
     pub(super) records: Used,
     regreet: Regreet,
-    mtu: u32,
+    path: PathMtu,
     their_mtu: u32,
     hops: Vec<Hop>,
     life: Life,
-    probe: Probe,
     /// This host can't send on it.
     mute: bool,
+    /// When packets of flows came on it last.
+    carried: Option<Instant>,
 }
 
 /// How far a link is.
@@ -106,25 +109,6 @@ struct Regreet {
     wait: Duration,
 }
 
-/// Whether packets of the whole MTU get through.
-enum Probe {
-    /// The times of the first padded hello and of the small one after the last, 0 until they went, and how many went.
-    Sent {
-        first: u64,
-        small: u64,
-        count: u8,
-    },
-    Answered,
-}
-
-impl Probe {
-    const START: Self = Self::Sent {
-        first: 0,
-        small: 0,
-        count: 0,
-    };
-}
-
 impl Link {
     pub(super) fn new(up: Stands, dialled: Option<Label>, stream: u32, now: Instant) -> Self {
         let mtu = up.mtu.clamp(MIN_MTU, MAX_MTU);
@@ -149,12 +133,12 @@ impl Link {
                 at: None,
                 wait: FIRST_REGREET,
             },
-            mtu,
+            path: PathMtu::new(mtu, now),
             their_mtu: u32::MAX,
             hops: Vec::new(),
             life: Life::new(now),
-            probe: Probe::START,
             mute: false,
+            carried: None,
         }
     }
 
@@ -181,20 +165,12 @@ impl Link {
 
     /// The largest PDU that gets through both ways, in bytes.
     pub(super) fn mtu(&self) -> u32 {
-        self.mtu.min(self.their_mtu)
+        self.path.mtu().min(self.their_mtu)
     }
 
     /// The largest PDU that gets through this way.
     pub(super) fn own_mtu(&self) -> u32 {
-        self.mtu
-    }
-
-    /// The lower network has another MTU. Says whether that of the link changed.
-    pub(super) fn set_mtu(&mut self, mtu: u32) -> bool {
-        let before = self.mtu();
-        self.mtu = mtu.clamp(MIN_MTU, MAX_MTU);
-        self.probe = Probe::START;
-        self.mtu_changed(before)
+        self.path.mtu()
     }
 
     /// The other side's MTU. Says whether that of the link changed.
@@ -359,10 +335,22 @@ impl Link {
         len: usize,
         fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
     ) -> Result<(), &'static str> {
-        let whole = len + HOP_OVERHEAD;
-        if whole > self.mtu as usize {
+        if len + HOP_OVERHEAD > self.path.mtu() as usize {
             return Err("drop.too_big");
         }
+        self.path.sent((len + HOP_OVERHEAD) as u32);
+        self.send_whole(hop, class, len, fill)
+    }
+
+    /// The same, however large it is.
+    fn send_whole(
+        &mut self,
+        hop: usize,
+        class: Class,
+        len: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
+    ) -> Result<(), &'static str> {
+        let whole = len + HOP_OVERHEAD;
         let pdu = self.tx.slot(class, whole).ok_or("drop.queue_full")?;
         let filled = fill(&mut pdu[SEALED_LEN..][..len]).and_then(|()| match class {
             Class::Control => self.hops[hop].seal(pdu),
@@ -450,6 +438,18 @@ impl Link {
         self.up().is_some() && !std::mem::replace(&mut self.mute, true)
     }
 
+    /// Packets of flows have come. Says whether they are the first after a pause.
+    pub(super) fn carries(&mut self, now: Instant) -> bool {
+        let before = self.carried.replace(now);
+        before.is_none_or(|at| now.saturating_duration_since(at) >= PAUSE)
+    }
+
+    /// Whether packets of flows came on it a moment ago.
+    pub(super) fn carried_lately(&self, now: Instant) -> bool {
+        let lately = |at: Instant| now.saturating_duration_since(at) < LATELY;
+        self.carried.is_some_and(lately)
+    }
+
     /// Whether this host could not send on it when it last tried.
     pub(super) fn is_mute(&self) -> bool {
         self.mute
@@ -478,7 +478,10 @@ impl Link {
             Phase::Up(_) => {
                 let keys = self.hops.iter().map(|hop| hop.born + KEY_LIFE).max();
                 let life = self.life.next().min(self.life.dead_at());
-                Some(keys.map_or(life, |end| end.min(life)))
+                [keys, self.probe_at(), Some(life)]
+                    .into_iter()
+                    .flatten()
+                    .min()
             }
             Phase::Retired(_, until) => Some(until),
         }
@@ -488,60 +491,16 @@ impl Link {
         self.regreet.at.map_or(end, |at| at.min(end))
     }
 
-    /// The hello that is due, and the bytes that it shall have; `None` if none is.
-    pub(super) fn hello_due(&mut self, now: Instant, micros: u64) -> Option<(Hello, usize)> {
+    /// The hello that is due; `None` if none is.
+    pub(super) fn hello_due(&mut self, now: Instant, micros: u64) -> Option<Hello> {
         self.up()?;
         let keys = self.can_seal();
-        let hello = self.life.due(now, micros, keys)?;
-        Some((hello, self.probe(micros)))
+        self.life.due(now, micros, keys)
     }
 
-    /// The bytes of the next hello: as many as the MTU lets through until one of that size was answered.
-    fn probe(&mut self, micros: u64) -> usize {
-        let whole = (self.mtu as usize - HOP_OVERHEAD).min(MAX_PROBE);
-        match &mut self.probe {
-            Probe::Answered => Hello::LEN,
-            Probe::Sent { count, .. } if *count >= PROBES => Hello::LEN,
-            Probe::Sent {
-                first,
-                small,
-                count,
-            } => {
-                if *count == 0 {
-                    *first = micros;
-                }
-                *count += 1;
-                *small = micros;
-                // The last of them is small: it tells a link that is slow from one that loses large packets.
-                if *count < PROBES { whole } else { Hello::LEN }
-            }
-        }
-    }
-
-    /// Takes the other side's hello. Says whether the MTU changed.
-    pub(super) fn hello(&mut self, now: Instant, micros: u64, hello: &Hello) -> bool {
+    /// Takes the other side's hello.
+    pub(super) fn hello(&mut self, now: Instant, micros: u64, hello: &Hello) {
         self.life.take(now, micros, hello);
-        if hello.echo == 0 {
-            return false;
-        }
-        let before = self.mtu();
-        if let Probe::Sent {
-            first,
-            small,
-            count,
-        } = self.probe
-            && count > 0
-            && hello.echo >= first
-        {
-            if count < PROBES || hello.echo < small {
-                self.probe = Probe::Answered;
-            } else if self.mtu > SAFE_MTU {
-                // Only a small one was answered: large packets get lost on the way.
-                self.mtu = SAFE_MTU;
-                self.probe = Probe::Answered;
-            }
-        }
-        self.mtu_changed(before)
     }
 
     /// The round trip in microseconds, the least of the newest; 0: not measured yet.
@@ -587,16 +546,16 @@ pub(super) const KEY_LIFE: Duration = Duration::from_secs(180);
 const FIRST_REGREET: Duration = Duration::from_millis(50);
 const MAX_REGREET: Duration = Duration::from_secs(1);
 /// What gets through anywhere.
-pub(super) const SAFE_MTU: u32 = 1200;
-const MIN_MTU: u32 = 576;
+pub(super) const SAFE_MTU: u32 = BASE;
+const MIN_MTU: u32 = FLOOR;
 /// The largest packet that fits a batch in either framing.
 const MAX_MTU: u32 = Batch::MAX_PACKET as u32;
+/// Without packets for so long, those of a flow may have been moved to another link.
+const PAUSE: Duration = Duration::from_millis(10);
+const LATELY: Duration = Duration::from_secs(1);
 const MAX_HOPS: usize = 3;
 /// Sessions on a link on which no member has shown its certificate yet.
 const MAX_JOINING: usize = 8;
-/// Padded hellos beyond this size prove nothing more.
-const MAX_PROBE: usize = 9000;
-const PROBES: u8 = 4;
 
 #[cfg(test)]
 mod tests;

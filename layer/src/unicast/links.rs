@@ -12,7 +12,7 @@ use super::Unicast;
 use super::limits::{MAX_BATCHES, MAX_BATCHES_ALL, MAX_STRANGERS, MIN_BATCHES};
 use super::link::{GREETING, JOINING, Link, Phase, RETIRING, Stands};
 use super::out::Class;
-use super::pdu::Hello;
+use super::pdu::{Hello, Probe};
 use crate::route::LinkState;
 use crate::{FlowAsk, FlowTell, Now, Output, Via};
 
@@ -37,7 +37,11 @@ impl Unicast {
                 via,
             ),
             FlowTell::Mtu(lower, mtu) => {
-                if self.links.get_mut(&lower).is_some_and(|l| l.set_mtu(mtu)) {
+                if self
+                    .links
+                    .get_mut(&lower)
+                    .is_some_and(|l| l.set_mtu(now.mono, mtu))
+                {
                     self.say_link_info(lower, false);
                     self.links_changed(now);
                 }
@@ -84,6 +88,21 @@ impl Unicast {
 
 /// Up and down.
 impl Unicast {
+    /// Packets of a neighbour begin to come on a link. If they came a moment ago on the one that this side uses, the other side
+    /// may know that that one is broken: this side leaves it too, until something is heard on it.
+    pub(super) fn follow(&mut self, now: Now, lower: FlowId) {
+        let peer = self.links.get(&lower).and_then(Link::up);
+        let used = peer.and_then(|peer| self.adjacent.get(&peer).copied());
+        let Some(used) = used.filter(|used| *used != lower) else {
+            return;
+        };
+        let left = |link: &mut Link| link.carried_lately(now.mono) && link.mute(now.mono);
+        if self.links.get_mut(&used).is_some_and(left) {
+            self.stats.count("link.followed");
+            self.links_changed(now);
+        }
+    }
+
     /// Whether one more may be heard who has shown no certificate yet. If there are too many, one that hasn't begun to enrol
     /// goes for it. Half of the places are for those whose handshake is answered, of whom the oldest goes once it has had
     /// its time, half for those who wait for that: neither who never says anything nor who never goes on keeps others out.
@@ -279,14 +298,31 @@ impl Unicast {
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
-        let mtu = link.hello(now.mono, micros, hello);
+        link.hello(now.mono, micros, hello);
         let cost = link.update_cost(now.mono);
         self.pump |= hello.asks;
-        if mtu {
-            self.say_link_info(lower, false);
-        }
-        if mtu || cost {
+        if cost {
             self.links_changed(now);
+        }
+    }
+
+    /// Takes a probe of the path, or the answer to one.
+    pub(super) fn probe(&mut self, now: Now, lower: FlowId, kind: Probe, size: u32, len: usize) {
+        if let Some(link) = self.links.get_mut(&lower) {
+            let changed = link.probed(now.mono, kind, size, len);
+            self.path_probed(now, lower, changed);
+        }
+    }
+
+    fn path_probed(&mut self, now: Now, lower: FlowId, changed: Result<bool, &'static str>) {
+        match changed {
+            Ok(false) => {}
+            Ok(true) => {
+                self.stats.count("link.mtu_changed");
+                self.say_link_info(lower, false);
+                self.links_changed(now);
+            }
+            Err(reason) => self.stats.count(reason),
         }
     }
 }
@@ -338,6 +374,10 @@ impl Unicast {
         let again = link.takes_regreet(now.mono) && link.peer().is_none();
         let rekey = link.wants_rekey(now.mono);
         self.say_hello(now, lower);
+        if let Some(link) = self.links.get_mut(&lower) {
+            let changed = link.probe(now.mono);
+            self.path_probed(now, lower, changed);
+        }
         if rekey || again {
             self.greet(now, lower);
         }
@@ -356,19 +396,15 @@ impl Unicast {
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
-        let before = link.mtu();
-        let Some((hello, len)) = link.hello_due(now.mono, micros) else {
+        let Some(hello) = link.hello_due(now.mono, micros) else {
             return;
         };
-        let sent = link.send(Class::Control, len, |body| {
+        let sent = link.send(Class::Control, Hello::LEN, |body| {
             hello.write(body);
             Ok(())
         });
         if let Err(reason) = sent {
             self.stats.count(reason);
-        }
-        if self.links.get(&lower).is_some_and(|l| l.mtu() != before) {
-            self.links_changed(now);
         }
     }
 

@@ -275,8 +275,9 @@ impl Unicast {
     fn channel_dead(&mut self, now: Now, address: Addr) {
         self.stats.count("channel.dead");
         let stream = self.rng.next_u32();
+        let frame = super::peer::frame_size(self.path_mtu(address));
         if let Some(peer) = self.peers.get_mut(&address) {
-            peer.channel = Channel::new(stream, super::peer::PEER_FRAME);
+            peer.channel = Channel::new(stream, frame);
         }
         let reason = proto::Reason::new(proto::Code::TimedOut, "it acknowledged nothing any more");
         self.peer_silent(now, address, &reason);

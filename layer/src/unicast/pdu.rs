@@ -24,6 +24,8 @@ pub(super) enum Inner<'a> {
     RoutedHandshake(RoutedHandshake, &'a mut [u8]),
     /// Of the link that it came over: fresh keys, agreed on under the cover of the old ones.
     LinkHandshake(&'a mut [u8]),
+    /// A probe of the path or an answer to one, the size that it names, and how long all of it is.
+    Probe(Probe, u32, usize),
 }
 
 /// The header of a flow's PDU between neighbours; endpoint 0 is the peer channel.
@@ -60,6 +62,15 @@ pub(super) struct Hello {
     pub(super) time: u64,
     pub(super) echo: u64,
     pub(super) held: u32,
+}
+
+/// What finds out how large a packet a path takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Probe {
+    /// Padded to the size that it names.
+    Asks,
+    /// One of that size has come.
+    Answers,
 }
 
 /// The header of a handshake PDU on its way through other members.
@@ -136,6 +147,15 @@ impl<'a> Inner<'a> {
                     src: Addr(u64_at(head, 12)),
                 };
                 Self::RoutedHandshake(header, pdu)
+            }
+            kind @ (PROBE | PROBED) => {
+                let &[_, a, b, c] = body.first_chunk::<{ Probe::LEN }>()?;
+                let probe = if kind == PROBE {
+                    Probe::Asks
+                } else {
+                    Probe::Answers
+                };
+                Self::Probe(probe, u32::from_be_bytes([0, a, b, c]), body.len())
             }
             LINK_HANDSHAKE => {
                 let (head, pdu) = body.split_at_mut_checked(LINK_HANDSHAKE_LEN)?;
@@ -229,6 +249,20 @@ impl Hello {
     }
 }
 
+impl Probe {
+    pub(super) const LEN: usize = 4;
+
+    /// Writes it; whatever room is left becomes padding. The size is below 2²⁴.
+    pub(super) fn write(self, size: u32, to: &mut [u8]) {
+        to.fill(0);
+        to[..Self::LEN].copy_from_slice(&size.to_be_bytes());
+        to[0] = match self {
+            Self::Asks => PROBE,
+            Self::Answers => PROBED,
+        };
+    }
+}
+
 impl RoutedHandshake {
     pub(super) const LEN: usize = 20;
 
@@ -262,6 +296,7 @@ pub fn decode_pdu(bytes: &[u8]) -> usize {
         sealed_session(bytes).is_some(),
         Handshake::introduction_of(bytes).is_some(),
         Versions::parse(bytes).is_some(),
+        super::critical::read(bytes).is_ok(),
     ];
     let inner = Inner::parse(&mut bytes.to_vec()).is_some();
     outer.iter().filter(|read| **read).count() + usize::from(inner)
@@ -308,6 +343,8 @@ const ROUTED_HANDSHAKE: u8 = 5;
 /// Of the flags: congestion was met.
 pub(super) const CONGESTION: u8 = 1;
 const LINK_HANDSHAKE: u8 = 6;
+const PROBE: u8 = 7;
+const PROBED: u8 = 8;
 
 #[cfg(test)]
 mod tests {
@@ -362,6 +399,16 @@ mod tests {
         }
 
         #[test]
+        fn a_probe_is_read_back_with_its_length(size in 0u32..1 << 24, padding in 0usize..100) {
+            for probe in [Probe::Asks, Probe::Answers] {
+                let mut body = vec![0xff; Probe::LEN + padding];
+                probe.write(size, &mut body);
+                let read = Inner::Probe(probe, size, Probe::LEN + padding);
+                prop_assert_eq!(Inner::parse(&mut body), Some(read));
+            }
+        }
+
+        #[test]
         fn a_handshake_of_the_link_is_read_back(pdu: Vec<u8>) {
             let mut body = vec![0xff; LINK_HANDSHAKE_LEN];
             write_link_handshake(&mut body);
@@ -372,7 +419,7 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), kind in 0u8..8) {
+        fn no_bytes_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..80), kind in 0u8..10) {
             let _ = (Kind::of(&bytes), handshake_session(&bytes), sealed_session(&bytes));
             if let Some(first) = bytes.first_mut() {
                 *first = kind;

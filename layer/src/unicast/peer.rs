@@ -6,9 +6,11 @@ use proto::{Addr, EndpointId};
 
 use super::limits::Used;
 use super::link::{KEY_LIFE, KEY_USE};
+use super::pdu::ROUTED_OVERHEAD;
 use super::running::Running;
 use crate::channel::Channel;
 use crate::crypt::{KeyExchange, MemberCert, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
+use crate::mtu::FLOOR;
 
 /// Another member with whom keys were or are being agreed.
 pub(super) struct Peer {
@@ -221,11 +223,17 @@ impl Ends {
     }
 }
 
+/// The bytes of a frame of the peer channel on a way that takes PDUs of `mtu` bytes, however it is sealed.
+pub(super) fn frame_size(mtu: u32) -> usize {
+    let frame = (mtu as usize).saturating_sub(ROUTED_OVERHEAD);
+    frame.clamp(FLOOR as usize - ROUTED_OVERHEAD, PEER_FRAME)
+}
+
 /// Records take no longer to come than this, if they come at all.
 const MOMENT: Duration = Duration::from_secs(5);
 /// How long a peer that nothing uses is remembered.
 pub(super) const IDLE: Duration = Duration::from_secs(600);
 /// Kept per pair: each of a few links adds one, and two live while one takes over.
 const MAX_SESSIONS: usize = 6;
-/// The bytes of a frame of the peer channel: it must pass any link of the layer, routed.
-pub(super) const PEER_FRAME: usize = 960;
+/// The bytes of a frame of the peer channel at most, so that a change of the way seldom asks for others.
+const PEER_FRAME: usize = 960;

@@ -6,12 +6,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use proto::ipcp::{Event, Notice};
 use proto::wire::{self, message::Body};
 use proto::{Addr, Code, FlowId, Label, Reason};
 
+use zeroize::Zeroizing;
+
 use super::Unicast;
 use super::link::Link;
-use crate::Now;
+use crate::crypt::Audit;
+use crate::{Now, Output};
 
 /// Requests of joiners on their way to the issuer.
 #[derive(Default)]
@@ -223,11 +227,13 @@ impl Unicast {
                 ),
             ));
         };
+        let before = authority.audit().last().cloned();
         match authority.redeem(request, exporter, now.wall) {
             Ok(reply) => {
                 // Kept before the answer goes: a use counts once, come what may.
                 let bytes = authority.to_bytes();
                 self.save("authority", bytes);
+                self.audit(before);
                 self.stats.count("enrol.issued");
                 reply
             }
@@ -260,6 +266,37 @@ impl Unicast {
                 refusal(reason)
             }
         }
+    }
+}
+
+impl Unicast {
+    /// Each use of an invitation is told, and kept in a file that a person can read.
+    fn audit(&mut self, before: Option<Audit>) {
+        let authority = self.me.as_ref().and_then(|me| me.authority.as_ref());
+        let Some(authority) = authority else { return };
+        let last = authority
+            .audit()
+            .last()
+            .filter(|last| before.as_ref() != Some(*last));
+        // The same answer once more is no use.
+        let Some(last) = last.cloned() else { return };
+        let lines: String = authority.audit().map(|one| format!("{one}\n")).collect();
+        self.save("audit", Zeroizing::new(lines.into_bytes()));
+        let fields = [
+            ("member", last.member.to_string()),
+            ("invitation", last.invitation()),
+        ];
+        let fields = fields.map(|(key, value)| (key.to_owned(), value));
+        self.out.push_back(Output::Control(Event::Notice(Notice {
+            kind: "invitation.used".to_owned(),
+            text: format!(
+                "{} was let in by invitation {}",
+                last.member,
+                last.invitation()
+            ),
+            fields: fields.into(),
+            warning: false,
+        })));
     }
 }
 

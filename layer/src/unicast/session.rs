@@ -12,10 +12,11 @@ use super::limits::MAX_PEERS;
 use super::link::{Link, Phase, SAFE_MTU};
 use super::out::Class;
 use super::pdu::{self, HOP_OVERHEAD, LINK_HANDSHAKE_LEN, RoutedHandshake, TTL};
-use super::peer::{IDLE, Peer};
+use super::peer::{IDLE, Peer, frame_size};
 use super::running::{Running, Step, admit, displaced};
 use crate::Now;
 use crate::crypt::{Handshake, OpenError, Secrets};
+use crate::mtu::FLOOR;
 
 /// Why an opened PDU is dropped, as a counter.
 pub(super) fn drop_reason(error: OpenError) -> &'static str {
@@ -216,6 +217,7 @@ impl Unicast {
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
+        link.handshake_passed(now.mono, session);
         let cert = match (secrets.peer(), joiner) {
             (Some(cert), false) => cert.clone(),
             // Once it has been shown whose link it is, a stranger can only be somebody who sees and spoofs its packets.
@@ -321,6 +323,8 @@ impl Unicast {
             let stream = self.rng.next_u32();
             let mut peer = Peer::new(me, address, stream, now.mono);
             peer.way = way;
+            let frame = frame_size(self.path_mtu(address));
+            peer.channel.set_frame_size(frame);
             self.peers.insert(address, peer);
         }
         let peer = self.peers.get_mut(&address)?;
@@ -353,6 +357,7 @@ impl Unicast {
             .iter()
             .any(|r| !r.done && r.handshake.is_client());
         let early = now.mono < peer.retry_at;
+        let mtu = routed_mtu(self.path_mtu(address));
         let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&address)) else {
             return;
         };
@@ -366,7 +371,7 @@ impl Unicast {
         }
         peer.estranged = false;
         peer.retry_at = now.mono + RETRY;
-        match Handshake::client(&me.tls, session, ROUTED_MTU, now.mono) {
+        match Handshake::client(&me.tls, session, mtu, now.mono) {
             Ok(handshake) => peer
                 .handshakes
                 .push(Running::begun(now.mono, handshake, None, false)),
@@ -418,13 +423,14 @@ impl Unicast {
         if self.peer(now, from).is_none() {
             return;
         }
+        let mtu = routed_mtu(self.path_mtu(from));
         let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&from)) else {
             return;
         };
         if let Err(reason) = self.gate.admit(now.mono, Some(via)) {
             return self.stats.count(reason);
         }
-        let Ok(mut handshake) = Handshake::server(&me.tls, session, ROUTED_MTU, now.mono) else {
+        let Ok(mut handshake) = Handshake::server(&me.tls, session, mtu, now.mono) else {
             return self.stats.count("drop.unknown_handshake");
         };
         if handshake.handle(now.mono, bytes).is_err() {
@@ -582,8 +588,11 @@ fn handshake_mtu(link: &Link, via: Option<Addr>) -> usize {
     link.own_mtu().min(SAFE_MTU) as usize - around
 }
 
-/// The bytes of a routed handshake PDU.
-const ROUTED_MTU: usize = SAFE_MTU as usize - HOP_OVERHEAD - RoutedHandshake::LEN - 100;
+/// The bytes of a routed handshake PDU on a way that takes PDUs of `mtu` bytes: some less than it could, since ways change.
+fn routed_mtu(mtu: u32) -> usize {
+    let around = HOP_OVERHEAD + RoutedHandshake::LEN;
+    (mtu.max(FLOOR) as usize - around).min(SAFE_MTU as usize - around - 100)
+}
 /// The pause between two handshakes that this side begins with one member.
 const RETRY: Duration = Duration::from_secs(1);
 /// Routed handshakes at once that others have begun.

@@ -56,9 +56,16 @@ impl Unicast {
         let issuer = me
             .and_then(|me| me.issuer.as_ref())
             .map(ToString::to_string);
-        [("over", over), ("neighbours", kept), ("issuer", issuer)]
-            .into_iter()
-            .filter_map(|(k, v)| Some((k.to_owned(), v?)))
+        let held = me.and_then(|me| me.authority.as_ref());
+        let held = held.map(|a| if a.is_root() { "root" } else { "issuer" }.to_owned());
+        [
+            ("over", over),
+            ("neighbours", kept),
+            ("issuer", issuer),
+            ("authority", held),
+        ]
+        .into_iter()
+        .filter_map(|(k, v)| Some((k.to_owned(), v?)))
     }
 
     fn status_link(&self, link: &Link) -> irm::Link {

@@ -46,6 +46,7 @@ struct Counted {
     again: u64,
     lost: u64,
     late: u64,
+    gaps: u64,
     probes: u64,
 }
 
@@ -310,6 +311,7 @@ impl Transfer {
         add("frct.lost", now.lost, &mut self.counted.lost);
         add("frct.probes", now.probes, &mut self.counted.probes);
         add("drop.deadline", now.late, &mut self.counted.late);
+        add("drop.late", now.gaps, &mut self.counted.gaps);
     }
 }
 

@@ -7,6 +7,7 @@ use proto::{Addr, Code, Reason};
 use super::Unicast;
 use super::fa::RESOLVE;
 use super::flow::Outgoing;
+use super::peer::frame_size;
 use super::transfer::{Ending, sdu_mtu};
 use crate::{Now, Output};
 
@@ -51,6 +52,9 @@ impl Unicast {
             for (address, peer) in &mut self.peers {
                 let way = me.routing.way(*address);
                 let before = std::mem::replace(&mut peer.way, way);
+                if let Some(mtu) = me.routing.mtu(*address) {
+                    peer.channel.set_frame_size(frame_size(mtu));
+                }
                 if way != before {
                     peer.channel.forget_rtt();
                 }

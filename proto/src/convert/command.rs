@@ -312,6 +312,10 @@ impl From<AuthorityAct> for pb::AuthorityAct {
                 }),
                 AuthorityAct::Undelegate(member) => Act::Undelegate(member.to_string()),
                 AuthorityAct::Policy(text) => Act::Policy(text),
+                AuthorityAct::Export(passphrase) => Act::Export(passphrase),
+                AuthorityAct::Import { file, passphrase } => {
+                    Act::Import(pb::ImportAuthority { file, passphrase })
+                }
             }),
         }
     }
@@ -328,6 +332,11 @@ impl TryFrom<pb::AuthorityAct> for AuthorityAct {
             }
             Act::Undelegate(member) => Self::Undelegate(label("member", member)?),
             Act::Policy(text) => Self::Policy(text),
+            Act::Export(passphrase) => Self::Export(passphrase),
+            Act::Import(i) => Self::Import {
+                file: i.file,
+                passphrase: i.passphrase,
+            },
         })
     }
 }

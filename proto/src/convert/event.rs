@@ -43,6 +43,7 @@ fn done_message(id: u64, result: Result<Answer, Reason>) -> pb::Done {
         Ok(Answer::Allocated(a)) => (Some(done::Answer::Allocated(a.into())), None),
         Ok(Answer::Status(s)) => (Some(done::Answer::Status(*s)), None),
         Ok(Answer::Invitation(url)) => (Some(done::Answer::Invitation(url)), None),
+        Ok(Answer::Exported(file)) => (Some(done::Answer::Exported(file)), None),
         Ok(Answer::Configured(c)) => (Some(done::Answer::Configured(c.into())), None),
         Ok(Answer::Policy(p)) => (Some(done::Answer::Policy(p)), None),
         Err(reason) => (None, Some(reason.into())),
@@ -69,6 +70,7 @@ impl Event {
                     (None, Some(done::Answer::Status(s))) => Ok(Answer::Status(Box::new(s))),
                     (None, Some(done::Answer::Invitation(url))) => Ok(Answer::Invitation(url)),
                     (None, Some(done::Answer::Policy(p))) => Ok(Answer::Policy(p)),
+                    (None, Some(done::Answer::Exported(file))) => Ok(Answer::Exported(file)),
                     (None, Some(done::Answer::Configured(c))) => {
                         Ok(Answer::Configured(c.try_into()?))
                     }

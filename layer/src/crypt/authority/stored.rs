@@ -4,12 +4,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use proto::Label;
+use proto::{Code, Label, Reason};
 use zeroize::Zeroizing;
 
 use super::{Audit, Authority, Grant, Issued, Open};
 use crate::crypt::file::{Corrupt, Reader, Writer};
 use crate::crypt::issue::Root;
+use crate::crypt::locked;
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Ledger {
@@ -92,6 +93,17 @@ impl Authority {
             .bytes(self.root.der())
             .bytes(&prost::Message::encode_to_vec(&self.written()));
         w.finish()
+    }
+
+    /// The bytes to keep somewhere else, under a passphrase.
+    pub fn export(&self, passphrase: &[u8]) -> Result<Vec<u8>, Reason> {
+        locked::lock(&self.to_bytes(), passphrase)
+    }
+
+    /// Reads what [`Authority::export`] wrote.
+    pub fn import(file: &[u8], passphrase: &[u8]) -> Result<Self, Reason> {
+        let bytes = locked::unlock(file, passphrase)?;
+        Self::from_bytes(&bytes).map_err(|e| Reason::new(Code::Usage, e.to_string()))
     }
 
     fn read(layer: Label, root: Root, ledger: Ledger) -> Option<Self> {

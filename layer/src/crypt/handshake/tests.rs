@@ -558,6 +558,10 @@ fn a_path_that_swallows_large_pdus_is_noticed() {
     net.path = 1300;
     agree(&net.secrets());
     assert_eq!(net.ends.each_ref().map(Handshake::path_mtu), [1200, 1200]);
+    let mut tiny = Net::new(&config(&a, NOW), &config(&b, NOW), 1472);
+    tiny.path = 548;
+    agree(&tiny.secrets());
+    assert_eq!(tiny.ends.each_ref().map(Handshake::path_mtu), [508, 508]);
     assert_eq!(
         net.log.iter().filter(|(_, pdu)| pdu.len() == 9000).count(),
         3

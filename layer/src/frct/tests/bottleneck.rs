@@ -17,6 +17,8 @@ struct Net {
     limit: u64,
     mark: u64,
     delay: Duration,
+    /// By how much more, at most and by chance, a packet may take on its way there: so they overtake each other.
+    jitter: Duration,
     /// Of 1000, in both directions.
     loss: u32,
     busy_until: Instant,
@@ -58,6 +60,7 @@ impl Net {
             limit: bdp,
             mark: u64::MAX,
             delay: 10 * MS,
+            jitter: Duration::ZERO,
             loss: 0,
             busy_until: now,
             way: BTreeMap::new(),
@@ -91,6 +94,8 @@ impl Net {
                 marked = waiting > self.mark;
                 at = start + Duration::from_nanos(len as u64 * 1_000_000_000 / self.rate);
                 self.busy_until = at;
+                let jitter = self.jitter.as_micros() as u32;
+                at += Duration::from_micros((self.chance.next_u32() % (jitter + 1)).into());
             }
             self.count += 1;
             let packet = Packet {
@@ -190,6 +195,26 @@ fn bbr_stands_a_loss_of_one_percent_and_cubic_does_not() {
             &shares,
         );
         assert!(shares[0] > least, "{shares:?}");
+    }
+}
+
+#[test]
+fn packets_that_overtake_each_other_are_not_long_taken_to_be_lost() {
+    for controller in [Controller::Cubic, Controller::Bbr] {
+        let mut net = Net::new(&[controller], 50);
+        net.jitter = 4 * MS;
+        net.run(2 * SECOND);
+        let shares = net.shares(3 * SECOND);
+        told(
+            &format!("{controller:?}, 50 Mbit/s, 20 ms, 4 ms of jitter"),
+            &net,
+            &shares,
+        );
+        let stats = net.flows[0][0].stats();
+        assert!(
+            shares[0] > 850 && stats.again * 50 < stats.sent,
+            "{stats:?}"
+        );
     }
 }
 

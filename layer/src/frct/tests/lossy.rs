@@ -54,6 +54,33 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    #[test]
+    fn large_sdus_past_their_deadline_leave_a_lossy_flow_whole(
+        seed: u64, loss in 0u32..300, pauses in prop::collection::vec(0u32..300, 20..40), lens in prop::collection::vec(4usize..65_000, 20),
+    ) {
+        let link = Link { loss, ..Link::default() };
+        let params = Params { receive_buffer: 66_000, ..params(QosSpec::VIDEO) };
+        let mut pair = Pair::new(&params, link, seed);
+        let mut written = 0;
+        for (n, pause) in pauses.iter().enumerate() {
+            pair.reads[1] = n % 3 != 0;
+            let len = lens[written as usize % lens.len()];
+            written += u32::from(pair.ends[0].write(pair.now, &sdu(written, len)).is_ok());
+            pair.run(MS * *pause);
+        }
+        pair.reads[1] = true;
+        for end in &mut pair.ends {
+            end.shut();
+        }
+        pair.settle(MS * 200_000);
+        prop_assert_eq!(pair.ends.each_ref().map(|end| end.state()), [State::Finished; 2], "{:?}", pair.ends);
+        let read = numbers(&pair, |n| lens[n as usize % lens.len()]);
+        prop_assert!(read.windows(2).all(|pair| pair[0] < pair[1]), "{:?}", read);
+    }
+}
+
 #[test]
 fn a_lost_sdu_delays_those_behind_it_by_a_moment_only() {
     let mut pair = Pair::new(&params(QosSpec::VOICE), Link::default(), 1);

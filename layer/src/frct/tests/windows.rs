@@ -32,10 +32,10 @@ fn a_closed_window_stops_the_sender_and_questions_open_it_again() {
     pair.run(2 * SECOND);
     let (sent, stats) = (pair.ends[0].stats().sent, pair.ends[0].stats());
     assert!(stats.queued >= 100_000 - 70_000 - 1002, "{stats:?}");
-    // A minute of a shut window: it asks each 4 s at least, and the answers keep the flow up beyond R.
+    // A minute of a shut window: it asks each 2 s at least, and the answers keep the flow up beyond R.
     pair.run(90 * SECOND);
     let asked = pair.ends[0].stats().sent - sent;
-    assert!((20..30).contains(&asked), "{asked} questions");
+    assert!((44..56).contains(&asked), "{asked} questions");
     assert_eq!(states(&pair), [State::Open; 2]);
     // All news of the wider window are lost: a question brings it.
     pair.reads[1] = true;
@@ -201,4 +201,29 @@ fn after_a_long_pause_a_run_begins_anew_and_memory_is_given_back() {
     }
     assert!(pair.refused.is_empty(), "{:?}", pair.refused);
     assert_eq!(pair.ends[0].stats().again, 0);
+}
+
+#[test]
+fn the_last_packet_is_probed_for_and_a_path_that_is_back_at_once() {
+    let mut pair = Pair::new(&small(), Link::default(), 1);
+    assert_eq!(pair.ends[0].write(pair.now, &sdu(0, 100)), Ok(()));
+    pair.run(SECOND);
+    pair.link.loss = 1000;
+    assert_eq!(pair.ends[0].write(pair.now, &sdu(1, 100)), Ok(()));
+    pair.flush();
+    pair.link.loss = 0;
+    // The first answer took 25 ms with its delay: three of them, the delay, and the way.
+    pair.run(95 * MS);
+    assert_eq!(pair.read[1].len(), 2);
+    assert_eq!(pair.ends[0].stats().probes, 1);
+
+    pair.link.loss = 1000;
+    assert_eq!(pair.ends[0].write(pair.now, &sdu(2, 100)), Ok(()));
+    pair.run(10 * SECOND);
+    pair.link.loss = 0;
+    for end in &mut pair.ends {
+        end.rerouted();
+    }
+    pair.run(11 * MS);
+    assert_eq!(pair.read[1].len(), 3);
 }

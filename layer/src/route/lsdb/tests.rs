@@ -114,6 +114,10 @@ impl Layer {
     /// A record that `signer` signs, whatever it says.
     fn forge(&self, signer: usize, body: &Record) -> SignedRecord {
         let identity = &self.members[signer].0;
+        let body = Record {
+            signed_at: self.start.wall.secs(),
+            ..body.clone()
+        };
         let body = body.encode_to_vec();
         let signature = identity
             .sign(&signed_bytes(identity.layer(), &body))
@@ -187,7 +191,7 @@ fn only_the_originator_can_say_something() {
     *altered.body.last_mut().unwrap() ^= 1;
     assert!(matches!(
         layer.insert(0, &altered),
-        Err(RecordError::Forged(_) | RecordError::Malformed(_))
+        Err(RecordError::Forged(_) | RecordError::Malformed(_) | RecordError::WrongTime(_))
     ));
     let stranger = Layer::of(2).links(1, &[0]);
     assert_eq!(
@@ -423,4 +427,26 @@ fn one_who_lies_about_the_age_can_not_have_a_record_forgotten() {
     assert_eq!(layer.insert(0, &record), Ok(Inserted::Known));
     layer.tick(60, 0);
     assert_eq!(layer.members[0].1.members().count(), 1);
+}
+
+#[test]
+fn whoever_says_that_a_record_is_young_can_not_keep_it_for_ever() {
+    let mut layer = Layer::of(2);
+    let record = layer.links(1, &[0]);
+    assert_eq!(record.age, 0, "it says so whenever it comes");
+    assert!(matches!(
+        layer.insert_at(8_900, 0, &record),
+        Ok(Inserted::New(_))
+    ));
+    layer.tick(8_950, 0);
+    assert_eq!(layer.members[0].1.members().count(), 1);
+    layer.tick(9_100, 0);
+    assert_eq!(layer.members[0].1.members().count(), 0);
+    let wrong = Err(RecordError::WrongTime(layer.addr(1)));
+    assert_eq!(layer.insert_at(9_100, 0, &record), wrong);
+    // Nor can its originator, by a clock that is ahead.
+    layer.start.wall = UnixTime(layer.start.wall.0 + Duration::from_secs(10_000));
+    let ahead = layer.links(1, &[]);
+    layer.start.wall = UnixTime(layer.start.wall.0 - Duration::from_secs(10_000));
+    assert_eq!(layer.insert(0, &ahead), wrong);
 }

@@ -63,6 +63,11 @@ impl Life {
         self.heard = now;
     }
 
+    /// When something authentic came last.
+    pub(super) fn last_heard(&self) -> Instant {
+        self.heard
+    }
+
     /// There are keys, or others than before: a hello goes now.
     pub(super) fn begin(&mut self, now: Instant) {
         (self.heard, self.next, self.busy) = (now, now, now);

@@ -25,6 +25,6 @@ fn frames_of_the_channel_follow_the_mtu_of_either_side() {
     theirs.begin_channel(2);
     assert_eq!(longest(&mut theirs), 700, "a new channel too");
     let mut ours = Link::new(stands(1400), None, 1, now);
-    assert!(ours.set_mtu(600));
+    assert!(ours.set_mtu(now, 600));
     assert_eq!(longest(&mut ours), 600);
 }

@@ -10,6 +10,7 @@ mod law;
 mod meddler;
 mod mischief;
 mod model;
+mod mtus;
 mod names;
 mod queues;
 mod rates;
@@ -402,6 +403,7 @@ pub(super) fn invite(
     match net.ask(issuer, Command::Invite(ask))? {
         Answer::Invitation(url) => Ok(url),
         other @ (Answer::Ok
+        | Answer::Exported(_)
         | Answer::Allocated(_)
         | Answer::Status(_)
         | Answer::Configured(_)

@@ -185,3 +185,68 @@ fn only_the_root_delegates_and_a_revoked_issuer_takes_along_what_it_has_issued()
         assert!(url.is_ok(), "{member}: {url:?}");
     }
 }
+
+#[test]
+fn the_authority_moves_to_another_member_by_its_export_and_nowhere_else() {
+    let mut net = line();
+    let pass = b"correct horse battery".to_vec();
+    let exported = act(&mut net, "a", AuthorityAct::Export(pass.clone())).unwrap();
+    let Answer::Exported(file) = exported else {
+        panic!("{exported:?}")
+    };
+    let import = |passphrase: &[u8]| AuthorityAct::Import {
+        file: file.clone(),
+        passphrase: passphrase.to_vec(),
+    };
+    let refused = act(&mut net, "b", AuthorityAct::Export(pass.clone()));
+    assert_eq!(refused.unwrap_err().code, Code::Denied);
+    let wrong = act(&mut net, "b", import(b"correct horse batterz"));
+    assert_eq!(wrong.unwrap_err().code, Code::Denied);
+    // The first host is gone for good.
+    net.cut("a", "b");
+    net.seconds(3);
+    act(&mut net, "b", import(&pass)).unwrap();
+    net.seconds(1);
+    net.boot("d", Files::new());
+    net.cut("a", "d");
+    join(&mut net, "b", "d");
+    act(&mut net, "b", AuthorityAct::Revoke(label("a"))).unwrap();
+    net.seconds(560);
+    assert!(ends(&mut net, "c", "c") > 1_800_000_700, "it renewed at b");
+    let members: Vec<String> = status(&mut net, "c")
+        .members
+        .into_iter()
+        .map(|m| m.name)
+        .collect();
+    assert_eq!(members, ["b", "c", "d"]);
+    // That of another layer is none of this one.
+    let mut other = Net::new(&["x"]);
+    bootstrap(&mut other, "x");
+    let refused = act(&mut other, "x", import(&pass));
+    assert_eq!(refused.unwrap_err().code, Code::Conflict);
+}
+
+#[test]
+fn each_use_of_an_invitation_is_told_and_kept_in_a_file() {
+    let mut net = line();
+    let used = |e: &&Event| matches!(e, Event::Notice(n) if n.kind == "invitation.used");
+    let told: Vec<String> = net
+        .node("a")
+        .events
+        .iter()
+        .filter(used)
+        .map(|e| match e {
+            Event::Notice(n) => n.fields[0].1.clone(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(told, ["b", "c"]);
+    let file = net.node("a").files["audit"].to_vec();
+    let file = String::from_utf8(file).unwrap();
+    let lines: Vec<&str> = file.lines().collect();
+    assert_eq!(lines.len(), 2, "{file}");
+    assert!(
+        lines[0].starts_with("1800000") && lines[0].ends_with(" b"),
+        "{file}"
+    );
+}

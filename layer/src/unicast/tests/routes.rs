@@ -273,7 +273,7 @@ fn a_link_that_loses_large_packets_falls_back_to_small_ones() {
     register(&mut net, "b", "server");
     net.seconds(1);
     let mtu = flow(&mut net, "a", "b", "server", 5, QosSpec::RAW).mtu;
-    assert_eq!(mtu, 1200 - 44);
+    assert!((1200 - 44..=1250 - 44).contains(&mtu), "{mtu}");
 }
 
 #[test]
