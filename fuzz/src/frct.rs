@@ -1,6 +1,6 @@
 //! Flow and retransmission control, between two honest ends on a bad way and from a liar.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use layer::frct::{Controller, Frct, Params, Pdu, State};
 use proto::QosSpec;
@@ -11,89 +11,107 @@ use super::script::{Script, edited, write};
 /// First the kind of flow, then a list of acts on its two ends. Until a PDU was changed or made up, what a reliable flow delivers
 /// is what was written, in order, and a lossy one leaves out but changes and swaps nothing.
 pub fn run(bytes: &[u8]) {
-    let layer = Layer::get();
     let mut script = Script(bytes);
     let kind = script.byte();
-    let mut ends = [0, 1].map(|n| Frct::new(layer.at(Duration::ZERO).mono, params(kind, n)));
-    let reliable = params(kind, 0).qos.reliable;
-    let mut sent: [Vec<Vec<u8>>; 2] = Default::default();
-    let mut read: [usize; 2] = [0, 0];
-    let mut honest = true;
-    let mut after = Duration::ZERO;
-    let mut pdu = [0; 1500];
+    let begin = Layer::get().at(Duration::ZERO).mono;
+    let mut talk = Talk {
+        ends: [0, 1].map(|n| Frct::new(begin, params(kind, n))),
+        reliable: params(kind, 0).qos.reliable,
+        sent: Default::default(),
+        read: [0, 0],
+        honest: true,
+        after: Duration::ZERO,
+    };
     for _ in 0..256 {
         let Some(act) = script.act() else { break };
+        talk.act(act, &mut script);
+        talk.read(0, 1);
+        talk.read(1, 0);
+    }
+}
+
+struct Talk {
+    ends: [Frct; 2],
+    reliable: bool,
+    sent: [Vec<Vec<u8>>; 2],
+    read: [usize; 2],
+    honest: bool,
+    after: Duration,
+}
+
+impl Talk {
+    fn act(&mut self, act: u8, script: &mut Script<'_>) {
         let (from, to) = (usize::from(act >> 7), usize::from(act >> 7 == 0));
-        let now = layer.at(after).mono;
+        let now = Layer::get().at(self.after).mono;
+        let mut pdu = [0; 1500];
         match act & 15 {
             0 | 8 => {
                 let mut sdu = script.bytes().to_vec();
                 if act & 8 != 0 {
                     sdu.resize(sdu.len() * 20, 7);
                 }
-                if ends[from].write(now, &sdu).is_ok() {
-                    sent[from].push(sdu);
+                if self.ends[from].write(now, &sdu).is_ok() {
+                    self.sent[from].push(sdu);
                 }
             }
             1 => {
                 let edits = script.bytes();
-                honest &= edits.len() < 4;
-                if let Some(len) = ends[from].poll(now, &mut pdu) {
-                    let _ = ends[to].receive(now, &edited(&pdu[..len], edits), act & 64 != 0);
+                self.honest &= edits.len() < 4;
+                if let Some(len) = self.ends[from].poll(now, &mut pdu) {
+                    let _ = self.ends[to].receive(now, &edited(&pdu[..len], edits), act & 64 != 0);
                 }
             }
             2 => {
-                honest = false;
+                self.honest = false;
                 let made_up = script.bytes();
-                let _ = ends[to].receive(now, made_up, false);
+                let _ = self.ends[to].receive(now, made_up, false);
                 if let Ok(Pdu { ack: Some(ack), .. }) = Pdu::parse(made_up) {
                     assert!(ack.ranges(ack.largest.into()).count() <= 33);
                 }
             }
-            3 => drop(ends[from].poll(now, &mut pdu)),
-            4 => after += Duration::from_millis(script.short().into()),
+            3 => drop(self.ends[from].poll(now, &mut pdu)),
+            4 => self.after += Duration::from_millis(script.short().into()),
             5 => {
                 for _ in 0..64 {
-                    let Some(len) = ends[from].poll(now, &mut pdu) else {
+                    let Some(len) = self.ends[from].poll(now, &mut pdu) else {
                         break;
                     };
-                    let _ = ends[to].receive(now, &pdu[..len], false);
-                    let _ = ends[to].receive(now, &pdu[..len], false);
+                    let _ = self.ends[to].receive(now, &pdu[..len], false);
+                    let _ = self.ends[to].receive(now, &pdu[..len], false);
                 }
             }
-            6 => ends[from].set_payload(usize::from(script.short() % 1500)),
-            7 => ends[from].shut(),
-            9 => after = after.max(wake(&ends[from], &layer.at(after).mono) + after),
+            6 => self.ends[from].set_payload(usize::from(script.short() % 1500)),
+            7 => self.ends[from].shut(),
+            9 => self.after += wake(&self.ends[from], now),
+            10 => self.ends[from].rerouted(),
             _ => {}
         }
-        for (end, other) in [(0, 1), (1, 0)] {
-            while let Some(sdu) = ends[end].read() {
-                let sdu = sdu.to_vec();
-                let place = sent[other][read[end].min(sent[other].len())..]
-                    .iter()
-                    .position(|s| *s == sdu);
-                if honest {
-                    let place = place.expect("what was read was never written, or before");
-                    assert!(place == 0 || !reliable, "an SDU was left out");
-                }
-                read[end] += 1 + place.unwrap_or(0);
+    }
+
+    /// Reads all that has arrived at an end and was written at the other.
+    fn read(&mut self, end: usize, other: usize) {
+        let (end, read) = (&mut self.ends[end], &mut self.read[end]);
+        while let Some(sdu) = end.read() {
+            let sdu = sdu.to_vec();
+            let left = self.sent[other].iter().skip(*read);
+            let place = left.into_iter().position(|s| *s == sdu);
+            if self.honest {
+                let place = place.expect("what was read was never written, or before");
+                assert!(place == 0 || !self.reliable, "an SDU was left out");
             }
-            let _ = (
-                ends[end].deadline(),
-                ends[end].stats(),
-                ends[end].writable(),
-            );
-            if let State::Failed(failure) = ends[end].state() {
-                assert!(!failure.to_string().is_empty());
-            }
+            *read += 1 + place.unwrap_or(0);
+        }
+        let _ = (end.deadline(), end.stats(), end.writable());
+        if let State::Failed(failure) = end.state() {
+            assert!(!failure.to_string().is_empty());
         }
     }
 }
 
 /// How long until an end wants to be polled.
-fn wake(end: &Frct, now: &std::time::Instant) -> Duration {
+fn wake(end: &Frct, now: Instant) -> Duration {
     end.deadline()
-        .map_or(Duration::ZERO, |at| at.saturating_duration_since(*now))
+        .map_or(Duration::ZERO, |at| at.saturating_duration_since(now))
 }
 
 fn params(kind: u8, number: u32) -> Params {
@@ -120,93 +138,69 @@ fn params(kind: u8, number: u32) -> Params {
 
 /// Talks of each kind, losses that are mended, an end, and PDUs of a liar.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
-    let said = |act: u8, text: &[u8]| {
-        let mut out = Vec::new();
-        write(&mut out, &[act], text);
-        out
-    };
     let long: Vec<u8> = (0..=255).collect();
-    let wait = |ms: u16| [&[4][..], &ms.to_be_bytes()].concat();
-    let exchange = vec![5, 0x85, 5, 0x85];
-    let talk = |kind: u8| {
+    let mut seeds = talks(&long);
+    let made_up = |kind: u8, pdu: &[u8]| {
         [
-            vec![kind],
-            said(0, b"hello"),
-            said(0x88, &long),
-            exchange.clone(),
-            wait(10),
-            exchange.clone(),
+            &[kind][..],
+            &said(0, &long),
+            &[3],
+            &said(0x82, pdu),
+            &EXCHANGE,
         ]
         .concat()
+    };
+    let changed = [
+        &[0][..],
+        &said(0, &long),
+        &said(1, &[3, 0, 1, 1]),
+        &EXCHANGE,
+    ]
+    .concat();
+    let data = [1, 5, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, b'x'];
+    let ack = [
+        [1, 2, 1, 0, 255, 255, 255, 253],
+        [0, 2, 0, 3, 0, 0, 0, 0],
+        [0, 0, 0, 4, 0, 1, 0, 0],
+        [0, 0, 0, 0, 0, 1, 0, 1],
+    ];
+    seeds.extend([
+        ("changed", changed),
+        ("data", made_up(0, &data)),
+        ("ack", made_up(4, &ack.concat())),
+    ]);
+    seeds
+}
+
+/// What two honest ends do.
+fn talks(long: &[u8]) -> Vec<(&'static str, Vec<u8>)> {
+    let wait = |ms: u16| [&[4][..], &ms.to_be_bytes()].concat();
+    let talk = |kind: u8| {
+        let both = [said(0, b"hello"), said(0x88, long)].concat();
+        [&[kind][..], &both, &EXCHANGE, &wait(10), &EXCHANGE].concat()
     };
     let lost = |kind: u8| {
-        [
-            vec![kind],
-            said(8, &long),
-            vec![3, 3],
-            exchange.clone(),
-            wait(6),
-            exchange.clone(),
-            wait(400),
-            exchange.clone(),
-        ]
-        .concat()
+        let sent = [&[kind][..], &said(8, long), &[3, 3], &EXCHANGE].concat();
+        [&sent[..], &wait(6), &EXCHANGE, &wait(400), &EXCHANGE].concat()
     };
     let ends = [
-        vec![0],
-        said(0, b"last"),
-        vec![7, 0x87],
-        exchange.clone(),
-        vec![9],
-        exchange.clone(),
+        &[0][..],
+        &said(0, b"last"),
+        &[7, 0x87],
+        &EXCHANGE,
+        &[9],
+        &EXCHANGE,
     ]
     .concat();
     let cut = [
-        vec![0],
-        said(8, &long),
-        exchange.clone(),
-        vec![6, 0, 80, 9],
-        exchange.clone(),
+        &[0][..],
+        &said(8, long),
+        &EXCHANGE,
+        &[6, 0, 80, 9, 10],
+        &EXCHANGE,
     ]
     .concat();
-    let silent = [
-        vec![3],
-        exchange.clone(),
-        vec![9, 5, 9, 3],
-        wait(1000),
-        vec![3],
-    ]
-    .concat();
-    let changed = [
-        vec![0],
-        said(0, &long),
-        said(1, &[3, 0, 1, 1]),
-        exchange.clone(),
-    ]
-    .concat();
-    let data = [
-        vec![0],
-        said(
-            2,
-            &[1, 5, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, b'x'],
-        ),
-        exchange.clone(),
-    ]
-    .concat();
-    let ack = [
-        vec![4],
-        said(0, &long),
-        vec![3],
-        said(
-            0x82,
-            &[
-                1, 2, 1, 0, 255, 255, 255, 253, 0, 2, 0, 3, 0, 0, 0, 0, 0, 0, 0, 4, 0, 1, 0, 0, 0,
-                0, 0, 0, 0, 1, 0, 1,
-            ],
-        ),
-        exchange.clone(),
-    ]
-    .concat();
+    let silent = [&[3][..], &EXCHANGE, &[9, 5, 9, 3], &wait(1000), &[3]].concat();
     vec![
         ("talk-data", talk(0)),
         ("talk-best", talk(5)),
@@ -216,8 +210,15 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("ends", ends),
         ("cut", cut),
         ("silent", silent),
-        ("changed", changed),
-        ("data", data),
-        ("ack", ack),
     ]
 }
+
+/// An act with bytes.
+fn said(act: u8, text: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out, &[act], text);
+    out
+}
+
+/// Both send all they may, twice.
+const EXCHANGE: [u8; 4] = [5, 0x85, 5, 0x85];
