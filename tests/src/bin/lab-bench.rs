@@ -2,8 +2,8 @@
 //! neighbours and through a member in between, what forwarding costs that member, voice beside bulk, allocation of flows, memory and
 //! idle CPU of each process, live flows in a flood.
 //!
-//! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward` or `-- voice` behind it for these alone. It
-//! prints one JSON document.
+//! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward`, `-- voice` or `-- data` (reliable flows
+//! beside bulk transfers by quinn) behind it for these alone. It prints one JSON document.
 
 use std::fs;
 use std::io::Write;
@@ -12,17 +12,20 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::{Value, json};
 use tests::flood::flood;
-use tests::{Host, Line, until};
+use tests::{Host, Impairment, Line, Process, until};
 
 fn main() -> anyhow::Result<()> {
     let only = std::env::args().nth(1);
+    if only.as_deref() == Some("data") {
+        return print(&data()?);
+    }
     let line = Line::up()?;
     std::thread::sleep(FIVE);
     if let Some(only) = only {
         return print(&match only.as_str() {
             "forward" => json!({ "forward": rounds(|| forward(&line))? }),
             "voice" => json!({ "voice": rounds(|| voice(&line))? }),
-            other => anyhow::bail!("{other} can't be measured alone; use forward or voice"),
+            other => anyhow::bail!("{other} can't be measured alone; use forward, voice or data"),
         });
     }
     let fresh = processes(&line)?;
@@ -37,6 +40,7 @@ fn main() -> anyhow::Result<()> {
         "processes_fresh": fresh,
         "processes_after": processes(&line)?,
         "flood": flood(&line, 22_000, 30, 20_000_000)?,
+        "data": data()?,
     });
     print(&result)
 }
@@ -85,6 +89,70 @@ fn voice(line: &Line) -> anyhow::Result<Value> {
         Ok(voice)
     };
     Ok(json!({ "idle": idle, "beside_raw": beside("raw")?, "beside_data": beside("data")? }))
+}
+
+/// Goodput from A to B of a reliable flow and of quinn's bulk, in turn: over a veth, and at 1 % loss and 20 ms round trip; and
+/// how two such flows share the latter.
+fn data() -> anyhow::Result<Value> {
+    let mut plain = Line::new(None)?;
+    plain.start_daemons()?;
+    plain.shims()?;
+    plain.overlay()?;
+    let no_loss = rounds(|| beside(&plain, 3))?;
+    drop(plain);
+    let mut lossy = Line::impairable(1)?;
+    lossy.impair(Impairment {
+        loss: 0.01,
+        delay_us: 10_000,
+        ..Impairment::default()
+    })?;
+    let loss = rounds(|| beside(&lossy, 5))?;
+    let _server = perf_server(&lossy)?;
+    let a = lossy.host("a")?;
+    let run = || a.irm_json("perf bulk --layer overlay -t 20 --qos data");
+    let (one, two) = std::thread::scope(|scope| {
+        let other = scope.spawn(run);
+        (run(), other.join())
+    });
+    let two = two.ok().context("a measurement failed")??;
+    Ok(json!({
+        "no_loss": no_loss,
+        "loss_1_percent_rtt_20_ms": loss,
+        "two_flows_so": [one?, two],
+    }))
+}
+
+fn perf_server(line: &Line) -> anyhow::Result<Process> {
+    let serve = ["perf", "bulk", "--layer", "overlay", "--server"];
+    let server = line.host("b")?.spawn("irm", serve)?;
+    line.host("b")?.irm("wait name bulk")?;
+    Ok(server)
+}
+
+/// One after the other for so many seconds each, in Gbit/s that the receiver counted, and the flow's part of quinn's.
+fn beside(line: &Line, seconds: u32) -> anyhow::Result<Value> {
+    let (a, b) = (line.host("a")?, line.host("b")?);
+    let server = perf_server(line)?;
+    let flow = until(FIVE, || {
+        a.irm_json(&format!(
+            "perf bulk --layer overlay -t {seconds} --qos data"
+        ))
+    })?;
+    drop(server);
+    let (at, cert) = (
+        format!("{}:7443", line.links[0].ip(1)),
+        b.dir().join("quic.der"),
+    );
+    let _ = fs::remove_file(&cert);
+    let cert = cert.to_str().context("a path that is not UTF-8")?;
+    let _server = b.spawn("lab-quic", ["serve", &at, "--cert", cert])?;
+    let time = seconds.to_string();
+    let quic = until(FIVE, || {
+        let out = a.run("lab-quic", ["send", &at, "--cert", cert, "-t", &time])?;
+        serde_json::from_str::<Value>(&out.stdout).with_context(|| out.stderr.clone())
+    })?;
+    let rate = |of: &Value| of["gbit_per_s"].as_f64().unwrap_or_default();
+    Ok(json!({ "flow": rate(&flow), "quinn": rate(&quic), "ratio": rate(&flow) / rate(&quic) }))
 }
 
 fn rounds(mut measure: impl FnMut() -> anyhow::Result<Value>) -> anyhow::Result<Vec<Value>> {
