@@ -7,6 +7,7 @@
 //! | `plan` | what will happen where no file says it, drawn from the seed |
 //! | `run`, `probe` | one run from its beginning to its end; flows that must work |
 //! | `acts`, `programs`, `faults` | what administrators and bad luck do; what programs do with flows; what else goes wrong |
+//! | `scale` | layers of thousands |
 //! | `world`, `agenda` | inputs and outputs of machines; what is due when |
 //! | `host` | one machine, its files, its irmd |
 //! | `net`, `attack` | cables, lower flows, loss, and somebody who sends what he likes |
@@ -29,6 +30,7 @@ mod plan;
 mod probe;
 mod programs;
 mod run;
+mod scale;
 mod scenario;
 mod story;
 #[cfg(test)]
@@ -42,6 +44,7 @@ use proto::Label;
 
 use chance::Chance;
 use run::{Run, Script};
+pub use scale::{Phase, Scale, grow};
 pub use scenario::{Scenario, ScenarioError};
 pub use topology::Topology;
 pub use world::Counts;

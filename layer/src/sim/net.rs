@@ -23,6 +23,7 @@ pub(super) struct Net {
     pub(super) quiet: bool,
     pub(super) attacker: Attacker,
     pub(super) carried: u64,
+    pub(super) bytes: u64,
     flows: u64,
 }
 
@@ -98,6 +99,7 @@ impl Net {
             quiet: false,
             attacker: Attacker::default(),
             carried: 0,
+            bytes: 0,
             flows: 1 << 32,
         }
     }
@@ -192,6 +194,7 @@ impl Net {
             return Vec::new();
         };
         self.carried += 1;
+        self.bytes += pdu.len() as u64;
         if self.quiet {
             wire.last = wire.last.max(now + cable.delay);
             return vec![(wire.last, to, pdu.to_vec())];

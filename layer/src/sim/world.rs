@@ -15,6 +15,7 @@ use super::net::{Cable, End, Net};
 use super::programs::Usage;
 use super::scenario::Load;
 use super::story::{COMMAND, DELIVER, EVENT, PACKET, Story, TELL, TIMEOUT, WRITE};
+use crate::route::Pool;
 use crate::{FlowAsk, FlowTell, Input, Ipcp, Now, Output, Unicast, UnixTime, Via};
 
 /// All there is.
@@ -32,6 +33,8 @@ pub(super) struct World {
     pub(super) failure: Option<String>,
     /// What a scenario wants of programs.
     pub(super) loads: Vec<Load>,
+    /// Where all machines share the records that one of them has believed.
+    pub(super) pool: Option<Pool>,
     start: Instant,
     agenda: Agenda,
     /// Hosts by the names of their members.
@@ -85,6 +88,7 @@ impl World {
             counts: Counts::default(),
             failure: None,
             loads: Vec::new(),
+            pool: None,
             start,
             agenda: Agenda::default(),
             index,
@@ -219,7 +223,11 @@ impl World {
         let host = &mut self.hosts[host];
         host.life += 1;
         host.alarm = None;
-        host.machine = Some(Unicast::new(host.name.clone(), seed, host.files.clone()));
+        let mut machine = Unicast::new(host.name.clone(), seed, host.files.clone());
+        if let Some(pool) = &self.pool {
+            machine.share_records(pool.clone());
+        }
+        host.machine = Some(machine);
     }
 
     fn input(&mut self, host: usize, input: Input<FlowId, FlowTell>) {

@@ -46,6 +46,8 @@ mod member;
 mod messages;
 mod out;
 mod pdu;
+#[cfg(any(test, feature = "sim"))]
+mod peek;
 mod peer;
 mod relay;
 mod renew;

@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use layer::sim::{Options, Scenario};
+use layer::sim::{Options, Scale, Scenario, Topology};
 
 /// What is to be done.
 pub(crate) enum Todo {
     Run(Box<Args>),
+    Scale(Vec<Scale>),
     List,
     Help,
 }
@@ -23,6 +24,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Todo, String> {
+        let (mut sizes, mut links) = (Vec::new(), 2);
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         let mut args = Self {
             seeds: 10,
@@ -45,6 +47,13 @@ impl Args {
                 "--members" => args.options.members = Some(members(&value()?)?),
                 "--jobs" => args.jobs = usize::try_from(number(&value()?)?).unwrap_or(1).max(1),
                 "--trace" => args.options.trace = Some(crate::say),
+                "--scale" => sizes.extend(
+                    value()?
+                        .split(',')
+                        .map(size)
+                        .collect::<Result<Vec<_>, _>>()?,
+                ),
+                "--links" => links = size(&value()?)?,
                 "--mermaid" => args.mermaid = Some(value()?),
                 "--list" => return Ok(Todo::List),
                 "--help" | "-h" => return Ok(Todo::Help),
@@ -57,6 +66,17 @@ impl Args {
         }
         if args.options.trace.is_some() {
             args.jobs = 1;
+        }
+        if !sizes.is_empty() {
+            let topology = args.options.topology.unwrap_or(Topology::Random);
+            let seed = args.options.seed;
+            let scale = |members| Scale {
+                members,
+                topology,
+                links,
+                seed,
+            };
+            return Ok(Todo::Scale(sizes.into_iter().map(scale).collect()));
         }
         Ok(Todo::Run(Box::new(args)))
     }
@@ -128,12 +148,17 @@ fn members(text: &str) -> Result<(usize, usize), String> {
     }
 }
 
+fn size(text: &str) -> Result<usize, String> {
+    usize::try_from(number(text)?).map_err(|e| e.to_string())
+}
+
 fn number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("{text:?} is no number"))
 }
 
 pub(crate) const USAGE: &str = "cargo sim [--seeds N] [--from SEED] [--scenario FILE|NAME | [--topology T] [--members N|N-M]] [--jobs N] [--trace] [--mermaid FILE]
 cargo sim --list
+cargo sim --scale N,M,… [--topology T] [--links L]
 
 Runs N seeds (10) from SEED (0) and exits 0 if everything held. Without a scenario all is drawn from the seed.
   cargo sim --seeds 100

@@ -1,6 +1,7 @@
 //! `cargo sim`: runs the simulator over many seeds. It must not know more of the machine than the report says.
 
 mod args;
+mod large;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -14,6 +15,7 @@ use layer::sim::{Failure, Options, Report, play, run};
 fn main() -> ExitCode {
     match Args::parse(std::env::args().skip(1)) {
         Ok(Todo::Run(args)) => seeds(&args),
+        Ok(Todo::Scale(scales)) => large::run(&scales),
         Ok(Todo::List) => list(),
         Ok(Todo::Help) => {
             say(USAGE);

@@ -1,0 +1,67 @@
+//! Layers of thousands: what each phase took, and what the process needed for it.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use layer::sim::{Phase, Scale, grow};
+
+use crate::say;
+
+pub(crate) fn run(scales: &[Scale]) -> ExitCode {
+    for scale in scales {
+        if !one(scale) {
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "how long the simulator takes is told, never used"
+)]
+fn one(scale: &Scale) -> bool {
+    let Scale {
+        members,
+        topology,
+        links,
+        seed,
+    } = scale;
+    say(&format!(
+        "{members} members, {topology}, {links} links each, seed {seed}"
+    ));
+    let (empty, mut since) = (resident(), Instant::now());
+    let told = grow(scale, &mut |phase: &Phase| {
+        let n = *members as u64;
+        say(&format!(
+            "  {:<10} wall {:>7.2} s, virtual {:>7.2} s, a member: {:>6} packets, {:>8} bytes, {:>6} KiB resident; hash {:016x}",
+            phase.name,
+            since.elapsed().as_secs_f64(),
+            phase.lasted.as_secs_f64(),
+            phase.packets / n,
+            phase.bytes / n,
+            resident().saturating_sub(empty) / n,
+            phase.hash,
+        ));
+        since = Instant::now();
+    });
+    match told {
+        Ok(()) => true,
+        Err(failure) => {
+            say(&format!(
+                "  failed after {:.3} s: {}",
+                failure.at.as_secs_f64(),
+                failure.what
+            ));
+            false
+        }
+    }
+}
+
+/// The memory of this process in KiB; 0 where the system doesn't say.
+fn resident() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let word = line.and_then(|line| line.split_whitespace().next());
+    word.and_then(|word| word.parse().ok()).unwrap_or(0)
+}
