@@ -54,7 +54,7 @@ pub fn run(bytes: &[u8]) {
             }
         }
         assert!(lsdb.members().count() <= 2);
-        let _ = (lsdb.routes(issuer.address()), lsdb.digests());
+        let _ = (lsdb.routes(issuer.address()), lsdb.summary());
     }
 }
 

@@ -7,6 +7,7 @@ mod digest;
 #[cfg(any(test, feature = "sim"))]
 mod pool;
 mod store;
+mod sums;
 #[cfg(test)]
 mod tests;
 
@@ -25,9 +26,11 @@ use super::record::{self, Content, Kind, MAX_LINKS, MAX_MEMBERS, Parsed, RecordE
 use super::spf::Spf;
 use crate::crypt::{CertError, Identity, MemberCert};
 use crate::{Now, UnixTime};
+pub(crate) use digest::packed;
 #[cfg(any(test, feature = "sim"))]
 pub use pool::Pool;
 use store::{Believed, Store};
+use sums::Sums;
 
 /// The records of all members, our own among them.
 pub struct Lsdb {
@@ -35,6 +38,7 @@ pub struct Lsdb {
     layer: Label,
     version: Version,
     store: Store,
+    sums: Sums,
     /// Members that were found to run anew, and the life that they are in.
     reborn: Vec<(Addr, u64)>,
     renew_at: Option<Instant>,
@@ -74,6 +78,7 @@ impl Lsdb {
                 counter: 0,
             },
             store: Store::default(),
+            sums: Sums::default(),
             reborn: Vec::new(),
             renew_at: None,
             sweep_at: None,
@@ -285,12 +290,7 @@ impl Lsdb {
             content,
             signed_at: UnixTime(Duration::from_secs(now.wall.secs())),
         };
-        let believed = Believed {
-            parsed,
-            signed: signed.clone(),
-            cert,
-        };
-        let believed = self.kept(believed);
+        let believed = self.kept(Believed::new(parsed, signed.clone(), cert));
         self.put(now, believed, now.mono);
         let spread = u32::try_from(
             self.version
@@ -407,16 +407,16 @@ impl Lsdb {
             Err(CertError::BadSignature) => return Err(RecordError::Forged(parsed.origin)),
             Err(other) => return Err(RecordError::Certificate(other)),
         }
-        Ok(self.kept(Believed {
-            parsed,
-            signed: record.clone(),
-            cert,
-        }))
+        Ok(self.kept(Believed::new(parsed, record.clone(), cert)))
     }
 
     fn put(&mut self, now: Now, believed: Arc<Believed>, signed_at: Instant) {
         let old = self.store.put(believed.clone(), signed_at);
         let new = &believed.parsed;
+        self.sums.add(new.origin, believed.hash);
+        if let Some(old) = &old {
+            self.sums.take(new.origin, old.hash);
+        }
         let first = new.kind == Kind::LINKS && old.is_none();
         self.changed |= first || self.store.is_dirty();
         self.sweep_at.get_or_insert(now.mono + SWEEP);
@@ -440,6 +440,9 @@ impl Lsdb {
         });
         let any = !gone.is_empty();
         self.changed |= any;
+        for record in gone {
+            self.sums.take(record.parsed.origin, record.hash);
+        }
         any
     }
 }

@@ -24,6 +24,7 @@ pub use graph::Drawn;
 pub use graph::{LinkState, MAX_COST, tidy};
 #[cfg(any(test, feature = "sim"))]
 pub use lsdb::Pool;
+pub(crate) use lsdb::packed;
 pub use lsdb::{Inserted, Lsdb};
 pub use record::{MAX_LINKS, MAX_MEMBERS, MAX_RECORD, RecordError};
 pub use spf::Spf;

@@ -21,8 +21,8 @@ pub(super) struct Agenda {
 pub(super) enum Due {
     Packet(End, Vec<u8>),
     /// For the machine of that life only.
-    Tell(usize, u32, FlowTell),
-    Act(Act),
+    Tell(usize, u32, Box<FlowTell>),
+    Act(Box<Act>),
 }
 
 struct Entry {

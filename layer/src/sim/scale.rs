@@ -49,10 +49,8 @@ pub fn grow(scale: &Scale, seen: &mut dyn FnMut(&Phase)) -> Result<(), Box<Failu
     let mut large = Large::new(scale);
     large.world.bootstrap();
     for host in 1..scale.members {
-        large.world.later(
-            JOINS_EVERY * u32::try_from(host).unwrap_or(u32::MAX),
-            Act::Enrol(host),
-        );
+        let after = large.chance.millis(0, 1000);
+        large.world.later(after, Act::Enrol(host));
     }
     large.until("all are members", Duration::from_secs(600), |world| {
         world.hosts.iter().all(|h| h.member)
@@ -169,8 +167,6 @@ impl Large {
     }
 }
 
-/// The time between two that begin to join.
-const JOINS_EVERY: Duration = Duration::from_millis(5);
 /// How long an idle layer is watched.
 const IDLE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(60);

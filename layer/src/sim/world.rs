@@ -142,12 +142,12 @@ impl World {
             Due::Tell(host, life, tell) => {
                 if self.hosts[host].life == life {
                     self.story.mark(self.elapsed, host, TELL, 0);
-                    self.input(host, Input::Tell(tell));
-                } else if let FlowTell::Up { lower, .. } = tell {
+                    self.input(host, Input::Tell(*tell));
+                } else if let FlowTell::Up { lower, .. } = *tell {
                     self.net.remove((host, lower));
                 }
             }
-            Due::Act(act) => self.act(act),
+            Due::Act(act) => self.act(*act),
         }
     }
 
@@ -173,11 +173,12 @@ impl World {
 
     /// Does something later.
     pub(super) fn later(&mut self, after: Duration, act: Act) {
-        self.agenda.push(self.elapsed + after, Due::Act(act));
+        self.agenda
+            .push(self.elapsed + after, Due::Act(Box::new(act)));
     }
 
     pub(super) fn tell(&mut self, after: Duration, host: usize, tell: FlowTell) {
-        let due = Due::Tell(host, self.hosts[host].life, tell);
+        let due = Due::Tell(host, self.hosts[host].life, Box::new(tell));
         self.agenda.push(self.elapsed + after, due);
     }
 

@@ -14,7 +14,7 @@ use super::limits::RECORDS;
 use super::link::{Link, SAFE_MTU};
 use super::pdu::{DIRECT_OVERHEAD, ROUTED_OVERHEAD};
 use crate::Now;
-use crate::route::{Inserted, LinkState};
+use crate::route::{Inserted, LinkState, packed};
 
 /// Our own records.
 impl Unicast {
@@ -56,46 +56,72 @@ impl Unicast {
             }
             passes
         });
-        self.spread(records, from);
+        let keys: Vec<Key> = records.iter().filter_map(key).collect();
+        self.spread(now, &keys, from);
     }
 
     /// Sends the newest versions of the records whose time has come.
     fn flood_delayed(&mut self, now: Now) {
         let due = self.damper.due(now.mono);
-        let Some(me) = &self.me else { return };
-        let newest = |(origin, kind)| me.routing.lsdb.record(now.mono, origin, kind);
-        let records = due.into_iter().filter_map(newest).collect();
-        self.spread(records, None);
+        self.spread(now, &due, None);
     }
 
-    fn spread(&mut self, records: Vec<SignedRecord>, from: Option<Addr>) {
-        if records.is_empty() {
-            return;
-        }
-        let to: Vec<FlowId> = self
+    fn spread(&mut self, now: Now, keys: &[Key], from: Option<Addr>) {
+        let to = self
             .adjacent
             .iter()
-            .filter(|(peer, _)| Some(**peer) != from)
-            .map(|(_, lower)| *lower)
-            .collect();
-        for lower in to {
-            self.tell_link(
-                lower,
-                Body::Records(wire::Records {
-                    records: records.clone(),
-                }),
-            );
+            .filter(|(peer, _)| Some(**peer) != from);
+        for (_, lower) in to {
+            for key in keys {
+                self.outbox.put(now.mono, *lower, *key);
+            }
+        }
+        self.send_news(now);
+    }
+
+    /// Says over each link what is due there.
+    fn send_news(&mut self, now: Now) {
+        for (lower, keys) in self.outbox.due(now.mono) {
+            let Some(me) = &self.me else { return };
+            let newest = |(origin, kind)| me.routing.lsdb.record(now.mono, origin, kind);
+            for records in packed(keys.into_iter().filter_map(newest)) {
+                self.tell_link(lower, Body::Records(records));
+            }
         }
     }
 }
 
 /// The records of others.
 impl Unicast {
-    /// A neighbour says what it holds: it gets what it lacks.
+    /// A neighbour says in short what it holds: where that is something else, it hears what is held here.
+    pub(super) fn take_summary(&mut self, lower: FlowId, summary: &wire::Summary) {
+        let Some(me) = &self.me else { return };
+        match me.routing.lsdb.differing(summary) {
+            Some(digests) => {
+                for digest in digests {
+                    self.tell_link(lower, Body::Digest(digest));
+                }
+            }
+            None => self.stats.count("drop.malformed_message"),
+        }
+    }
+
+    /// A neighbour says what it holds: it gets what it lacks, and is asked for what is lacking here. Of very much it gets
+    /// the rest when it has taken this, by the next summary.
     pub(super) fn take_digest(&mut self, now: Now, lower: FlowId, digest: &wire::Digest) {
         let Some(me) = &self.me else { return };
-        for records in me.routing.lsdb.missing(now.mono, digest) {
+        let mut missing = me.routing.lsdb.missing(now.mono, digest);
+        let lacking = me.routing.lsdb.lacking(digest);
+        let more = missing.len() > MOST_AT_ONCE;
+        missing.truncate(MOST_AT_ONCE);
+        for records in missing {
             self.tell_link(lower, Body::Records(records));
+        }
+        for digest in lacking {
+            self.tell_link(lower, Body::Digest(digest));
+        }
+        if let Some(link) = self.links.get_mut(&lower).filter(|_| more) {
+            link.owes_digest = true;
         }
     }
 
@@ -111,9 +137,13 @@ impl Unicast {
                 self.stats.count("drop.too_many_records");
                 continue;
             }
+            let key = key(&record);
             match me.routing.lsdb.insert(now, &me.identity, record) {
                 Ok(Inserted::New(record)) => news.push(record),
-                Ok(Inserted::Known) => {}
+                Ok(Inserted::Known) => {
+                    self.stats.count("record.known");
+                    key.into_iter().for_each(|key| self.outbox.has(lower, key));
+                }
                 Ok(Inserted::Stale(newer)) => back.push(newer),
                 Ok(Inserted::OwnFromBefore(newer)) => own.extend(newer),
                 Err(error) => self.stats.count(error.word()),
@@ -130,6 +160,7 @@ impl Unicast {
         if !back.is_empty() {
             self.tell_link(lower, Body::Records(wire::Records { records: back }));
         }
+        self.stats.add("record.new", news.len() as u64);
         let any = !news.is_empty() || !own.is_empty();
         self.flood(now, news, from);
         self.flood(now, own, None);
@@ -163,7 +194,11 @@ impl Unicast {
 /// What happens by itself.
 impl Unicast {
     pub(super) fn tick_routing(&mut self, now: Now) {
+        if self.hold.deadline().is_some_and(|at| at <= now.mono) {
+            self.links_changed(now);
+        }
         self.flood_delayed(now);
+        self.send_news(now);
         let Some(me) = &mut self.me else { return };
         let records = me.routing.lsdb.tick(now, &me.identity);
         self.flood(now, records, None);
@@ -171,7 +206,8 @@ impl Unicast {
         let owing: Vec<FlowId> = self
             .links
             .values()
-            .filter(|l| l.up().is_some() && (l.owes_digest || l.next_digest <= now.mono))
+            .filter(|l| l.up().is_some())
+            .filter(|l| l.next_digest <= now.mono || l.owes_digest && l.channel.is_idle())
             .map(|l| l.lower)
             .collect();
         for lower in owing {
@@ -187,12 +223,10 @@ impl Unicast {
         };
         link.owes_digest = false;
         link.next_digest = now.mono + DIGEST + jitter;
-        let digests = me.routing.lsdb.digests();
+        let summary = me.routing.lsdb.summary();
         // Who may be believed comes before what they say.
         self.say_decree_digest(lower);
-        for digest in digests {
-            self.tell_link(lower, Body::Digest(digest));
-        }
+        self.tell_link(lower, Body::Summary(summary));
     }
 
     pub(super) fn digest_deadline(&self) -> Option<Instant> {
@@ -300,9 +334,20 @@ impl Unicast {
 
 /// Which record it is.
 fn key(record: &SignedRecord) -> Option<Key> {
-    let body = wire::Record::decode(record.body.as_slice()).ok()?;
-    Some((Addr(body.origin), body.kind))
+    let head = Head::decode(record.body.as_slice()).ok()?;
+    Some((Addr(head.origin), head.kind))
 }
 
-/// The time between digests on a link, to which up to a third is added by chance.
+/// The beginning of a `Record`; the rest of it is passed over.
+#[derive(Clone, PartialEq, Message)]
+struct Head {
+    #[prost(uint64, tag = "1")]
+    origin: u64,
+    #[prost(uint32, tag = "2")]
+    kind: u32,
+}
+
+/// Messages of at most 64 KiB that answer one digest.
+const MOST_AT_ONCE: usize = 16;
+/// The time between summaries on a link, to which up to a third is added by chance.
 const DIGEST: Duration = Duration::from_secs(30);

@@ -423,7 +423,7 @@ impl Unicast {
                 best.insert(peer, link);
             }
         }
-        let states = best
+        let states: Vec<LinkState> = best
             .iter()
             .map(|(peer, l)| LinkState {
                 neighbour: *peer,
@@ -445,7 +445,20 @@ impl Unicast {
         let each = MAX_BATCHES_ALL / self.links.len().max(1);
         let each = each.clamp(MIN_BATCHES, MAX_BATCHES);
         self.links.values_mut().for_each(|l| l.tx.set_most(each));
-        self.publish_links(now, states, moved, &gone);
+        if self.hold.passes(now.mono, moved || self.shrinks(&states)) {
+            self.publish_links(now, states, moved, &gone);
+        }
+    }
+
+    /// Whether a link carries less than was said of it.
+    fn shrinks(&self, states: &[LinkState]) -> bool {
+        let Some(me) = &self.me else { return false };
+        let said = me.routing.lsdb.links(me.address);
+        let smaller = |s: &LinkState| {
+            said.iter()
+                .any(|o| o.neighbour == s.neighbour && o.mtu > s.mtu)
+        };
+        states.iter().any(smaller)
     }
 
     /// The time as hellos carry it: microseconds since this machine began, never 0.

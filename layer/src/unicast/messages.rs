@@ -56,6 +56,9 @@ impl Unicast {
             (Phase::Up(_) | Phase::Retired(..), Body::Digest(digest)) => {
                 self.take_digest(now, lower, &digest)
             }
+            (Phase::Up(_) | Phase::Retired(..), Body::Summary(summary)) => {
+                self.take_summary(lower, &summary)
+            }
             (Phase::Up(_) | Phase::Retired(..), Body::Records(records)) => {
                 self.take_records(now, lower, records)
             }
@@ -226,6 +229,7 @@ impl Unicast {
             | Body::EnrolRequest(_)
             | Body::EnrolReply(_)
             | Body::Digest(_)
+            | Body::Summary(_)
             | Body::Records(_)
             | Body::LinkInfo(_)
             | Body::Directory(_)
@@ -238,6 +242,10 @@ impl Unicast {
 
     /// Sends the frames of the channel with a member that are due, once there are keys and a way.
     pub(super) fn pump_peer_channel(&mut self, now: Now, address: Addr) {
+        let idle = |p: &super::peer::Peer| p.channel.is_idle() && !p.channel.dead();
+        if self.peers.get(&address).is_none_or(idle) {
+            return;
+        }
         let Some(path) = self.path(address) else {
             return;
         };
@@ -287,8 +295,11 @@ impl Unicast {
     /// When the channel with a member wants to be looked at; a channel that can't send waits for what lets it.
     pub(super) fn peer_deadline(&self, now: Now, address: Addr) -> Option<std::time::Instant> {
         let peer = self.peers.get(&address)?;
-        let path = self.path(address)?;
         let idle = peer.channel.is_idle();
+        if idle && peer.channel.deadline().is_none() {
+            return None;
+        }
+        let path = self.path(address)?;
         let retry = (!path.direct && !idle && peer.sessions.wants_fresh(now.mono))
             .then_some(peer.retry_at)
             .filter(|at| *at > now.mono);

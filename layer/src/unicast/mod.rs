@@ -11,7 +11,7 @@
 //! | `issuers`, `renew` | members that issue; another certificate in time |
 //! | `enrol`, `relay` | the joiner; the dialled member, those on the way to the issuer, and the issuer |
 //! | `decrees`, `expel` | what the layer's authority says to all; who is believed no more |
-//! | `flood`, `damper`, `routing` | signed records between neighbours, and how often; what follows from them |
+//! | `flood`, `damper`, `outbox`, `hold`, `routing` | signed records between neighbours, how often and when; what follows from them |
 //! | `law` | the layer's policy, where it holds |
 //! | `directory` | what members tell each other of names |
 //! | `fa`, `upkeep`, `flow` | flow allocator; what happens to flows by themselves; their tables |
@@ -35,6 +35,7 @@ mod fa;
 mod flood;
 mod flow;
 mod gate;
+mod hold;
 #[cfg(any(test, feature = "hostile"))]
 mod hostile;
 mod issuers;
@@ -45,6 +46,7 @@ mod links;
 mod member;
 mod messages;
 mod out;
+mod outbox;
 mod pdu;
 #[cfg(any(test, feature = "sim"))]
 mod peek;
@@ -79,10 +81,12 @@ use dial::Dialling;
 use enrol::Join;
 use flow::Flows;
 use gate::Gate;
+use hold::Hold;
 #[cfg(any(test, feature = "hostile"))]
 pub use hostile::{Meddler, Own, Sent};
 use link::Link;
 use member::Member;
+use outbox::Outbox;
 use peer::Peer;
 use relay::Relays;
 use stats::Stats;
@@ -109,6 +113,8 @@ pub struct Unicast {
     share: Option<(Addr, Addr, Addr)>,
     dialling: Dialling,
     damper: Damper,
+    outbox: Outbox,
+    hold: Hold,
     gate: Gate,
     peers: BTreeMap<Addr, Peer>,
     flows: Flows,
@@ -161,6 +167,8 @@ impl Unicast {
             share: None,
             dialling: Dialling::default(),
             damper: Damper::default(),
+            outbox: Outbox::default(),
+            hold: Hold::default(),
             gate: Gate::default(),
             peers: BTreeMap::new(),
             flows: Flows::default(),
@@ -300,6 +308,8 @@ impl Unicast {
             self.digest_deadline(),
             self.me.as_ref().and_then(|me| me.renewal.deadline()),
             self.damper.deadline(),
+            self.outbox.deadline(),
+            self.hold.deadline(),
             self.exit_at,
         ];
         links.chain(peers).chain(rooms.into_iter().flatten()).min()

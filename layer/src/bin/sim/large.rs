@@ -1,7 +1,7 @@
 //! Layers of thousands: what each phase took, and what the process needed for it.
 
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use layer::sim::{Phase, Scale, grow};
 
@@ -30,20 +30,21 @@ fn one(scale: &Scale) -> bool {
     say(&format!(
         "{members} members, {topology}, {links} links each, seed {seed}"
     ));
-    let (empty, mut since) = (resident(), Instant::now());
+    let (empty, mut since, mut worked) = (resident(), Instant::now(), cpu());
     let told = grow(scale, &mut |phase: &Phase| {
         let n = *members as u64;
         say(&format!(
-            "  {:<10} wall {:>7.2} s, virtual {:>7.2} s, a member: {:>6} packets, {:>8} bytes, {:>6} KiB resident; hash {:016x}",
+            "  {:<10} wall {:>7.2} s, CPU {:>7.2} s, virtual {:>7.2} s, a member: {:>6} packets, {:>8} bytes, {:>6} KiB resident; hash {:016x}",
             phase.name,
             since.elapsed().as_secs_f64(),
+            (cpu() - worked).as_secs_f64(),
             phase.lasted.as_secs_f64(),
             phase.packets / n,
             phase.bytes / n,
             resident().saturating_sub(empty) / n,
             phase.hash,
         ));
-        since = Instant::now();
+        (since, worked) = (Instant::now(), cpu());
     });
     match told {
         Ok(()) => true,
@@ -64,4 +65,20 @@ fn resident() -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let word = line.and_then(|line| line.split_whitespace().next());
     word.and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+/// The time that this process has had of all processors; 0 where the system doesn't say. Ticks are those of Linux.
+fn cpu() -> Duration {
+    let text = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = text
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace();
+    let ticks: u64 = fields
+        .skip(11)
+        .take(2)
+        .filter_map(|f| f.parse::<u64>().ok())
+        .sum();
+    Duration::from_millis(ticks * 10)
 }

@@ -23,6 +23,9 @@ impl Handshake {
         if self.close.1 {
             return self.close_pdu();
         }
+        if !self.out[0].pending() {
+            return None;
+        }
         let mut frames = Vec::with_capacity(self.path_mtu);
         if let Some(shown) = self.introduction {
             Frame::Met(shown).encode(&mut frames);

@@ -10,6 +10,7 @@ use proto::wire::SignedRecord;
 use super::super::graph::{LinkState, Links, differing};
 use super::super::names::{Names, Slot, grow};
 use super::super::record::{Content, Kind, Parsed, Version};
+use super::sums;
 use crate::crypt::MemberCert;
 
 /// A record that was believed. It is never changed, so that those who hold the same one can share it.
@@ -19,6 +20,20 @@ pub(in crate::route) struct Believed {
     /// As it came; the age in it means nothing.
     pub(super) signed: SignedRecord,
     pub(super) cert: Arc<MemberCert>,
+    /// What it adds to the sum of its range of addresses.
+    pub(super) hash: u64,
+}
+
+impl Believed {
+    pub(super) fn new(parsed: Parsed, signed: SignedRecord, cert: Arc<MemberCert>) -> Self {
+        let hash = sums::hash(parsed.origin, parsed.kind, parsed.version);
+        Self {
+            parsed,
+            signed,
+            cert,
+            hash,
+        }
+    }
 }
 
 /// All records, by member and kind.

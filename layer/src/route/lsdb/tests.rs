@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 use proto::ipcp::Invite;
-use proto::wire::{Digest, Record, SignedRecord};
+use proto::wire::{self, Digest, Record, SignedRecord};
 use proto::{Addr, Label};
 
 use super::super::record::{MAX_RECORD, signed_bytes};
@@ -212,7 +212,7 @@ fn every_bound_has_its_error() {
         counter: 1,
         ..Record::default()
     };
-    let link = proto::wire::LinkState {
+    let link = wire::LinkState {
         neighbour: 1,
         cost: 1,
         mtu: 1,
@@ -254,7 +254,7 @@ fn what_is_no_record_is_named_malformed() {
         counter: 1,
         ..Record::default()
     };
-    let link = proto::wire::LinkState {
+    let link = wire::LinkState {
         neighbour: 1,
         cost: 1,
         mtu: 1,
@@ -308,7 +308,7 @@ fn digests_bring_two_neighbours_level() {
     layer.insert(1, &others[1]).unwrap();
     let now = layer.start.mono;
     for (from, to) in [(0, 1), (1, 0)] {
-        let digests = layer.members[to].1.digests();
+        let digests = layer.members[to].1.digests(Addr(0), Addr(u64::MAX));
         let missing: Vec<_> = digests
             .iter()
             .flat_map(|d| layer.members[from].1.missing(now, d))
@@ -319,8 +319,8 @@ fn digests_bring_two_neighbours_level() {
             assert!(matches!(layer.insert(to, record), Ok(Inserted::New(_))));
         }
     }
-    let level = layer.members[0].1.digests();
-    assert_eq!(level, layer.members[1].1.digests());
+    let level = layer.members[0].1.digests(Addr(0), Addr(u64::MAX));
+    assert_eq!(level, layer.members[1].1.digests(Addr(0), Addr(u64::MAX)));
     assert!(
         level
             .iter()
@@ -368,7 +368,7 @@ fn what_nobody_renews_is_forgotten_and_its_age_travels_along() {
     let record = layer.links(1, &[0]);
     layer.insert(0, &record).unwrap();
     assert!(layer.tick(1700, 0).is_empty());
-    let empty = layer.members[2].1.digests();
+    let empty = layer.members[2].1.digests(Addr(0), Addr(u64::MAX));
     let late = layer.members[0].1.missing(layer.at(1700).mono, &empty[0])[0].records[0].clone();
     assert_eq!(late.age, 1700);
     assert!(matches!(
@@ -449,4 +449,74 @@ fn whoever_says_that_a_record_is_young_can_not_keep_it_for_ever() {
     let ahead = layer.links(1, &[]);
     layer.start.wall = UnixTime(layer.start.wall.0 - Duration::from_secs(10_000));
     assert_eq!(layer.insert(0, &ahead), wrong);
+}
+
+#[test]
+fn summaries_name_only_the_ranges_that_differ_and_level_both_sides() {
+    let n = 40;
+    let mut layer = Layer::of(n);
+    let records: Vec<_> = (0..n).map(|i| layer.links(i, &[(i + 1) % n])).collect();
+    for i in 2..n {
+        for to in [0, 1] {
+            layer.insert(to, &records[i]).unwrap();
+        }
+    }
+    let ours = |layer: &Layer, i: usize| layer.members[i].1.summary();
+    assert_eq!((ours(&layer, 0).bits, ours(&layer, 0).sums.len()), (1, 2));
+    // 0 and 1 lack each other's record, and each hears by the other's summary where.
+    let digests = layer.members[1].1.differing(&ours(&layer, 0)).unwrap();
+    let named: usize = digests.iter().map(|d| d.versions.len()).sum();
+    assert!(named > 0 && named < n, "{named} of {n} were named");
+    let now = layer.start.mono;
+    for digest in &digests {
+        for record in layer.members[0]
+            .1
+            .missing(now, digest)
+            .iter()
+            .flat_map(|m| &m.records)
+        {
+            layer.insert(1, record).unwrap();
+        }
+        for asked in layer.members[0].1.lacking(digest) {
+            for record in layer.members[1]
+                .1
+                .missing(now, &asked)
+                .iter()
+                .flat_map(|m| &m.records)
+            {
+                layer.insert(0, record).unwrap();
+            }
+        }
+    }
+    assert_eq!(ours(&layer, 0), ours(&layer, 1), "one exchange levels both");
+    assert_eq!(layer.members[0].1.differing(&ours(&layer, 1)), Some(vec![]));
+    // A newcomer asks for all; its own summary makes nobody say what it holds.
+    let newcomer = Lsdb::new(Addr(1), label("ovl"), 1);
+    let asks = newcomer.differing(&ours(&layer, 0)).unwrap();
+    let all: usize = asks
+        .iter()
+        .flat_map(|d| layer.members[0].1.missing(now, d))
+        .map(|m| m.records.len())
+        .sum();
+    assert_eq!(all, n);
+}
+
+#[test]
+fn a_summary_of_the_wrong_form_is_none() {
+    let layer = Layer::of(1);
+    let lsdb = &layer.members[0].1;
+    for (bits, sums) in [
+        (0, 0),
+        (0, 2),
+        (3, 7),
+        (11, 1 << 11),
+        (64, 1),
+        (u32::MAX, 1),
+    ] {
+        let summary = wire::Summary {
+            bits,
+            sums: vec![0; sums],
+        };
+        assert_eq!(lsdb.differing(&summary), None, "{bits} bits, {sums} sums");
+    }
 }
