@@ -38,6 +38,8 @@ mod unicast;
 pub use ipcp::{Input, Ipcp, Now, Output, UnixTime};
 pub use lower::{FlowAsk, FlowTell, Via};
 pub use timers::Timers;
+#[cfg(any(test, feature = "sim"))]
+pub use unicast::Standing;
 pub use unicast::Unicast;
 #[cfg(any(test, feature = "hostile"))]
 pub use unicast::{Meddler, Own, Sent};

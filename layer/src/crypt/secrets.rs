@@ -19,6 +19,22 @@ pub struct Secrets {
 }
 
 impl Secrets {
+    /// What a handshake would have left, for the simulator.
+    #[cfg(any(test, feature = "sim"))]
+    pub(crate) fn made(master: [u8; 32], peer: MemberCert) -> Self {
+        Self {
+            master: Zeroizing::new(master),
+            exporter: [0; 32],
+            aead: Aead::Aes256Gcm,
+            exchange: KeyExchange::X25519MlKem768,
+            agreed: Agreed {
+                version: super::version::VERSION,
+                features: 0,
+            },
+            peer: Some(peer),
+        }
+    }
+
     /// The TLS exporter that an enrolment is bound to. It is no secret between the two ends.
     pub fn exporter(&self) -> &[u8; 32] {
         &self.exporter

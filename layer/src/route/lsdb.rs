@@ -94,6 +94,15 @@ impl Lsdb {
         self.pool = Some(pool);
     }
 
+    /// Takes over all that another member holds, what it holds of us included; for members of one process.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn adopt(&mut self, now: Now, known: &Self) {
+        self.store = known.store.clone();
+        self.sums = known.sums.clone();
+        self.changed = true;
+        self.sweep_at.get_or_insert(now.mono + SWEEP);
+    }
+
     /// Our incarnation; rises above what is left of us from an earlier life.
     pub fn incarnation(&self) -> u64 {
         self.version.incarnation

@@ -7,7 +7,7 @@
 //! | `plan` | what will happen where no file says it, drawn from the seed |
 //! | `run`, `probe` | one run from its beginning to its end; flows that must work |
 //! | `acts`, `programs`, `faults` | what administrators and bad luck do; what programs do with flows; what else goes wrong |
-//! | `scale` | layers of thousands |
+//! | `scale`, `prepare` | layers of thousands; members in the middle of their lives |
 //! | `world`, `agenda` | inputs and outputs of machines; what is due when |
 //! | `host` | one machine, its files, its irmd |
 //! | `net`, `attack` | cables, lower flows, loss, and somebody who sends what he likes |
@@ -27,6 +27,7 @@ mod ledger;
 mod names;
 mod net;
 mod plan;
+mod prepare;
 mod probe;
 mod programs;
 mod run;
@@ -44,7 +45,7 @@ use proto::Label;
 
 use chance::Chance;
 use run::{Run, Script};
-pub use scale::{Phase, Scale, grow};
+pub use scale::{Phase, Scale, grow, stand};
 pub use scenario::{Scenario, ScenarioError};
 pub use topology::Topology;
 pub use world::Counts;

@@ -12,6 +12,7 @@ use super::net::{Cable, Net};
 use super::story::Story;
 use super::topology::Topology;
 use super::world::World;
+use crate::Unicast;
 use crate::crypt::address;
 use crate::route::Pool;
 
@@ -78,6 +79,55 @@ pub fn grow(scale: &Scale, seen: &mut dyn FnMut(&Phase)) -> Result<(), Box<Failu
     large.outcome()
 }
 
+/// Runs a layer that stands already: cables are cut, and then others join. `seen` hears of each phase when it has ended.
+pub fn stand(
+    scale: &Scale,
+    cuts: usize,
+    joins: usize,
+    seen: &mut dyn FnMut(&Phase),
+) -> Result<(), Box<Failure>> {
+    let whole = Scale {
+        members: scale.members + joins,
+        ..*scale
+    };
+    let mut large = Large::new(&whole);
+    if let Err(reason) = large.world.prepare(scale.members, &mut large.chance) {
+        large.world.fail(reason.to_string());
+    }
+    large.phase("loaded", seen);
+    large.world.run(Duration::from_secs(5));
+    large.agree();
+    large.phase("idle 5 s", seen);
+    let mut edges = large.world.net.edges();
+    edges.retain(|(_, b)| *b < scale.members);
+    large.chance.shuffle(&mut edges);
+    for (a, b) in edges.into_iter().take(cuts) {
+        let after = large.chance.millis(0, 5000);
+        large.world.later(after, Act::Cable(a, b, false));
+    }
+    large.world.run(Duration::from_secs(5));
+    large.agree();
+    large.phase("cut", seen);
+    for host in scale.members..whole.members {
+        let after = large.chance.millis(0, 5000);
+        large.world.later(after, Act::Enrol(host));
+    }
+    large.until("all have joined", Duration::from_secs(120), |world| {
+        world.hosts.iter().all(|h| h.member)
+    });
+    for (a, b) in large.world.net.edges() {
+        let up = large.world.net.cable(a, b).is_some_and(Cable::works);
+        if up && b >= scale.members {
+            let after = large.chance.millis(0, 1000);
+            large.world.later(after, Act::Connect(b, a));
+        }
+    }
+    large.world.run(Duration::from_secs(1));
+    large.agree();
+    large.phase("joined", seen);
+    large.outcome()
+}
+
 struct Large {
     world: World,
     chance: Chance,
@@ -131,16 +181,23 @@ impl Large {
         }
     }
 
-    /// Lets time pass until everybody that runs has a link over each of its cables and a way to everybody who can be reached.
+    /// Lets time pass until everybody that runs has a link over each of its cables, holds the same records, and has a way to
+    /// everybody who can be reached.
     fn agree(&mut self) {
         let reach = self.world.reach(0).len();
         self.until("everybody knows ways to everybody", PATIENCE, |world| {
-            world.hosts.iter().enumerate().all(|(i, host)| {
-                let cables = world.net.neighbours(i).into_iter();
-                let up = cables.filter(|n| world.net.cable(i, *n).is_some_and(Cable::works));
-                let machine = host.machine.as_ref();
-                machine.is_none_or(|m| m.reachable() + 1 == reach && m.neighbours() == up.count())
-            })
+            let machines = world.hosts.iter().filter_map(|h| h.machine.as_ref());
+            let mut knowledge: Vec<u64> = machines.map(Unicast::knowledge).collect();
+            knowledge.dedup();
+            knowledge.len() == 1
+                && world.hosts.iter().enumerate().all(|(i, host)| {
+                    let cables = world.net.neighbours(i).into_iter();
+                    let works = |n: &usize| world.net.cable(i, *n).is_some_and(Cable::works);
+                    let up = cables.filter(|n| works(n) && world.hosts[*n].alive());
+                    let machine = host.machine.as_ref();
+                    machine
+                        .is_none_or(|m| m.reachable() + 1 == reach && m.neighbours() == up.count())
+                })
         });
     }
 
@@ -151,7 +208,7 @@ impl Large {
                 let secs = patience.as_secs();
                 self.world.fail(format!("not within {secs} s: {what}"));
             }
-            self.world.run(Duration::from_millis(20));
+            self.world.run(STEP);
         }
     }
 
@@ -170,3 +227,5 @@ impl Large {
 /// How long an idle layer is watched.
 const IDLE: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(60);
+/// How often it is looked whether all agree.
+const STEP: Duration = Duration::from_millis(50);

@@ -231,14 +231,26 @@ impl World {
         host.machine = Some(machine);
     }
 
+    /// The time at a host.
+    pub(super) fn now(&self, host: usize) -> Now {
+        Now {
+            mono: self.start + self.elapsed,
+            wall: UnixTime(self.hosts[host].clock(EPOCH + self.elapsed)),
+        }
+    }
+
     fn input(&mut self, host: usize, input: Input<FlowId, FlowTell>) {
-        let mono = self.start + self.elapsed;
-        let wall = UnixTime(self.hosts[host].clock(EPOCH + self.elapsed));
+        let now = self.now(host);
         let exited = self.hosts[host].exited;
         let Some(machine) = self.hosts[host].machine.as_mut().filter(|_| !exited) else {
             return;
         };
-        machine.handle(Now { mono, wall }, input);
+        machine.handle(now, input);
+        self.drain(host);
+    }
+
+    /// Carries out what the machine of a host wants.
+    pub(super) fn drain(&mut self, host: usize) {
         while let Some(output) = self.hosts[host].machine.as_mut().and_then(Ipcp::poll) {
             self.output(host, output);
         }

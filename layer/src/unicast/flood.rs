@@ -350,4 +350,4 @@ struct Head {
 /// Messages of at most 64 KiB that answer one digest.
 const MOST_AT_ONCE: usize = 16;
 /// The time between summaries on a link, to which up to a third is added by chance.
-const DIGEST: Duration = Duration::from_secs(30);
+pub(super) const DIGEST: Duration = Duration::from_secs(30);

@@ -51,6 +51,8 @@ mod pdu;
 #[cfg(any(test, feature = "sim"))]
 mod peek;
 mod peer;
+#[cfg(any(test, feature = "sim"))]
+mod prepared;
 mod relay;
 mod renew;
 mod routing;
@@ -64,6 +66,8 @@ mod transfer;
 mod upkeep;
 
 pub use pdu::decode_pdu;
+#[cfg(any(test, feature = "sim"))]
+pub use prepared::Standing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};

@@ -1,8 +1,6 @@
 //! What the simulator asks of thousands of machines again and again, where a whole status would cost too much. It must not
 //! change anything.
 
-use proto::Addr;
-
 use super::Unicast;
 
 impl Unicast {
@@ -16,9 +14,11 @@ impl Unicast {
         self.adjacent.len()
     }
 
-    /// The neighbour to send to on the way to a member.
-    pub fn next_hop(&self, to: Addr) -> Option<Addr> {
-        self.me.as_ref()?.routing.next_hop(to)
+    /// One number for all records that it holds: the same for those that hold the same.
+    pub fn knowledge(&self) -> u64 {
+        let sums = self.me.as_ref().map(|me| me.routing.lsdb.summary().sums);
+        let sums = sums.unwrap_or_default().into_iter();
+        sums.fold(0, u64::wrapping_add)
     }
 
     /// One of its counters.

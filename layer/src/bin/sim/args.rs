@@ -7,7 +7,8 @@ use layer::sim::{Options, Scale, Scenario, Topology};
 /// What is to be done.
 pub(crate) enum Todo {
     Run(Box<Args>),
-    Scale(Vec<Scale>),
+    /// Layers of thousands, and whether they stand already.
+    Scale(Vec<Scale>, bool),
     List,
     Help,
 }
@@ -24,7 +25,7 @@ pub(crate) struct Args {
 
 impl Args {
     pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Todo, String> {
-        let (mut sizes, mut links) = (Vec::new(), 2);
+        let (mut sizes, mut links, mut stand) = (Vec::new(), 2, false);
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         let mut args = Self {
             seeds: 10,
@@ -53,6 +54,7 @@ impl Args {
                         .map(size)
                         .collect::<Result<Vec<_>, _>>()?,
                 ),
+                "--stand" => stand = true,
                 "--links" => links = size(&value()?)?,
                 "--mermaid" => args.mermaid = Some(value()?),
                 "--list" => return Ok(Todo::List),
@@ -76,7 +78,7 @@ impl Args {
                 links,
                 seed,
             };
-            return Ok(Todo::Scale(sizes.into_iter().map(scale).collect()));
+            return Ok(Todo::Scale(sizes.into_iter().map(scale).collect(), stand));
         }
         Ok(Todo::Run(Box::new(args)))
     }
@@ -158,7 +160,7 @@ fn number(text: &str) -> Result<u64, String> {
 
 pub(crate) const USAGE: &str = "cargo sim [--seeds N] [--from SEED] [--scenario FILE|NAME | [--topology T] [--members N|N-M]] [--jobs N] [--trace] [--mermaid FILE]
 cargo sim --list
-cargo sim --scale N,M,… [--topology T] [--links L]
+cargo sim --scale N,M,… [--stand] [--topology T] [--links L]
 
 Runs N seeds (10) from SEED (0) and exits 0 if everything held. Without a scenario all is drawn from the seed.
   cargo sim --seeds 100

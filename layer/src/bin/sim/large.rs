@@ -3,13 +3,13 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use layer::sim::{Phase, Scale, grow};
+use layer::sim::{Phase, Scale, grow, stand};
 
 use crate::say;
 
-pub(crate) fn run(scales: &[Scale]) -> ExitCode {
+pub(crate) fn run(scales: &[Scale], stands: bool) -> ExitCode {
     for scale in scales {
-        if !one(scale) {
+        if !one(scale, stands) {
             return ExitCode::FAILURE;
         }
     }
@@ -20,7 +20,7 @@ pub(crate) fn run(scales: &[Scale]) -> ExitCode {
     clippy::disallowed_methods,
     reason = "how long the simulator takes is told, never used"
 )]
-fn one(scale: &Scale) -> bool {
+fn one(scale: &Scale, stands: bool) -> bool {
     let Scale {
         members,
         topology,
@@ -31,7 +31,7 @@ fn one(scale: &Scale) -> bool {
         "{members} members, {topology}, {links} links each, seed {seed}"
     ));
     let (empty, mut since, mut worked) = (resident(), Instant::now(), cpu());
-    let told = grow(scale, &mut |phase: &Phase| {
+    let mut seen = |phase: &Phase| {
         let n = *members as u64;
         say(&format!(
             "  {:<10} wall {:>7.2} s, CPU {:>7.2} s, virtual {:>7.2} s, a member: {:>6} packets, {:>8} bytes, {:>6} KiB resident; hash {:016x}",
@@ -45,7 +45,11 @@ fn one(scale: &Scale) -> bool {
             phase.hash,
         ));
         (since, worked) = (Instant::now(), cpu());
-    });
+    };
+    let told = match stands {
+        true => stand(scale, CUTS, JOINS, &mut seen),
+        false => grow(scale, &mut seen),
+    };
     match told {
         Ok(()) => true,
         Err(failure) => {
@@ -82,3 +86,7 @@ fn cpu() -> Duration {
         .sum();
     Duration::from_millis(ticks * 10)
 }
+
+/// What a layer that stands goes through.
+const CUTS: usize = 100;
+const JOINS: usize = 100;

@@ -15,7 +15,7 @@ use layer::sim::{Failure, Options, Report, play, run};
 fn main() -> ExitCode {
     match Args::parse(std::env::args().skip(1)) {
         Ok(Todo::Run(args)) => seeds(&args),
-        Ok(Todo::Scale(scales)) => large::run(&scales),
+        Ok(Todo::Scale(scales, stand)) => large::run(&scales, stand),
         Ok(Todo::List) => list(),
         Ok(Todo::Help) => {
             say(USAGE);

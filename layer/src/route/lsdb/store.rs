@@ -37,7 +37,7 @@ impl Believed {
 }
 
 /// All records, by member and kind.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Store {
     names: Arc<Names>,
     members: Vec<Held>,
@@ -48,7 +48,7 @@ pub(super) struct Store {
 }
 
 /// What is held of one member. Almost all have links; few of a large layer have names.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Held {
     links: Option<Stored>,
     /// Behind one pointer, since most have none.
@@ -56,7 +56,7 @@ struct Held {
 }
 
 /// What a member says besides its links.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Others(BTreeMap<Kind, Stored>);
 
 /// One record and when it was signed.

@@ -8,6 +8,7 @@ use ring::digest::{Context, SHA256};
 use super::super::record::{Kind, Version};
 
 /// The sums of the records of each of 2¹⁰ ranges of addresses.
+#[derive(Clone)]
 pub(super) struct Sums(Box<[u64]>);
 
 impl Sums {
