@@ -126,8 +126,11 @@ impl Lsdb {
         &mut self,
         now: Now,
         identity: &Identity,
-        record: SignedRecord,
+        mut record: SignedRecord,
     ) -> Result<Inserted, RecordError> {
+        if record.certificate.is_empty() {
+            self.complete(&mut record)?;
+        }
         let read = self.read(&record)?;
         let right =
             |parsed: &Parsed| parsed.origin == self.me || parsed.is_valid(now.wall, Self::FORGET);
@@ -351,6 +354,16 @@ impl Lsdb {
             .into_iter()
             .chain(self.renew(now, identity))
             .collect()
+    }
+
+    /// Adds the certificate that an earlier record of the same originator came with.
+    fn complete(&self, record: &mut SignedRecord) -> Result<(), RecordError> {
+        let origin = record::parse(record)?.origin;
+        let earlier = self.store.newest(origin).map(|earlier| &earlier.signed);
+        let earlier = earlier.ok_or(RecordError::NoCertificate(origin))?;
+        record.certificate.clone_from(&earlier.certificate);
+        record.intermediates.clone_from(&earlier.intermediates);
+        Ok(())
     }
 
     /// A record whose form is right, or that a neighbour in this process has judged already.

@@ -34,6 +34,9 @@ pub enum RecordError {
     /// Its originator's certificate is not believed.
     #[error("the certificate of a record's originator is not believed: {0}")]
     Certificate(CertError),
+    /// It came without its originator's certificate, of which nothing else is known.
+    #[error("a record of {0} came without a certificate, and none is known")]
+    NoCertificate(Addr),
     /// It speaks for a member other than the one that the certificate names.
     #[error("a member speaks for {claimed}, but its address is {found}")]
     WrongOrigin {
@@ -63,6 +66,7 @@ impl RecordError {
             Self::TooLarge { .. } => "drop.record_too_large",
             Self::Malformed(_) => "drop.record_malformed",
             Self::Certificate(_) => "drop.record_certificate",
+            Self::NoCertificate(_) => "drop.record_no_certificate",
             Self::WrongOrigin { .. } => "drop.record_wrong_origin",
             Self::Forged(_) => "drop.record_forged",
             Self::TooOld(_) => "drop.record_too_old",

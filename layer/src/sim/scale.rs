@@ -182,22 +182,22 @@ impl Large {
     }
 
     /// Lets time pass until everybody that runs has a link over each of its cables, holds the same records, and has a way to
-    /// everybody who can be reached.
+    /// everybody who can be reached; those that are cut off don't count.
     fn agree(&mut self) {
-        let reach = self.world.reach(0).len();
+        let reach = self.world.reach(0);
         self.until("everybody knows ways to everybody", PATIENCE, |world| {
-            let machines = world.hosts.iter().filter_map(|h| h.machine.as_ref());
-            let mut knowledge: Vec<u64> = machines.map(Unicast::knowledge).collect();
-            knowledge.dedup();
-            knowledge.len() == 1
-                && world.hosts.iter().enumerate().all(|(i, host)| {
-                    let cables = world.net.neighbours(i).into_iter();
-                    let works = |n: &usize| world.net.cable(i, *n).is_some_and(Cable::works);
-                    let up = cables.filter(|n| works(n) && world.hosts[*n].alive());
-                    let machine = host.machine.as_ref();
-                    machine
-                        .is_none_or(|m| m.reachable() + 1 == reach && m.neighbours() == up.count())
-                })
+            let machine = |i: &usize| world.hosts[*i].machine.as_ref();
+            let mut knowledge = reach.iter().filter_map(machine).map(Unicast::knowledge);
+            let first = knowledge.next();
+            let has_all = |i: &usize| {
+                let works = |n: &usize| world.net.cable(*i, *n).is_some_and(Cable::works);
+                let near = world.net.neighbours(*i).into_iter();
+                let near = near.filter(|n| works(n) && world.hosts[*n].alive());
+                let near = near.count();
+                machine(i)
+                    .is_some_and(|m| m.reachable() + 1 == reach.len() && m.neighbours() == near)
+            };
+            knowledge.all(|k| Some(k) == first) && reach.iter().all(has_all)
         });
     }
 

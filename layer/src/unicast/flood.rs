@@ -1,5 +1,6 @@
 //! Routing and directory between neighbours: signed records over the link channels.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use prost::Message;
@@ -31,7 +32,10 @@ impl Unicast {
         if !lost.is_empty() {
             me.routing.repair(now.mono, lost);
         }
-        let record = me.routing.lsdb.set_links(now, &me.identity, links);
+        let before = me.routing.lsdb.member(me.address);
+        let known = before.is_some_and(|cert| cert.der() == me.identity.cert().der());
+        let mut record = me.routing.lsdb.set_links(now, &me.identity, links);
+        record.iter_mut().filter(|_| known).for_each(bare);
         self.flood(now, record.into_iter().collect(), None);
         self.rerouted(now, moved);
     }
@@ -47,7 +51,8 @@ impl Unicast {
         }
     }
 
-    /// Sends records to all neighbours but the one that they came from. What changes too often goes later.
+    /// Sends records to all neighbours but the one that they came from. What changes too often goes later. Those without a
+    /// certificate are sent without.
     pub(super) fn flood(&mut self, now: Now, mut records: Vec<SignedRecord>, from: Option<Addr>) {
         records.retain(|record| {
             let passes = key(record).is_none_or(|key| self.damper.passes(now.mono, key));
@@ -56,24 +61,28 @@ impl Unicast {
             }
             passes
         });
-        let keys: Vec<Key> = records.iter().filter_map(key).collect();
-        self.spread(now, &keys, from);
+        let news = records
+            .iter()
+            .filter_map(|record| Some((key(record)?, !record.certificate.is_empty())));
+        let news: Vec<(Key, bool)> = news.collect();
+        self.spread(now, &news, from);
     }
 
     /// Sends the newest versions of the records whose time has come.
     fn flood_delayed(&mut self, now: Now) {
         let due = self.damper.due(now.mono);
+        let due: Vec<_> = due.into_iter().map(|key| (key, false)).collect();
         self.spread(now, &due, None);
     }
 
-    fn spread(&mut self, now: Now, keys: &[Key], from: Option<Addr>) {
+    fn spread(&mut self, now: Now, news: &[(Key, bool)], from: Option<Addr>) {
         let to = self
             .adjacent
             .iter()
             .filter(|(peer, _)| Some(**peer) != from);
         for (_, lower) in to {
-            for key in keys {
-                self.outbox.put(now.mono, *lower, *key);
+            for (key, whole) in news {
+                self.outbox.put(now.mono, *lower, *key, *whole);
             }
         }
         self.send_news(now);
@@ -83,7 +92,11 @@ impl Unicast {
     fn send_news(&mut self, now: Now) {
         for (lower, keys) in self.outbox.due(now.mono) {
             let Some(me) = &self.me else { return };
-            let newest = |(origin, kind)| me.routing.lsdb.record(now.mono, origin, kind);
+            let newest = |((origin, kind), whole): (Key, bool)| {
+                let mut record = me.routing.lsdb.record(now.mono, origin, kind);
+                record.iter_mut().filter(|_| !whole).for_each(bare);
+                record
+            };
             for records in packed(keys.into_iter().filter_map(newest)) {
                 self.tell_link(lower, Body::Records(records));
             }
@@ -128,6 +141,7 @@ impl Unicast {
     pub(super) fn take_records(&mut self, now: Now, lower: FlowId, records: wire::Records) {
         let from = self.links.get(&lower).and_then(Link::peer);
         let (mut news, mut back, mut own) = (Vec::new(), Vec::new(), Vec::new());
+        let mut unclear = BTreeSet::new();
         let (Some(me), Some(link)) = (&mut self.me, self.links.get_mut(&lower)) else {
             return;
         };
@@ -137,18 +151,33 @@ impl Unicast {
                 self.stats.count("drop.too_many_records");
                 continue;
             }
-            let key = key(&record);
+            let (key, came_bare) = (key(&record), record.certificate.is_empty());
+            let known = key.and_then(|(origin, _)| me.routing.lsdb.member(origin));
+            let known = known.is_some_and(|cert| cert.der() == record.certificate) || came_bare;
             match me.routing.lsdb.insert(now, &me.identity, record) {
-                Ok(Inserted::New(record)) => news.push(record),
+                Ok(Inserted::New(mut record)) => {
+                    if known {
+                        bare(&mut record);
+                    }
+                    news.push(record);
+                }
                 Ok(Inserted::Known) => {
                     self.stats.count("record.known");
                     key.into_iter().for_each(|key| self.outbox.has(lower, key));
                 }
                 Ok(Inserted::Stale(newer)) => back.push(newer),
                 Ok(Inserted::OwnFromBefore(newer)) => own.extend(newer),
-                Err(error) => self.stats.count(error.word()),
+                Err(error) => {
+                    self.stats.count(error.word());
+                    unclear.extend(key.filter(|_| came_bare).map(|(origin, _)| origin));
+                }
             }
         }
+        // What can't be judged without the certificate is asked for with it.
+        let asked = unclear
+            .into_iter()
+            .flat_map(|o| me.routing.lsdb.digests(o, o));
+        let asked: Vec<_> = asked.collect();
         let raised = me.routing.lsdb.incarnation();
         let reborn = me.routing.lsdb.take_reborn();
         if raised != incarnation {
@@ -159,6 +188,9 @@ impl Unicast {
         }
         if !back.is_empty() {
             self.tell_link(lower, Body::Records(wire::Records { records: back }));
+        }
+        for digest in asked {
+            self.tell_link(lower, Body::Digest(digest));
         }
         self.stats.add("record.new", news.len() as u64);
         let any = !news.is_empty() || !own.is_empty();
@@ -200,7 +232,8 @@ impl Unicast {
         self.flood_delayed(now);
         self.send_news(now);
         let Some(me) = &mut self.me else { return };
-        let records = me.routing.lsdb.tick(now, &me.identity);
+        let mut records = me.routing.lsdb.tick(now, &me.identity);
+        records.iter_mut().for_each(bare);
         self.flood(now, records, None);
         self.rerouted(now, false);
         let owing: Vec<FlowId> = self
@@ -336,6 +369,12 @@ impl Unicast {
 fn key(record: &SignedRecord) -> Option<Key> {
     let head = Head::decode(record.body.as_slice()).ok()?;
     Some((Addr(head.origin), head.kind))
+}
+
+/// Leaves out what the neighbours know.
+fn bare(record: &mut SignedRecord) {
+    record.certificate.clear();
+    record.intermediates.clear();
 }
 
 /// The beginning of a `Record`; the rest of it is passed over.

@@ -88,13 +88,13 @@ impl Unicast {
         link.confirm(session);
         link.set_their_mtu(standing.carries.0);
         let heard = Hello {
-            sequence: 1,
+            sequence: 0,
             time: 1,
             echo: 1,
-            held: 0,
+            ..Hello::default()
         };
         link.hello(now.mono, 1 + standing.rtt_us, &heard);
-        link.update_cost();
+        link.update_cost(now.mono);
         link.next_digest = now.mono + super::flood::DIGEST * (self.rng.next_u32() % 1000) / 1000;
         self.links.insert(standing.lower.0, link);
     }

@@ -95,7 +95,8 @@ impl Store {
         Some(self.newest(addr)?.parsed.version.incarnation)
     }
 
-    fn newest(&self, addr: Addr) -> Option<&Believed> {
+    /// The newest record of a member.
+    pub(super) fn newest(&self, addr: Addr) -> Option<&Believed> {
         let all = self.held(addr)?.iter();
         all.map(|(_, stored)| &*stored.record)
             .max_by_key(|record| record.parsed.version)
