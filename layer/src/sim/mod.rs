@@ -47,6 +47,7 @@ use chance::Chance;
 use run::{Run, Script};
 pub use scale::{Phase, Scale, grow, stand};
 pub use scenario::{Scenario, ScenarioError};
+pub use story::Told;
 pub use topology::Topology;
 pub use world::Counts;
 
@@ -60,8 +61,8 @@ pub struct Options {
     /// How many there are, from 2 to 64, is drawn from these two, both included; `None`: from 3 to 12, and of the
     /// simpler topologies.
     pub members: Option<(usize, usize)>,
-    /// Gets every event as a line.
-    pub trace: Option<fn(&str)>,
+    /// Gets every event.
+    pub trace: Option<fn(&Told<'_>)>,
 }
 
 /// What came of a run in which everything held.
@@ -113,7 +114,7 @@ pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
 pub fn play(
     scenario: &Scenario,
     seed: u64,
-    trace: Option<fn(&str)>,
+    trace: Option<fn(&Told<'_>)>,
 ) -> Result<Report, Box<Failure>> {
     Run::new(Script::Told(scenario), seed, trace, Chance::new(seed, 0)).play()
 }

@@ -9,7 +9,7 @@ use super::chance::Chance;
 use super::host::{Host, What};
 use super::net::Net;
 use super::scenario::Scenario;
-use super::story::Story;
+use super::story::{Story, Told};
 use super::topology::Topology;
 use super::world::World;
 use super::{Failure, Report, label, plan};
@@ -67,7 +67,7 @@ impl<'a> Run<'a> {
     pub(super) fn new(
         script: Script<'a>,
         seed: u64,
-        trace: Option<fn(&str)>,
+        trace: Option<fn(&Told<'_>)>,
         mut plan: Chance,
     ) -> Self {
         Self {
@@ -302,7 +302,7 @@ impl Run<'_> {
     }
 }
 
-fn world(script: Script<'_>, seed: u64, trace: Option<fn(&str)>, plan: &mut Chance) -> World {
+fn world(script: Script<'_>, seed: u64, trace: Option<fn(&Told<'_>)>, plan: &mut Chance) -> World {
     let layer = label("sim".to_owned());
     let members = script.members();
     let host = |i: usize, plan: &mut Chance| {

@@ -4,12 +4,26 @@ use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+/// Something that is told while it happens.
+#[derive(Debug, Clone, Copy)]
+pub struct Told<'a> {
+    /// When, in virtual time.
+    pub at: Duration,
+    /// The host that does it.
+    pub from: usize,
+    /// The host that it is done to; often the same.
+    pub to: usize,
+    /// What: a word for events of machines, a sentence for what people understand.
+    pub what: &'a str,
+    /// The bytes of an event of a machine.
+    pub size: Option<usize>,
+}
+
 /// The record of one run.
 pub(super) struct Story {
     hash: u64,
     events: u64,
-    /// Told to whoever runs the simulator, line by line.
-    trace: Option<fn(&str)>,
+    trace: Option<fn(&Told<'_>)>,
     scenes: VecDeque<Scene>,
 }
 
@@ -21,7 +35,7 @@ struct Scene {
 }
 
 impl Story {
-    pub(super) fn new(trace: Option<fn(&str)>) -> Self {
+    pub(super) fn new(trace: Option<fn(&Told<'_>)>) -> Self {
         Self {
             hash: OFFSET,
             events: 0,
@@ -42,11 +56,13 @@ impl Story {
             }
         }
         if let Some(trace) = self.trace {
-            trace(&format!(
-                "{:>12.6} m{host} {} {size}",
-                at.as_secs_f64(),
-                KINDS.get(usize::from(kind)).unwrap_or(&"?")
-            ));
+            trace(&Told {
+                at,
+                from: host,
+                to: host,
+                what: KINDS.get(usize::from(kind)).unwrap_or(&"?"),
+                size: Some(size),
+            });
         }
     }
 
@@ -54,10 +70,13 @@ impl Story {
     pub(super) fn tell(&mut self, at: Duration, from: usize, to: usize, text: impl Into<String>) {
         let text = text.into();
         if let Some(trace) = self.trace {
-            trace(&format!(
-                "{:>12.6} m{from} -> m{to} {text}",
-                at.as_secs_f64()
-            ));
+            trace(&Told {
+                at,
+                from,
+                to,
+                what: &text,
+                size: None,
+            });
         }
         if self.scenes.len() == SCENES {
             self.scenes.pop_front();

@@ -4,13 +4,23 @@ use std::path::{Path, PathBuf};
 
 use layer::sim::{Options, Scale, Scenario, Topology};
 
+use crate::trace;
+
 /// What is to be done.
 pub(crate) enum Todo {
     Run(Box<Args>),
-    /// Layers of thousands, and whether they stand already.
-    Scale(Vec<Scale>, bool),
+    Scale(Large),
     List,
     Help,
+}
+
+/// Layers of thousands.
+pub(crate) struct Large {
+    pub(crate) scales: Vec<Scale>,
+    /// They stand already.
+    pub(crate) stand: bool,
+    /// The directory of the pictures.
+    pub(crate) plots: Option<String>,
 }
 
 /// What is to be run.
@@ -21,11 +31,14 @@ pub(crate) struct Args {
     pub(crate) scenario: Option<(String, Scenario)>,
     pub(crate) jobs: usize,
     pub(crate) mermaid: Option<String>,
+    /// The picture of a run.
+    pub(crate) draw: Option<String>,
 }
 
 impl Args {
     pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Todo, String> {
         let (mut sizes, mut links, mut stand) = (Vec::new(), 2, false);
+        let (mut plots, mut file) = (None, None);
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         let mut args = Self {
             seeds: 10,
@@ -33,6 +46,7 @@ impl Args {
             scenario: None,
             jobs,
             mermaid: None,
+            draw: None,
         };
         while let Some(word) = words.next() {
             let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
@@ -47,7 +61,10 @@ impl Args {
                 "--topology" => args.options.topology = Some(value()?.parse()?),
                 "--members" => args.options.members = Some(members(&value()?)?),
                 "--jobs" => args.jobs = usize::try_from(number(&value()?)?).unwrap_or(1).max(1),
-                "--trace" => args.options.trace = Some(crate::say),
+                "--verbose" => args.options.trace = Some(trace::line),
+                "--trace" => file = Some(value()?),
+                "--draw" => args.draw = Some(value()?),
+                "--plots" => plots = Some(value()?),
                 "--scale" => sizes.extend(
                     value()?
                         .split(',')
@@ -66,6 +83,10 @@ impl Args {
         {
             return Err("a scenario says its topology and members itself".to_owned());
         }
+        if file.is_some() || args.draw.is_some() {
+            trace::open(file.as_deref(), args.draw.is_some())?;
+            args.options.trace = Some(trace::keep);
+        }
         if args.options.trace.is_some() {
             args.jobs = 1;
         }
@@ -78,7 +99,11 @@ impl Args {
                 links,
                 seed,
             };
-            return Ok(Todo::Scale(sizes.into_iter().map(scale).collect(), stand));
+            return Ok(Todo::Scale(Large {
+                scales: sizes.into_iter().map(scale).collect(),
+                stand,
+                plots,
+            }));
         }
         Ok(Todo::Run(Box::new(args)))
     }
@@ -158,12 +183,14 @@ fn number(text: &str) -> Result<u64, String> {
     text.parse().map_err(|_| format!("{text:?} is no number"))
 }
 
-pub(crate) const USAGE: &str = "cargo sim [--seeds N] [--from SEED] [--scenario FILE|NAME | [--topology T] [--members N|N-M]] [--jobs N] [--trace] [--mermaid FILE]
+pub(crate) const USAGE: &str = "cargo sim [--seeds N] [--from SEED] [--scenario FILE|NAME | [--topology T] [--members N|N-M]] [--jobs N]
+          [--verbose | --trace FILE] [--draw FILE.svg] [--mermaid FILE]
 cargo sim --list
-cargo sim --scale N,M,… [--stand] [--topology T] [--links L]
+cargo sim --scale N,M,… [--stand] [--topology T] [--links L] [--plots DIR]
 
 Runs N seeds (10) from SEED (0) and exits 0 if everything held. Without a scenario all is drawn from the seed.
   cargo sim --seeds 100
   cargo sim --seeds 200 --members 8-64
   cargo sim --scenario liar --seeds 20
-  cargo sim --from 17 --seeds 1 --trace --mermaid failure.mmd";
+  cargo sim --from 17 --seeds 1 --trace events.jsonl --draw run.svg --mermaid failure.mmd
+  cargo sim --scale 100,300,1000 --plots docs/plots";

@@ -2,6 +2,8 @@
 
 mod args;
 mod large;
+mod plot;
+mod trace;
 
 use std::io::Write as _;
 use std::process::ExitCode;
@@ -14,8 +16,17 @@ use layer::sim::{Failure, Options, Report, play, run};
 
 fn main() -> ExitCode {
     match Args::parse(std::env::args().skip(1)) {
-        Ok(Todo::Run(args)) => seeds(&args),
-        Ok(Todo::Scale(scales, stand)) => large::run(&scales, stand),
+        Ok(Todo::Run(args)) => {
+            let code = seeds(&args);
+            match trace::close(args.draw.as_deref()) {
+                Ok(()) => code,
+                Err(why) => {
+                    say(&format!("sim: {why}"));
+                    ExitCode::FAILURE
+                }
+            }
+        }
+        Ok(Todo::Scale(wanted)) => large::run(&wanted),
         Ok(Todo::List) => list(),
         Ok(Todo::Help) => {
             say(USAGE);
