@@ -112,6 +112,11 @@ impl Ipcp {
         self.inner().layer.clone()
     }
 
+    /// Whether it says that its layer has taken its certificate back.
+    pub(crate) fn was_revoked(&self) -> bool {
+        self.seen.borrow().detail.contains("was revoked")
+    }
+
     /// The state that people see.
     pub(crate) fn state(&self) -> State {
         self.seen.borrow().state

@@ -258,11 +258,13 @@ async fn enroll_created(
         let same = before.role == Role::Member
             && (open.layer.is_none() || before.layer == open.layer)
             && before.over == named;
-        return if same {
-            Ok(())
-        } else {
-            Err(other_arguments(ipcp))
-        };
+        if !same {
+            return Err(other_arguments(ipcp));
+        }
+        // One that was revoked is made a member anew.
+        if !ipcp.was_revoked() {
+            return Ok(());
+        }
     }
     if let Some(layer) = &open.layer {
         may_join(daemon, ipcp, layer, &named)?;
@@ -284,7 +286,8 @@ async fn enroll_created(
     .await;
     if done.is_err() {
         let mut inner = ipcp.inner();
-        (inner.spec, inner.layer) = (before, None);
+        let layer = before.layer.clone();
+        (inner.spec, inner.layer) = (before, layer);
     }
     done
 }
