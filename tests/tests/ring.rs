@@ -1,0 +1,234 @@
+//! Hosts with two ways between them, real daemons: how long traffic stands still when a way dies.
+
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tests::{Host, Lab, Link, Process, until};
+
+const TEN: Duration = Duration::from_secs(10);
+/// Between pings, in milliseconds.
+const EVERY: u64 = 5;
+
+/// A host with its irmd.
+struct Node {
+    host: Host,
+    _irmd: Process,
+}
+
+fn node(lab: &Lab, name: &str) -> Node {
+    let host = lab.host(name).unwrap();
+    let irmd = host.irmd().unwrap();
+    Node { host, _irmd: irmd }
+}
+
+impl Node {
+    fn irm(&self, line: &str) -> String {
+        self.host.irm(line).unwrap().trim().to_owned()
+    }
+
+    fn shim(&self, layer: &str, ip: IpAddr, knows: &[(&str, IpAddr)]) {
+        let hosts: String = knows
+            .iter()
+            .map(|(name, ip)| format!(" --host {name}={ip}"))
+            .collect();
+        self.irm(&format!(
+            "ipcp bootstrap u-{layer} --type shim-udp --layer {layer} --ip {ip}{hosts}"
+        ));
+    }
+
+    fn enroll(&self, by: &Self) {
+        let member = format!("ovl-{}", self.host.name);
+        let url = by.irm(&format!("layer invite overlay --member {member}"));
+        self.irm(&format!(
+            "ipcp enroll {member} --type unicast --invite {url}"
+        ));
+    }
+
+    /// The process of its member of the layer.
+    fn member(&self) -> Pid {
+        let pids = self.host.programs("ipcpd");
+        assert_eq!(pids.len(), 1, "on {}", self.host.name);
+        Pid::from_raw(pids[0] as i32)
+    }
+
+    /// How many links of its member are up, over this lower layer or over any.
+    fn links(&self, over: Option<&str>) -> usize {
+        let shown = self.host.irm_json("status").unwrap();
+        let mut up = BTreeSet::new();
+        collect(&shown, over, &mut up);
+        up.len()
+    }
+}
+
+/// Neighbours and lower layers of all links that are up, wherever they are shown.
+fn collect(shown: &Value, over: Option<&str>, up: &mut BTreeSet<String>) {
+    match shown {
+        Value::Array(list) => list.iter().for_each(|v| collect(v, over, up)),
+        Value::Object(map) => {
+            let layer = map.get("lower_layer").and_then(Value::as_str);
+            let wanted = layer.is_some_and(|layer| over.is_none_or(|over| over == layer));
+            if wanted && map["state"] == "up" {
+                up.insert(format!("{} {}", map["member"], map["lower_layer"]));
+            }
+            map.values().for_each(|v| collect(v, over, up));
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+/// a–b–c–d–a, and nothing across.
+struct Ring {
+    nodes: [Node; 4],
+    _links: Vec<Link>,
+    _lab: Lab,
+}
+
+impl Ring {
+    fn up() -> Self {
+        let lab = Lab::new().unwrap();
+        let nodes = ["a", "b", "c", "d"].map(|name| node(&lab, name));
+        let mut links = Vec::new();
+        for i in 0..4 {
+            let (here, there) = (&nodes[i], &nodes[(i + 1) % 4]);
+            let link = lab.veth(&here.host, &there.host).unwrap();
+            let layer = format!("net-{}{}", here.host.name, there.host.name);
+            let names = [&there.host.name, &here.host.name].map(|n| format!("ovl-{n}"));
+            here.shim(&layer, link.ip(0), &[(&names[0], link.ip(1))]);
+            there.shim(&layer, link.ip(1), &[(&names[1], link.ip(0))]);
+            links.push(link);
+        }
+        let [a, b, c, d] = &nodes;
+        a.irm("ipcp bootstrap ovl-a --type unicast --layer overlay");
+        b.enroll(a);
+        d.enroll(a);
+        // Through b or d, since a is no neighbour.
+        c.enroll(a);
+        for to in ["ovl-b", "ovl-d"] {
+            c.irm(&format!("ipcp connect ovl-c --dst {to}"));
+        }
+        let ring = Self {
+            nodes,
+            _links: links,
+            _lab: lab,
+        };
+        ring.settled();
+        ring
+    }
+
+    fn settled(&self) {
+        until(TEN, || {
+            let near: Vec<_> = self.nodes.iter().map(|node| node.links(None)).collect();
+            anyhow::ensure!(near == [2; 4], "no ring yet: {near:?}");
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    /// Pings from a to c while `what` is done to b, and to d later: the flow takes one of the two. Gives the milliseconds in
+    /// which echoes were lost.
+    fn gap(&self, what: impl Fn(&Node)) -> u64 {
+        let [a, b, c, d] = &self.nodes;
+        let _echo = c
+            .host
+            .spawn("irm", ["echo", "far", "--layer", "overlay"])
+            .unwrap();
+        until(TEN, || {
+            a.host.irm("ping far --layer overlay -c 1 --timeout 500ms")
+        })
+        .unwrap();
+        let args = [
+            "--json", "ping", "far", "--layer", "overlay", "-c", "1400", "-i", "0.005", "--qos",
+            "raw",
+        ];
+        let mut ping = a.host.spawn("irm", args).unwrap();
+        std::thread::sleep(Duration::from_millis(700));
+        what(b);
+        self.settled();
+        std::thread::sleep(Duration::from_millis(500));
+        what(d);
+        ping.wait(Duration::from_secs(25)).unwrap();
+        let said = ping.json().unwrap();
+        said["lost"].as_u64().unwrap() * EVERY
+    }
+}
+
+#[test]
+fn a_member_that_stops_under_traffic_is_routed_round() {
+    let ring = Ring::up();
+    let begin = Instant::now();
+    let gap = ring.gap(|node| {
+        let pid = node.member();
+        kill(pid, Signal::SIGSTOP).unwrap();
+        std::thread::sleep(Duration::from_millis(1500));
+        kill(pid, Signal::SIGCONT).unwrap();
+    });
+    println!(
+        "stopped silently: {gap} ms without traffic; {:?}",
+        begin.elapsed()
+    );
+    // 0.9 s, and what a busy machine adds to it.
+    assert!((100..=2_500).contains(&gap), "{gap} ms");
+}
+
+#[test]
+fn a_member_that_is_killed_under_traffic_is_routed_round_at_once() {
+    let ring = Ring::up();
+    let gap = ring.gap(|node| kill(node.member(), Signal::SIGKILL).unwrap());
+    println!("killed: {gap} ms without traffic");
+    assert!(gap <= 500, "{gap} ms");
+}
+
+#[test]
+fn a_lower_layer_whose_interface_goes_down_is_left_for_the_other_at_once() {
+    let lab = Lab::new().unwrap();
+    let [a, b] = ["a", "b"].map(|name| node(&lab, name));
+    for (n, layer) in [(1, "one"), (2, "two")] {
+        let (here, there) = (format!("{layer}-a"), format!("{layer}-b"));
+        let ips = [1, 2].map(|end| IpAddr::from([10, 78, n, end]));
+        let peer = b.host.holder();
+        a.host.net(&format!("veth {here} {there} {peer}")).unwrap();
+        for (node, dev, ip) in [(&a, &here, ips[0]), (&b, &there, ips[1])] {
+            node.host.net(&format!("addr {dev} {ip}/24")).unwrap();
+            node.host.net(&format!("up {dev}")).unwrap();
+        }
+        b.shim(layer, ips[1], &[("ovl-a", ips[0])]);
+        a.shim(layer, ips[0], &[("ovl-b", ips[1])]);
+    }
+    b.irm("ipcp bootstrap ovl-b --type unicast --layer overlay");
+    a.enroll(&b);
+    let used = || ["one", "two"].map(|layer| a.links(Some(layer)));
+    until(TEN, || {
+        anyhow::ensure!(used() == [1, 1], "not linked twice: {:?}", used());
+        Ok(())
+    })
+    .unwrap();
+    let _echo = b
+        .host
+        .spawn("irm", ["echo", "near", "--layer", "overlay"])
+        .unwrap();
+    until(TEN, || {
+        a.host.irm("ping near --layer overlay -c 1 --timeout 500ms")
+    })
+    .unwrap();
+    let args = [
+        "--json", "ping", "near", "--layer", "overlay", "-c", "1000", "-i", "0.005", "--qos", "raw",
+    ];
+    let mut ping = a.host.spawn("irm", args).unwrap();
+    // One of the two carries the flow, and the other stands by.
+    for layer in ["one", "two"] {
+        std::thread::sleep(Duration::from_millis(1000));
+        a.host.net(&format!("down {layer}-a")).unwrap();
+        std::thread::sleep(Duration::from_millis(500));
+        a.host.net(&format!("up {layer}-a")).unwrap();
+    }
+    ping.wait(TEN).unwrap();
+    let gap = ping.json().unwrap()["lost"].as_u64().unwrap() * EVERY;
+    println!("interface down: {gap} ms without traffic");
+    assert!(gap <= 500, "{gap} ms");
+}
