@@ -456,9 +456,9 @@ fn summaries_name_only_the_ranges_that_differ_and_level_both_sides() {
     let n = 40;
     let mut layer = Layer::of(n);
     let records: Vec<_> = (0..n).map(|i| layer.links(i, &[(i + 1) % n])).collect();
-    for i in 2..n {
+    for record in &records[2..] {
         for to in [0, 1] {
-            layer.insert(to, &records[i]).unwrap();
+            layer.insert(to, record).unwrap();
         }
     }
     let ours = |layer: &Layer, i: usize| layer.members[i].1.summary();
