@@ -2,7 +2,7 @@
 
 use layer::Own;
 use prost::Message;
-use proto::wire::{Record, SignedRecord};
+use proto::wire::{LinkState, Record, SignedRecord};
 
 use crate::desk::Desk;
 
@@ -41,7 +41,7 @@ impl Records {
     }
 }
 
-/// Another member without its links or with names that it does not have, told in each way that is left without its key.
+/// Another member without its links or with one that it does not have, told in each way that is left without its key.
 fn lies_about(own: &Own<'_>, record: &SignedRecord, body: &Record) -> Vec<SignedRecord> {
     let newer = |change: &dyn Fn(&mut Record)| {
         let mut body = body.clone();
@@ -49,11 +49,16 @@ fn lies_about(own: &Own<'_>, record: &SignedRecord, body: &Record) -> Vec<Signed
         change(&mut body);
         body.encode_to_vec()
     };
+    let me = own.identity.address().0;
     let bodies = [
         newer(&|body| body.links.clear()),
         newer(&|body| {
-            body.links.clear();
-            (body.kind, body.name_hashes) = (2, vec![vec![7; 32]]);
+            let (neighbour, cost, mtu) = (me, 1, 9000);
+            body.links.push(LinkState {
+                neighbour,
+                cost,
+                mtu,
+            });
         }),
         newer(&|body| body.incarnation += 1),
     ];
