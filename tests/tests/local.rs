@@ -111,24 +111,3 @@ fn a_second_irmd_ends_with_exit_code_six() {
     assert_eq!(second.code, 6, "{}", second.stderr);
     assert!(second.stderr.trim().lines().count() >= 1);
 }
-
-#[test]
-fn reliable_flows_are_refused_with_a_reason_in_a_layer_that_has_none() {
-    let line = tests::Line::up().unwrap();
-    let (a, c) = (line.host("a").unwrap(), line.host("c").unwrap());
-    let _echo = c
-        .spawn("irm", ["echo", "there", "--layer", "overlay"])
-        .unwrap();
-    until(FIVE, || a.irm("ping there --layer overlay -c 1 --qos best")).unwrap();
-    let out = a
-        .run(
-            "irm",
-            [
-                "ping", "there", "--layer", "overlay", "-c", "1", "--qos", "data",
-            ],
-        )
-        .unwrap();
-    assert_eq!(out.code, 1, "{}", out.stderr);
-    assert!(out.stderr.contains("ask for best"), "{}", out.stderr);
-    assert_eq!(out.stderr.trim().lines().count(), 1, "{}", out.stderr);
-}
