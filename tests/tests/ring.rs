@@ -12,7 +12,6 @@ use serde_json::Value;
 use tests::{Host, Lab, Link, Process, until};
 
 const TEN: Duration = Duration::from_secs(10);
-const SPARE: Duration = Duration::from_secs(45);
 /// Between pings, in milliseconds.
 const EVERY: u64 = 5;
 
@@ -204,8 +203,7 @@ fn a_lower_layer_whose_interface_goes_down_is_left_for_the_other_at_once() {
     b.irm("ipcp bootstrap ovl-b --type unicast --layer overlay");
     a.enroll(&b);
     let used = || ["one", "two"].map(|layer| a.links(Some(layer)));
-    // A spare layer whose first dials failed is dialled again after 30 s.
-    until(SPARE, || {
+    until(TEN, || {
         anyhow::ensure!(used() == [1, 1], "not linked twice: {:?}", used());
         Ok(())
     })

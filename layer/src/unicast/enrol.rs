@@ -7,6 +7,7 @@ use proto::wire::{self, message::Body};
 use proto::{Addr, Code, FlowId, Label, Reason};
 
 use super::Unicast;
+use super::link::Link;
 use crate::crypt::{Identity, Invitation, Joiner, TlsConfig};
 use crate::{Now, UnixTime};
 
@@ -285,12 +286,14 @@ impl Unicast {
         }
         self.save_neighbours();
         self.rewant(now);
-        // The other links are those of a joiner; a member shows its certificate from the start.
-        let others = self
-            .join
-            .iter_mut()
-            .flat_map(|join| std::mem::take(&mut join.ready));
-        let others: Vec<FlowId> = others.map(|(l, _)| l).filter(|l| *l != lower).collect();
+        // The other links are those of a joiner, or will be once their handshake is done; a member shows its certificate from
+        // the start.
+        if let Some(join) = &mut self.join {
+            join.ready.clear();
+        }
+        let strange = |(l, link): &(&FlowId, &Link)| **l != lower && link.peer().is_none();
+        let others = self.links.iter().filter(strange).map(|(l, _)| *l);
+        let others: Vec<FlowId> = others.collect();
         for other in others {
             self.link_failed(
                 now,

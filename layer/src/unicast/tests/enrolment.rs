@@ -341,3 +341,28 @@ fn a_file_cut_at_any_byte_is_named_and_never_replaced() {
         net.ask(name, command).unwrap();
     }
 }
+
+#[test]
+fn a_link_whose_handshake_outlasts_the_joining_is_made_anew_as_a_members() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    let over = || vec![label("net"), label("wire")];
+    let url = invite(&mut net, "a", "b").unwrap();
+    let ask = Enroll {
+        entry: Entry::Invitation(url),
+        over: over(),
+        timeout_ms: 10_000,
+    };
+    net.command("b", Command::Enroll(ask));
+    while net.node("b").machine.links.len() < 2 {
+        net.run(Duration::from_millis(1));
+    }
+    net.dark.insert(label("wire"));
+    while net.node("b").machine.me.is_none() {
+        net.run(Duration::from_millis(1));
+    }
+    net.dark.clear();
+    net.seconds(3);
+    let up = net.node("b").machine.links.values();
+    assert_eq!(up.filter(|link| link.up().is_some()).count(), 2);
+}
