@@ -33,6 +33,7 @@ pub mod route;
 #[cfg(any(test, feature = "sim"))]
 pub mod sim;
 mod timers;
+mod tokens;
 mod unicast;
 
 pub use ipcp::{Input, Ipcp, Now, Output, UnixTime};

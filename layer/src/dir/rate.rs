@@ -1,34 +1,32 @@
 //! How much a neighbour, and an originator behind it, may ask of this member. It must not know what is asked.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proto::Addr;
 
-/// Buckets of tokens. An originator is one that is known. Who said something is known by the link that it came over; an originator only by what it signed,
-/// so it has a bucket behind each neighbour: who forges in its name spends only what comes from there.
+use crate::tokens::{Rate, Used};
+
+/// What they have used. Who said something is known by the link that it came over; an originator, which is a known member, only
+/// by what it signed, so it has a share behind each neighbour: who forges in its name spends only what comes from there.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
-    neighbours: BTreeMap<Addr, Bucket>,
-    origins: BTreeMap<(Addr, Addr), Bucket>,
-    relayed: BTreeMap<Addr, Bucket>,
+    neighbours: BTreeMap<Addr, Used>,
+    origins: BTreeMap<(Addr, Addr), Used>,
+    relayed: BTreeMap<Addr, Used>,
 }
-
-/// When it would be full, if nothing more were taken.
-#[derive(Debug, Clone, Copy)]
-struct Bucket(Instant);
 
 impl Rates {
     /// Whether a neighbour may have `n` things looked at.
     pub(super) fn neighbour(&mut self, now: Instant, via: Addr, n: u32) -> bool {
-        let bucket = self.neighbours.entry(via).or_insert(Bucket(now));
-        bucket.take(now, NEIGHBOUR_EVERY * n, NEIGHBOUR_EVERY * NEIGHBOUR_BURST)
+        let used = self.neighbours.entry(via).or_default();
+        used.take_all(now, n, NEIGHBOUR)
     }
 
     /// Whether a neighbour may have one more message handed on.
     pub(super) fn relays(&mut self, now: Instant, via: Addr) -> bool {
-        let bucket = self.relayed.entry(via).or_insert(Bucket(now));
-        bucket.take(now, NEIGHBOUR_EVERY, NEIGHBOUR_EVERY * NEIGHBOUR_BURST)
+        let used = self.relayed.entry(via).or_default();
+        used.take(now, NEIGHBOUR)
     }
 
     /// Whether a signature of an originator that came over a neighbour may be looked at.
@@ -36,38 +34,33 @@ impl Rates {
         if self.origins.len() >= MAX_ORIGINS && !self.origins.contains_key(&(via, origin)) {
             return false;
         }
-        let bucket = self.origins.entry((via, origin)).or_insert(Bucket(now));
-        bucket.take(now, ORIGIN_EVERY, ORIGIN_EVERY * ORIGIN_BURST)
+        let used = self.origins.entry((via, origin)).or_default();
+        used.take(now, ORIGIN)
     }
 
     /// Forgets those that have asked nothing for a while.
     pub(super) fn sweep(&mut self, now: Instant) {
-        self.neighbours.retain(|_, bucket| bucket.0 > now);
-        self.relayed.retain(|_, bucket| bucket.0 > now);
-        self.origins.retain(|_, bucket| bucket.0 > now);
+        self.neighbours.retain(|_, used| used.is_used(now));
+        self.relayed.retain(|_, used| used.is_used(now));
+        self.origins.retain(|_, used| used.is_used(now));
     }
 }
 
-impl Bucket {
-    fn take(&mut self, now: Instant, what: Duration, most: Duration) -> bool {
-        let full = self.0.max(now) + what;
-        let there = full.saturating_duration_since(now) <= most;
-        if there {
-            self.0 = full;
-        }
-        there
-    }
-}
-
-const NEIGHBOUR_EVERY: Duration = Duration::from_micros(250);
-const NEIGHBOUR_BURST: u32 = 16_384;
-const ORIGIN_EVERY: Duration = Duration::from_millis(5);
+const NEIGHBOUR: Rate = Rate {
+    burst: 16_384,
+    per_second: 4_000,
+};
 /// A member registers all its names at once when it starts, and again when a member near them does.
-const ORIGIN_BURST: u32 = 8_192;
+const ORIGIN: Rate = Rate {
+    burst: 8_192,
+    per_second: 200,
+};
 const MAX_ORIGINS: usize = 32_768;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -78,13 +71,13 @@ mod tests {
     fn who_asks_too_much_takes_nothing_from_others_and_is_heard_again_later() {
         let (mut rates, now) = (Rates::default(), Instant::now());
         let heard = (0..100_000).filter(|_| rates.neighbour(now, Addr(1), 1));
-        assert_eq!(heard.count(), NEIGHBOUR_BURST as usize);
+        assert_eq!(heard.count(), NEIGHBOUR.burst as usize);
         assert!(rates.neighbour(now, Addr(2), 1));
         let later = now + Duration::from_secs(1);
         let heard = (0..100_000).filter(|_| rates.neighbour(later, Addr(1), 1));
         assert_eq!(heard.count(), 4_000);
         let heard = (0..100_000).filter(|_| rates.origin(now, Addr(1), Addr(3)));
-        assert_eq!(heard.count(), ORIGIN_BURST as usize);
+        assert_eq!(heard.count(), ORIGIN.burst as usize);
         assert!(
             rates.origin(now, Addr(2), Addr(3)),
             "the forger sits elsewhere"

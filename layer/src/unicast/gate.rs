@@ -2,27 +2,24 @@
 //! one costs its sender nothing. It must not know who is right.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proto::Addr;
 use rustc_hash::FxHashMap;
 
 use crate::crypt::{Acquaintance, Handshake, Introduction};
+use crate::tokens::{Rate, Used};
 
 /// The rates of one member. Neighbours, who are known by the keys that their PDUs are sealed with, come before strangers.
 #[derive(Default)]
 pub(super) struct Gate {
-    all: Bucket,
+    all: Used,
     /// What came sealed by each neighbour, its own or that of a member behind it, or from a member that showed it was met.
-    neighbours: BTreeMap<Addr, Bucket>,
+    neighbours: BTreeMap<Addr, Used>,
     /// What the members have by whom this one knows them, and each is known by, the newest last.
     met: BTreeMap<Addr, Vec<Acquaintance>>,
     ids: FxHashMap<u64, Addr>,
 }
-
-/// Tokens that grow with time, as the time until which all of them are spent.
-#[derive(Default)]
-struct Bucket(Option<Instant>);
 
 impl Gate {
     /// A handshake with a member has ended well.
@@ -58,18 +55,17 @@ impl Gate {
     /// reason of the drop.
     pub(super) fn admit(&mut self, now: Instant, via: Option<Addr>) -> Result<(), &'static str> {
         let Some(neighbour) = via else {
-            return if self.all.take(now, PACE, PACE * STRANGERS) {
+            return if self.all.take(now, STRANGERS) {
                 Ok(())
             } else {
                 Err("drop.handshake_rate")
             };
         };
         if self.neighbours.len() >= MAX_KEPT && !self.neighbours.contains_key(&neighbour) {
-            self.neighbours.retain(|_, bucket| bucket.is_spent(now));
+            self.neighbours.retain(|_, used| used.is_used(now));
         }
         let own = self.neighbours.entry(neighbour).or_default();
-        let crowd = NEIGHBOUR_PACE * NEIGHBOUR;
-        if own.take(now, NEIGHBOUR_PACE, crowd) && self.all.take(now, PACE, PACE * ALL) {
+        if own.take(now, NEIGHBOUR) && self.all.take(now, ALL) {
             Ok(())
         } else {
             Err("drop.handshake_rate_neighbour")
@@ -77,30 +73,17 @@ impl Gate {
     }
 }
 
-impl Bucket {
-    /// Takes a token, of which one grows in each `pace`; they may be spent for `ahead`.
-    fn take(&mut self, now: Instant, pace: Duration, ahead: Duration) -> bool {
-        let spent = self.0.unwrap_or(now).max(now) + pace;
-        let fits = spent <= now + ahead;
-        if fits {
-            self.0 = Some(spent);
-        }
-        fits
-    }
-
-    fn is_spent(&self, now: Instant) -> bool {
-        self.0.is_some_and(|until| until > now)
-    }
-}
-
-/// Between two handshakes that are answered, in the long run: 400 a second.
-const PACE: Duration = Duration::from_micros(2_500);
-/// Between two of one neighbour: 100 a second.
-const NEIGHBOUR_PACE: Duration = Duration::from_millis(10);
-/// How many at once: of all, of these what strangers may take, and of one neighbour. What strangers leave is the neighbours'.
-const ALL: u32 = 200;
-const STRANGERS: u32 = 100;
-const NEIGHBOUR: u32 = 50;
+/// Handshakes that are answered: of all, and of these what strangers may take; what they leave is the neighbours'.
+const ALL: Rate = Rate {
+    burst: 200,
+    per_second: 400,
+};
+const STRANGERS: Rate = Rate { burst: 100, ..ALL };
+/// Those of one neighbour.
+const NEIGHBOUR: Rate = Rate {
+    burst: 50,
+    per_second: 100,
+};
 /// Neighbours whose rate is kept, beyond those that are at theirs.
 const MAX_KEPT: usize = 1024;
 /// Members that are known when they come back, and how many handshakes back each may remember.
@@ -109,6 +92,8 @@ const MAX_EACH: usize = 3;
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     const LIMIT: usize = 400;

@@ -8,6 +8,7 @@ use proto::ipcp::{Event, Notice};
 
 use super::Unicast;
 use super::stats::Stats;
+use crate::tokens::Rate;
 use crate::{Now, Output};
 
 /// Flows at once.
@@ -40,33 +41,6 @@ pub(super) const MAX_BATCHES: usize = 64;
 /// The same of all lower flows; when there are many, each has less, but never less than [`MIN_BATCHES`].
 pub(super) const MAX_BATCHES_ALL: usize = 4096;
 pub(super) const MIN_BATCHES: usize = 8;
-
-/// So many at once, and so many in each second afterwards.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Rate {
-    pub(super) burst: u32,
-    pub(super) per_second: u32,
-}
-
-/// What somebody has used of a [`Rate`].
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Used {
-    /// When it may be used whole again.
-    full: Option<Instant>,
-}
-
-impl Used {
-    /// Uses one. Says whether there was one.
-    pub(super) fn take(&mut self, now: Instant, rate: Rate) -> bool {
-        let one = Duration::from_secs(1) / rate.per_second;
-        let full = self.full.map_or(now, |full| full.max(now)) + one;
-        let there = full.saturating_duration_since(now) <= one * rate.burst;
-        if there {
-            self.full = Some(full);
-        }
-        there
-    }
-}
 
 /// What was told of limits, and when.
 #[derive(Debug, Default)]
@@ -176,19 +150,6 @@ const AGAIN: Duration = Duration::from_secs(60);
 )]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_rate_lets_a_burst_through_and_then_so_many_a_second() {
-        let rate = Rate {
-            burst: 10,
-            per_second: 5,
-        };
-        let (mut used, now) = (Used::default(), Instant::now());
-        let taken = |used: &mut Used, at: Instant| (0..100).filter(|_| used.take(at, rate)).count();
-        assert_eq!(taken(&mut used, now), 10);
-        assert_eq!(taken(&mut used, now + Duration::from_secs(1)), 5);
-        assert_eq!(taken(&mut used, now + Duration::from_secs(60)), 10);
-    }
 
     #[test]
     fn a_limit_is_told_at_once_and_then_once_a_minute_while_it_bites() {

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use proto::{Addr, Batch, FlowId, Framing, Label, Reason};
 
 use super::cube::CONTROL_DSCP;
-use super::limits::Used;
 use super::out::{Class, Egress, Popped};
 use super::pdu::{self, HOP_OVERHEAD, Hello, LINK_HANDSHAKE_LEN, SEALED_LEN};
 use super::running::Running;
@@ -18,6 +17,7 @@ use super::stats::Stats;
 use crate::channel::Channel;
 use crate::crypt::{KeyExchange, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
 use crate::mtu::{BASE, FLOOR, PathMtu};
+use crate::tokens::Used;
 use cost::Cost;
 use joining::Joining;
 use life::Life;

@@ -4,13 +4,13 @@ use std::time::{Duration, Instant};
 
 use proto::{Addr, EndpointId};
 
-use super::limits::Used;
 use super::link::{KEY_LIFE, KEY_USE};
 use super::pdu::ROUTED_OVERHEAD;
 use super::running::Running;
 use crate::channel::Channel;
 use crate::crypt::{KeyExchange, MemberCert, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
 use crate::mtu::FLOOR;
+use crate::tokens::Used;
 
 /// Another member with whom keys were or are being agreed.
 pub(super) struct Peer {
