@@ -513,7 +513,7 @@ fn now() -> Now {
 /// Commands, or events of tasks, in one turn.
 const CONTROL: usize = 64;
 /// Reads from one lower descriptor in one turn.
-const LOWER_READS: usize = 64;
+const LOWER_READS: usize = 8;
 /// Records from one user in one turn.
 const UPPER_READS: usize = 4;
 /// Busy turns before the control stream's tasks get theirs.

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::socket::{ControlMessage, MsgFlags};
 use proto::ipcp::{Offload, OffloadKind, OffloadMode};
@@ -215,6 +215,7 @@ impl UdpPort {
                 Ok(_) => {
                     self.last_heard = now;
                     batch.set_train(meta[0].len, meta[0].stride);
+                    batch.set_waited(meta[0].timestamp.map_or(Duration::ZERO, waited));
                     return Received::Packets;
                 }
                 Err(e) => match Errno::from_io_error(&e) {
@@ -506,5 +507,14 @@ pub fn widen(socket: &impl AsFd) {
     }
 }
 
+/// How long ago that was by the host's clock; zero where its clock was set meanwhile.
+fn waited(since: Duration) -> Duration {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let waited = now.ok().and_then(|now| now.checked_sub(since));
+    waited.filter(|w| *w < LONGEST).unwrap_or_default()
+}
+
+/// A packet that seems to have waited for longer came before the clock was set.
+const LONGEST: Duration = Duration::from_secs(1);
 /// Pending errors, and packets of strangers, that are passed over in one call.
 const ERRORS: usize = 4;

@@ -87,6 +87,24 @@ fn a_train_arrives_as_it_was_sent_whatever_the_switches() {
 }
 
 #[test]
+fn what_comes_says_how_long_it_waited_to_be_read() {
+    for ip in ["127.0.0.1", "::1"] {
+        let (a, b) = sockets(ip);
+        let auto = OffloadMode::Auto;
+        let (mut a, mut b) = (port(a, auto, auto), port(b, auto, auto));
+        let (mut counters, begin) = (Counters::default(), Instant::now());
+        assert_eq!(
+            a.send(&train(4, 1400, 1400), 0, &mut counters, begin),
+            Sent::Done
+        );
+        std::thread::sleep(Duration::from_millis(20));
+        let waited = receive(&mut b, 4)[0].waited();
+        assert!(waited >= Duration::from_millis(20), "{waited:?} on {ip}");
+        assert!(waited <= begin.elapsed(), "{waited:?} on {ip}");
+    }
+}
+
+#[test]
 fn packets_in_records_go_one_by_one() {
     let (a, b) = sockets("127.0.0.1");
     let (mut a, mut b) = (

@@ -5,6 +5,7 @@
 //! to back, of which only the last may be shorter.
 
 use std::fmt;
+use std::time::Duration;
 
 use crate::pool::{Buf, LARGE};
 use crate::record::CONTROL;
@@ -27,6 +28,7 @@ pub struct Batch {
     count: usize,
     last: usize,
     dscp: u8,
+    waited: Duration,
 }
 
 /// Why bytes are no record of SDUs.
@@ -66,6 +68,7 @@ impl Batch {
             count: 0,
             last: 0,
             dscp: 0,
+            waited: Duration::ZERO,
         }
     }
 
@@ -99,6 +102,16 @@ impl Batch {
     /// Says the code point of all its packets; higher bits than it has are cut.
     pub fn set_dscp(&mut self, dscp: u8) {
         self.dscp = dscp & 0x3f;
+    }
+
+    /// How long its packets had waited in the network below when they were read; zero where that is not known.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+
+    /// Says how long its packets have waited.
+    pub fn set_waited(&mut self, waited: Duration) {
+        self.waited = waited;
     }
 
     /// The number of packets.
@@ -248,7 +261,7 @@ impl Batch {
 
     /// Forgets all packets and their class; the framing stays.
     pub fn clear(&mut self) {
-        self.dscp = 0;
+        (self.dscp, self.waited) = (0, Duration::ZERO);
         (self.len, self.stride, self.count, self.last) = (0, 0, 0, 0);
     }
 

@@ -257,6 +257,7 @@ impl Unicast {
             return self.stats.add("drop.unknown_lower", batch.count() as u64);
         };
         link.rx_bytes += batch.bytes().len() as u64;
+        self.mark = link.arrivals.act(now.mono, batch.waited(), false) > 0;
         for bytes in batch.iter_mut() {
             match Kind::of(bytes) {
                 Some(Kind::Sealed) => self.sealed(now, lower, bytes),
@@ -311,7 +312,11 @@ impl Unicast {
         }
     }
 
-    fn inside(&mut self, now: Now, lower: FlowId, peer: Addr, inner: Inner<'_>) {
+    fn inside(&mut self, now: Now, lower: FlowId, peer: Addr, mut inner: Inner<'_>) {
+        if self.mark && inner.mark_congestion(|cube| Cube::numbered(cube).reacts()) {
+            self.mark = false;
+            self.stats.count("congestion.marked_arriving");
+        }
         match inner {
             Inner::Direct(
                 Direct {

@@ -8,6 +8,7 @@ use proto::wire::FlowReply;
 use proto::{Addr, Batch, EndpointId, FlowId, Name, QosSpec, Reason};
 use rustc_hash::FxHashMap;
 
+use super::closing::Closing;
 use super::cube::Cube;
 use super::out::Lot;
 use super::pdu::Routed;
@@ -128,7 +129,7 @@ pub(super) struct Flows {
     pub(super) outgoing: BTreeMap<EndpointId, Outgoing>,
     pub(super) incoming: BTreeMap<RequestId, Incoming>,
     /// Ends of other members that were told of the end of their flow and have not said so yet.
-    pub(super) closing: BTreeMap<(Addr, EndpointId), Instant>,
+    pub(super) closing: BTreeMap<(Addr, EndpointId), Closing>,
     pub(super) requests: RequestId,
     /// Flows under control whose turn it is to send, the first first: those with priority, and the others.
     urgent: VecDeque<EndpointId>,
@@ -367,7 +368,7 @@ impl Flows {
         });
         outgoing
             .chain(self.incoming.values().map(|i| i.deadline))
-            .chain(self.closing.values().copied())
+            .chain(self.closing.values().map(|c| c.until))
             .min()
     }
 }

@@ -14,13 +14,15 @@
 //! | `flood`, `damper`, `outbox`, `hold`, `routing` | signed records between neighbours, how often and when; what follows from them |
 //! | `law` | the layer's policy, where it holds |
 //! | `directory` | what members tell each other of names |
-//! | `fa`, `upkeep`, `flow` | flow allocator; what happens to flows by themselves; their tables |
+//! | `fa`, `closing`, `upkeep`, `flow` | flow allocator; ends of flows; what happens to flows by themselves; their tables |
 //! | `cube`, `admission`, `limits` | what is granted; whether a link has room for it; every bound on what others may cause |
 //! | `control`, `transfer` | the flows under FRCT: whose turn it is; what each keeps |
-//! | `dt`, `pdu`, `out` | the way of every packet; its headers; the queues of one link |
+//! | `dt`, `pdu`, `out`, `codel` | the way of every packet; its headers; the queues of one link; when a queue stands |
 //! | `status`, `stats` | what is told of all this |
 
 mod admission;
+mod closing;
+mod codel;
 mod control;
 mod critical;
 mod cube;
@@ -134,6 +136,8 @@ pub struct Unicast {
     wake: Option<Instant>,
     /// Where a PDU of a flow is written before it is known how long it is.
     scratch: Vec<u8>,
+    /// What comes now met a queue that stands: one of it is to be marked.
+    mark: bool,
     exit_at: Option<Instant>,
     state: proto::ipcp::State,
     warnings: BTreeMap<String, String>,
@@ -183,6 +187,7 @@ impl Unicast {
             pump: false,
             wake: None,
             scratch: Vec::new(),
+            mark: false,
             exit_at: None,
             state: proto::ipcp::State::Waiting,
             warnings: BTreeMap::new(),

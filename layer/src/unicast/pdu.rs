@@ -124,6 +124,25 @@ pub(super) fn mark_congestion(body: &mut [u8]) {
 }
 
 impl<'a> Inner<'a> {
+    /// Notes that it met congestion, if it is a flow's, of a cube that reacts. Says whether it is.
+    pub(super) fn mark_congestion(&mut self, reacts: impl Fn(u8) -> bool) -> bool {
+        let reacts = |endpoint: EndpointId, cube| endpoint != EndpointId(0) && reacts(cube);
+        if let Self::Direct(header, _) = self
+            && reacts(header.endpoint, header.cube)
+        {
+            header.flags |= CONGESTION;
+            return true;
+        }
+        if let Self::Routed(header, body) = self
+            && reacts(header.endpoint, header.cube)
+        {
+            header.flags |= CONGESTION;
+            mark_congestion(body);
+            return true;
+        }
+        false
+    }
+
     /// Reads what was opened; `None` for anything malformed.
     pub(super) fn parse(body: &'a mut [u8]) -> Option<Self> {
         Some(match *body.first()? {

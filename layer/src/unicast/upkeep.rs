@@ -219,7 +219,7 @@ impl Unicast {
             self.ask_next(now, endpoint);
         }
         self.flows.incoming.retain(|_, i| i.deadline > now.mono);
-        self.flows.closing.retain(|_, until| *until > now.mono);
+        self.flows.closing.retain(|_, c| c.until > now.mono);
         for endpoint in self.flows.all() {
             let Some(flow) = self.flows.get(endpoint) else {
                 continue;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use proto::{Addr, Batch, Framing};
 
 use super::Lot;
-use super::codel::Codel;
+use crate::unicast::codel::{Bounds, Codel};
 
 /// What waits in one cube. The first bucket has its turn.
 #[derive(Debug, Default)]
@@ -61,7 +61,7 @@ impl Fair {
             self.buckets.push_back(Bucket {
                 member: lot.member,
                 deficit: QUANTUM,
-                codel: Codel::default(),
+                codel: Codel::new(BOUNDS),
                 queue: std::mem::take(&mut self.spare),
             });
             self.buckets.len() - 1
@@ -171,7 +171,12 @@ impl Fair {
 }
 
 /// Packets that came within this time share a batch, and the age of the first.
-const TOGETHER: Duration = Codel::TARGET;
+const TOGETHER: Duration = BOUNDS.target;
+/// As RFC 8289 has them.
+const BOUNDS: Bounds = Bounds {
+    target: Duration::from_millis(5),
+    interval: Duration::from_millis(100),
+};
 /// The bytes of one turn.
 const QUANTUM: i64 = 16 << 10;
 /// Members with a queue of their own at once.

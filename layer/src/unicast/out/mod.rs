@@ -4,7 +4,6 @@
 //! While the lower flow takes packets, each input's are gathered in as few batches as possible and sent with the next poll.
 //! Only while it takes none do they wait here, in bounded number, and age.
 
-mod codel;
 mod fair;
 
 use std::collections::VecDeque;

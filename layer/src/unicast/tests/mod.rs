@@ -60,6 +60,8 @@ pub(super) struct Net {
     pub(super) mtu: u32,
     /// By how much more a packet may be late than the one after it.
     pub(super) jitter: Duration,
+    /// How long what comes to a member has waited in its kernel.
+    pub(super) waits: BTreeMap<&'static str, Duration>,
 }
 
 type Tamper = Box<dyn FnMut(&'static str, &'static str, &mut Vec<u8>)>;
@@ -103,6 +105,7 @@ impl Net {
             framing: Framing::Train,
             mtu: MTU,
             jitter: Duration::ZERO,
+            waits: BTreeMap::new(),
         };
         for name in names {
             net.boot(name, Files::new());
@@ -318,7 +321,9 @@ impl Net {
                 // Some order or other, the same in each run.
                 let share = (self.serial.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u32;
                 let late = self.jitter * share / 32;
-                self.after(late, to, Input::Lower(at, train(&pdu)));
+                let mut batch = train(&pdu);
+                batch.set_waited(self.waits.get(to).copied().unwrap_or_default());
+                self.after(late, to, Input::Lower(at, batch));
             }
         }
     }

@@ -146,6 +146,43 @@ fn a_queue_that_stands_marks_a_packet_of_a_flow_that_reacts_before_it_is_sealed(
 }
 
 #[test]
+fn what_waits_for_long_before_it_is_read_is_marked_where_its_sender_reacts() {
+    let mut net = line();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    net.node("c").machine.meddle(Box::new(Spy(seen.clone())));
+    register(&mut net, "c", "server");
+    flow(&mut net, "a", "c", "server", 1, QosSpec::DATA);
+    flow(&mut net, "a", "c", "server", 2, QosSpec::RAW);
+    let both = |net: &mut Net| {
+        for _ in 0..100 {
+            write(net, "a", 1, &[&[1; 300]]);
+            write(net, "a", 2, &[&[2; 300]]);
+            net.run(Duration::from_millis(1));
+        }
+        count(net, "b", "congestion.marked_arriving")
+    };
+    net.waits.insert("b", Duration::from_micros(400));
+    assert_eq!(both(&mut net), 0, "so long it may wait");
+    net.waits.insert("b", Duration::from_millis(2));
+    let marked = both(&mut net);
+    assert!(marked > 3, "{marked}");
+    net.waits.clear();
+    net.run(Duration::from_millis(100));
+    let marked = count(&mut net, "b", "congestion.marked_arriving");
+    assert_eq!(both(&mut net), marked);
+    let seen = seen.lock().unwrap();
+    let routed = seen.iter().filter(|pdu| pdu[0] == 2);
+    let marks: Vec<_> = routed.filter(|pdu| pdu[1] == CONGESTION).collect();
+    assert!(marks.len() > 3, "{}", marks.len());
+    assert!(marks.iter().all(|pdu| pdu[2] == Cube::Data as u8));
+    drop(seen);
+    // The last member on the way tells its own flows, and nobody else.
+    net.waits.insert("c", Duration::from_millis(2));
+    assert_eq!(both(&mut net), marked);
+    assert!(count(&mut net, "c", "congestion.marked_arriving") > 3);
+}
+
+#[test]
 fn video_is_granted_as_far_as_the_link_has_room_and_more_when_it_is_said_to_carry_more() {
     let mut net = line();
     register(&mut net, "c", "server");
