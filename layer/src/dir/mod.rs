@@ -213,6 +213,15 @@ impl Directory {
         self.finds.begin(now, hash, member, until)
     }
 
+    /// What the way to the farthest of those that keep a name costs, if there is one.
+    pub fn distance(&self, around: &impl Surroundings, hash: &NameHash) -> u64 {
+        let keepers = nearest(&self.members, hash, KEEPERS).into_iter();
+        keepers
+            .filter_map(|addr| around.cost(addr))
+            .max()
+            .unwrap_or(0)
+    }
+
     /// Whether a message that a neighbour sends to another member is handed on.
     pub fn relays(&mut self, now: Instant, via: Addr) -> bool {
         self.rates.relays(now, via)
@@ -232,6 +241,12 @@ impl Directory {
         let cached = self.cache.iter(now);
         own.chain(stored)
             .chain(cached.map(|(hash, addr)| (hash, addr, Kind::Cached)))
+    }
+
+    /// Whether anything is kept that a member has said, withdrawn or not.
+    #[cfg(any(test, feature = "sim"))]
+    pub fn remembers(&self, member: Addr) -> bool {
+        self.store.by(&BTreeSet::from([member])).next().is_some()
     }
 
     /// How many copies of our entries are known to be kept by others, and how many there are to be.

@@ -63,6 +63,14 @@ pub(super) enum Act {
     Slow(usize, Duration),
     /// A member lies, or is honest again.
     Lie(usize, bool),
+    /// The authority revokes a member.
+    Expel(usize),
+    /// One that was revoked starts with the files that it had.
+    Haunt(usize),
+    /// It is looked what those have who were revoked.
+    Watch,
+    /// The machines of all that keep a host's name die, but one: for so long.
+    Keepers(usize, Duration),
 }
 
 impl World {
@@ -109,6 +117,10 @@ impl World {
                 self.hosts[host].slow = each;
             }
             Act::Lie(host, lies) => self.lie(host, lies),
+            Act::Expel(host) => self.expel(host),
+            Act::Haunt(host) => self.haunt(host),
+            Act::Watch => self.watch(),
+            Act::Keepers(host, lasts) => self.lose_keepers(host, lasts),
         }
     }
 }
@@ -132,12 +144,7 @@ impl World {
         if self.hosts[host].alive() || self.hosts[host].member {
             return;
         }
-        let inside = self
-            .net
-            .neighbours(host)
-            .into_iter()
-            .any(|n| self.hosts[n].member);
-        if !inside || !self.hosts[0].alive() {
+        if self.doors(host).is_empty() || !self.hosts[0].alive() {
             return self.later(Duration::from_millis(200), Act::Enrol(host));
         }
         let member = Some(self.hosts[host].name.clone());
@@ -152,17 +159,24 @@ impl World {
         self.command(0, What::Invite(host), Command::Invite(ask));
     }
 
+    /// The neighbours through which a host can join. One that was in before has left a hole, which may be all that there is
+    /// between a neighbour and the authority.
+    fn doors(&self, host: usize) -> Vec<usize> {
+        let mut near = self.net.neighbours(host);
+        near.retain(|n| self.hosts[*n].member);
+        if self.hosts[host].life > 0 {
+            let reach = self.reach(0);
+            near.retain(|n| reach.contains(n));
+        }
+        near
+    }
+
     /// The invitation is there: its holder joins through a neighbour of its own.
     pub(super) fn invited(&mut self, host: usize, url: &str) {
         if self.hosts[host].alive() || self.hosts[host].member {
             return;
         }
-        let inside: Vec<_> = self
-            .net
-            .neighbours(host)
-            .into_iter()
-            .filter(|n| self.hosts[*n].member)
-            .collect();
+        let inside = self.doors(host);
         let via = self
             .chance
             .pick(&inside)
@@ -219,10 +233,15 @@ impl World {
         if self.hosts[host].alive() && self.hosts[host].member {
             self.counts.crashes += 1;
             self.story.tell(self.elapsed, host, host, "crashes");
-            self.hosts[host].crash();
-            for end in self.net.ends(host, None) {
-                self.hangup(end);
-            }
+            self.stop(host);
+        }
+    }
+
+    /// The machine of a host is no more.
+    pub(super) fn stop(&mut self, host: usize) {
+        self.hosts[host].crash();
+        for end in self.net.ends(host, None) {
+            self.hangup(end);
         }
     }
 
@@ -285,6 +304,6 @@ impl World {
     }
 }
 
-fn over() -> Vec<Label> {
+pub(super) fn over() -> Vec<Label> {
     Label::new("cable").into_iter().collect()
 }

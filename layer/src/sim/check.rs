@@ -1,6 +1,7 @@
 //! What must hold once the network is quiet, and what may be left over at the end: nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proto::Addr;
 use proto::ipcp::Command;
@@ -10,6 +11,7 @@ use super::host::What;
 use super::names::Names;
 use super::net::Cable;
 use super::world::World;
+use crate::Unicast;
 
 impl World {
     /// Asks a machine how it is.
@@ -40,18 +42,36 @@ impl World {
         found
     }
 
+    /// Whether it can be that all agree, by as much as costs little to know: a full look at large layers again and again
+    /// would take longer than all that they do.
+    pub(super) fn may_agree(&self) -> bool {
+        let mut looked = BTreeSet::new();
+        for first in 0..self.hosts.len() {
+            if !self.hosts[first].alive() || looked.contains(&first) {
+                continue;
+            }
+            let reach = self.reach(first);
+            let works = |at: usize, near: &usize| {
+                reach.contains(near) && self.net.cable(at, *near).is_some_and(Cable::works)
+            };
+            let agrees = |at: &usize| {
+                let near = self.net.neighbours(*at).into_iter();
+                let near = near.filter(|near| works(*at, near)).count();
+                let machine = self.hosts[*at].machine.as_ref();
+                machine.is_some_and(|m| m.reachable() + 1 == reach.len() && m.neighbours() == near)
+            };
+            if !reach.iter().all(agrees) {
+                return false;
+            }
+            looked.extend(reach);
+        }
+        true
+    }
+
     /// Whether everybody knows a way to everybody who can be reached, to nobody else, and all names; says what is wrong.
     pub(super) fn agree(&mut self) -> Result<(), String> {
         let statuses = self.statuses();
-        let tables: Vec<BTreeMap<Addr, &str>> = statuses
-            .iter()
-            .map(|s| {
-                s.iter()
-                    .flat_map(|s| &s.routes)
-                    .map(|r| (Addr(r.address), r.next_hop.as_str()))
-                    .collect()
-            })
-            .collect();
+        let tables = tables(&statuses);
         let mut names = Names::default();
         for (host, status) in statuses.iter().enumerate() {
             let Some(status) = status else { continue };
@@ -79,21 +99,18 @@ impl World {
         Ok(())
     }
 
-    /// Goes the way of a packet through everybody's tables.
-    fn follow(
-        &self,
-        tables: &[BTreeMap<Addr, &str>],
-        from: usize,
-        to: usize,
-    ) -> Result<(), String> {
+    /// Goes the way of a packet through everybody's tables; gives how long the packet takes.
+    fn follow(&self, tables: &[Table<'_>], from: usize, to: usize) -> Result<Duration, String> {
         let (mut at, mut way) = (from, BTreeSet::from([from]));
+        let mut takes = Duration::ZERO;
         while at != to {
             let next = tables[at].get(&self.hosts[to].address).copied();
             let next = next.and_then(|name| self.host_of(name));
-            let Some(next) = next.filter(|n| self.net.cable(at, *n).is_some_and(Cable::works))
-            else {
+            let cable = next.and_then(|n| Some((n, self.net.cable(at, n)?)));
+            let Some((next, cable)) = cable.filter(|(_, cable)| cable.works()) else {
                 return Err(format!("the way from m{from} to m{to} ends at m{at}"));
             };
+            takes += cable.delay;
             if !way.insert(next) {
                 return Err(format!(
                     "the way from m{from} to m{to} is a circle through m{next}"
@@ -101,7 +118,25 @@ impl World {
             }
             at = next;
         }
-        Ok(())
+        Ok(takes)
+    }
+
+    /// The longest that a packet and its answer take between any two hosts that reach each other, on the ways that all have
+    /// agreed on. What a way costs may be a quarter off what it takes, so another of the same cost may take 5/3 of that.
+    pub(super) fn longest_round_trip(&mut self) -> Duration {
+        let statuses = self.statuses();
+        let tables = tables(&statuses);
+        let mut longest = Duration::ZERO;
+        for from in 0..tables.len() {
+            for to in 0..from {
+                let there = self.follow(&tables, from, to);
+                let back = self.follow(&tables, to, from);
+                if let (Ok(there), Ok(back)) = (there, back) {
+                    longest = longest.max(there + back);
+                }
+            }
+        }
+        longest * 5 / 3
     }
 
     /// The members and links that a host shows.
@@ -140,23 +175,21 @@ impl World {
     }
 
     /// A counter, over all machines that run.
-    pub(super) fn total(&mut self, counter: &str) -> u64 {
-        self.statuses()
-            .iter()
-            .flatten()
-            .filter_map(|s| s.counters.get(counter))
-            .sum()
+    pub(super) fn total(&self, counter: &str) -> u64 {
+        self.running().map(|machine| machine.counter(counter)).sum()
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Unicast> {
+        let alive = self.hosts.iter().filter(|host| host.alive());
+        alive.filter_map(|host| host.machine.as_ref())
     }
 
     /// What was dropped so far and why, over all machines that run.
-    pub(super) fn drops(&mut self) -> BTreeMap<String, u64> {
+    pub(super) fn drops(&self) -> BTreeMap<&'static str, u64> {
         let mut drops = BTreeMap::new();
-        for status in self.statuses().into_iter().flatten() {
-            // The order in which they are added up doesn't matter, and the sum is sorted.
-            for (what, n) in status.counters {
-                if what.starts_with("drop.") {
-                    *drops.entry(what).or_default() += n;
-                }
+        for (what, n) in self.running().flat_map(Unicast::counters) {
+            if what.starts_with("drop.") {
+                *drops.entry(what).or_default() += n;
             }
         }
         drops
@@ -168,6 +201,37 @@ impl World {
             let ends = [self.end(tag, 0), self.end(tag, 1)];
             if ends[0].is_some() != ends[1].is_some() {
                 return Err(format!("flow {tag} has only one end left: {ends:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a host keeps nothing of flows that were closed, and owes and awaits no acknowledgement.
+    pub(super) fn check_windows(&self, host: usize) -> Result<(), String> {
+        let of = &self.hosts[host];
+        let machine = of.machine.as_ref().filter(|_| of.alive());
+        match machine.and_then(|m| m.leftover(self.now(host))) {
+            Some(what) => Err(format!("m{host} has {what} though all is closed")),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether nobody remembers flows that could not be ended in good order, nor names that were taken back, of members that
+    /// are there still.
+    pub(super) fn check_forgotten(&self) -> Result<(), String> {
+        for (host, of) in self.hosts.iter().enumerate() {
+            let Some(machine) = of.machine.as_ref().filter(|_| of.alive()) else {
+                continue;
+            };
+            if machine.unacknowledged_ends() > 0 {
+                return Err(format!("m{host} still waits for the end of a flow"));
+            }
+            let mut others = self.hosts.iter().filter(|other| other.alive());
+            if let Some(other) = others.find(|other| machine.remembers_name_of(other.address)) {
+                let name = &other.name;
+                return Err(format!(
+                    "m{host} remembers a name that {name} has taken back"
+                ));
             }
         }
         Ok(())
@@ -209,4 +273,17 @@ impl World {
         }
         Ok(())
     }
+}
+
+/// Over whom a host sends to each member.
+type Table<'a> = BTreeMap<Addr, &'a str>;
+
+fn tables(statuses: &[Option<Box<IpcpStatus>>]) -> Vec<Table<'_>> {
+    fn table(status: &Option<Box<IpcpStatus>>) -> Table<'_> {
+        let routes = status.iter().flat_map(|s| &s.routes);
+        routes
+            .map(|r| (Addr(r.address), r.next_hop.as_str()))
+            .collect()
+    }
+    statuses.iter().map(table).collect()
 }

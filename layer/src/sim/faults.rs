@@ -1,15 +1,18 @@
 //! What goes wrong with hosts and cables beyond a cut: one way only, clocks, disks, slow and lying members.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use prost::Message;
+use proto::Addr;
 use proto::wire::{LinkState, Record, SignedRecord};
 
 use super::acts::Act;
 use super::chance::Chance;
+use super::programs::name_of;
 use super::world::World;
-use crate::crypt::address;
+use crate::crypt::name_hash;
+use crate::dir::{KEEPERS, nearest};
 use crate::{Meddler, Own, Sent};
 
 impl World {
@@ -40,20 +43,33 @@ impl World {
         self.act(Act::Crash(host));
         self.tell_all(host, "and loses its disk");
         self.counts.disks += 1;
-        let lives = self.hosts[host].life;
-        let name = super::label(format!("m{host}-{lives}"));
-        let address = address(&self.layer, &name);
-        self.rename(host, name, address);
-        let host = &mut self.hosts[host];
-        host.files.clear();
-        host.names.clear();
-        host.member = false;
+        self.become_another(host);
+    }
+
+    /// All that keep the name of a host die but one, and start again after a while. Neither the host itself is among them nor
+    /// the first.
+    pub(super) fn lose_keepers(&mut self, host: usize, lasts: Duration) {
+        let Some(name) = name_of(host) else { return };
+        let hosts = self.hosts.iter().enumerate();
+        let members = hosts.filter(|(_, h)| h.alive() && h.member);
+        let members: BTreeMap<Addr, usize> = members.map(|(i, h)| (h.address, i)).collect();
+        let sorted: Vec<Addr> = members.keys().copied().collect();
+        let keepers = nearest(&sorted, &name_hash(&self.layer, &name), KEEPERS);
+        let keepers = keepers.into_iter().map(|address| members[&address]);
+        for keeper in keepers.skip(1).filter(|k| *k != host && *k != 0) {
+            self.act(Act::Crash(keeper));
+            self.later(lasts, Act::Restart(keeper));
+        }
     }
 
     /// It joins again, with the files that it has, or by another invitation.
     pub(super) fn return_of(&mut self, host: usize) {
         if self.hosts[host].member {
             return self.restart(host);
+        }
+        if self.hosts[host].ghost {
+            self.stop(host);
+            self.become_another(host);
         }
         self.later(Duration::from_millis(1), Act::Enrol(host));
     }

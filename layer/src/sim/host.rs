@@ -21,6 +21,8 @@ pub(super) struct Host {
     pub(super) files: BTreeMap<String, Zeroizing<Vec<u8>>>,
     /// It has been a member once.
     pub(super) member: bool,
+    /// It was revoked, and has not joined anew.
+    pub(super) ghost: bool,
     pub(super) names: BTreeSet<Name>,
     /// Its clock differs from the true time by so many milliseconds.
     pub(super) skew: i64,
@@ -78,6 +80,7 @@ impl Host {
             life: 0,
             files: BTreeMap::new(),
             member: false,
+            ghost: false,
             names: BTreeSet::new(),
             skew,
             slow: Duration::ZERO,

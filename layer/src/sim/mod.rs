@@ -7,6 +7,7 @@
 //! | `plan` | what will happen where no file says it, drawn from the seed |
 //! | `run`, `probe` | one run from its beginning to its end; flows that must work |
 //! | `acts`, `programs`, `faults` | what administrators and bad luck do; what programs do with flows; what else goes wrong |
+//! | `expelled` | members that were revoked, and what they must not get any more |
 //! | `scale`, `prepare` | layers of thousands; members in the middle of their lives |
 //! | `world`, `agenda` | inputs and outputs of machines; what is due when |
 //! | `host` | one machine, its files, its irmd |
@@ -21,6 +22,7 @@ mod agenda;
 mod attack;
 mod chance;
 mod check;
+mod expelled;
 mod faults;
 mod host;
 mod ledger;
@@ -58,8 +60,8 @@ pub struct Options {
     pub seed: u64,
     /// How the hosts are connected; `None`: drawn.
     pub topology: Option<Topology>,
-    /// How many there are, from 2 to 64, is drawn from these two, both included; `None`: from 3 to 12, and of the
-    /// simpler topologies.
+    /// How many there are, from 2 to 64, is drawn from these two, both included, and members are revoked, too; `None`: from 3
+    /// to 12, of the simpler topologies, and nobody is revoked.
     pub members: Option<(usize, usize)>,
     /// Gets every event.
     pub trace: Option<fn(&Told<'_>)>,
@@ -106,7 +108,11 @@ pub fn run(options: &Options) -> Result<Report, Box<Failure>> {
     let topology = options.topology.unwrap_or(topology);
     let (least, most) = options.members.unwrap_or((3, 12));
     let members = plan.between(least, most).clamp(2, 64);
-    let script = Script::Drawn { topology, members };
+    let script = Script::Drawn {
+        topology,
+        members,
+        revokes: options.members.is_some(),
+    };
     Run::new(script, options.seed, options.trace, plan).play()
 }
 

@@ -87,6 +87,18 @@ pub(super) fn chaos(
     acts
 }
 
+/// Now and then a member is revoked, and joins anew after some time.
+pub(super) fn expulsion(n: usize, time: Duration, chance: &mut Chance) -> Vec<(Duration, Act)> {
+    let span = u64::try_from(time.as_millis()).unwrap_or(0);
+    if !chance.permille(300) {
+        return Vec::new();
+    }
+    let host = chance.between(1, n - 1);
+    let at = chance.millis(0, span);
+    let back = at + chance.millis(500, 6000);
+    vec![(at, Act::Expel(host)), (back, Act::Restart(host))]
+}
+
 fn small(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }

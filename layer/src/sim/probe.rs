@@ -4,12 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::acts::Act;
-use super::programs::{Usage, name_of};
+use super::programs::{PROBE_LASTS, Usage, name_of};
 use super::run::Run;
 
 impl Run<'_> {
     /// A few flows that must work.
+    ///
+    /// One stands within three round trips at most: to those that keep its name, for the handshake, and for the request; each
+    /// of them to anybody. [`AT_MOST`] more is for what is done between, and for what is said twice. Then both sides write,
+    /// the caller the sooner, and the last of that is on its way for half a round trip.
     pub(super) fn probe(&mut self) {
+        let round_trip = self.world.longest_round_trip();
+        self.world.patience = AT_MOST + round_trip * 3;
         let first = self.world.ledger.count();
         let before = self.world.drops();
         for _ in 0..4 {
@@ -31,7 +37,8 @@ impl Run<'_> {
                 });
             }
         }
-        self.world.run(Duration::from_secs(3));
+        self.world
+            .run(self.world.patience + PROBE_LASTS + round_trip);
         let tags = first..self.world.ledger.count();
         let mut drops = self.world.drops();
         for (what, n) in &mut drops {
@@ -52,7 +59,7 @@ impl Run<'_> {
             let (side, program) = (self.plan.below(2), self.plan.permille(500));
             self.world.act(Act::Close { tag, side, program });
         }
-        self.world.run(Duration::from_secs(2));
+        self.world.run(Duration::from_secs(2) + round_trip);
         let open = tags
             .filter_map(|tag| u32::try_from(tag).ok())
             .find(|t| (0..2).any(|side| self.world.end(*t, side).is_some()));
@@ -66,7 +73,7 @@ impl Run<'_> {
     /// How many of the missing SDUs of a flow are explained by drops that a new way explains (a measured cost changed, and
     /// agreement on ways doesn't end that): where it is shorter, what was sent on the longer one comes too late for an
     /// ordered flow; where it is narrower, what was sent before the writer heard of that no longer fits. Takes these drops off.
-    fn excused(&self, tag: u32, missing: u64, drops: &mut BTreeMap<String, u64>) -> u64 {
+    fn excused(&self, tag: u32, missing: u64, drops: &mut BTreeMap<&'static str, u64>) -> u64 {
         let mut take = |what: &str, most: u64| {
             let left = drops.get_mut(what);
             left.map_or(0, |left| {
@@ -94,3 +101,6 @@ impl Run<'_> {
         late + big
     }
 }
+
+/// How long an allocation may take where the way takes no time.
+const AT_MOST: Duration = Duration::from_secs(3);

@@ -42,7 +42,7 @@ impl World {
         self.counts.asked += 1;
         let source = Name::new(format!("src-{tag}")).ok();
         let timeout_ms = match usage {
-            Usage::Probe => 3000,
+            Usage::Probe => u64::try_from(self.patience.as_millis()).unwrap_or(u64::MAX),
             Usage::Load(_) => 10_000,
             Usage::Drawn => self.chance.between(500, 4000) as u64,
         };
@@ -104,6 +104,10 @@ impl World {
 
     pub(super) fn allocated(&mut self, host: usize, tag: u32) {
         self.counts.allocated += 1;
+        let ends = self.ledger.get(tag).map(|f| f.ends);
+        if let Some((to, ..)) = ends.and_then(|ends| ends[1]) {
+            self.may_meet("a flow", host, to);
+        }
         self.story
             .tell(self.elapsed, host, host, format!("flow {tag} stands"));
         self.write_soon(tag, 0);
@@ -118,7 +122,7 @@ impl World {
         };
         // A probe begins when both ends surely stand.
         let after = if usage == Usage::Probe {
-            Duration::from_millis(500)
+            PROBE_WAITS
         } else {
             self.chance.millis(0, 40)
         };
@@ -174,7 +178,7 @@ impl World {
         self.write(host, flow, batch);
         let after = match self.load(usage).map(|load| load.pause) {
             Some(pause) => self.chance.time(pause),
-            None if usage == Usage::Probe => Duration::from_millis(5),
+            None if usage == Usage::Probe => PROBE_PAUSE,
             None => self.chance.millis(1, 120),
         };
         self.later(
@@ -233,5 +237,9 @@ fn user() -> User {
 
 /// The most bytes of an SDU, however many a flow takes: several go in one record.
 const LARGEST: usize = 9000;
-/// Writes of a probe, at each side.
+/// Writes of a probe, at each side: when the first of them goes, how many there are, and the time between two.
+const PROBE_WAITS: Duration = Duration::from_millis(500);
 const PROBE_WRITES: usize = 8;
+const PROBE_PAUSE: Duration = Duration::from_millis(5);
+/// From when a side stands until it has written all.
+pub(super) const PROBE_LASTS: Duration = Duration::from_millis(600);

@@ -6,6 +6,7 @@ use proto::{Code, Reason};
 
 use super::acts::Act;
 use super::chance::Chance;
+use super::expelled::WordOut;
 use super::host::{Host, What};
 use super::net::Net;
 use super::scenario::Scenario;
@@ -14,11 +15,17 @@ use super::topology::Topology;
 use super::world::World;
 use super::{Failure, Report, label, plan};
 use crate::crypt::address;
+use crate::route::Pool;
 
 /// Who says what happens.
 #[derive(Clone, Copy)]
 pub(super) enum Script<'a> {
-    Drawn { topology: Topology, members: usize },
+    Drawn {
+        topology: Topology,
+        members: usize,
+        /// Members are revoked, too.
+        revokes: bool,
+    },
     Told(&'a Scenario),
 }
 
@@ -26,6 +33,8 @@ pub(super) struct Run<'a> {
     script: Script<'a>,
     pub(super) world: World,
     pub(super) plan: Chance,
+    /// For what was added to what is drawn, so that a seed goes on being the run that it was.
+    added: Chance,
     convergence: Vec<Duration>,
 }
 
@@ -74,6 +83,7 @@ impl<'a> Run<'a> {
             script,
             world: world(script, seed, trace, &mut plan),
             plan,
+            added: Chance::new(seed, 2),
             convergence: Vec::new(),
         }
     }
@@ -134,9 +144,15 @@ impl Run<'_> {
         self.world.net.quiet = false;
         let (time, acts) = match self.script {
             Script::Told(scenario) => (scenario.lasts, scenario.acts(&edges, &mut self.plan)),
-            Script::Drawn { members, .. } => {
+            Script::Drawn {
+                members, revokes, ..
+            } => {
                 let time = self.plan.millis(4000, 12_000);
-                (time, plan::chaos(&edges, members, time, &mut self.plan))
+                let mut acts = plan::chaos(&edges, members, time, &mut self.plan);
+                if revokes {
+                    acts.extend(plan::expulsion(members, time, &mut self.added));
+                }
+                (time, acts)
             }
         };
         self.world
@@ -180,15 +196,20 @@ impl Run<'_> {
         let patience = self.script.convergence();
         let until = self.world.elapsed + patience;
         while self.world.failure.is_none() {
+            let over = self.world.elapsed >= until;
+            if !over && !self.world.may_agree() {
+                self.world.run(Duration::from_millis(50));
+                continue;
+            }
             match self.world.agree() {
                 Ok(()) => return,
-                Err(what) if self.world.elapsed >= until => {
+                Err(what) if over => {
                     self.world.fail(format!(
                         "no agreement {} s after the network became quiet: {what}",
                         patience.as_secs()
                     ));
                 }
-                Err(_) => self.world.run(Duration::from_millis(50)),
+                Err(_) => self.world.run(Duration::from_millis(250)),
             }
         }
     }
@@ -212,6 +233,14 @@ impl Run<'_> {
         }
         self.world.run(Duration::from_secs(12));
         self.expect(World::check_leftovers);
+        self.windows_close();
+        let told = matches!(self.script, Script::Told(_));
+        if told || self.added.permille(250) {
+            // Keys live for 180 s, and what was withdrawn for 120 s; it is looked for both every 30 s.
+            self.world.run(Duration::from_secs(220));
+            self.windows_close();
+            self.expect(|world| world.check_forgotten());
+        }
         for host in 0..self.world.hosts.len() {
             self.world
                 .command(host, What::Must, proto::ipcp::Command::Shutdown);
@@ -226,6 +255,22 @@ impl Run<'_> {
             && let Err(what) = check(&mut self.world)
         {
             self.world.fail(what);
+        }
+    }
+
+    /// Each host has a moment soon in which nothing is left over: it always has something to say now and then.
+    fn windows_close(&mut self) {
+        let until = self.world.elapsed + SOON;
+        let mut open: Vec<usize> = (0..self.world.hosts.len()).collect();
+        while self.world.failure.is_none() {
+            open.retain(|host| self.world.check_windows(*host).is_err());
+            let Some(host) = open.first() else { return };
+            if self.world.elapsed >= until
+                && let Err(what) = self.world.check_windows(*host)
+            {
+                return self.world.fail(what);
+            }
+            self.world.run(Duration::from_millis(50));
         }
     }
 
@@ -318,8 +363,13 @@ fn world(script: Script<'_>, seed: u64, trace: Option<fn(&Told<'_>)>, plan: &mut
     };
     let (net, story) = (Net::new(members, cables), Story::new(trace));
     let mut world = World::new(layer, hosts, net, story, Chance::new(seed, 1));
+    world.pool = Some(Pool::default());
     if let Script::Told(scenario) = script {
         world.loads.clone_from(&scenario.loads);
+        world.word_out = WordOut {
+            within: scenario.bounds.revoked,
+            quiet: false,
+        };
     }
     world
 }
@@ -329,4 +379,5 @@ fn world(script: Script<'_>, seed: u64, trace: Option<fn(&Told<'_>)>, plan: &mut
 const CONVERGENCE: Duration = Duration::from_secs(60);
 /// Drawn faults end at most that long after the chaos in which they began.
 const LONGEST_FAULT: Duration = Duration::from_millis(6000);
+const SOON: Duration = Duration::from_secs(10);
 const TTL: &str = "drop.ttl";

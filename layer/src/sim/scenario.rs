@@ -90,6 +90,10 @@ pub(super) enum Kind {
     Mtu(u32),
     /// Of the host's name.
     Withdraw,
+    /// Revocation.
+    Expel,
+    /// All but one of those that keep the host's name crash.
+    Keepers,
 }
 
 /// Flows that programs want.
@@ -111,6 +115,8 @@ pub(super) struct Load {
 pub(super) struct Bounds {
     /// Within this all agree once the network is quiet.
     pub(super) convergence: Duration,
+    /// Within this everybody who can be reached knows who was revoked.
+    pub(super) revoked: Duration,
     /// Of a thousand flows that were asked for, so many stand.
     pub(super) allocated: u32,
     /// Of a thousand SDUs that were written, so many arrive.
@@ -206,6 +212,8 @@ impl Fault {
             }
             Kind::Partition => pair(Act::Partition(host, false), Act::Partition(host, true)),
             Kind::Clock(by) => pair(Act::Clock(host, by), Act::Clock(host, -by)),
+            Kind::Expel => pair(Act::Expel(host), Act::Restart(host)),
+            Kind::Keepers => vec![(at, Act::Keepers(host, back - at))],
             Kind::Lie => pair(Act::Lie(host, true), Act::Lie(host, false)),
             Kind::Slow(each) => pair(Act::Slow(host, each), Act::Slow(host, Duration::ZERO)),
             Kind::Death => vec![(at, Act::Death)],

@@ -9,6 +9,7 @@ use proto::{Addr, Batch, Code, FlowId, Framing, Label, Reason};
 use super::acts::Act;
 use super::agenda::{Agenda, Due};
 use super::chance::Chance;
+use super::expelled::{Expelled, WordOut};
 use super::host::{Host, What};
 use super::ledger::{Ledger, shows_plaintext};
 use super::net::{Cable, End, Net};
@@ -31,8 +32,13 @@ pub(super) struct World {
     pub(super) counts: Counts,
     /// The first thing that went wrong; nothing happens after it.
     pub(super) failure: Option<String>,
+    /// Members that were revoked, and how soon everybody must know it.
+    pub(super) expelled: Vec<Expelled>,
+    pub(super) word_out: WordOut,
     /// What a scenario wants of programs.
     pub(super) loads: Vec<Load>,
+    /// How long a flow may take that must stand since the network is quiet.
+    pub(super) patience: Duration,
     /// Where all machines share the records that one of them has believed.
     pub(super) pool: Option<Pool>,
     start: Instant,
@@ -60,6 +66,8 @@ pub struct Counts {
     pub disks: u64,
     /// Times that a member began to lie.
     pub lies: u64,
+    /// Members that were revoked.
+    pub expelled: u64,
 }
 
 impl World {
@@ -87,7 +95,13 @@ impl World {
             elapsed: Duration::ZERO,
             counts: Counts::default(),
             failure: None,
+            expelled: Vec::new(),
+            word_out: WordOut {
+                within: WordOut::PROMISED,
+                quiet: true,
+            },
             loads: Vec::new(),
+            patience: Duration::ZERO,
             pool: None,
             start,
             agenda: Agenda::default(),
@@ -365,9 +379,13 @@ impl World {
                 format!("{what:?} failed: {reason}"),
             );
         }
+        if self.hosts[host].ghost && answer.is_err() && !matches!(what, What::Allocate(_)) {
+            return;
+        }
         match (what, answer) {
             (What::Status, Ok(Answer::Status(status))) => self.hosts[host].status = Some(status),
             (What::Invite(joiner), Ok(Answer::Invitation(url))) => self.invited(joiner, &url),
+            (What::Join, Ok(_)) if self.hosts[host].ghost => {}
             (What::Join, Ok(_)) => self.joined(host),
             (What::Connect(to), Err(_)) => {
                 self.later(Duration::from_millis(500), Act::Connect(host, to))
@@ -398,8 +416,9 @@ impl World {
                 "m{host} has a flow request that nobody made: {request:?}"
             ));
         };
-        let caller = flow.ends[0].map(|(from, ..)| self.hosts[from].name.clone());
-        if request.peer.member.is_some() && request.peer.member != caller {
+        let from = flow.ends[0].filter(|(from, life, _)| self.hosts[*from].life == *life);
+        let caller = from.map(|(from, ..)| self.hosts[from].name.clone());
+        if request.peer.member.is_some() && caller.is_some() && request.peer.member != caller {
             return self.fail(format!(
                 "m{host} thinks that flow {tag} comes from {:?}, not from {caller:?}",
                 request.peer.member
@@ -415,6 +434,9 @@ impl World {
         } else {
             self.chance.millis(0, 50)
         };
+        if let Some((from, ..)) = from {
+            self.may_meet("a request", from, host);
+        }
         let life = self.hosts[host].life;
         self.later(
             after,
@@ -443,6 +465,10 @@ impl World {
                 "m{host} gives SDUs for flow {flow}, which is not open"
             ));
         };
+        let ends = self.ledger.get(tag).map(|f| f.ends);
+        if let Some((from, ..)) = ends.and_then(|ends| ends[1 - side]) {
+            self.may_meet("an SDU", from, host);
+        }
         for sdu in batch.iter() {
             if let Err(what) = self.ledger.arrive(tag, side, sdu) {
                 self.fail(format!("m{host}, flow {flow}: {what}"));

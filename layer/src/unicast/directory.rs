@@ -1,6 +1,8 @@
 //! The directory between members: what the pure machine says is handed on from neighbour to neighbour, and what it finds
 //! out is told to the flows that wait for it. It must not judge entries.
 
+use std::time::{Duration, Instant};
+
 use proto::wire::{self, directory, message::Body};
 use proto::{Addr, FlowId, Label, Name, Reason, irm};
 
@@ -69,14 +71,24 @@ impl Member {
         (&mut self.dir, around)
     }
 
-    /// The members that serve a name, as far as is known here, and can be reached: the nearest first.
-    pub(super) fn resolve(&self, now: Now, name: &Name) -> Vec<Addr> {
-        let around = Around {
+    fn around(&self) -> Around<'_> {
+        Around {
             identity: &self.identity,
             routing: &self.routing,
             law: &self.law,
-        };
-        self.dir.resolve(now.mono, &around, &self.hash(name))
+        }
+    }
+
+    /// The members that serve a name, as far as is known here, and can be reached: the nearest first.
+    pub(super) fn resolve(&self, now: Now, name: &Name) -> Vec<Addr> {
+        self.dir.resolve(now.mono, &self.around(), &self.hash(name))
+    }
+
+    /// How long a name may take to turn up: where those that keep it are far, their answer is waited for. A way costs no less
+    /// than its round trip in milliseconds.
+    fn resolves_within(&self, name: &Name) -> Duration {
+        let cost = self.dir.distance(&self.around(), &self.hash(name));
+        Duration::from_millis(cost).min(FARTHEST)
     }
 }
 
@@ -109,6 +121,12 @@ impl Unicast {
         }
     }
 
+    /// Until when a name may still turn up, for a flow that has time until `deadline`.
+    pub(super) fn resolve_until(&self, now: Now, name: &Name, deadline: Instant) -> Instant {
+        let far = self.me.as_ref().map(|me| me.resolves_within(name));
+        deadline.min(now.mono + RESOLVE + far.unwrap_or_default())
+    }
+
     /// Looks for a name until then; `fresh`: what is remembered is not enough. Says whether there was room for that.
     pub(super) fn look_up(
         &mut self,
@@ -116,7 +134,7 @@ impl Unicast {
         name: &Name,
         member: Option<Addr>,
         fresh: bool,
-        until: std::time::Instant,
+        until: Instant,
     ) -> bool {
         self.pump = true;
         let Some(me) = &mut self.me else {
@@ -227,3 +245,7 @@ impl Unicast {
 const TTL: u32 = 64;
 /// Entries that a status shows.
 const MAX_SHOWN: usize = 10_000;
+/// How long a name that is asked for may take to turn up where its keepers are near, and how much longer at most where they
+/// are not.
+const RESOLVE: Duration = Duration::from_secs(1);
+const FARTHEST: Duration = Duration::from_secs(10);

@@ -28,10 +28,10 @@ impl Unicast {
         let deadline = now.mono + Duration::from_millis(ask.timeout_ms).min(MAX_WAIT);
         let endpoint = self.new_endpoint();
         let outgoing = Outgoing {
+            resolve_until: self.resolve_until(now, &ask.name, deadline),
             command,
             ask,
             deadline,
-            resolve_until: deadline.min(now.mono + RESOLVE),
             again: None,
             denied: false,
             asked: None,
@@ -410,12 +410,14 @@ impl Unicast {
         if !matches!(reason.code, Code::NotFound | Code::Unreachable) {
             return self.allocation_failed(endpoint, reason);
         }
-        if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
+        let known = self.flows.outgoing.get(&endpoint);
+        let until = known.map(|o| self.resolve_until(now, &o.ask.name, o.deadline));
+        if let Some((outgoing, until)) = self.flows.outgoing.get_mut(&endpoint).zip(until) {
             let (asked, name) = (outgoing.asked, outgoing.ask.name.clone());
             outgoing.unask();
             if reason.code == Code::Unreachable {
                 // That took long: what is remembered of the name may be too old.
-                outgoing.resolve_until = outgoing.deadline.min(now.mono + RESOLVE);
+                outgoing.resolve_until = until;
             } else if let (Some(me), Some(asked)) = (&mut self.me, asked) {
                 me.dir.denied_by(&me.hash(&name), asked);
             }
@@ -507,7 +509,5 @@ impl Unicast {
 
 /// The pause before the directory is asked for the same name again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
-/// How long a name may take to turn up in the directory.
-pub(super) const RESOLVE: Duration = Duration::from_secs(1);
 /// The longest that an allocation waits, whatever was asked.
 const MAX_WAIT: Duration = Duration::from_secs(300);

@@ -273,6 +273,11 @@ impl Flows {
         self.ids.values().filter_map(|e| self.table.get(e))
     }
 
+    /// All of them that stand, in no order.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
+        self.table.values_mut()
+    }
+
     /// The flows with one member.
     pub(super) fn with(&self, peer: Addr) -> Vec<EndpointId> {
         self.iter()

@@ -280,6 +280,18 @@ impl Link {
             .retain(|h| now.saturating_duration_since(h.born) < KEY_LIFE);
     }
 
+    /// Since when it has the oldest of its keys.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn oldest_key(&self) -> Option<Instant> {
+        self.hops.iter().map(|h| h.born).min()
+    }
+
+    /// Takes the path for one that was found to carry what the lower network says.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn path_is_known(&mut self, now: Instant) {
+        self.path.is_known(now);
+    }
+
     /// Whether it is on this side to begin a fresh handshake.
     pub(super) fn wants_rekey(&self, now: Instant) -> bool {
         let running = self.handshakes.iter().any(|r| !r.done);

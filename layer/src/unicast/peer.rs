@@ -38,6 +38,8 @@ pub(super) struct Sessions {
     me: Addr,
     peer: Addr,
     list: Vec<Session>,
+    /// Some are gone since it was last looked.
+    fewer: bool,
 }
 
 struct Session {
@@ -64,6 +66,7 @@ impl Peer {
                 me,
                 peer,
                 list: Vec::new(),
+                fewer: false,
             },
             channel: Channel::new(stream, PEER_FRAME),
             way: None,
@@ -85,6 +88,7 @@ impl Sessions {
         }
         if self.list.len() >= MAX_SESSIONS {
             self.list.remove(0);
+            self.fewer = true;
         }
         self.list.push(Session {
             id,
@@ -100,18 +104,30 @@ impl Sessions {
         session.map(|s| s.confirmed = true).is_some()
     }
 
-    /// Forgets what may no longer be used. Says whether anything is left.
+    /// Forgets what may no longer be used. Says whether any session has gone since the last call: what was made from its keys
+    /// goes with it.
     pub(super) fn expire(&mut self, now: Instant) -> bool {
-        self.list.retain(|s| s.age(now) < KEY_LIFE);
-        !self.list.is_empty()
+        self.retain(|s| s.age(now) < KEY_LIFE);
+        std::mem::take(&mut self.fewer)
+    }
+
+    fn retain(&mut self, keep: impl Fn(&Session) -> bool) {
+        let before = self.list.len();
+        self.list.retain(keep);
+        self.fewer |= self.list.len() < before;
+    }
+
+    /// Since when it has the oldest.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.list.iter().map(|s| s.born).min()
     }
 
     /// Forgets sessions with an earlier life of the peer, but those that may be of the present one: a neighbour has shaken
     /// hands before its records come, another member perhaps a moment ago.
     pub(super) fn forget(&mut self, now: Instant, neighbour: bool) {
         let newest = self.list.last().map(|s| s.id).filter(|_| neighbour);
-        self.list
-            .retain(|s| s.age(now) < MOMENT || Some(s.id) == newest);
+        self.retain(|s| s.age(now) < MOMENT || Some(s.id) == newest);
     }
 
     /// Forgets the newest.
@@ -207,6 +223,20 @@ impl Ends {
             .map(|(_, key)| key)
     }
 
+    /// Forgets the keys of sessions that are over.
+    pub(super) fn expire(&mut self, sessions: &Sessions) {
+        let lives = |of: u32| sessions.list.iter().any(|s| s.id == of);
+        self.seal.retain(|(id, _)| lives(*id));
+        self.open.retain(|(id, _)| lives(*id));
+    }
+
+    /// Whether it has keys of sessions that are over.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn has_old(&self, sessions: &Sessions) -> bool {
+        let over = |of: u32| sessions.list.iter().all(|s| s.id != of);
+        self.seal.iter().any(|(id, _)| over(*id)) || self.open.iter().any(|(id, _)| over(*id))
+    }
+
     /// Makes the key that seals as used as that.
     #[cfg(test)]
     pub(super) fn wear(&mut self, blocks: u64) {
@@ -237,3 +267,31 @@ pub(super) const IDLE: Duration = Duration::from_secs(600);
 const MAX_SESSIONS: usize = 6;
 /// The bytes of a frame of the peer channel at most, so that a change of the way seldom asks for others.
 const PEER_FRAME: usize = 960;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypt::Authority;
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some beginning of time"
+    )]
+    fn keys_of_a_session_that_is_over_are_forgotten_though_nothing_is_sent() {
+        let (start, label) = (Instant::now(), |text| proto::Label::new(text).unwrap());
+        let wall = crate::UnixTime(Duration::from_secs(1_800_000_000));
+        let (_, identity) = Authority::create(&label("home"), &label("a"), &[], wall).unwrap();
+        let mut peer = Peer::new(Addr(1), Addr(2), 1, start);
+        let secrets = Secrets::made([7; 32], identity.cert().clone());
+        peer.sessions.add(start, 5, false, secrets);
+        assert!(peer.ends.sealer(start, &peer.sessions).is_some());
+        assert!(peer.ends.opener(start, 5, &peer.sessions).is_some());
+        let just = start + KEY_LIFE - Duration::from_millis(1);
+        assert!(!peer.sessions.expire(just) && !peer.ends.has_old(&peer.sessions));
+        assert!(peer.sessions.expire(start + KEY_LIFE));
+        assert!(peer.ends.has_old(&peer.sessions));
+        peer.ends.expire(&peer.sessions);
+        assert!(peer.ends.seal.is_empty() && peer.ends.open.is_empty());
+    }
+}

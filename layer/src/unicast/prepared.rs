@@ -87,6 +87,7 @@ impl Unicast {
         link.add_session(now.mono, session, standing.dialled, Some(peer), &secrets);
         link.confirm(session);
         link.set_their_mtu(standing.carries.0);
+        link.path_is_known(now.mono);
         let heard = Hello {
             sequence: 0,
             time: 1,

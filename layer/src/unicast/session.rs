@@ -341,7 +341,11 @@ impl Unicast {
             .chain(self.links.values().filter_map(Link::peer))
             .collect();
         self.peers.retain(|address, peer| {
-            peer.sessions.expire(now.mono);
+            if peer.sessions.expire(now.mono) {
+                peer.ends.expire(&peer.sessions);
+                let flows = self.flows.iter_mut().filter(|f| f.peer == *address);
+                flows.for_each(|flow| flow.ends.expire(&peer.sessions));
+            }
             busy.contains(address) || now.mono.saturating_duration_since(peer.used) < IDLE
         });
     }

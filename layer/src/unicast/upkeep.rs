@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use proto::{Addr, Code, Reason};
 
 use super::Unicast;
-use super::fa::RESOLVE;
 use super::flow::Outgoing;
 use super::peer::frame_size;
 use super::transfer::{Ending, sdu_mtu};
@@ -182,7 +181,8 @@ impl Unicast {
             if let Some(mut outgoing) = self.flows.outgoing.remove(&before) {
                 outgoing.unask();
                 outgoing.tried.retain(|a| *a != peer);
-                outgoing.resolve_until = outgoing.deadline.min(now.mono + RESOLVE);
+                outgoing.resolve_until =
+                    self.resolve_until(now, &outgoing.ask.name, outgoing.deadline);
                 self.flows.outgoing.insert(endpoint, outgoing);
             }
             self.ask_next(now, endpoint);

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::value::{Count, Percent, Shift, Time};
 use super::{Bounds, Cables, Fault, Kind, Load, Scenario, When};
+use crate::sim::expelled::WordOut;
 use crate::sim::topology::Topology;
 
 /// What is wrong with a scenario file.
@@ -113,6 +114,7 @@ struct LoadTable {
 #[serde(deny_unknown_fields)]
 struct BoundsTable {
     convergence: Option<Time>,
+    revoked: Option<Time>,
     allocated: Option<Percent>,
     delivered: Option<Percent>,
 }
@@ -152,6 +154,7 @@ impl File {
             loads: self.load.into_iter().map(load).collect::<Result<_, _>>()?,
             bounds: Bounds {
                 convergence: self.bounds.convergence.map_or(CONVERGENCE, |t| t.1),
+                revoked: self.bounds.revoked.map_or(WordOut::PROMISED, |t| t.1),
                 allocated: self.bounds.allocated.map_or(0, |p| p.0),
                 delivered: self.bounds.delivered.map_or(0, |p| p.0),
             },
@@ -201,6 +204,8 @@ fn fault(table: FaultTable, at: usize, members: usize, round: Duration) -> Resul
         ("lie", None, None) => Kind::Lie,
         ("death", None, None) => Kind::Death,
         ("withdraw", None, None) => Kind::Withdraw,
+        ("expel", None, None) => Kind::Expel,
+        ("keepers", None, None) => Kind::Keepers,
         ("clock", Some(Shift(by)), None) => Kind::Clock(by),
         ("slow", Some(Shift(by @ 0..)), None) => {
             Kind::Slow(Duration::from_millis(by.unsigned_abs()))
@@ -211,7 +216,8 @@ fn fault(table: FaultTable, at: usize, members: usize, round: Duration) -> Resul
         }
         ("mtu", _, _) => return wrong("mtu says which, from 576: mtu = BYTES"),
         (
-            "crash" | "disk-loss" | "cut" | "one-way" | "partition" | "lie" | "death" | "withdraw",
+            "crash" | "disk-loss" | "cut" | "one-way" | "partition" | "lie" | "death" | "withdraw"
+            | "expel" | "keepers",
             _,
             _,
         ) => {
@@ -225,8 +231,8 @@ fn fault(table: FaultTable, at: usize, members: usize, round: Duration) -> Resul
         }
     };
     let member = table.member.map(|m| host(&m, members)).transpose()?;
-    if kind == Kind::DiskLoss && member == Some(0) {
-        return wrong("member 0 holds the authority of the layer; its disk must not be lost");
+    if matches!(kind, Kind::DiskLoss | Kind::Expel) && member == Some(0) {
+        return wrong("member 0 holds the authority of the layer; it must not be lost");
     }
     let cable = table.cable.map(|c| {
         let (a, b) = *c.get_ref();
@@ -280,8 +286,7 @@ const MAX_MEMBERS: usize = 64;
 const CONVERGENCE: Duration = Duration::from_secs(60);
 const DELAY: Duration = Duration::from_millis(5);
 const LASTS: Duration = Duration::from_secs(2);
-const KINDS: &str =
-    "crash, disk-loss, cut, one-way, partition, clock, lie, slow, death, mtu or withdraw";
+const KINDS: &str = "crash, disk-loss, cut, one-way, partition, clock, lie, slow, death, mtu, withdraw, expel or keepers";
 
 #[cfg(test)]
 mod tests {
