@@ -372,7 +372,8 @@ impl UdpPort {
                 "drop.udp_too_big"
             }
             Errno::NOBUFS | Errno::NOMEM => "drop.udp_no_buffers",
-            Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN => {
+            // INVAL: this host has the address no longer that the socket is bound to.
+            Errno::NETUNREACH | Errno::HOSTUNREACH | Errno::NETDOWN | Errno::INVAL => {
                 if self.fault == Fault::None {
                     self.fault = Fault::New;
                 }

@@ -117,10 +117,11 @@ impl Spec {
             offload: self.offload.clone(),
             over: Vec::new(),
             rate_mbit: self.rate_mbit,
+            ip: None,
         })
     }
 
-    /// Takes new settings in: the last word for a host or switch counts.
+    /// Takes new settings in: the last word for a host or switch counts. An address is part of what it is bootstrapped with.
     pub(crate) fn merge(&mut self, settings: &Settings) {
         for host in &settings.hosts {
             self.hosts.retain(|h| h.name != host.name);
@@ -135,6 +136,11 @@ impl Spec {
         }
         if settings.rate_mbit > 0 {
             self.rate_mbit = settings.rate_mbit;
+        }
+        if let (Some(ip), Role::First(first)) = (settings.ip, &mut self.role)
+            && let Some(shim) = &mut first.shim_udp
+        {
+            shim.ip = ip;
         }
     }
 }
@@ -252,6 +258,7 @@ impl SavedSpec {
             offload: self.offload,
             over: self.over,
             rate_mbit: self.rate_mbit,
+            ip: String::new(),
         })?;
         let role = match self.role {
             SavedRole::None => Role::None,
@@ -335,7 +342,13 @@ mod tests {
             offload: vec!["gso=off".parse().unwrap()],
             over: vec![],
             rate_mbit: 250,
+            ip: Some([10, 0, 0, 7].into()),
         });
+        let command = spec.command(Vec::new());
+        assert!(matches!(
+            command,
+            Some(Command::Bootstrap(Bootstrap { shim_udp: Some(shim), .. })) if shim.ip.to_string() == "10.0.0.7"
+        ));
         let member = Spec {
             kind: Kind::Unicast,
             role: Role::Member,

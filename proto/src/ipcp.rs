@@ -193,6 +193,8 @@ pub struct Settings {
     pub over: Vec<Label>,
     /// Unicast: what each link carries, in Mbit/s; 0: as before.
     pub rate_mbit: u32,
+    /// Shim: the address that it binds from now on; none: as before.
+    pub ip: Option<IpAddr>,
 }
 
 /// Parameters of `allocate`.

@@ -174,6 +174,8 @@ impl Sockets {
     }
 
     fn listen(&mut self, at: SocketAddr) {
+        // One that is bound elsewhere hears nothing more.
+        self.listen = None;
         let listening = udp::bind(at).and_then(|socket| {
             widen(&socket);
             epoll::add(

@@ -38,7 +38,7 @@ pub(crate) enum IpcpVerb {
     Disconnect(Adjacency),
     /// Change settings of a running IPCP
     #[command(
-        after_help = "Examples:\n  irm ipcp set w1 --host ovl-c=10.0.0.3\n  irm ipcp set w1 --offload gso=off --offload gro=off"
+        after_help = "Examples:\n  irm ipcp set w1 --host ovl-c=10.0.0.3\n  irm ipcp set w1 --ip 10.0.0.7\n  irm ipcp set w1 --offload gso=off --offload gro=off"
     )]
     Set(Set),
     /// Show the IPCPs of this host
@@ -166,10 +166,13 @@ pub(crate) struct Adjacency {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["hosts", "offload", "over", "rate"]))]
+#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["ip", "hosts", "offload", "over", "rate"]))]
 pub(crate) struct Set {
     /// Which IPCP
     pub(crate) name: Label,
+    /// shim-udp: the address of this host that it binds from now on; flows go on where their address does
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) ip: Option<IpAddr>,
     /// shim-udp: add or change the host of a name
     #[arg(long = "host", value_name = "NAME=ADDR[:PORT]")]
     pub(crate) hosts: Vec<Host>,

@@ -83,6 +83,7 @@ async fn set(c: &Context, args: Set) -> Result<(), Reason> {
         offload: texts(&args.offload),
         over: texts(&args.over),
         rate_mbit: args.rate.unwrap_or(0),
+        ip: args.ip.map(|ip| ip.to_string()).unwrap_or_default(),
     };
     let request = pb::SetIpcpRequest {
         name: args.name.to_string(),

@@ -22,6 +22,7 @@ impl Command {
                 offload: texts(s.offload),
                 over: texts(s.over),
                 rate_mbit: s.rate_mbit,
+                ip: s.ip.map(|ip| ip.to_string()).unwrap_or_default(),
             }),
             Self::Register(n) => Pb::Register(pb::Register {
                 name: n.to_string(),
@@ -222,6 +223,10 @@ impl TryFrom<pb::Set> for Settings {
             offload: parsed("offload", &s.offload)?,
             over: labels("over", s.over)?,
             rate_mbit: s.rate_mbit,
+            ip: match s.ip.is_empty() {
+                true => None,
+                false => parsed("ip", &[s.ip])?.pop(),
+            },
         })
     }
 }

@@ -1,7 +1,7 @@
 //! What irmd asks that concerns the shim as a whole: bootstrap, settings, names, status, the end.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use layer::{Now, Output};
@@ -131,7 +131,7 @@ impl Shim {
                 "a UDP shim has no lower layer and no prefix; leave --over and --prefix out",
             ));
         }
-        if given.ip.is_unspecified() || given.ip.is_multicast() || given.port == 0 {
+        if !specific(given.ip) || given.port == 0 {
             return Err(usage(
                 "a UDP shim needs one specific address of this host and a port",
             ));
@@ -183,6 +183,14 @@ impl Shim {
                 "the shim is not bootstrapped; run 'irm ipcp bootstrap' first",
             ));
         };
+        if settings.ip.is_some_and(|ip| !specific(ip)) {
+            return Err(Reason::new(
+                Code::Usage,
+                "a UDP shim needs one specific address of this host",
+            ));
+        }
+        let moves = settings.ip.filter(|ip| *ip != config.given.ip);
+        config.given.ip = moves.unwrap_or(config.given.ip);
         config
             .hosts
             .extend(settings.hosts.into_iter().map(|h| (h.name, h.at)));
@@ -192,6 +200,10 @@ impl Shim {
         }
         if !settings.offload.is_empty() {
             self.ask(Ask::Offload(settings.offload));
+        }
+        if moves.is_some() {
+            // Flows go on as long as the host has the address that they have.
+            self.listen();
         }
         Ok(Answer::Ok)
     }
@@ -310,6 +322,11 @@ impl Shim {
             ..IpcpStatus::default()
         }
     }
+}
+
+/// Whether a shim can be at this address.
+fn specific(ip: IpAddr) -> bool {
+    !ip.is_unspecified() && !ip.is_multicast()
 }
 
 /// How often an absent address or a used port is tried.

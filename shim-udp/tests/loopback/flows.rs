@@ -82,6 +82,40 @@ async fn a_train_arrives_whole_without_offloads() {
 }
 
 #[tokio::test]
+async fn a_shim_that_moves_answers_at_its_new_address_alone_and_its_flows_go_on() {
+    let (mut a, mut b) = flow("127.0.0.1").await;
+    let to = |ip: [u8; 4]| Settings {
+        ip: Some(ip.into()),
+        ..Settings::default()
+    };
+    b.control(7, Command::Set(to([0, 0, 0, 0])));
+    assert!(matches!(b.answer(7), Some(Err(e)) if e.code == Code::Usage));
+    b.control(8, Command::Set(to([127, 0, 0, 2])));
+    assert!(matches!(b.answer(8), Some(Ok(_))));
+    // A's requests go to where B was.
+    a.allocate(11, "srv", program(), 300);
+    both(&mut a, &mut b, "given up", |a, _| a.answer(11).is_some()).await;
+    assert!(matches!(a.answer(11), Some(Err(_))) && b.requests().len() == 1);
+    let hosts = vec![format!("srv=127.0.0.2:{}", b.at.port()).parse().unwrap()];
+    a.control(
+        9,
+        Command::Set(Settings {
+            hosts,
+            ..Settings::default()
+        }),
+    );
+    a.allocate(12, "srv", program(), 5000);
+    both(&mut a, &mut b, "asked for", |_, b| b.requests().len() == 2).await;
+    a.write(10, &[b"still here"]);
+    both(&mut a, &mut b, "it came", |_, b| !b.sdus.is_empty()).await;
+    assert_eq!(b.sdus, [b"still here"]);
+    // A moves as well: what it asks for then comes from there.
+    a.control(10_000, Command::Set(to([127, 0, 0, 3])));
+    a.allocate(13, "srv", program(), 5000);
+    both(&mut a, &mut b, "asked for", |_, b| b.requests().len() == 3).await;
+}
+
+#[tokio::test]
 async fn the_mtu_is_that_of_the_path() {
     let (a, b) = flow("127.0.0.1").await;
     // Loopback has 65536, more than a record holds.
