@@ -15,6 +15,7 @@
 
 mod attach;
 mod config;
+mod descriptors;
 mod flow_lower;
 mod io;
 mod lower;

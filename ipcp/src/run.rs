@@ -15,6 +15,7 @@ use tokio::sync::mpsc;
 
 use crate::attach::{Attach, Call};
 use crate::config::Config;
+use crate::descriptors::Descriptors;
 use crate::io::{Epoll, Io, Ready, Side};
 use crate::lower::Lower;
 use crate::store::Store;
@@ -50,6 +51,8 @@ pub async fn run<M: Ipcp, L: Lower<M>>(
         config,
         pending: FxHashMap::default(),
         last_id: 0,
+        descriptors: Descriptors::of_process(),
+        refused: FxHashMap::default(),
         hello: None,
         ending: None,
         exit: false,
@@ -105,6 +108,9 @@ struct Runtime<M: Ipcp, L: Lower<M>> {
     /// Commands that the machine has not answered: what irmd calls them, and the flow that they are about.
     pending: FxHashMap<CommandId, (CommandId, Option<FlowId>)>,
     last_id: CommandId,
+    descriptors: Descriptors,
+    /// Flows that could not be opened, until irmd hears why.
+    refused: FxHashMap<FlowId, Reason>,
     /// The machine's answer to the question behind a hello.
     hello: Option<pb::IpcpStatus>,
     /// Shutting down; by when at the latest.
@@ -252,6 +258,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             Call::Lost => {
                 self.attach.set_attached(false);
                 self.pending.clear();
+                self.refused.clear();
             }
             Call::Leave(why) => self.shut_down(&why),
         }
@@ -380,6 +387,11 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     }
 
     fn open(&mut self, flow: FlowId, user: proto::ipcp::User, allocated: proto::ipcp::Allocated) {
+        if let Err(reason) = self.descriptors.room(self.uppers.count()) {
+            self.io.counters.add("limit.descriptors", 1);
+            self.refused.insert(flow, reason);
+            return self.feed(Input::UpperGone(flow));
+        }
         let handed = if user.ipcp {
             self.lower.hand_over(&mut self.io, flow)
         } else {
@@ -409,7 +421,11 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                 let Some((id, flow)) = self.pending.remove(&id) else {
                     return;
                 };
-                Event::Done(id, result.and_then(|answer| self.answer(flow, answer)))
+                let result = result.and_then(|answer| self.answer(flow, answer));
+                if let Some(flow) = flow {
+                    self.refused.remove(&flow);
+                }
+                Event::Done(id, result)
             }
             Event::FlowRequest(request) if !self.attach.attached() => {
                 let away = Reason::new(
@@ -441,10 +457,9 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             Answer::Allocated(mut allocated) => {
                 allocated.token = flow.and_then(|flow| self.uppers.token(flow));
                 if allocated.token.is_none() {
-                    return Err(Reason::new(
-                        Code::Failed,
-                        "the flow ended before it could be joined; allocate again",
-                    ));
+                    let why = flow.and_then(|flow| self.refused.get(&flow).cloned());
+                    let ended = "the flow ended before it could be joined; allocate again";
+                    return Err(why.unwrap_or_else(|| Reason::new(Code::Failed, ended)));
                 }
                 Answer::Allocated(allocated)
             }

@@ -14,6 +14,7 @@ use proto::{Batch, Code, FlowId, Framing, Reason, Token};
 use rustc_hash::FxHashMap;
 
 use crate::config::random;
+use crate::descriptors::exhausted;
 use crate::io::{Interest, Io, Key, Ready, Side, Watch};
 
 /// All upper flows of the process.
@@ -92,6 +93,8 @@ enum Timer {
     Show(Key),
     /// What is held for a closed flow has waited for long enough.
     Linger(FlowId),
+    /// There may be a descriptor again for who connects.
+    Door,
 }
 
 impl Uppers {
@@ -154,6 +157,11 @@ impl Uppers {
         self.awaited.push(flow);
         self.timers.set(Timer::Join(flow), now + JOIN);
         Ok(())
+    }
+
+    /// How many users have a descriptor, or will want one.
+    pub(crate) fn count(&self) -> usize {
+        self.flows.len() + self.joining.len()
     }
 
     /// What the user of a flow that it has not joined yet must show.
@@ -347,6 +355,7 @@ impl Uppers {
                 Timer::Linger(flow) => {
                     self.remove(flow);
                 }
+                Timer::Door => self.reopen(io),
             }
         }
         None
@@ -354,8 +363,15 @@ impl Uppers {
 
     fn let_in(&mut self, io: &mut Io, now: Instant) {
         while self.joining.len() < JOINING {
-            let Ok((socket, uid)) = self.door.try_accept() else {
-                return;
+            let (socket, uid) = match self.door.try_accept() {
+                Ok(accepted) => accepted,
+                // They wait in the socket's queue: asked at once, it would say so again and again.
+                Err(e) if exhausted(&e) => {
+                    io.counters.add("join.no_descriptor", 1);
+                    self.timers.set(Timer::Door, now + EXHAUSTED);
+                    break;
+                }
+                Err(_) => return,
             };
             if let Ok(watch) = io.watch_on(Side::Upper, &socket, Interest::READ) {
                 let key = watch.key();
@@ -363,7 +379,7 @@ impl Uppers {
                 self.timers.set(Timer::Show(key), now + SHOW);
             }
         }
-        // The others wait in the socket's queue until somebody has shown a token or run out of time.
+        // The others wait there until somebody has shown a token or run out of time.
         let _ = io.set(&mut self.door_watch, &self.door, Interest::NONE);
     }
 
@@ -537,6 +553,8 @@ impl Upper {
 const JOIN: Duration = Duration::from_secs(10);
 /// How long a process that connected has to show its token.
 const SHOW: Duration = Duration::from_secs(2);
+/// How long who connects waits when there was no descriptor left.
+const EXHAUSTED: Duration = Duration::from_millis(50);
 /// How long a closed flow waits for a slow user.
 const LINGER: Duration = Duration::from_secs(2);
 /// Processes that may be showing their tokens at once.
