@@ -1,4 +1,5 @@
-//! A flood of flow requests from sources that don't exist, against B's shim, while flows from A to B and through B go on.
+//! A flood of flow requests from sources that don't exist, against B's shim, and of handshakes that a stranger begins with B's
+//! member, while flows from A to B and through B go on.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use serde_json::Value;
 
 use crate::lab::{Host, Process, until};
 use crate::line::Line;
+use crate::look::memory_kib;
 
 /// What came of it.
 #[derive(Debug, Serialize)]
@@ -26,6 +28,10 @@ pub struct Outcome {
     pub most_sockets: usize,
     /// Resident memory of the shim in KiB, two seconds after the begin and at the end.
     pub memory_kib: [u64; 2],
+    /// The same of the member.
+    pub member_kib: [u64; 2],
+    /// What the stranger says of the handshakes that it began, and what the member counted meanwhile.
+    pub starts: [Value; 2],
     /// A→B over the shim alone, and A→C through the layer.
     pub flows: [Live; 2],
     /// Bytes a second of a raw flow A→C through the layer that is paced.
@@ -50,8 +56,21 @@ impl Live {
     }
 }
 
-/// Offers so many requests a second, beside a flow of so many bytes a second. The line needs its daemons, shims and overlay.
-pub fn flood(line: &Line, rate: u32, seconds: u32, bulk: u64) -> anyhow::Result<Outcome> {
+/// What is offered.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer {
+    /// Requests a second from sources that don't exist.
+    pub requests: u32,
+    /// Handshakes a second that a stranger begins.
+    pub starts: u32,
+    /// For how long.
+    pub seconds: u32,
+    /// Beside a flow of so many bytes a second.
+    pub bulk: u64,
+}
+
+/// Offers it. The line needs its daemons, shims and overlay.
+pub fn flood(line: &Line, offer: Offer) -> anyhow::Result<Outcome> {
     let (a, b, c) = (line.host("a")?, line.host("b")?, line.host("c")?);
     let (from, to) = (line.links[0].v4[0], line.links[0].v4[1]);
     // Without a way back, the kernel would drop them as martians before the shim sees one.
@@ -62,14 +81,17 @@ pub fn flood(line: &Line, rate: u32, seconds: u32, bulk: u64) -> anyhow::Result<
     for name in NAMES {
         until(FIVE, || a.irm(&format!("ping {name} -c 1 --timeout 500ms")))?;
     }
-    let bulk = Bulk::start(a, c, bulk)?;
+    let Offer { seconds, .. } = offer;
+    let stranger = Stranger::new(line)?;
+    let bulk = Bulk::start(a, c, offer.bulk)?;
     let pings = Pings::start(a)?;
     let poured = bulk.bytes()?;
     std::thread::sleep(QUIET);
     let quiet_bulk = bulk.rate(poured)?;
     let quiet = pings.rates()?;
-    let pid = shim(b)?;
-    let (counted, unread) = (counters(b)?, unread(b)?);
+    let (pid, member) = (process(b, SHIM)?, process(b, MEMBER)?);
+    let (counted, unread) = (counters(b, SHIM)?, unread(b)?);
+    let shaken = counters(b, MEMBER)?;
     // They stand before the flood begins.
     let pings = Pings::start(a)?;
     std::thread::sleep(STANDING);
@@ -80,19 +102,20 @@ pub fn flood(line: &Line, rate: u32, seconds: u32, bulk: u64) -> anyhow::Result<
             &format!("{to}:3359"),
             "near",
             "--rate",
-            &rate.to_string(),
+            &offer.requests.to_string(),
             "--seconds",
             &seconds.to_string(),
         ],
     )?;
-    let (begin, mut early, mut most_sockets) = (Instant::now(), 0, 0);
+    let starts = stranger.begin(offer)?;
+    let (begin, mut early, mut most_sockets) = (Instant::now(), [0, 0], 0);
     let (poured, mut new_flow_ms) = (bulk.bytes()?, 0.0);
     while flood.alive() {
         let most = Duration::from_secs(u64::from(seconds)) + FIVE;
         ensure!(begin.elapsed() < most, "the flood does not end");
         most_sockets = most_sockets.max(sockets(pid)?);
-        if early == 0 && begin.elapsed() > Duration::from_secs(2) {
-            early = memory_kib(pid)?;
+        if early == [0, 0] && begin.elapsed() > Duration::from_secs(2) {
+            early = [memory_kib(pid), memory_kib(member)];
             let asked = Instant::now();
             a.irm("ping far --layer overlay -c 1")?;
             new_flow_ms = asked.elapsed().as_secs_f64() * 1e3;
@@ -101,16 +124,19 @@ pub fn flood(line: &Line, rate: u32, seconds: u32, bulk: u64) -> anyhow::Result<
     }
     let flood_bulk = bulk.rate(poured)?;
     let during = pings.rates()?;
-    let late = memory_kib(pid)?;
+    let late = [memory_kib(pid), memory_kib(member)];
+    let shaken = more(counters(b, MEMBER)?, &shaken);
     let sent = flood.json()?;
     let number = |name: &str| sent[name].as_f64().context("the flood said nothing");
     Ok(Outcome {
         offered: number("sent")? as u64,
         offered_per_s: number("sent")? / number("seconds")?,
         unread: self::unread(b)?.saturating_sub(unread),
-        counted: more(counters(b)?, &counted),
+        counted: more(counters(b, SHIM)?, &counted),
         most_sockets,
-        memory_kib: [early, late],
+        memory_kib: [early[0], late[0]],
+        member_kib: [early[1], late[1]],
+        starts: [stranger_said(starts)?, shaken],
         flows: [0, 1].map(|i| Live {
             quiet_per_s: quiet[i],
             flood_per_s: during[i],
@@ -121,6 +147,68 @@ pub fn flood(line: &Line, rate: u32, seconds: u32, bulk: u64) -> anyhow::Result<
         },
         new_flow_ms,
     })
+}
+
+/// A host beside the three whose member nobody has invited, and the hello of a handshake that it has caught.
+struct Stranger {
+    host: Host,
+    at: String,
+    hello: String,
+    _link: crate::Link,
+}
+
+impl Stranger {
+    fn new(line: &Line) -> anyhow::Result<Self> {
+        let (a, b) = (line.host("a")?, line.host("b")?);
+        let hello = line.lab.dir().join("hello");
+        let hello = hello
+            .to_str()
+            .context("a path that is not UTF-8")?
+            .to_owned();
+        // A's own, which it says to a member that isn't there.
+        let trap = format!("{}:4359", line.links[0].v4[0]);
+        let mut catch = a.spawn("lab-tool", ["hello-catch", &trap, &hello])?;
+        std::thread::sleep(STANDING);
+        a.irm(&format!("ipcp set udp-ab --host ovl-x={trap}"))?;
+        let none = a.irm("ipcp connect ovl-a --dst ovl-x --timeout 1s");
+        ensure!(none.is_err(), "somebody answered");
+        ensure!(catch.wait(FIVE)? == 0, "{}", catch.log());
+        let host = line.lab.host("x")?;
+        let link = line.lab.veth(&host, b)?;
+        let to = line.links[0].v4[1];
+        host.net(&format!("route {to}/32 {}", link.v4[1]))?;
+        Ok(Self {
+            host,
+            at: format!("{to}:3359"),
+            hello,
+            _link: link,
+        })
+    }
+
+    fn begin(&self, offer: Offer) -> anyhow::Result<Option<Process>> {
+        let (rate, seconds) = (offer.starts.to_string(), offer.seconds.to_string());
+        let args = [
+            "hello-flood",
+            &self.at,
+            "ovl-b",
+            &self.hello,
+            "--rate",
+            &rate,
+            "--seconds",
+            &seconds,
+        ];
+        (offer.starts > 0)
+            .then(|| self.host.spawn("lab-tool", args))
+            .transpose()
+    }
+}
+
+fn stranger_said(starts: Option<Process>) -> anyhow::Result<Value> {
+    let Some(mut starts) = starts else {
+        return Ok(Value::Null);
+    };
+    ensure!(starts.wait(FIVE)? == 0, "{}", starts.log());
+    starts.json()
 }
 
 /// A paced flow through the layer, while it lasts.
@@ -197,21 +285,21 @@ impl Pings {
     }
 }
 
-/// The shim of B that the flood meets.
-fn shim(host: &Host) -> anyhow::Result<u32> {
+/// An IPC process of a host.
+fn process(host: &Host, name: &str) -> anyhow::Result<u32> {
     let json = host.irm_json("ipcp list")?;
     let all = json["ipcps"].as_array().context("no IPC processes")?;
-    let shim = all.iter().find(|ipcp| ipcp["name"] == "udp-ab");
-    let pid = shim.and_then(|ipcp| ipcp["pid"].as_u64());
-    u32::try_from(pid.context("B has no shim")?).context("no process id")
+    let found = all.iter().find(|ipcp| ipcp["name"] == name);
+    let pid = found.and_then(|ipcp| ipcp["pid"].as_u64());
+    u32::try_from(pid.with_context(|| format!("there is no {name}"))?).context("no process id")
 }
 
-fn counters(host: &Host) -> anyhow::Result<Value> {
+fn counters(host: &Host, name: &str) -> anyhow::Result<Value> {
     let mut json = host.irm_json("status")?;
     let all = json["ipcps"].as_array_mut().context("no IPC processes")?;
-    let shim = all.iter_mut().find(|ipcp| ipcp["name"] == "udp-ab");
-    let shim = shim.context("B has no shim")?;
-    Ok(shim["status"]["counters"].take())
+    let found = all.iter_mut().find(|ipcp| ipcp["name"] == name);
+    let found = found.with_context(|| format!("there is no {name}"))?;
+    Ok(found["status"]["counters"].take())
 }
 
 /// What was counted since `before`.
@@ -231,14 +319,6 @@ fn unread(host: &Host) -> anyhow::Result<u64> {
     Ok(asked.filter_map(last).sum())
 }
 
-/// Resident, in KiB.
-fn memory_kib(pid: u32) -> anyhow::Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the shim is gone")?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    let kib = line.and_then(|l| l.split_whitespace().next()?.parse().ok());
-    kib.context("the kernel says no memory")
-}
-
 fn sockets(pid: u32) -> anyhow::Result<usize> {
     let all = fs::read_dir(format!("/proc/{pid}/fd")).context("the shim is gone")?;
     let is_socket = |fd: &fs::DirEntry| {
@@ -247,6 +327,9 @@ fn sockets(pid: u32) -> anyhow::Result<usize> {
     Ok(all.flatten().filter(is_socket).count())
 }
 
+/// What B has that is flooded.
+const SHIM: &str = "udp-ab";
+const MEMBER: &str = "ovl-b";
 /// Names that are served on B and on C.
 const NAMES: [&str; 2] = ["near --layer net-ab --qos raw", "far --layer overlay"];
 /// How long the rate without a flood is measured.

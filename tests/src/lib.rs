@@ -2,14 +2,17 @@
 //!
 //! A Lab is real programs of Strata on hosts that are network namespaces.
 
+pub mod cat;
+pub mod churn;
 pub mod demo;
 pub mod door;
 pub mod flood;
 pub mod host;
 pub mod lab;
 pub mod line;
+pub mod look;
 pub mod tool;
 
 pub use host::Impairment;
-pub use lab::{Host, How, Lab, Link, Output, Process, eventually, example, until};
+pub use lab::{Clock, Host, How, Lab, Link, Output, Process, eventually, example, until};
 pub use line::Line;

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use crate::Impairment;
-use crate::lab::{Host, Lab, Link, Process, processes_of, until};
+use crate::lab::{Host, How, Lab, Link, Process, processes_of, until};
 
 /// The addresses that the layer's certificates give to A, B and C.
 pub const VPN_V4: [&str; 3] = ["10.9.0.1", "10.9.0.2", "10.9.0.3"];
@@ -30,6 +30,8 @@ pub struct Line {
     pub hosts: Vec<Host>,
     /// A–B and B–C.
     pub links: Vec<Link>,
+    /// How the daemons live that are started from now on.
+    pub how: How,
     keepers: Vec<Child>,
     left: bool,
 }
@@ -43,6 +45,24 @@ impl Line {
     /// Hosts, daemons, shims and layer, over links that can be impaired; all their chance comes from the seed.
     pub fn impairable(seed: u64) -> anyhow::Result<Self> {
         let mut line = Self::joined_by(None, |lab, a, b| lab.link(a, b, seed))?;
+        line.start_daemons()?;
+        line.shims()?;
+        line.overlay()?;
+        Ok(line)
+    }
+
+    /// The same, over links whose devices take IP packets of so many bytes.
+    pub fn impairable_with_mtus(seed: u64, mtus: [u32; 2]) -> anyhow::Result<Self> {
+        let mut line = Self::joined_by(None, |lab, a, b| lab.link(a, b, seed))?;
+        for (link, (ends, mtu)) in line
+            .links
+            .iter()
+            .zip([[0, 1], [1, 2]].into_iter().zip(mtus))
+        {
+            for (dev, at) in link.dev.iter().zip(ends) {
+                line.hosts[at].net(&format!("mtu {dev} {mtu}"))?;
+            }
+        }
         line.start_daemons()?;
         line.shims()?;
         line.overlay()?;
@@ -72,6 +92,7 @@ impl Line {
             lab,
             hosts,
             links,
+            how: How::default(),
             keepers: Vec::new(),
             left: false,
         })
@@ -118,7 +139,8 @@ impl Line {
         for host in &self.hosts {
             let dir = host.dir();
             let (pid, log) = (dir.join("irmd.pid"), dir.join("irmd.log"));
-            let mut command = host.command(
+            let mut command = host.command_as(
+                &self.how,
                 "lab-host",
                 [
                     "keep".into(),

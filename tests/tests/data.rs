@@ -2,88 +2,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
 
-use std::fs::{self, File};
-use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use rand_chacha::ChaCha8Rng;
-use rand_core::{RngCore, SeedableRng};
-use tests::{Host, Impairment, Lab, Line};
-
-/// `irm cat` on a host, from a file (none: nothing) and to another.
-struct Cat {
-    child: Child,
-    out: std::path::PathBuf,
-}
-
-impl Cat {
-    fn start(host: &Host, args: &str, input: Option<&[u8]>) -> Self {
-        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let out = host.dir().join(format!("cat.{count}.out"));
-        let mut command = host.command("irm", args.split_whitespace());
-        if let Some(bytes) = input {
-            let from = host.dir().join(format!("cat.{count}.in"));
-            fs::write(&from, bytes).unwrap();
-            command.stdin(File::open(from).unwrap());
-        }
-        let log = host.dir().join(format!("cat.{count}.log"));
-        command
-            .stdout(File::create(&out).unwrap())
-            .stderr(File::create(log).unwrap());
-        let child = command.spawn().unwrap();
-        Self { child, out }
-    }
-
-    /// What it wrote until its end, which must be a good one.
-    fn end(mut self, most: Duration) -> Vec<u8> {
-        let end = Instant::now() + most;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            if Instant::now() > end {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
-                let got = fs::metadata(&self.out).unwrap().len();
-                panic!("it did not end within {most:?}; {got} bytes were written");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        let log = fs::read_to_string(self.out.with_extension("log")).unwrap();
-        assert!(status.success(), "{status}: {log}");
-        fs::read(&self.out).unwrap()
-    }
-}
-
-fn bytes(seed: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    ChaCha8Rng::seed_from_u64(seed).fill_bytes(&mut bytes);
-    bytes
-}
+use tests::cat::{Carry, Cat, bytes};
+use tests::{Impairment, Lab, Line};
 
 /// Carries bytes from A to a host, and others back.
 fn carry(line: &Line, to: &str, there: &[u8], back: &[u8], most: Duration) {
     let (a, b) = (line.host("a").unwrap(), line.host(to).unwrap());
     let name = format!("file-{to}");
-    let listen = format!("cat {name} --listen --layer overlay");
-    let far = Cat::start(b, &listen, Some(back));
-    b.irm(&format!("wait name {name}")).unwrap();
-    let begin = Instant::now();
-    let near = Cat::start(
-        a,
-        &format!("cat {name} --layer overlay --timeout 30s"),
-        Some(there),
-    );
-    assert!(near.end(most) == back, "what came back is something else");
-    assert!(far.end(most) == there, "what arrived is something else");
-    eprintln!(
-        "{} + {} bytes to {to}: {:?}",
-        there.len(),
-        back.len(),
-        begin.elapsed()
-    );
+    let carry = Carry::start(a, b, &name, there.to_vec(), back.to_vec()).unwrap();
+    let took = carry.end(most).unwrap();
+    eprintln!("{} + {} bytes to {to}: {took:?}", there.len(), back.len());
 }
 
 fn lossy(loss: f64) -> Impairment {
@@ -98,12 +29,12 @@ fn programs_on_one_host_end_each_direction_by_itself() {
     let lab = Lab::new().unwrap();
     let host = lab.host("a").unwrap();
     let _irmd = host.irmd().unwrap();
-    let far = Cat::start(&host, "cat here --listen", Some(b"an answer"));
+    let far = Cat::start(&host, "here --listen", Some(b"an answer")).unwrap();
     host.irm("wait name here").unwrap();
     let there = bytes(1, 3_000_000);
-    let near = Cat::start(&host, "cat here", Some(&there));
-    assert_eq!(near.end(TEN), b"an answer");
-    assert!(far.end(TEN) == there);
+    let near = Cat::start(&host, "here", Some(&there)).unwrap();
+    assert_eq!(near.end(TEN).unwrap(), b"an answer");
+    assert!(far.end(TEN).unwrap() == there);
 }
 
 #[test]
@@ -123,6 +54,29 @@ fn a_file_passes_a_neighbour_whose_link_loses_or_corrupts_a_third() {
 }
 
 #[test]
+fn a_file_passes_links_that_swap_double_delay_lose_and_corrupt_all_at_once() {
+    let mut line = Line::impairable(14).unwrap();
+    let (there, back) = (bytes(6, 1_000_000), bytes(7, 200_000));
+    let shuffled = Impairment {
+        delay_us: 500,
+        jitter_us: 1500,
+        duplicate: 0.3,
+        reorder: 0.3,
+        ..Impairment::default()
+    };
+    line.impair(shuffled).unwrap();
+    carry(&line, "b", &there, &back, TWENTY);
+    carry(&line, "c", &there, &back, TWENTY);
+    line.impair(Impairment {
+        loss: 0.02,
+        corrupt: 0.02,
+        ..shuffled
+    })
+    .unwrap();
+    carry(&line, "c", &there, &back, TWENTY);
+}
+
+#[test]
 fn a_file_passes_a_member_in_between_with_two_links_that_lose_a_third() {
     let mut line = Line::impairable(12).unwrap();
     let (there, back) = (bytes(3, 100_000), bytes(4, 10_000));
@@ -135,14 +89,14 @@ fn a_direction_ends_while_the_other_goes_on_and_what_was_written_before_a_close_
     let line = Line::impairable(13).unwrap();
     let (a, b) = (line.host("a").unwrap(), line.host("b").unwrap());
     // Nothing to say on one side, and its end is heard long before the other has said all.
-    let far = Cat::start(b, "cat last --listen --layer overlay", None);
+    let far = Cat::start(b, "last --listen --layer overlay", None).unwrap();
     b.irm("wait name last").unwrap();
     let there = bytes(5, 1_000_000);
-    let near = Cat::start(a, "cat last --layer overlay", Some(&there));
-    assert_eq!(near.end(TEN), b"");
-    assert!(far.end(TEN) == there);
+    let near = Cat::start(a, "last --layer overlay", Some(&there)).unwrap();
+    assert_eq!(near.end(TEN).unwrap(), b"");
+    assert!(far.end(TEN).unwrap() == there);
     // A sender that is stopped leaves the reader with a failure, not with a file that looks whole.
-    let far = Cat::start(b, "cat cut --listen --layer overlay", None);
+    let mut far = Cat::start(b, "cut --listen --layer overlay", None).unwrap();
     b.irm("wait name cut").unwrap();
     let mut near = a
         .spawn_piped("irm", ["cat", "cut", "--layer", "overlay"])
@@ -150,15 +104,7 @@ fn a_direction_ends_while_the_other_goes_on_and_what_was_written_before_a_close_
     std::thread::sleep(Duration::from_millis(500));
     near.signal(Signal::SIGTERM).unwrap();
     assert_eq!(near.wait(TEN).unwrap(), 1);
-    let mut child = far.child;
-    let end = Instant::now() + TEN;
-    let status = loop {
-        if let Some(status) = child.try_wait().unwrap() {
-            break status;
-        }
-        assert!(Instant::now() < end, "the reader waits for ever");
-        std::thread::sleep(Duration::from_millis(5));
-    };
+    let status = far.status(TEN).unwrap();
     assert_eq!(status.code(), Some(1));
 }
 

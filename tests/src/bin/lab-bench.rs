@@ -2,8 +2,9 @@
 //! neighbours and through a member in between, what forwarding costs that member, voice beside bulk, allocation of flows, memory and
 //! idle CPU of each process, live flows in a flood.
 //!
-//! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward`, `-- voice` or `-- data` (reliable flows
-//! beside bulk transfers by quinn) behind it for these alone. It prints one JSON document.
+//! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward`, `-- voice`, `-- data` (reliable flows
+//! beside bulk transfers by quinn), `-- allocate`, `-- flood` or `-- churn SECONDS` (200 flows that open and close; 600 s unless
+//! said, and not part of the whole) behind it for these alone. It prints one JSON document.
 
 use std::fs;
 use std::io::Write;
@@ -11,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use tests::flood::flood;
+use tests::churn::churn;
+use tests::flood::{Offer, flood};
 use tests::{Host, Impairment, Line, Process, until};
 
 fn main() -> anyhow::Result<()> {
@@ -25,7 +27,17 @@ fn main() -> anyhow::Result<()> {
         return print(&match only.as_str() {
             "forward" => json!({ "forward": rounds(|| forward(&line))? }),
             "voice" => json!({ "voice": rounds(|| voice(&line))? }),
-            other => anyhow::bail!("{other} can't be measured alone; use forward, voice or data"),
+            "allocate" => json!({ "allocate": rounds(|| allocations(&line))? }),
+            "flood" => json!({ "flood": flood(&line, OFFER)? }),
+            "churn" => {
+                let seconds = std::env::args().nth(2).map(|s| s.parse()).transpose();
+                let seconds = seconds.context("churn takes a number of seconds")?;
+                let time = Duration::from_secs(seconds.unwrap_or(600));
+                json!({ "churn": churn(&line, 200, time, 1024)? })
+            }
+            other => anyhow::bail!(
+                "{other} can't be measured alone; use forward, voice, data, allocate, flood or churn"
+            ),
         });
     }
     let fresh = processes(&line)?;
@@ -36,10 +48,11 @@ fn main() -> anyhow::Result<()> {
         "voice": rounds(|| voice(&line))?,
         "allocate_a_c": rounds(|| allocate(&line, &["--count", "300", "--in-turn"]))?,
         "allocate_1000": allocate(&line, &["--count", "1000", "--in-turn"])?,
+        "allocate": allocations(&line)?,
         "ping_flow_a_c": ping(&line)?,
         "processes_fresh": fresh,
         "processes_after": processes(&line)?,
-        "flood": flood(&line, 22_000, 30, 20_000_000)?,
+        "flood": flood(&line, OFFER)?,
         "data": data()?,
     });
     print(&result)
@@ -183,6 +196,44 @@ fn allocate(line: &Line, how: &[&str]) -> anyhow::Result<Value> {
     serde_json::from_str(&out.stdout).with_context(|| out.stderr.clone())
 }
 
+/// Flows a second, each closed as soon as it stands, so many asked for at a time; and what each daemon took of a core for one.
+fn allocations(line: &Line) -> anyhow::Result<Value> {
+    let mut all = Vec::new();
+    for at_once in [1, 8, 64] {
+        let before = cpu(line);
+        let how = format!("--count 4000 --at-once {at_once}");
+        let flows = allocate(line, &how.split(' ').collect::<Vec<_>>())?;
+        let number = |name: &str| flows[name].as_f64().unwrap_or_default();
+        let each = |(who, now): (&String, &u64)| {
+            // 100 ticks a second.
+            let ticks = now - before.get(who).unwrap_or(now);
+            (who.clone(), json!(ticks as f64 * 1e4 / number("allocated")))
+        };
+        let cpu: serde_json::Map<_, _> = cpu(line).iter().map(each).collect();
+        all.push(json!({
+            "at_once": at_once,
+            "failed": flows["failed"].as_array().map_or(0, Vec::len),
+            "per_second": number("allocated") / number("seconds"),
+            "p50_ms": flows["p50_ms"],
+            "p99_ms": flows["p99_ms"],
+            "cpu_us_each": cpu,
+        }));
+    }
+    Ok(all.into())
+}
+
+/// Ticks that the daemons have used so far, by program and host.
+fn cpu(line: &Line) -> std::collections::BTreeMap<String, u64> {
+    let mut all = std::collections::BTreeMap::new();
+    for host in &line.hosts {
+        for name in ["irmd", "ipcpd"] {
+            let ticks: u64 = host.programs(name).into_iter().map(ticks).sum();
+            all.insert(format!("{name} on {}", host.name), ticks);
+        }
+    }
+    all
+}
+
 fn ping(line: &Line) -> anyhow::Result<Value> {
     let _echo = line
         .host("c")?
@@ -236,6 +287,13 @@ fn rss(pid: u32) -> u64 {
         .unwrap_or(0)
 }
 
+/// What the flood offers.
+const OFFER: Offer = Offer {
+    requests: 22_000,
+    starts: 2_100,
+    seconds: 30,
+    bulk: 20_000_000,
+};
 const FIVE: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(10);
 const ROUNDS: usize = 3;

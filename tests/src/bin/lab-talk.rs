@@ -34,6 +34,12 @@ enum Verb {
         #[arg(long)]
         layer: Label,
     },
+    /// Serve a name and answer nobody who wants a flow
+    Mute {
+        name: String,
+        #[arg(long)]
+        layer: Label,
+    },
     /// Send bytes to a name at a steady rate
     Pour {
         name: String,
@@ -73,6 +79,7 @@ async fn main() -> anyhow::Result<()> {
             let tasks = tokio::task::LocalSet::new();
             tasks.run_until(serve(&irm, &name, layer, text)).await
         }
+        Verb::Mute { name, layer } => mute(&irm, &name, layer).await,
         Verb::Sink { name, layer } => sink(&irm, &name, layer).await,
         Verb::Pour {
             name,
@@ -129,6 +136,22 @@ async fn serve(irm: &Irm, name: &str, layer: Label, text: String) -> anyhow::Res
     };
     tokio::select! {
         end = accept => end,
+        () = stdin_ends() => Ok(()),
+    }
+}
+
+/// Keeps all who ask waiting.
+async fn mute(irm: &Irm, name: &str, layer: Label) -> anyhow::Result<()> {
+    let mut listener = irm.listen(name, &[layer]).await?;
+    print(&serde_json::json!({"serves": name}))?;
+    let keep = async {
+        let mut asked = Vec::new();
+        loop {
+            asked.push(listener.accept().await?);
+        }
+    };
+    tokio::select! {
+        end = keep => end,
         () = stdin_ends() => Ok(()),
     }
 }

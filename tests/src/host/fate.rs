@@ -20,12 +20,15 @@ pub struct Impairment {
     pub duplicate: f64,
     /// The chance that a frame takes 2 ms more than its successors.
     pub reorder: f64,
-    /// The chance that one bit of an IP packet is flipped.
+    /// The chance that one bit of an IP packet is flipped. A datagram of UDP over IPv4 has no checksum then, so that it is not
+    /// the kernel who finds out.
     pub corrupt: f64,
     /// Frames beyond so many Mbit/s wait; 0: no bound.
     pub rate_mbit: u64,
     /// Of the UDP datagrams from the second host to the first, each so-manieth is lost; 0: none.
     pub drop_every: u64,
+    /// Frames of more bytes, without the header of Ethernet, are lost without a word; 0: none.
+    pub largest: usize,
     /// Nothing passes.
     pub cut: bool,
 }
@@ -68,12 +71,16 @@ impl Fates {
                 return None;
             }
         }
-        if how.cut || self.hit(how.loss) {
+        let swallowed = how.largest > 0 && bytes.len() > ETHERNET + how.largest;
+        if how.cut || swallowed || self.hit(how.loss) {
             return None;
         }
         if bytes.len() > SPARED && self.hit(how.corrupt) {
             let bit = self.chance.next_u64() as usize % ((bytes.len() - SPARED) * 8);
             bytes[SPARED + bit / 8] ^= 1 << (bit % 8);
+            if bytes[12..15] == IPV4 && is_udp(bytes) && bytes.len() > UDP_CHECKSUM.end {
+                bytes[UDP_CHECKSUM].fill(0);
+            }
         }
         let twice = self.hit(how.duplicate);
         let mut delay = Duration::from_micros(how.delay_us);
@@ -109,6 +116,11 @@ fn is_udp(frame: &[u8]) -> bool {
 
 /// The headers of Ethernet and IPv4: a frame for nobody would just be lost.
 const SPARED: usize = 34;
+const ETHERNET: usize = 14;
+/// The type of the frame, and the first byte of the header: without options.
+const IPV4: [u8; 3] = [0x08, 0x00, 0x45];
+/// Behind such a header.
+const UDP_CHECKSUM: std::ops::Range<usize> = 40..42;
 /// How much later a frame comes that its successors overtake.
 const REORDERED: Duration = Duration::from_millis(2);
 
@@ -222,6 +234,18 @@ mod tests {
     }
 
     #[test]
+    fn frames_that_are_too_large_are_lost_and_no_others() {
+        let now = Instant::now();
+        let mut fates = Fates::new(1, now);
+        fates.how.largest = 1000;
+        let mut comes = |len| fates.decide(0, &mut vec![0; len], now).is_some();
+        assert_eq!(
+            [60, 1014, 1015, 1500].map(&mut comes),
+            [true, true, false, false]
+        );
+    }
+
+    #[test]
     fn corruption_flips_one_bit_behind_the_headers() {
         let how = Impairment {
             corrupt: 1.0,
@@ -232,6 +256,13 @@ mod tests {
             assert_eq!(flipped, 1);
             assert!(bytes[..SPARED].iter().all(|b| *b == 0));
         }
+        let mut udp = [0; 100];
+        (udp[12], udp[14], udp[23]) = (8, 0x45, 17);
+        udp[UDP_CHECKSUM].fill(9);
+        let mut fates = Fates::new(1, Instant::now());
+        fates.how = how;
+        assert!(fates.decide(0, &mut udp, Instant::now()).is_some());
+        assert_eq!(udp[UDP_CHECKSUM], [0, 0]);
         let mut short = [0; SPARED];
         let mut fates = Fates::new(1, Instant::now());
         fates.how = how;

@@ -13,6 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::{Gid, Pid, Uid, fexecve, setgroups, setresgid, setresuid};
+use rustix::process::{Resource, Rlimit, setrlimit};
 
 use crate::lab::processes_of;
 
@@ -115,6 +116,12 @@ pub(super) struct How {
     /// Lay a disk of so many bytes over a directory, for this program alone
     #[arg(long, value_name = "BYTES:DIR")]
     disk: Vec<String>,
+    /// Have no more than so many bytes of memory that is its own, each process for itself
+    #[arg(long)]
+    memory: Option<u64>,
+    /// Have no more than so many descriptors, each process for itself
+    #[arg(long)]
+    descriptors: Option<u64>,
 }
 
 /// Enters, then becomes the program.
@@ -122,6 +129,18 @@ pub(super) fn enter_and_run(pid: u32, how: &How, command: &[OsString]) -> anyhow
     enter(pid, how.user)?;
     if !how.disk.is_empty() {
         disks(&how.disk)?;
+    }
+    for (what, most) in [
+        (Resource::Data, how.memory),
+        (Resource::Nofile, how.descriptors),
+    ] {
+        if let Some(most) = most {
+            let limit = Rlimit {
+                current: Some(most),
+                maximum: Some(most),
+            };
+            setrlimit(what, limit).with_context(|| format!("can't limit {what:?}"))?;
+        }
     }
     let Some((program, args)) = command.split_first() else {
         bail!("no program was named")

@@ -1,6 +1,7 @@
 //! Hosts, links between them, and processes on them. All of it goes with the [`Lab`], also when a test panics.
 
 mod bins;
+mod clock;
 mod process;
 
 use std::cell::Cell;
@@ -16,6 +17,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 pub use bins::{binaries, example, hostile};
+pub use clock::Clock;
 pub use process::{Output, Process, processes_of, programs_of};
 
 use crate::Impairment;
@@ -49,6 +51,12 @@ pub struct How {
     pub uid: Option<u32>,
     /// Sees disks of so many bytes over directories.
     pub disks: Vec<(u32, PathBuf)>,
+    /// Has no more than so many bytes of memory of its own; each process that it starts has as many.
+    pub memory: Option<u64>,
+    /// Has no more than so many descriptors; each process that it starts has as many.
+    pub descriptors: Option<u64>,
+    /// Has a clock of its own.
+    pub clock: Option<Clock>,
 }
 
 impl How {
@@ -252,6 +260,15 @@ impl Host {
         if let Some(uid) = how.uid {
             command.args(["--uid", &uid.to_string()]);
         }
+        if let Some(most) = how.memory {
+            command.args(["--memory", &most.to_string()]);
+        }
+        if let Some(most) = how.descriptors {
+            command.args(["--descriptors", &most.to_string()]);
+        }
+        if let Some(clock) = &how.clock {
+            command.envs(clock.env());
+        }
         for (bytes, dir) in &how.disks {
             command.args(["--disk", &format!("{bytes}:{}", dir.display())]);
         }
@@ -347,6 +364,14 @@ impl Host {
     /// Starts irmd and waits until it answers.
     pub fn irmd(&self) -> anyhow::Result<Process> {
         self.irmd_in(&self.bins)
+    }
+
+    /// The same, but not as everybody.
+    pub fn irmd_as(&self, how: &How) -> anyhow::Result<Process> {
+        let run = self.run_dir();
+        let mut irmd = self.spawn_as(how, "irmd", [OsStr::new("--run-dir"), run.as_os_str()])?;
+        self.wait_irmd(&mut irmd)?;
+        Ok(irmd)
     }
 
     /// The same with the irmd of another folder ([`Lab::with_ipcpd`]), which starts the programs beside it.

@@ -84,6 +84,15 @@ impl Process {
         serde_json::from_str(&log[start..]).with_context(|| format!("it wrote no JSON: {log}"))
     }
 
+    /// The newest line of JSON that it wrote; null if there is none yet.
+    pub fn newest(&self) -> serde_json::Value {
+        let log = self.log();
+        let mut lines = log.lines().rev();
+        lines
+            .find_map(|line| serde_json::from_str(line).ok())
+            .unwrap_or_default()
+    }
+
     /// What it wrote so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()

@@ -126,14 +126,14 @@ fn packet(from: SocketAddrV4, to: SocketAddrV4, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// So many a second; what could not go in its time follows in a burst, but no more than that time holds.
-struct Pace {
+pub(super) struct Pace {
     gap: Duration,
     burst: Duration,
     next: Instant,
 }
 
 impl Pace {
-    fn new(rate: u32, burst: Duration) -> Self {
+    pub(super) fn new(rate: u32, burst: Duration) -> Self {
         Self {
             gap: Duration::from_secs(1) / rate,
             burst,
@@ -141,7 +141,7 @@ impl Pace {
         }
     }
 
-    fn wait(&mut self) {
+    pub(super) fn wait(&mut self) {
         let now = Instant::now();
         if self.next > now + NAP {
             std::thread::sleep(NAP);

@@ -2,6 +2,7 @@
 
 mod bad;
 mod capture;
+mod hello;
 mod http;
 mod ping;
 mod udp;
@@ -51,6 +52,22 @@ enum Verb {
         rate: u32,
         #[arg(long, default_value_t = 5.0)]
         seconds: f64,
+    },
+    /// Answer a request as a UDP shim does, and write the first messages of the handshake that comes into a file
+    HelloCatch { at: SocketAddr, file: PathBuf },
+    /// Begin handshakes with a member, by what was caught, and end none
+    HelloFlood {
+        to: SocketAddr,
+        name: String,
+        file: PathBuf,
+        /// A second
+        #[arg(long, default_value_t = 2_000)]
+        rate: u32,
+        #[arg(long, default_value_t = 5.0)]
+        seconds: f64,
+        /// Over so many flows
+        #[arg(long, default_value_t = 32)]
+        flows: usize,
     },
     /// Echo UDP datagrams from a wrong address and with wrong bytes
     UdpImpostor { at: SocketAddr, other: IpAddr },
@@ -113,6 +130,15 @@ pub fn main() -> anyhow::Result<()> {
             rate,
             seconds,
         } => bad::flood(to, &text, rate, seconds),
+        Verb::HelloCatch { at, file } => hello::catch(at, &file),
+        Verb::HelloFlood {
+            to,
+            name,
+            file,
+            rate,
+            seconds,
+            flows,
+        } => hello::flood(to, &name, &file, rate, seconds, flows),
         Verb::UdpImpostor { at, other } => bad::impostor(at, other),
         Verb::Join { socket, token } => bad::join(&socket, &token),
         Verb::Borrow { name, session } => bad::borrow(name, &session),
