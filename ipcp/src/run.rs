@@ -527,10 +527,10 @@ fn now() -> Now {
 
 /// Commands, or events of tasks, in one turn.
 const CONTROL: usize = 64;
-/// Reads from one lower descriptor in one turn.
-const LOWER_READS: usize = 8;
+/// Reads from one lower descriptor in one turn: few, since what is urgent on another waits for the end of the turn.
+const LOWER_READS: usize = 3;
 /// Records from one user in one turn.
-const UPPER_READS: usize = 4;
+const UPPER_READS: usize = 2;
 /// Busy turns before the control stream's tasks get theirs.
 const TURNS: u32 = 4;
 /// Events of the lower network's tasks that wait.

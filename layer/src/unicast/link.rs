@@ -566,7 +566,7 @@ pub(super) const SAFE_MTU: u32 = BASE;
 /// What waits in the kernel until it is read is overtaken by nothing, so a member that reads too slowly says so soon. One that did
 /// not run for a while reads all that waits within the interval.
 const ARRIVALS: Bounds = Bounds {
-    target: Duration::from_micros(500),
+    target: Duration::from_micros(200),
     interval: Duration::from_millis(1),
 };
 const MIN_MTU: u32 = FLOOR;

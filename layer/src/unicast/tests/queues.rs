@@ -161,7 +161,7 @@ fn what_waits_for_long_before_it_is_read_is_marked_where_its_sender_reacts() {
         }
         count(net, "b", "congestion.marked_arriving")
     };
-    net.waits.insert("b", Duration::from_micros(400));
+    net.waits.insert("b", Duration::from_micros(150));
     assert_eq!(both(&mut net), 0, "so long it may wait");
     net.waits.insert("b", Duration::from_millis(2));
     let marked = both(&mut net);
