@@ -44,6 +44,8 @@ pub struct Lsdb {
     renew_at: Option<Instant>,
     sweep_at: Option<Instant>,
     changed: bool,
+    /// When the newest certificate begins that was believed.
+    newest: UnixTime,
     #[cfg(any(test, feature = "sim"))]
     pool: Option<Pool>,
 }
@@ -83,6 +85,7 @@ impl Lsdb {
             renew_at: None,
             sweep_at: None,
             changed: false,
+            newest: UnixTime(Duration::ZERO),
             #[cfg(any(test, feature = "sim"))]
             pool: None,
         }
@@ -119,6 +122,11 @@ impl Lsdb {
         tidy(&mut links);
         links.truncate(MAX_LINKS);
         self.set(now, identity, Kind::LINKS, Content::Links(links))
+    }
+
+    /// When the newest certificate begins of all that were believed here: it is later than that now, whatever a clock says.
+    pub fn newest_certificate(&self) -> UnixTime {
+        self.newest
     }
 
     /// Takes a record that came from a neighbour.
@@ -434,6 +442,7 @@ impl Lsdb {
 
     fn put(&mut self, now: Now, believed: Arc<Believed>, signed_at: Instant) {
         let old = self.store.put(believed.clone(), signed_at);
+        self.newest = self.newest.max(believed.cert.not_before());
         let new = &believed.parsed;
         self.sums.add(new.origin, believed.hash);
         if let Some(old) = &old {

@@ -234,6 +234,10 @@ impl Unicast {
     }
 
     fn set(&mut self, now: Now, id: CommandId, settings: proto::ipcp::Settings) {
+        if settings.ip.is_some() {
+            let text = "only a shim has an address of the host; leave --ip out";
+            return self.done(id, Err(Reason::new(proto::Code::Usage, text)));
+        }
         if settings.rate_mbit > 0 {
             self.rate_mbit = settings.rate_mbit;
         }
@@ -336,6 +340,7 @@ impl Ipcp for Unicast {
     type Tell = FlowTell;
 
     fn handle(&mut self, now: Now, input: Input<FlowId, FlowTell>) {
+        let now = self.sane(now);
         self.epoch.get_or_insert(now.mono);
         self.now = Some(now);
         self.clock.set(now.wall);
@@ -399,6 +404,18 @@ impl Ipcp for Unicast {
 }
 
 impl Unicast {
+    /// The time, not earlier than the newest certificate begins that is believed here. A clock that was put back would keep out
+    /// whoever has joined since.
+    fn sane(&self, now: Now) -> Now {
+        let Some(me) = &self.me else { return now };
+        let known = me.routing.lsdb.newest_certificate();
+        let known = known.max(me.identity.cert().not_before());
+        Now {
+            wall: now.wall.max(known),
+            ..now
+        }
+    }
+
     /// The next of what there is to be done already, but flows' PDUs.
     fn output(&mut self) -> Option<Output<FlowId, FlowAsk>> {
         if let Some(output) = self.out.pop_front() {

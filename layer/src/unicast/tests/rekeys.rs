@@ -7,14 +7,14 @@ use super::*;
 use crate::crypt::REKEY_BLOCKS;
 
 /// A raw flow of two members with an SDU each way every 50 ms, late by any time up to `jitter`.
-struct Traffic {
+pub(super) struct Traffic {
     ends: [(&'static str, u64); 2],
     sent: u32,
     got: [Vec<u32>; 2],
 }
 
 impl Traffic {
-    fn new(net: &mut Net, from: &'static str, to: &'static str) -> Self {
+    pub(super) fn new(net: &mut Net, from: &'static str, to: &'static str) -> Self {
         register(net, to, "server");
         flow(net, from, to, "server", 5, QosSpec::RAW);
         let back = net.node(to).open.iter().next().copied().unwrap();
@@ -26,7 +26,7 @@ impl Traffic {
         }
     }
 
-    fn run(&mut self, net: &mut Net, time: Duration) {
+    pub(super) fn run(&mut self, net: &mut Net, time: Duration) {
         for _ in 0..time.as_millis() / 50 {
             for (at, id) in self.ends {
                 // Three at once, so that each may overtake another.
@@ -47,7 +47,7 @@ impl Traffic {
     }
 
     /// Everything has arrived at both ends, once each, and in another order than it was sent.
-    fn nothing_lost(mut self, net: &mut Net) {
+    pub(super) fn nothing_lost(mut self, net: &mut Net) {
         net.seconds(1);
         self.run(net, Duration::ZERO);
         for mut got in self.got {
