@@ -258,6 +258,9 @@ impl Unicast {
         };
         link.rx_bytes += batch.bytes().len() as u64;
         self.mark = link.arrivals.act(now.mono, batch.waited(), false) > 0;
+        if link.peer().is_some() {
+            self.gate.waited(now.mono, batch.waited());
+        }
         for bytes in batch.iter_mut() {
             match Kind::of(bytes) {
                 Some(Kind::Sealed) => self.sealed(now, lower, bytes),

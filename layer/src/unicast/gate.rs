@@ -2,7 +2,7 @@
 //! one costs its sender nothing. It must not know who is right.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::Addr;
 use rustc_hash::FxHashMap;
@@ -19,6 +19,8 @@ pub(super) struct Gate {
     /// What the members have by whom this one knows them, and each is known by, the newest last.
     met: BTreeMap<Addr, Vec<Acquaintance>>,
     ids: FxHashMap<u64, Addr>,
+    /// Until when this member is taken to be behind with what its neighbours send.
+    late: Option<Instant>,
 }
 
 impl Gate {
@@ -51,10 +53,21 @@ impl Gate {
             .then_some(*member)
     }
 
+    /// What a neighbour sent has waited for so long before it was read. Whoever is behind does what it has begun first: on a slow
+    /// host the rate of strangers alone would take all there is.
+    pub(super) fn waited(&mut self, now: Instant, waited: Duration) {
+        if waited >= BEHIND {
+            self.late = Some(now + CATCH_UP);
+        }
+    }
+
     /// Whether another handshake is answered, that came sealed by the neighbour `via`, or from a stranger. The error is the
     /// reason of the drop.
     pub(super) fn admit(&mut self, now: Instant, via: Option<Addr>) -> Result<(), &'static str> {
         let Some(neighbour) = via else {
+            if self.late.is_some_and(|until| now < until) {
+                return Err("drop.handshake_late");
+            }
             return if self.all.take(now, STRANGERS) {
                 Ok(())
             } else {
@@ -84,6 +97,9 @@ const NEIGHBOUR: Rate = Rate {
     burst: 50,
     per_second: 100,
 };
+/// How long what neighbours send may wait, and how long no stranger is answered when it has waited for longer.
+const BEHIND: Duration = Duration::from_millis(20);
+const CATCH_UP: Duration = Duration::from_millis(100);
 /// Neighbours whose rate is kept, beyond those that are at theirs.
 const MAX_KEPT: usize = 1024;
 /// Members that are known when they come back, and how many handshakes back each may remember.
@@ -92,8 +108,6 @@ const MAX_EACH: usize = 3;
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     const LIMIT: usize = 400;
@@ -126,6 +140,18 @@ mod tests {
                 assert_eq!(gate.admit(now, neighbour), Ok(()), "after {i}");
             }
         }
+    }
+
+    #[test]
+    fn strangers_wait_while_what_neighbours_send_does_and_neighbours_do_not() {
+        let (mut gate, start) = (Gate::default(), begin());
+        let at = |ms| start + Duration::from_millis(ms);
+        gate.waited(at(0), Duration::from_millis(19));
+        assert_eq!(gate.admit(at(0), None), Ok(()));
+        gate.waited(at(1), Duration::from_millis(20));
+        assert_eq!(gate.admit(at(100), None), Err("drop.handshake_late"));
+        assert_eq!(gate.admit(at(100), Some(Addr(1))), Ok(()));
+        assert_eq!(gate.admit(at(101), None), Ok(()));
     }
 
     #[test]
