@@ -18,8 +18,10 @@ use tests::{Host, Impairment, Line, Process, until};
 
 fn main() -> anyhow::Result<()> {
     let only = std::env::args().nth(1);
-    if only.as_deref() == Some("data") {
-        return print(&data()?);
+    match only.as_deref() {
+        Some("data") => return print(&data()?),
+        Some("churn") => return print(&json!({ "churn": churned()? })),
+        Some(_) | None => {}
     }
     let line = Line::up()?;
     std::thread::sleep(FIVE);
@@ -29,12 +31,6 @@ fn main() -> anyhow::Result<()> {
             "voice" => json!({ "voice": rounds(|| voice(&line))? }),
             "allocate" => json!({ "allocate": rounds(|| allocations(&line))? }),
             "flood" => json!({ "flood": flood(&line, OFFER)? }),
-            "churn" => {
-                let seconds = std::env::args().nth(2).map(|s| s.parse()).transpose();
-                let seconds = seconds.context("churn takes a number of seconds")?;
-                let time = Duration::from_secs(seconds.unwrap_or(600));
-                json!({ "churn": churn(&line, 200, time, 1024)? })
-            }
             other => anyhow::bail!(
                 "{other} can't be measured alone; use forward, voice, data, allocate, flood or churn"
             ),
@@ -61,6 +57,19 @@ fn main() -> anyhow::Result<()> {
 fn print(result: &Value) -> anyhow::Result<()> {
     let text = serde_json::to_string_pretty(result).context("can't write JSON")?;
     writeln!(std::io::stdout(), "{text}").context("can't print")
+}
+
+/// Two hundred flows that open and close for so many seconds as the second argument says, or for ten minutes.
+fn churned() -> anyhow::Result<tests::churn::Outcome> {
+    let seconds = std::env::args().nth(2).map(|s| s.parse()).transpose();
+    let seconds = seconds.context("churn takes a number of seconds")?;
+    // Without a VPN, whose flows would stay.
+    let mut line = Line::new(None)?;
+    line.start_daemons()?;
+    line.shims()?;
+    line.overlay()?;
+    let time = Duration::from_secs(seconds.unwrap_or(600));
+    churn(&line, 200, time, 1024)
 }
 
 /// What B's member forwards of a flow A→C that takes all there is, a second of wall time and a second of B's CPU.

@@ -1,0 +1,131 @@
+//! Wall clocks that step by an hour, forth and back, under real daemons: flows, new flows, names and new links don't mind.
+
+#![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tests::{Clock, Host, How, Lab, Process, until};
+
+const HOUR: i64 = 3600;
+const TEN: Duration = Duration::from_secs(10);
+const TEXT: &str = "clock";
+
+#[test]
+fn clocks_that_step_an_hour_forth_and_back_harm_no_flow_and_keep_nobody_out() {
+    let lab = Lab::new().unwrap();
+    let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
+    let link = lab.veth(&a, &b).unwrap();
+    let clocks = [&a, &b].map(|host| Clock::new(host.dir()).unwrap());
+    let [_ia, _ib] = [(&a, &clocks[0]), (&b, &clocks[1])].map(|(host, clock)| {
+        let how = How {
+            clock: Some(clock.clone()),
+            ..How::default()
+        };
+        host.irmd_as(&how).unwrap()
+    });
+    let shim = "ipcp bootstrap udp --type shim-udp --layer net --ip";
+    b.irm(&format!("{shim} {}", link.ip(1))).unwrap();
+    let knows = format!("--host ovl-b={}", link.ip(1));
+    a.irm(&format!("{shim} {} {knows}", link.ip(0))).unwrap();
+    b.irm("ipcp bootstrap ovl-b --type unicast --layer overlay")
+        .unwrap();
+    let url = b.irm("layer invite overlay --member ovl-a").unwrap();
+    let enroll = format!("ipcp enroll ovl-a --type unicast --invite {}", url.trim());
+    a.irm(&enroll).unwrap();
+    let talks = [Talk::begin(&a, &b), Talk::begin(&b, &a)];
+
+    // The issuer's, then the other's, and both: forth, right again, back.
+    for (of, hours) in [
+        ([1, 0], "the other's"),
+        ([0, 1], "the issuer's"),
+        ([1, 1], "both"),
+    ] {
+        for ahead in [HOUR, 0, -HOUR, 0] {
+            let what = format!("{hours} clock by {ahead} s");
+            for (clock, moves) in clocks.iter().zip(of) {
+                clock.set(ahead * moves).unwrap();
+            }
+            talks.iter().for_each(|talk| talk.goes_on(&what));
+            for (from, to) in [(&a, &b), (&b, &a)] {
+                let name = format!("talk-{}", to.name);
+                let ping = format!("ping {name} --layer overlay -c 1 --timeout 2s");
+                from.irm(&ping).unwrap_or_else(|e| panic!("{what}: {e}"));
+            }
+            if ahead != 0 {
+                links_anew(&a, &what);
+                talks.iter().for_each(|talk| talk.goes_on(&what));
+            }
+        }
+    }
+    // The clocks were theirs indeed.
+    clocks[0].set(HOUR).unwrap();
+    a.irm("ping talk-b --layer overlay -c 1").unwrap();
+    let real = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let told = a.irm("events").unwrap();
+    let newest: Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    let at = newest["time_ms"].as_i64().unwrap_or_default() / 1000;
+    let ahead = at - real.as_secs() as i64;
+    assert!((HOUR - 60..=HOUR + 60).contains(&ahead), "{newest}");
+    for talk in talks {
+        talk.end();
+    }
+}
+
+/// Ends the link of a host with its shim, which comes back: a handshake with certificates of a wrong time.
+fn links_anew(host: &Host, what: &str) {
+    for pid in host.programs("shim-udp") {
+        kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+    }
+    until(TEN, || {
+        let status = host.irm_json("status")?;
+        let ipcps = status["ipcps"].as_array().into_iter().flatten();
+        let mut links = ipcps
+            .filter_map(|i| i["status"]["links"].as_array())
+            .flatten();
+        let up = links.any(|l| l["state"] == "up" && l["member"] == "ovl-b");
+        anyhow::ensure!(up, "{what}: no link: {status:#}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// SDUs that are echoed over a raw flow.
+struct Talk {
+    serve: Process,
+    send: Process,
+}
+
+impl Talk {
+    fn begin(from: &Host, to: &Host) -> Self {
+        let name = format!("talk-{}", to.name);
+        let serve = ["serve", &name, "--layer", "overlay", "--text", TEXT];
+        let serve = to.spawn_piped("lab-talk", serve).unwrap();
+        until(TEN, || to.irm(&format!("wait name {name} --timeout 1s"))).unwrap();
+        let send = ["send", &name, "--layer", "overlay", "--text", TEXT];
+        let send = from.spawn_piped("lab-talk", send).unwrap();
+        Self { serve, send }
+    }
+
+    fn goes_on(&self, what: &str) {
+        let had = self.send.newest()["right"].as_u64().unwrap_or(0);
+        until(TEN, || {
+            let now = self.send.newest();
+            let right = now["right"].as_u64();
+            anyhow::ensure!(right > Some(had + 50), "{what}: no echo any more: {now}");
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    /// It was one flow all the time.
+    fn end(self) {
+        let said = self.send.finish(TEN).unwrap();
+        let said: Value = serde_json::from_str(said.lines().last().unwrap()).unwrap();
+        assert_eq!(said["end"], "", "{said}");
+        assert_eq!([&said["wrong"], &said["repeated"]], [0, 0], "{said}");
+        self.serve.finish(TEN).unwrap();
+    }
+}
