@@ -218,7 +218,15 @@ impl Pair {
                 let down = Input::Tell(FlowTell::Down(lower, reason));
                 self.queue.push_back((to, down));
             }
-            _ => {}
+            Output::Control(Event::FlowDown(..) | Event::State(..) | Event::Notice(_))
+            | Output::Upper(..)
+            | Output::UpperPause(..)
+            | Output::UpperShut(_)
+            | Output::UpperMtu(..)
+            | Output::UpperOpen(..)
+            | Output::UpperClose(..)
+            | Output::Save(..)
+            | Output::Exit => {}
         }
     }
 

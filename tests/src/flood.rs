@@ -95,18 +95,7 @@ pub fn flood(line: &Line, offer: Offer) -> anyhow::Result<Outcome> {
     // They stand before the flood begins.
     let pings = Pings::start(a)?;
     std::thread::sleep(STANDING);
-    let mut flood = a.spawn(
-        "lab-tool",
-        [
-            "udp-flood",
-            &format!("{to}:3359"),
-            "near",
-            "--rate",
-            &offer.requests.to_string(),
-            "--seconds",
-            &seconds.to_string(),
-        ],
-    )?;
+    let mut flood = spoofed(a, &format!("{to}:3359"), offer)?;
     let starts = stranger.begin(offer)?;
     let (begin, mut early, mut most_sockets) = (Instant::now(), [0, 0], 0);
     let (poured, mut new_flow_ms) = (bulk.bytes()?, 0.0);
@@ -147,6 +136,13 @@ pub fn flood(line: &Line, offer: Offer) -> anyhow::Result<Outcome> {
         },
         new_flow_ms,
     })
+}
+
+/// The requests from sources that don't exist.
+fn spoofed(from: &Host, to: &str, offer: Offer) -> anyhow::Result<Process> {
+    let (rate, seconds) = (offer.requests.to_string(), offer.seconds.to_string());
+    let how = ["--rate", &rate, "--seconds", &seconds];
+    from.spawn("lab-tool", ["udp-flood", to, "near"].into_iter().chain(how))
 }
 
 /// A host beside the three whose member nobody has invited, and the hello of a handshake that it has caught.
