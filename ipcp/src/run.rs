@@ -265,6 +265,9 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     }
 
     fn command(&mut self, id: CommandId, command: Command) {
+        let Some(command) = self.within_descriptors(id, command) else {
+            return;
+        };
         let flow = match &command {
             Command::Allocate(allocate) => Some(allocate.flow),
             Command::Respond(Respond {
@@ -296,6 +299,38 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         self.last_id += 1;
         self.pending.insert(self.last_id, (id, flow));
         self.feed(Input::Control(self.last_id, command));
+    }
+
+    /// A command that would open a flow for which there is no descriptor becomes a refusal; `None`: it has been answered.
+    fn within_descriptors(&mut self, id: CommandId, command: Command) -> Option<Command> {
+        let full = self.descriptors.room(self.uppers.count()).err();
+        match (full, command) {
+            (Some(reason), Command::Allocate(_)) => {
+                self.io.counters.add("limit.descriptors", 1);
+                if !self.attach.tell(Event::Done(id, Err(reason))) {
+                    self.io.counters.add("drop.control_unheard", 1);
+                }
+                None
+            }
+            (
+                Some(reason),
+                Command::Respond(Respond {
+                    request,
+                    verdict: Ok((flow, _)),
+                }),
+            ) => {
+                self.io.counters.add("limit.descriptors", 1);
+                self.refused.insert(flow, reason.clone());
+                // What irmd hears of it is the reason.
+                self.last_id += 1;
+                self.pending.insert(self.last_id, (id, Some(flow)));
+                let verdict = Err(reason);
+                let refusal = Command::Respond(Respond { request, verdict });
+                self.feed(Input::Control(self.last_id, refusal));
+                None
+            }
+            (_, command) => Some(command),
+        }
     }
 
     fn shut_down(&mut self, why: &str) {
@@ -421,10 +456,11 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                 let Some((id, flow)) = self.pending.remove(&id) else {
                     return;
                 };
-                let result = result.and_then(|answer| self.answer(flow, answer));
-                if let Some(flow) = flow {
-                    self.refused.remove(&flow);
-                }
+                let refused = flow.and_then(|flow| self.refused.remove(&flow));
+                let result = match refused {
+                    Some(reason) => Err(reason),
+                    None => result.and_then(|answer| self.answer(flow, answer)),
+                };
                 Event::Done(id, result)
             }
             Event::FlowRequest(request) if !self.attach.attached() => {
@@ -457,9 +493,10 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             Answer::Allocated(mut allocated) => {
                 allocated.token = flow.and_then(|flow| self.uppers.token(flow));
                 if allocated.token.is_none() {
-                    let why = flow.and_then(|flow| self.refused.get(&flow).cloned());
-                    let ended = "the flow ended before it could be joined; allocate again";
-                    return Err(why.unwrap_or_else(|| Reason::new(Code::Failed, ended)));
+                    return Err(Reason::new(
+                        Code::Failed,
+                        "the flow ended before it could be joined; allocate again",
+                    ));
                 }
                 Answer::Allocated(allocated)
             }
