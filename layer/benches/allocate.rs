@@ -58,7 +58,7 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
-        let member = |name| {
+        let member = |name: &str| {
             let label = Label::new(name).expect("small letters");
             Unicast::new(label, [name.len() as u8; 32], BTreeMap::new())
         };

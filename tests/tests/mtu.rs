@@ -112,7 +112,7 @@ fn a_path_that_becomes_a_black_hole_under_traffic_is_found_out_and_left() {
 /// The largest packet of a host's link to a member.
 fn mtu(host: &Host, member: &str) -> Option<u64> {
     let status = host.irm_json("status").unwrap();
-    let ipcps = status["ipcps"].as_array().unwrap().iter();
+    let ipcps = status["ipcps"].as_array()?.iter();
     let mut links = ipcps
         .filter_map(|i| i["status"]["links"].as_array())
         .flatten();
