@@ -227,10 +227,13 @@ impl Directory {
         self.rates.relays(now, via)
     }
 
-    /// A member said itself that it doesn't serve a name.
-    pub fn denied_by(&mut self, hash: &NameHash, member: Addr) {
+    /// A member has refused a flow since it doesn't serve a name. What is kept here of it may be younger than that word, and
+    /// the member counts on it: so it is asked.
+    pub fn refused_by(&mut self, now: Instant, hash: &NameHash, member: Addr) {
         self.cache.forget(hash, member);
-        self.store.forget(hash, member);
+        let member = BTreeSet::from([member]);
+        let kept = self.store.by(&member);
+        self.doubts.add(now, kept.filter(|(_, of)| of == hash));
     }
 
     /// All that is known here.
@@ -546,7 +549,8 @@ impl Directory {
         };
         if !found.names.iter().any(serves) {
             self.count("directory.doubt_right");
-            self.denied_by(hash, from);
+            self.cache.forget(hash, from);
+            self.store.forget(hash, from);
         }
     }
 

@@ -505,6 +505,28 @@ fn a_name_that_is_taken_back_is_gone_everywhere_at_once() {
 }
 
 #[test]
+fn a_refusal_that_is_older_than_an_entry_takes_nothing_away_and_a_true_one_does() {
+    let mut world = World::clique(30);
+    let server = 5;
+    world.serve(server, name(1), true);
+    world.run(Duration::from_secs(1));
+    let keepers = world.keepers(&name(1));
+    let keeper = keepers.into_iter().find(|k| *k != server).unwrap();
+    let of = world.addrs[server];
+    world.with(keeper, |dir, now, _| dir.refused_by(now, &name(1), of));
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.stores(keeper, &name(1)), 1);
+    // It is withdrawn, which the keeper can't hear; what it hears is the refusal.
+    world.deaf.insert((server, keeper));
+    world.serve(server, name(1), false);
+    world.run(Duration::from_millis(100));
+    world.deaf.clear();
+    world.with(keeper, |dir, now, _| dir.refused_by(now, &name(1), of));
+    world.run(Duration::from_millis(100));
+    assert_eq!(world.stores(keeper, &name(1)), 0);
+}
+
+#[test]
 fn both_sides_of_a_cut_go_on_and_agree_again_after_it() {
     let mut world = World::clique(40);
     world.serve(3, name(1), true);

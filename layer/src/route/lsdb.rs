@@ -136,9 +136,6 @@ impl Lsdb {
         identity: &Identity,
         mut record: SignedRecord,
     ) -> Result<Inserted, RecordError> {
-        if record.certificate.is_empty() {
-            self.complete(&mut record)?;
-        }
         let read = self.read(&record)?;
         let right =
             |parsed: &Parsed| parsed.origin == self.me || parsed.is_valid(now.wall, Self::FORGET);
@@ -172,6 +169,9 @@ impl Lsdb {
                 }
                 Ordering::Greater => {}
             }
+        }
+        if record.certificate.is_empty() {
+            self.complete(&mut record, origin)?;
         }
         let believed = self.believe(now, identity, &record, read)?;
         if origin == self.me {
@@ -253,6 +253,12 @@ impl Lsdb {
     /// The way to every member that can be reached from `me`, over links that both ends name.
     pub fn routes(&self, me: Addr) -> Fib {
         Spf::new(me).full(&self.store)
+    }
+
+    /// The same without the certificate of its originator, for those who have that.
+    pub fn bare_record(&self, now: Instant, origin: Addr, kind: u32) -> Option<SignedRecord> {
+        let stored = self.store.get(origin, Kind::from_wire(kind)?)?;
+        Some(self.store.bare(now, stored))
     }
 
     /// Brings ways up to date that are kept with all that has changed since the last call.
@@ -365,8 +371,7 @@ impl Lsdb {
     }
 
     /// Adds the certificate that an earlier record of the same originator came with.
-    fn complete(&self, record: &mut SignedRecord) -> Result<(), RecordError> {
-        let origin = record::parse(record)?.origin;
+    fn complete(&self, record: &mut SignedRecord, origin: Addr) -> Result<(), RecordError> {
         let earlier = self.store.newest(origin).map(|earlier| &earlier.signed);
         let earlier = earlier.ok_or(RecordError::NoCertificate(origin))?;
         record.certificate.clone_from(&earlier.certificate);
@@ -404,7 +409,9 @@ impl Lsdb {
         let roots = identity.roots();
         let holds = |cert: &MemberCert| !cert.is_over(now.wall) && !cert.is_revoked(roots);
         let parsed = match read {
-            Read::Shared(known) if holds(&known.cert) => return Ok(known),
+            Read::Shared(known) if holds(&known.cert) && known.came_with(record) => {
+                return Ok(known);
+            }
             Read::Shared(_) => record::parse(record)?,
             Read::Fresh(parsed) => parsed,
         };

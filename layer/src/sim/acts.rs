@@ -159,12 +159,12 @@ impl World {
         self.command(0, What::Invite(host), Command::Invite(ask));
     }
 
-    /// The neighbours through which a host can join. One that was in before has left a hole, which may be all that there is
-    /// between a neighbour and the authority.
+    /// The neighbours through which a host can join: a cut, or the hole that a host leaves which was in before, may be between
+    /// one of them and the authority.
     fn doors(&self, host: usize) -> Vec<usize> {
         let mut near = self.net.neighbours(host);
         near.retain(|n| self.hosts[*n].member);
-        if self.hosts[host].life > 0 {
+        if self.hosts[host].life > 0 || self.counts.cuts > 0 {
             let reach = self.reach(0);
             near.retain(|n| reach.contains(n));
         }
@@ -177,12 +177,12 @@ impl World {
             return;
         }
         let inside = self.doors(host);
-        let via = self
-            .chance
-            .pick(&inside)
-            .map(|n| self.hosts[n].name.clone());
-        let url = Invitation::parse(url, UnixTime(Duration::ZERO))
-            .map(|i| i.through(via.into_iter().collect()));
+        // One of them is enough at the beginning, when all cables are whole.
+        let one = self.chance.pick(&inside);
+        let again = self.hosts[host].life > 0;
+        let via = inside.into_iter().filter(|n| again || Some(*n) == one);
+        let via = via.map(|n| self.hosts[n].name.clone()).collect();
+        let url = Invitation::parse(url, UnixTime(Duration::ZERO)).map(|i| i.through(via));
         match url {
             Ok(url) => {
                 self.boot(host);
@@ -216,7 +216,9 @@ impl World {
     }
 
     fn register(&mut self, host: usize, wanted: bool) {
-        let Some(name) = name_of(host).filter(|_| self.hosts[host].alive()) else {
+        // Who is only joining registers its name when it is in.
+        let is_in = self.hosts[host].alive() && self.hosts[host].member;
+        let Some(name) = name_of(host).filter(|_| is_in) else {
             return;
         };
         let command = if wanted {

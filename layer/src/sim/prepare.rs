@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::ipcp::Invite;
-use proto::{FlowId, Framing, Label, Reason};
+use proto::{Addr, FlowId, Framing, Label, Reason};
 
 use super::chance::Chance;
 use super::world::World;
@@ -21,8 +21,8 @@ impl World {
         let mut authority = Some(authority);
         let over = super::label("cable".to_owned());
         let first = &identities[0];
-        let (me, layer) = (first.address(), first.layer().clone());
-        let mut known = Lsdb::new(me, layer, 0);
+        // It is nobody's: what comes from whoever it belongs to would be taken for something of an earlier life.
+        let mut known = Lsdb::new(Addr(0), first.layer().clone(), 0);
         known.share(self.pool.clone().unwrap_or_default());
         let judge = Identity::from_bytes(&first.to_bytes()).map_err(broken)?;
         for (host, identity) in identities.into_iter().enumerate() {
@@ -57,16 +57,17 @@ impl World {
         let first = &self.hosts[0].name;
         let (mut authority, identity) = Authority::create(&self.layer, first, &[], wall)?;
         let mut identities = vec![identity];
+        // One for all: no more than 1,024 can be open.
+        let ask = Invite {
+            member: None,
+            prefixes: Vec::new(),
+            expires_ms: 3_600_000,
+            uses: u32::try_from(members).unwrap_or(u32::MAX),
+            hints: Vec::new(),
+            groups: Vec::new(),
+        };
+        let url = authority.invite(&ask, first, std::slice::from_ref(first), wall)?;
         for host in &self.hosts[1..members] {
-            let ask = Invite {
-                member: Some(host.name.clone()),
-                prefixes: Vec::new(),
-                expires_ms: 3_600_000,
-                uses: 1,
-                hints: Vec::new(),
-                groups: Vec::new(),
-            };
-            let url = authority.invite(&ask, first, std::slice::from_ref(first), wall)?;
             let joiner = Invitation::parse(&url, wall)?.start(&host.name)?;
             let reply = authority.redeem(&joiner.request(&[0; 32]), &[0; 32], wall)?;
             identities.push(joiner.finish(&reply, wall)?);

@@ -419,7 +419,8 @@ impl Unicast {
                 // That took long: what is remembered of the name may be too old.
                 outgoing.resolve_until = until;
             } else if let (Some(me), Some(asked)) = (&mut self.me, asked) {
-                me.dir.denied_by(&me.hash(&name), asked);
+                me.dir.refused_by(now.mono, &me.hash(&name), asked);
+                self.pump = true;
             }
             outgoing.last = Some(reason);
         }

@@ -44,9 +44,13 @@ impl Unicast {
     fn rerouted(&mut self, now: Now, at_once: bool) {
         let Some(me) = &mut self.me else { return };
         (self.way, self.share) = (None, None);
+        let before = me.routing.fib.clone();
         if me.routing.refresh(now.mono, at_once) || at_once {
+            let others = !me.routing.fib.reaches_the_same(&before);
             self.stats.count("routes.found");
-            self.directory_rerouted(now);
+            if others {
+                self.directory_rerouted(now);
+            }
             self.flows_rerouted(now);
         }
     }
@@ -92,10 +96,13 @@ impl Unicast {
     fn send_news(&mut self, now: Now) {
         for (lower, keys) in self.outbox.due(now.mono) {
             let Some(me) = &self.me else { return };
+            let lsdb = &me.routing.lsdb;
             let newest = |((origin, kind), whole): (Key, bool)| {
-                let mut record = me.routing.lsdb.record(now.mono, origin, kind);
-                record.iter_mut().filter(|_| !whole).for_each(bare);
-                record
+                if whole {
+                    lsdb.record(now.mono, origin, kind)
+                } else {
+                    lsdb.bare_record(now.mono, origin, kind)
+                }
             };
             for records in packed(keys.into_iter().filter_map(newest)) {
                 self.tell_link(lower, Body::Records(records));

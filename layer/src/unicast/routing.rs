@@ -21,6 +21,9 @@ pub(super) struct Routing {
     repaired_until: Option<Instant>,
     /// When the routes are to be found anew: records come in groups.
     spf_at: Option<Instant>,
+    /// When they were found last after others had said something, and how long the next such time is put off.
+    found: Option<Instant>,
+    wait: Duration,
 }
 
 impl Routing {
@@ -35,6 +38,8 @@ impl Routing {
             repairs: Arc::default(),
             repaired_until: None,
             spf_at: None,
+            found: None,
+            wait: FIRST_WAIT,
         }
     }
 
@@ -97,7 +102,11 @@ impl Routing {
     /// The links may have changed: finds the routes anew, at once or soon. Says whether it did.
     pub(super) fn refresh(&mut self, now: Instant, at_once: bool) -> bool {
         if self.lsdb.changed() {
-            self.spf_at.get_or_insert(now + DEBOUNCE);
+            let quiet = |found| now.saturating_duration_since(found) >= QUIET;
+            if self.found.is_none_or(quiet) {
+                self.wait = FIRST_WAIT;
+            }
+            self.spf_at.get_or_insert(now + self.wait);
         }
         let over = self.repaired_until.take_if(|until| *until <= now).is_some();
         if over {
@@ -105,7 +114,10 @@ impl Routing {
         }
         let due = over || self.spf_at.is_some_and(|at| at_once || at <= now);
         if due {
-            self.spf_at = None;
+            if self.spf_at.take().is_some_and(|at| at <= now) {
+                self.wait = (self.wait * 2).min(LONGEST_WAIT);
+                self.found = Some(now);
+            }
             let fib = self.lsdb.reroute(&mut self.spf);
             self.fib = fib.repaired(self.repairs.clone());
         }
@@ -120,8 +132,11 @@ impl Routing {
     }
 }
 
-/// How long more news is waited for before the routes are found anew.
-const DEBOUNCE: Duration = Duration::from_millis(5);
+/// How long more news is waited for before the routes are found anew: the longer the more of it keeps coming (RFC 8405), but
+/// never so long that a repair ends before.
+const FIRST_WAIT: Duration = Duration::from_millis(5);
+const LONGEST_WAIT: Duration = Duration::from_millis(80);
+const QUIET: Duration = Duration::from_secs(1);
 /// How long a way round a lost neighbour is used: by then all others have heard of the loss and found their new ways, so that
 /// ours can't lead through one who would send back (RFC 8333).
 const HOLD: Duration = Duration::from_millis(250);

@@ -34,6 +34,12 @@ impl Believed {
             hash,
         }
     }
+
+    /// Whether it came with the same certificates.
+    pub(super) fn came_with(&self, record: &SignedRecord) -> bool {
+        self.signed.certificate == record.certificate
+            && self.signed.intermediates == record.intermediates
+    }
 }
 
 /// All records, by member and kind.
@@ -193,11 +199,26 @@ impl Store {
 
     /// The record as it is sent: with its present age, rounded up, so that it never grows younger on its way.
     pub(super) fn aged(&self, now: Instant, stored: &Stored) -> SignedRecord {
-        let age = stored.age(self.offset(now)).as_millis().div_ceil(1000);
         SignedRecord {
-            age: u32::try_from(age).unwrap_or(u32::MAX),
+            age: self.age(now, stored),
             ..stored.record.signed.clone()
         }
+    }
+
+    /// The same without certificates.
+    pub(super) fn bare(&self, now: Instant, stored: &Stored) -> SignedRecord {
+        let signed = &stored.record.signed;
+        SignedRecord {
+            body: signed.body.clone(),
+            signature: signed.signature.clone(),
+            age: self.age(now, stored),
+            ..SignedRecord::default()
+        }
+    }
+
+    fn age(&self, now: Instant, stored: &Stored) -> u32 {
+        let age = stored.age(self.offset(now)).as_millis().div_ceil(1000);
+        u32::try_from(age).unwrap_or(u32::MAX)
     }
 
     /// The members whose edges may be others than when this was last called, some of them twice.
