@@ -223,10 +223,11 @@ fn handle(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, event: Event) {
 fn heed(daemon: &Arc<Daemon>, ipcp: &Ipcp, notice: &Notice) {
     {
         let warnings = &mut ipcp.inner().warnings;
+        let subject = subject(notice);
         if !notice.warning {
-            warnings.remove(&notice.kind);
-        } else if warnings.len() < WARNINGS || warnings.contains_key(&notice.kind) {
-            warnings.insert(notice.kind.clone(), notice.text.clone());
+            warnings.remove(&subject);
+        } else if warnings.len() < WARNINGS || warnings.contains_key(&subject) {
+            warnings.insert(subject, notice.text.clone());
         }
     }
     let mut fields: Vec<(&str, &str)> = notice
@@ -238,6 +239,13 @@ fn heed(daemon: &Arc<Daemon>, ipcp: &Ipcp, notice: &Notice) {
     daemon
         .events
         .emit(&notice.kind, notice.text.clone(), &fields);
+}
+
+/// What a notice is about: `certificate.renewed` takes the warning of `certificate.ends` of the same member away.
+fn subject(notice: &Notice) -> String {
+    let what = notice.kind.split('.').next().unwrap_or_default();
+    let member = notice.fields.iter().find(|(key, _)| key == "member");
+    format!("{what}/{}", member.map_or("", |(_, member)| member))
 }
 
 /// Ends an attachment, however it ended.
@@ -264,3 +272,22 @@ impl Drop for Life<'_> {
 const VERSION: u32 = 1;
 /// How many kinds of warnings of one process are kept.
 const WARNINGS: usize = 64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_word_on_the_same_subject_takes_a_warning_away() {
+        let notice = |kind: &str, member: &str| Notice {
+            kind: kind.to_owned(),
+            text: String::new(),
+            fields: vec![("member".to_owned(), member.to_owned())],
+            warning: false,
+        };
+        let ends = subject(&notice("certificate.ends", "b"));
+        assert_eq!(ends, subject(&notice("certificate.renewed", "b")));
+        assert_ne!(ends, subject(&notice("certificate.renewed", "c")));
+        assert_ne!(ends, subject(&notice("neighbour.up", "b")));
+    }
+}

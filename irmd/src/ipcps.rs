@@ -71,7 +71,7 @@ pub(crate) struct Inner {
     pub(crate) data_socket: String,
     /// Names that it has agreed to offer flows to.
     pub(crate) registered: BTreeSet<Name>,
-    /// Its last warnings, by kind.
+    /// Its last warnings, by subject.
     pub(crate) warnings: BTreeMap<String, String>,
     /// Its address in its layer; 0: none.
     pub(crate) address: u64,

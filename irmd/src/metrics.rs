@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -18,8 +19,8 @@ use tower::{Layer, Service};
 use crate::daemon::Daemon;
 use crate::status;
 
-/// The text for a status.
-pub(crate) fn text(status: &StatusReply) -> Result<String, std::fmt::Error> {
+/// The text for a status at this time, since the epoch of Unix.
+pub(crate) fn text(status: &StatusReply, now: Duration) -> Result<String, std::fmt::Error> {
     let mut registry = Registry::with_prefix("strata");
     let drops = Labelled::default();
     let counters = Labelled::default();
@@ -61,6 +62,7 @@ pub(crate) fn text(status: &StatusReply) -> Result<String, std::fmt::Error> {
     registry.register("events", "What was counted besides drops", counters);
     registry.register("level", "What there is of something now", levels);
     gauges(status, &mut registry);
+    ends(status, now, &mut registry);
     flows(status, &mut registry);
     let mut text = String::new();
     encode(&mut text, &registry)?;
@@ -112,6 +114,45 @@ fn gauges(status: &StatusReply, registry: &mut Registry) {
             .map_or(0, |d| i64::try_from(d.uptime_ms / 1000).unwrap_or(i64::MAX)),
     );
     registry.register("uptime_seconds", "Since irmd began", uptime);
+}
+
+/// How long what a member shows and believes still counts.
+fn ends(status: &StatusReply, now: Duration, registry: &mut Registry) {
+    let (certificates, roots) = (Levels::default(), Levels::default());
+    let left = |end: u64| {
+        let left = i128::from(end) - i128::from(now.as_secs());
+        i64::try_from(left).unwrap_or(i64::MAX)
+    };
+    for ipcp in &status.ipcps {
+        let Some(said) = &ipcp.status else { continue };
+        let labels = vec![
+            ("process", ipcp.name.clone()),
+            ("layer", ipcp.layer.clone()),
+        ];
+        if said.cert_expires > 0 {
+            certificates
+                .get_or_create(&labels)
+                .set(left(said.cert_expires));
+        }
+        for root in said.trust.iter().flat_map(|trust| &trust.roots) {
+            let mut labels = labels.clone();
+            labels.push(("root", root.fingerprint.chars().take(16).collect()));
+            roots.get_or_create(&labels).set(left(root.expires));
+        }
+    }
+    registry.register(
+        "certificate_expires_in_seconds",
+        "How long the certificate of a member lives yet; below 0 since its end",
+        certificates,
+    );
+    registry.register(
+        "root_expires_in_seconds",
+        "How long a root that a member believes lives yet; below 0 since its end",
+        roots,
+    );
+    let warnings = Gauge::<i64>::default();
+    warnings.set(i64::try_from(status.warnings.len()).unwrap_or(i64::MAX));
+    registry.register("warnings", "What irm status warns of now", warnings);
 }
 
 fn flows(status: &StatusReply, registry: &mut Registry) {
@@ -185,7 +226,7 @@ where
 
 async fn page(daemon: &Arc<Daemon>) -> http::Response<Body> {
     let mut response = http::Response::default();
-    match text(&status::reply(daemon).await) {
+    match text(&status::reply(daemon).await, crate::events::now()) {
         Ok(text) => {
             let kind = http::HeaderValue::from_static(
                 "application/openmetrics-text; version=1.0.0; charset=utf-8",
@@ -203,7 +244,7 @@ async fn page(daemon: &Arc<Daemon>) -> http::Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::irm::{IpcpInfo, IpcpStatus};
+    use proto::irm::{IpcpInfo, IpcpStatus, LayerTrust, Root};
 
     #[test]
     fn drops_carry_their_reason_and_their_process() {
@@ -223,11 +264,11 @@ mod tests {
             status: Some(status),
             ..IpcpInfo::default()
         };
-        let text = text(&StatusReply {
+        let status = StatusReply {
             ipcps: vec![ipcp],
             ..StatusReply::default()
-        })
-        .unwrap();
+        };
+        let text = text(&status, Duration::ZERO).unwrap();
         for line in [
             r#"strata_drops_total{process="a",layer="ovl",reason="forged"} 3"#,
             r#"strata_events_total{process="a",layer="ovl",what="sent"} 4"#,
@@ -236,5 +277,54 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_certificate_counts_down_to_its_end_and_beyond_it() {
+        let status = IpcpStatus {
+            cert_expires: 1_000_000,
+            trust: Some(LayerTrust {
+                roots: vec![Root {
+                    fingerprint: "0123456789abcdef0123".into(),
+                    expires: 3_000_000,
+                    ends: false,
+                }],
+                ..LayerTrust::default()
+            }),
+            ..IpcpStatus::default()
+        };
+        let ipcp = |name: &str, status| IpcpInfo {
+            name: name.into(),
+            layer: "ovl".into(),
+            status: Some(status),
+            ..IpcpInfo::default()
+        };
+        let status = StatusReply {
+            ipcps: vec![ipcp("a", status), ipcp("shim", IpcpStatus::default())],
+            warnings: vec!["the certificate of a expires in 7 days".into()],
+            ..StatusReply::default()
+        };
+        let days = |days: u64| Duration::from_secs(1_000_000 - days * 86_400);
+        let certificate = "strata_certificate_expires_in_seconds{process=\"a\",layer=\"ovl\"}";
+        for (now, left) in [
+            (days(7), 7 * 86_400),
+            (days(1), 86_400),
+            (days(0), 0),
+            (days(0) + Duration::from_secs(60), -60),
+        ] {
+            let text = text(&status, now).unwrap();
+            assert!(text.contains(&format!("{certificate} {left}\n")), "{text}");
+        }
+        let text = text(&status, days(0)).unwrap();
+        for line in [
+            "strata_root_expires_in_seconds{process=\"a\",layer=\"ovl\",root=\"0123456789abcdef\"} 2000000",
+            "strata_warnings 1",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        let shims = text
+            .lines()
+            .filter(|l| l.contains("shim") && l.contains("expires"));
+        assert_eq!(shims.count(), 0, "{text}");
     }
 }

@@ -17,6 +17,7 @@ use proto::irm::{
 use crate::daemon::Daemon;
 use crate::flows::{Carrier, Phase};
 use crate::ipcps::Ipcp;
+use crate::spec::Kind;
 use crate::vpns;
 
 /// All of it.
@@ -220,7 +221,12 @@ fn warnings(daemon: &Daemon, ipcps: &[IpcpInfo]) -> Vec<String> {
         .unwrap_or_else(std::sync::PoisonError::into_inner);
     let mut all: Vec<String> = own.values().cloned().collect();
     drop(own);
-    for ipcp in daemon.ipcps() {
+    // A member that says how it is says what it warns of now.
+    let speaks = |name: &Label| {
+        let said = ipcps.iter().find(|i| i.name == name.as_str());
+        said.is_some_and(|i| i.status.is_some() && i.r#type == Kind::Unicast.word())
+    };
+    for ipcp in daemon.ipcps().iter().filter(|i| !speaks(&i.name)) {
         all.extend(
             ipcp.inner()
                 .warnings

@@ -270,6 +270,28 @@ pub enum AuthorityAct {
         file: Vec<u8>,
         /// Under which it was sealed.
         passphrase: Vec<u8>,
+        /// Whether it is kept under that here too.
+        sealed: bool,
+    },
+    /// Change the root of the layer.
+    Rollover(Rollover),
+    /// Keep the root's key on disk under this passphrase; `None`: as it is.
+    Seal(Option<Vec<u8>>),
+    /// Take the root's key into use that is kept under this passphrase.
+    Unlock(Vec<u8>),
+    /// Forget it until it is unlocked again.
+    Lock,
+}
+
+/// What to do about the root of a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rollover {
+    /// Make another one, and believe both, at the longest for so long; `None`: until it is finished.
+    Begin(Option<Duration>),
+    /// Believe the one before no longer; with `force` though members would be out.
+    Finish {
+        /// Whatever becomes of members that haven't renewed.
+        force: bool,
     },
 }
 
@@ -283,6 +305,10 @@ impl std::fmt::Debug for AuthorityAct {
             // A passphrase is a secret.
             Self::Export(_) => f.write_str("Export(..)"),
             Self::Import { .. } => f.write_str("Import(..)"),
+            Self::Rollover(rollover) => write!(f, "Rollover({rollover:?})"),
+            Self::Seal(_) => f.write_str("Seal(..)"),
+            Self::Unlock(_) => f.write_str("Unlock(..)"),
+            Self::Lock => f.write_str("Lock"),
         }
     }
 }

@@ -48,7 +48,51 @@ pub(crate) enum LayerVerb {
     Export(Sealed),
     /// Hold the authority of a layer that was exported elsewhere
     #[command(after_help = "Example:\n  irm layer import ovl --file ovl.key --passphrase-file -")]
-    Import(Sealed),
+    Import {
+        #[command(flatten)]
+        sealed: Sealed,
+        /// Keep it under that passphrase here too
+        #[arg(long = "sealed")]
+        keep_sealed: bool,
+    },
+    /// Give a layer another root: two are believed until that is finished, and all members renew in between
+    #[command(
+        after_help = "Example:\n  irm layer rollover ovl\n  irm layer show ovl\n  irm layer rollover ovl --finish"
+    )]
+    Rollover(Rollover),
+    /// Keep the root key of a layer on disk under a passphrase only; it has to be unlocked after each start
+    #[command(after_help = "Example:\n  irm layer seal ovl --passphrase-file -")]
+    Seal {
+        /// Of which layer; a member of this host must hold its root key
+        layer: Label,
+        /// Its first line is the passphrase, of at least 12 bytes; - is the standard input
+        #[arg(long, value_name = "FILE", required_unless_present = "off")]
+        passphrase_file: Option<PathBuf>,
+        /// Keep it as a file of mode 0600 again
+        #[arg(long, conflicts_with = "passphrase_file")]
+        off: bool,
+    },
+    /// Take the root key of a layer into use that is kept under a passphrase, until this member's next start
+    #[command(after_help = "Example:\n  irm layer unlock ovl --passphrase-file -")]
+    Unlock {
+        /// Of which layer; a member of this host must hold its root key
+        layer: Label,
+        /// Its first line is the passphrase; - is the standard input
+        #[arg(long, value_name = "FILE")]
+        passphrase_file: PathBuf,
+    },
+    /// Forget the root key of a layer that is kept under a passphrase until it is unlocked again
+    #[command(after_help = "Example:\n  irm layer lock ovl")]
+    Lock {
+        /// Of which layer; a member of this host must hold its root key
+        layer: Label,
+    },
+    /// Show whom the members of a layer believe: roots, issuers, and what is held here
+    #[command(after_help = "Example:\n  irm layer show ovl")]
+    Show {
+        /// Which layer
+        layer: Label,
+    },
     /// Show the members of a layer
     #[command(after_help = "Example:\n  irm layer members ovl")]
     Members {
@@ -73,6 +117,21 @@ pub(crate) struct Sealed {
     /// Its first line is the passphrase, of at least 12 bytes; - is the standard input
     #[arg(long, value_name = "FILE")]
     pub(crate) passphrase_file: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Rollover {
+    /// Of which layer; a member of this host must hold its root key
+    pub(crate) layer: Label,
+    /// Believe the root before no longer
+    #[arg(long)]
+    pub(crate) finish: bool,
+    /// Though members that have not renewed will be out
+    #[arg(long, requires = "finish")]
+    pub(crate) force: bool,
+    /// Finish by itself after this time [default: when --finish is said]
+    #[arg(long, value_name = "TIME", value_parser = duration, conflicts_with = "finish")]
+    pub(crate) ends: Option<Duration>,
 }
 
 #[derive(Debug, Args)]

@@ -16,7 +16,7 @@ use clap::{Args, Parser, Subcommand};
 pub(crate) use bind::{BindVerb, UnbindVerb};
 pub(crate) use flow::{Cat, Echo, FlowOptions, FlowVerb, Perf, Ping};
 pub(crate) use ipcp::{Adjacency, Bootstrap, Enroll, IpcpVerb, Kind, Set};
-pub(crate) use layer::{Invite, LayerVerb, Sealed};
+pub(crate) use layer::{Invite, LayerVerb, Rollover, Sealed};
 pub(crate) use name::{NameVerb, Register};
 pub(crate) use policy::PolicyVerb;
 pub(crate) use vpn::{Up, VpnVerb, Which};

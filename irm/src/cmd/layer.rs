@@ -11,7 +11,7 @@ use proto::{Code, Label, Reason};
 use serde_json::json;
 
 use super::{Context, now, texts};
-use crate::args::{Invite, LayerVerb, Sealed};
+use crate::args::{Invite, LayerVerb, Rollover, Sealed};
 use crate::client::{QUICK, answer};
 use crate::duration::millis;
 use crate::out::{json, table};
@@ -35,7 +35,26 @@ pub(crate) async fn run(c: &Context, verb: LayerVerb) -> Result<(), Reason> {
             act(c, layer, Act::Undelegate(member.to_string())).await
         }
         LayerVerb::Export(args) => export(c, args).await,
-        LayerVerb::Import(args) => import(c, args).await,
+        LayerVerb::Import {
+            sealed,
+            keep_sealed,
+        } => import(c, sealed, keep_sealed).await,
+        LayerVerb::Rollover(args) => rollover(c, args).await,
+        LayerVerb::Seal {
+            layer,
+            passphrase_file,
+            off,
+        } => {
+            let passphrase = passphrase_file.as_deref().map(passphrase);
+            let passphrase = passphrase.transpose()?.unwrap_or_default();
+            act(c, layer, Act::Seal(pb::SealAuthority { passphrase, off })).await
+        }
+        LayerVerb::Unlock {
+            layer,
+            passphrase_file,
+        } => act(c, layer, Act::Unlock(passphrase(&passphrase_file)?)).await,
+        LayerVerb::Lock { layer } => act(c, layer, Act::Lock(pb::LockAuthority {})).await,
+        LayerVerb::Show { layer } => show(c, layer).await,
         LayerVerb::Members { layer } => {
             let members = ask(c, layer).await?.members;
             let shown = json!({"members": members.iter().map(json::member).collect::<Vec<_>>()});
@@ -106,10 +125,34 @@ async fn export(c: &Context, args: Sealed) -> Result<(), Reason> {
     c.out.done()
 }
 
-async fn import(c: &Context, args: Sealed) -> Result<(), Reason> {
+async fn rollover(c: &Context, args: Rollover) -> Result<(), Reason> {
+    let rollover = pb::Rollover {
+        finish: args.finish,
+        force: args.force,
+        ends_in_s: args.ends.map_or(0, |ends| ends.as_secs().max(1)),
+    };
+    act(c, args.layer, Act::Rollover(rollover)).await
+}
+
+async fn show(c: &Context, layer: Label) -> Result<(), Reason> {
+    let trust = ask(c, layer.clone()).await?.trust.ok_or_else(|| {
+        let text = format!(
+            "{layer} has no authority of its own: it is a shim's, or its certificates come from the site's PKI"
+        );
+        Reason::new(Code::NotFound, text)
+    })?;
+    let mut shown = json::trust(&trust);
+    if let Some(keys) = shown.as_object_mut() {
+        keys.insert("layer".to_owned(), json!(layer.as_str()));
+    }
+    c.out.answer(shown, || table::trust(&trust, now()))
+}
+
+async fn import(c: &Context, args: Sealed, sealed: bool) -> Result<(), Reason> {
     let import = pb::ImportAuthority {
         file: std::fs::read(&args.file).map_err(|e| broken(&args.file, "read", &e))?,
         passphrase: passphrase(&args.passphrase_file)?,
+        sealed,
     };
     act(c, args.layer, Act::Import(import)).await
 }

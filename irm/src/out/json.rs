@@ -36,6 +36,23 @@ pub(crate) fn member(m: &pb::Member) -> Value {
     })
 }
 
+/// `layer show`, and `trust` of an IPCP's status.
+pub(crate) fn trust(t: &pb::LayerTrust) -> Value {
+    let root = |r: &pb::Root| json!({"fingerprint": r.fingerprint, "expires": number(r.expires), "ends": r.ends});
+    json!({
+        "holder": text(&t.holder),
+        "issuers": t.issuers,
+        "cert_life_s": number(t.cert_life_s),
+        "roots": t.roots.iter().map(root).collect::<Vec<_>>(),
+        "rollover": t.roots.len() > 1,
+        "until": number(t.until),
+        "waiting": t.waiting,
+        "held": text(&t.held),
+        "key": text(&t.key),
+        "own_ends": t.own_ends,
+    })
+}
+
 /// `routes[]`.
 pub(crate) fn route(r: &pb::Route) -> Value {
     json!({
@@ -167,6 +184,7 @@ fn ipcp_whole(i: &pb::IpcpInfo) -> Value {
             "member": text(&s.member),
             "cert_expires": number(s.cert_expires),
             "prefixes": s.prefixes,
+            "trust": s.trust.as_ref().map_or(Value::Null, trust),
             "names": s.names,
             "members": s.members.iter().map(member).collect::<Vec<_>>(),
             "routes": s.routes.iter().map(route).collect::<Vec<_>>(),

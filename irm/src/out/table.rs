@@ -64,7 +64,10 @@ pub(crate) fn members(list: &[pb::Member], now: Duration) -> String {
         row.extend([
             m.neighbours.join(","),
             m.prefixes.join(","),
+            m.groups.join(","),
             expires(m.cert_expires, now),
+            m.issuer.clone(),
+            m.serial.clone(),
         ]);
         row
     };
@@ -74,9 +77,47 @@ pub(crate) fn members(list: &[pb::Member], now: Duration) -> String {
         "REACHABLE",
         "NEIGHBOURS",
         "PREFIXES",
+        "GROUPS",
         "CERTIFICATE",
+        "ISSUER",
+        "SERIAL",
     ];
     table(&heads, list.iter().map(row).collect(), "no members")
+}
+
+/// Whom the members of a layer believe.
+pub(crate) fn trust(t: &pb::LayerTrust, now: Duration) -> String {
+    let mut out = String::new();
+    let mut line = |key: &str, value: String| {
+        // Writing to a String can't fail.
+        let _ = writeln!(out, "{key:<20}{}", dash(value));
+    };
+    for root in &t.roots {
+        let ends = match (root.ends, t.until) {
+            (false, _) => "issues".to_owned(),
+            (true, 0) => "ends with irm layer rollover --finish".to_owned(),
+            (true, until) => format!("ends {}", expires(until, now)),
+        };
+        let short: String = root.fingerprint.chars().take(16).collect();
+        let expires = expires(root.expires, now);
+        line("root", format!("{short}, expires {expires}, {ends}"));
+    }
+    line("held by", t.holder.clone());
+    line("issuers", t.issuers.join(", "));
+    line(
+        "certificates live",
+        words(Duration::from_secs(t.cert_life_s)),
+    );
+    let held = match (t.held.as_str(), t.key.as_str()) {
+        ("", _) => "nothing".to_owned(),
+        (held, "") => held.to_owned(),
+        (held, key) => format!("{held}, key {key}"),
+    };
+    line("held here", held);
+    if t.roots.len() > 1 {
+        line("not renewed", t.waiting.join(", "));
+    }
+    out
 }
 
 pub(crate) fn routes(list: &[pb::Route]) -> String {
@@ -383,6 +424,52 @@ ovl-a  unicast   -      waiting  -    00000000000000ab  -
 ";
         assert_eq!(ipcps(&list), wanted);
         assert_eq!(ipcps(&[]), "no IPCPs; make one with irm ipcp bootstrap\n");
+    }
+
+    #[test]
+    fn members_are_shown_with_their_groups_and_who_certified_them() {
+        let member = pb::Member {
+            name: "ovl-b".into(),
+            address: 0xab,
+            groups: vec!["lab".into(), "ops".into()],
+            issuer: "ovl-a".into(),
+            serial: "4f01".into(),
+            reachable: true,
+            ..Default::default()
+        };
+        let wanted = "\
+NAME   ADDRESS           REACHABLE  NEIGHBOURS  PREFIXES  GROUPS   CERTIFICATE  ISSUER  SERIAL
+ovl-b  00000000000000ab  yes        -           -         lab,ops  -            ovl-a   4f01
+";
+        assert_eq!(members(&[member], Duration::ZERO), wanted);
+    }
+
+    #[test]
+    fn a_change_of_the_root_shows_which_ends_and_who_has_not_renewed() {
+        let root = |fingerprint: &str, ends| pb::Root {
+            fingerprint: fingerprint.into(),
+            expires: 86_400,
+            ends,
+        };
+        let trust = pb::LayerTrust {
+            roots: vec![root("aa", false), root("bb", true)],
+            holder: "ovl-a".into(),
+            waiting: vec!["ovl-c".into()],
+            held: "root".into(),
+            key: "sealed".into(),
+            cert_life_s: 600,
+            ..Default::default()
+        };
+        let wanted = "\
+root                aa, expires in 1 d, issues
+root                bb, expires in 1 d, ends with irm layer rollover --finish
+held by             ovl-a
+issuers             -
+certificates live   10 min
+held here           root, key sealed
+not renewed         ovl-c
+";
+        assert_eq!(super::trust(&trust, Duration::ZERO), wanted);
     }
 
     #[test]

@@ -485,6 +485,7 @@ pub(crate) async fn layer(daemon: &Arc<Daemon>, layer: &Label) -> Result<LayerRe
         members: status.members,
         routes: status.routes,
         links: status.links,
+        trust: status.trust,
     })
 }
 

@@ -40,7 +40,7 @@ impl Admin for Service {
     }
 
     async fn metrics(&self, _: Request<MetricsRequest>) -> Answer<MetricsReply> {
-        let text = metrics::text(&status::reply(&self.0).await);
+        let text = metrics::text(&status::reply(&self.0).await, crate::events::now());
         let text = text
             .map_err(|_| Reason::new(Code::Failed, "the metrics can't be written; report this"))?;
         Ok(Response::new(MetricsReply { text }))

@@ -3,7 +3,11 @@
 //! It lives at the member that bootstrapped the layer; every use of an invitation is counted here and nowhere else.
 
 mod ledger;
+#[cfg(test)]
+mod overstep;
 mod renew;
+mod rollover;
+mod sealed;
 mod stored;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -22,6 +26,9 @@ use super::issue::{MEMBER_LIFE, Request, Root};
 use super::key::Key;
 use super::{Identity, MemberCert, Roots, prefix, random, sha256};
 use crate::UnixTime;
+use sealed::Seal;
+
+pub use sealed::{Kept, Sealed};
 
 /// The authority of one layer.
 pub struct Authority {
@@ -30,6 +37,12 @@ pub struct Authority {
     root: Root,
     /// The certificates above that, the root last; none above a root.
     above: Vec<Vec<u8>>,
+    /// The root before this one, as long as both are believed.
+    before: Option<Root>,
+    /// What goes along with a certificate as long as two roots are believed.
+    beside: Vec<Vec<u8>>,
+    /// The passphrase under which its key lies on disk, if it does.
+    seal: Option<Seal>,
     /// How long the certificates of members live.
     cert_life: Duration,
     members: BTreeMap<Label, Issued>,
@@ -111,6 +124,9 @@ impl Authority {
             layer: layer.clone(),
             root,
             above: Vec::new(),
+            before: None,
+            beside: Vec::new(),
+            seal: None,
             cert_life: checked_life(cert_life)?,
             members: BTreeMap::new(),
             invitations: BTreeMap::new(),
@@ -166,6 +182,9 @@ impl Authority {
             layer: identity.layer().clone(),
             root: identity.issue_with(own).ok_or_else(unusable)?,
             above: vec![root.to_vec()],
+            before: None,
+            beside: Vec::new(),
+            seal: None,
             cert_life: checked_life(cert_life)?,
             members: BTreeMap::new(),
             invitations: BTreeMap::new(),
@@ -209,20 +228,31 @@ impl Authority {
 
     /// Notes what a member of the layer was granted by others that issue, so that it isn't given again here.
     pub fn note(&mut self, cert: &MemberCert) {
-        if !self.members.contains_key(cert.member()) {
+        let known = self.members.get_mut(cert.member());
+        let Some(known) = known else {
             let issued = Issued {
                 grant: Grant::of(cert),
                 csr: None,
                 certificate: cert.der().to_vec(),
             };
             self.members.insert(cert.member().clone(), issued);
+            return;
+        };
+        // Another of those that issue may have renewed it since.
+        let before = MemberCert::parse(&known.certificate);
+        let newer = |before: MemberCert| {
+            before.public_key() == cert.public_key() && before.not_after() < cert.not_after()
+        };
+        if before.is_ok_and(newer) {
+            known.certificate = cert.der().to_vec();
         }
     }
 
-    /// The certificates from that of the key that issues up to the root.
+    /// The certificates from that of the key that issues up to the root, and those of another root that is believed.
     fn chain(&self) -> Vec<Vec<u8>> {
         let own = std::iter::once(self.root.der().to_vec());
-        own.chain(self.above.iter().cloned()).collect()
+        let above = self.above.iter().chain(&self.beside);
+        own.chain(above.cloned()).collect()
     }
 
     /// Whether it holds the key of a root; else one that a root has certified.
@@ -341,8 +371,7 @@ impl Authority {
                 "the authority's key can't be used; restore its file from a backup",
             )
         };
-        let root = self.chain().pop().and_then(|root| key_hash_of(&root));
-        let root = root.ok_or_else(broken)?;
+        let root = key_hash_of(self.root_der()).ok_or_else(broken)?;
         // Whole seconds, rounded up, so that the line and the ledger agree.
         let expires =
             (now.0 + Duration::from_millis(invite.expires_ms) + Duration::from_nanos(999_999_999))
@@ -380,14 +409,18 @@ impl Authority {
     ) -> Result<wire::EnrolReply, Reason> {
         let (id, csr) = self.authentic(request, exporter)?;
         let hash = sha256(&[&request.csr]);
-        if let Some(issued) = self
-            .members
-            .get(&csr.member)
-            .filter(|issued| issued.csr == Some(hash))
-        {
+        let again = self.members.get(&csr.member);
+        let again = again.filter(|issued| issued.csr == Some(hash));
+        if let Some(issued) = again.filter(|i| self.root.has_issued(&i.certificate)) {
             return Ok(self.reply(issued.certificate.clone()));
         }
-        let grant = self.granted(&id, &csr, now)?;
+        // Answered before under another root: no second use.
+        let known = again.map(|issued| issued.grant.clone());
+        let counts = known.is_none();
+        let grant = match known {
+            Some(grant) => grant,
+            None => self.granted(&id, &csr, now)?,
+        };
         let certificate = self.root.issue(
             &self.layer,
             &csr.member,
@@ -396,16 +429,8 @@ impl Authority {
             self.cert_life,
             now,
         )?;
-        if let Some(open) = self.invitations.get_mut(&id) {
-            open.left -= 1;
-        }
-        self.audit.push_back(Audit {
-            at: now.secs(),
-            invitation: id,
-            member: csr.member.clone(),
-        });
-        if self.audit.len() > MAX_AUDIT {
-            self.audit.pop_front();
+        if counts {
+            self.count_use(id, csr.member.clone(), now);
         }
         let issued = Issued {
             grant,
@@ -414,6 +439,20 @@ impl Authority {
         };
         self.members.insert(csr.member, issued);
         Ok(self.reply(certificate))
+    }
+
+    fn count_use(&mut self, id: [u8; 16], member: Label, now: UnixTime) {
+        if let Some(open) = self.invitations.get_mut(&id) {
+            open.left -= 1;
+        }
+        self.audit.push_back(Audit {
+            at: now.secs(),
+            invitation: id,
+            member,
+        });
+        if self.audit.len() > MAX_AUDIT {
+            self.audit.pop_front();
+        }
     }
 
     /// Whether the request comes from the holder of one of our invitations, over this session, for this layer.

@@ -158,6 +158,11 @@ impl<'a> Reader<'a> {
         Ok(out)
     }
 
+    /// Whether a later version may have added something.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     pub(super) fn end(&self) -> Result<(), Corrupt> {
         if self.rest.is_empty() {
             Ok(())

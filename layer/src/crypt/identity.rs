@@ -18,7 +18,8 @@ use crate::UnixTime;
 pub struct Identity {
     key: Key,
     cert: MemberCert,
-    chain: Vec<Vec<u8>>,
+    /// The certificates from its issuer up to a root's, without that.
+    between: Vec<Vec<u8>>,
     roots: Roots,
 }
 
@@ -33,16 +34,10 @@ impl Identity {
         if key.public() != cert.public_key() {
             return Err(CertError::Malformed("its key is another one"));
         }
-        // The root goes along, so that a joiner can compare it with its invitation.
-        let leaf = cert.der().to_vec();
-        let chain = std::iter::once(leaf)
-            .chain(intermediates)
-            .chain(roots.ders().iter().cloned())
-            .collect();
         Ok(Self {
             key,
             cert,
-            chain,
+            between: intermediates,
             roots,
         })
     }
@@ -157,40 +152,57 @@ impl Identity {
             let text = format!("the renewed certificate can't be used: {e}");
             Reason::new(Code::PeerMisbehaved, text)
         };
-        let roots = &self.roots;
-        let cert = MemberCert::verify(&reply.certificate, &reply.chain, roots, self.layer(), now)
-            .map_err(blame)?;
+        let (leaf, chain) = (&reply.certificate, &reply.chain);
+        let verified = MemberCert::verify_path(leaf, chain, &self.roots, self.layer(), now);
+        let (cert, between) = verified.map_err(blame)?;
         if cert.member() != self.member() || cert.public_key() != self.cert.public_key() {
             return Err(blame(CertError::Malformed("it is somebody else's")));
         }
-        let between = reply.chain.iter().filter(|der| !roots.ders().contains(der));
-        let between: Vec<Vec<u8>> = between.take(MAX_BETWEEN).cloned().collect();
-        if cert.not_after() <= self.cert.not_after() && between == self.between() {
+        let news = cert.not_after() > self.cert.not_after() || between != self.between;
+        let stays = || {
+            let first = self.roots.first();
+            !self.is_of_old_root(now) || cert.is_foreign(&between, &first, now)
+        };
+        if !news && stays() {
             return Ok(false);
         }
-        let leaf = cert.der().to_vec();
-        let roots = self.roots.ders().iter().cloned();
-        self.chain = std::iter::once(leaf).chain(between).chain(roots).collect();
+        self.between = between.into_iter().take(MAX_BETWEEN).collect();
         self.cert = cert;
         Ok(true)
     }
 
-    /// The certificates between the member's and the roots.
-    fn between(&self) -> &[Vec<u8>] {
-        &self.chain[1..self.chain.len() - self.roots.ders().len()]
+    /// Whether its certificate counts only as long as two roots are believed: it is of the one that ends.
+    pub fn is_of_old_root(&self, now: UnixTime) -> bool {
+        let rolling = self.roots.ders().len() > 1;
+        rolling
+            && self
+                .cert
+                .is_foreign(&self.between, &self.roots.first(), now)
+    }
+
+    /// Whether its own certificate is believed.
+    pub fn check_own(&self, now: UnixTime) -> Result<(), CertError> {
+        let (cert, roots) = (&self.cert, &self.roots);
+        MemberCert::verify(cert.der(), &self.between, roots, self.layer(), now).map(drop)
+    }
+
+    /// The certificates between the member's and the roots, from its issuer upwards.
+    pub fn between(&self) -> &[Vec<u8>] {
+        &self.between
     }
 
     /// Trusts as `roots` say from now on.
     pub fn set_roots(&mut self, roots: Roots) {
-        let own = self.chain.len() - self.roots.ders().len();
-        self.chain.truncate(own);
-        self.chain.extend(roots.ders().iter().cloned());
         self.roots = roots;
     }
 
-    /// The certificates that a peer gets to see, DER: the member's, any intermediates, the roots.
-    pub fn chain(&self) -> &[Vec<u8>] {
-        &self.chain
+    /// The certificates that a peer gets to see, DER: the member's, any intermediates, what two roots say of each other, and
+    /// the roots, so that a joiner can compare them with its invitation.
+    pub fn chain(&self) -> Vec<Vec<u8>> {
+        let own = std::iter::once(self.cert.der());
+        let above = self.between.iter().chain(self.roots.crosses());
+        let all = above.chain(self.roots.ders()).map(Vec::as_slice);
+        own.chain(all).map(<[u8]>::to_vec).collect()
     }
 
     /// An Ed25519 signature.

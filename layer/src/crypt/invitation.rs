@@ -249,8 +249,10 @@ impl Joiner {
         };
         let roots =
             Roots::pinned(reply.chain.iter().map(Vec::as_slice), &self.root).map_err(blame)?;
-        let cert = MemberCert::verify(&reply.certificate, &reply.chain, &roots, &self.layer, now)
-            .map_err(blame)?;
+        let (leaf, chain) = (&reply.certificate, &reply.chain);
+        let verified = MemberCert::verify_path(leaf, chain, &roots, &self.layer, now);
+        let (cert, mut between) = verified.map_err(blame)?;
+        between.truncate(MAX_BETWEEN);
         if *cert.member() != self.member || *cert.public_key() != *self.key.public() {
             return Err(Reason::new(
                 Code::PeerMisbehaved,
@@ -261,11 +263,6 @@ impl Joiner {
             .key
             .again()
             .ok_or_else(|| failed("the key is refused"))?;
-        let between = reply.chain.iter();
-        let between = between
-            .filter(|der| !roots.ders().contains(der))
-            .take(MAX_BETWEEN);
-        let between = between.cloned().collect();
         Identity::new(key, cert, between, roots).map_err(blame)
     }
 }

@@ -14,7 +14,7 @@ use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
 use super::authority::Grant;
-use super::cert::{group_uri, member_of, uri};
+use super::cert::{group_uri, is_signed_by, issuer_of, issuer_prefixes, member_of, uri};
 use super::key::Key;
 use super::{MemberCert, Voice, failed, prefix, random};
 use crate::UnixTime;
@@ -71,6 +71,11 @@ impl Root {
         super::sha256(&[&self.issuer.key().subject_public_key_info()])
     }
 
+    /// Whether a certificate was issued with this very key.
+    pub(super) fn has_issued(&self, der: &[u8]) -> bool {
+        is_signed_by(der, self.issuer.key().public())
+    }
+
     pub(super) fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.issuer.key().sign(message)
     }
@@ -120,19 +125,61 @@ impl Root {
         prefixes: &[IpNet],
         now: UnixTime,
     ) -> Result<Vec<u8>, Reason> {
+        self.certify_issuer(
+            cert.layer(),
+            cert.member(),
+            *cert.public_key(),
+            prefixes,
+            now,
+        )
+    }
+
+    /// The same as a certificate that another root has given.
+    pub(super) fn delegate_anew(&self, der: &[u8], now: UnixTime) -> Result<Vec<u8>, Reason> {
+        let odd = || failed("one of those that issue has a certificate that can't be read");
+        let (layer, member) = issuer_of(der).ok_or_else(odd)?;
+        let key = Voice::of(der, false).ok_or_else(odd)?;
+        let prefixes = issuer_prefixes(der).ok_or_else(odd)?;
+        self.certify_issuer(&layer, &member, *key.key(), &prefixes, now)
+    }
+
+    /// This root says that another is one as well, DER.
+    pub(super) fn cross(
+        &self,
+        other: &Self,
+        layer: &Label,
+        now: UnixTime,
+    ) -> Result<Vec<u8>, Reason> {
+        let mut params = root_params(layer, now)?;
+        // Below it: a member that issues.
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(1));
+        params.use_authority_key_identifier_extension = true;
+        let key = MemberKey(*other.issuer.key().public());
+        let signed = params.signed_by(&key, &self.issuer).map_err(failed)?;
+        Ok(signed.der().to_vec())
+    }
+
+    fn certify_issuer(
+        &self,
+        layer: &Label,
+        member: &Label,
+        key: [u8; 32],
+        prefixes: &[IpNet],
+        now: UnixTime,
+    ) -> Result<Vec<u8>, Reason> {
         // Not the name in the member's own certificate: of one name and one key, a chain would seem to go in a circle.
-        let name = format!("{ISSUER}{}", cert.member());
+        let name = format!("{ISSUER}{member}");
         let mut params = params(&name, now, ROOT_LIFE)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let name = uri(cert.layer(), cert.member());
+        let name = uri(layer, member);
         params.subject_alt_names = vec![SanType::URI(name.try_into().map_err(failed)?)];
         params.use_authority_key_identifier_extension = true;
         params.custom_extensions = vec![CustomExtension::from_oid_content(
             &prefix::OID,
             prefix::encode(prefixes),
         )];
-        let key = MemberKey(*cert.public_key());
+        let key = MemberKey(key);
         let signed = params.signed_by(&key, &self.issuer).map_err(failed)?;
         Ok(signed.der().to_vec())
     }

@@ -44,7 +44,7 @@ mod version;
 mod window;
 
 pub use acquaintance::{Acquaintance, Introduction};
-pub use authority::{Audit, Authority};
+pub use authority::{Audit, Authority, Kept, Sealed};
 pub use cert::{CertError, MemberCert, issuer_key, issuer_name};
 pub use exchange::KeyExchange;
 pub use file::Corrupt;
@@ -52,7 +52,7 @@ pub(crate) use file::{unwrap_file, wrap_file};
 pub use handshake::{Handshake, HandshakeError, Outcome};
 pub use identity::Identity;
 pub use invitation::{Invitation, Joiner};
-pub use roots::{Roots, Voice};
+pub use roots::{Roots, Voice, root_facts};
 pub use seal::{
     Aead, FlowKey, MAX_BLOCKS, OpenError, OpenKey, REKEY_BLOCKS, SealError, SealKey, TAG,
 };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ring::signature::{ED25519, UnparsedPublicKey};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
@@ -24,6 +25,12 @@ pub struct Roots {
     /// Ids of the keys of members that may issue, and until when what they have issued counts; `None`: all that a root
     /// has certified.
     issuers: Option<Arc<BTreeMap<[u8; 32], u64>>>,
+    /// The certificates of those that may issue.
+    known: Arc<Vec<Vec<u8>>>,
+    /// Those that two roots have given each other.
+    crosses: Arc<Vec<Vec<u8>>>,
+    /// The longest that the certificate of a member lives that a member has issued.
+    member_life: Option<Duration>,
 }
 
 /// A key that may sign what the authority of a layer says to all members.
@@ -47,6 +54,9 @@ impl Roots {
                 voices: ders.iter().filter_map(|der| Voice::of(der, true)).collect(),
                 issuers: None,
                 revoked: Arc::default(),
+                known: Arc::default(),
+                crosses: Arc::default(),
+                member_life: None,
                 ders,
                 anchors,
             }),
@@ -79,18 +89,58 @@ impl Roots {
     /// The same, but of members only these may issue; what those that are retired have issued counts until a time.
     pub fn with_issuers(
         mut self,
-        active: &[Vec<u8>],
+        known: &[Vec<u8>],
         retired: impl Iterator<Item = ([u8; 32], u64)>,
     ) -> Self {
-        let active: Vec<Voice> = active
+        let active: Vec<Voice> = known
             .iter()
             .filter_map(|der| Voice::of(der, false))
             .collect();
         let named = active.iter().map(|voice| (voice.id, u64::MAX));
         self.issuers = Some(Arc::new(retired.chain(named).collect()));
+        self.known = Arc::new(known.to_vec());
         self.voices.retain(|voice| voice.root);
         self.voices.extend(active);
         self
+    }
+
+    /// The same, with what two roots have certified of each other, to be shown to whoever knows one of them only.
+    pub fn with_crosses(self, crosses: Vec<Vec<u8>>) -> Self {
+        Self {
+            crosses: Arc::new(crosses),
+            ..self
+        }
+    }
+
+    /// The same, but what members issue lives so long at most.
+    pub fn with_member_life(self, member_life: Option<Duration>) -> Self {
+        Self {
+            member_life,
+            ..self
+        }
+    }
+
+    /// The same, but only the root that issues now is believed, not the one before.
+    pub fn first(&self) -> Self {
+        let mut first = self.clone();
+        first.ders.truncate(1);
+        first.anchors.truncate(1);
+        let only = first.ders.iter().filter_map(|der| Voice::of(der, true));
+        let only: Vec<Voice> = only.collect();
+        first
+            .voices
+            .retain(|voice| !voice.root || only.contains(voice));
+        first
+    }
+
+    /// Whether a root is believed that is none of `after`.
+    pub fn lost_any(&self, after: &Self) -> bool {
+        self.ders.iter().any(|der| !after.ders.contains(der))
+    }
+
+    /// Whether the layer has said who issues; a site's own PKI says nothing.
+    pub fn has_issuers(&self) -> bool {
+        self.issuers.is_some()
     }
 
     /// Whether what this key has issued counts.
@@ -112,6 +162,21 @@ impl Roots {
     /// The key of this id, if it may speak for the authority: that of a root or of a member that issues, if it is Ed25519.
     pub fn voice(&self, id: &[u8; 32]) -> Option<&Voice> {
         self.voices.iter().find(|voice| voice.id == *id)
+    }
+
+    /// The certificates of members that may issue, as the layer's authority said it last.
+    pub(super) fn known(&self) -> &[Vec<u8>] {
+        &self.known
+    }
+
+    /// What two roots have certified of each other.
+    pub(super) fn crosses(&self) -> &[Vec<u8>] {
+        &self.crosses
+    }
+
+    /// The longest that what a member has issued may live.
+    pub(super) fn member_life(&self) -> Option<Duration> {
+        self.member_life
     }
 
     pub(super) fn anchors(&self) -> &[TrustAnchor<'static>] {
@@ -157,6 +222,15 @@ impl Voice {
             .verify(message, signature)
             .map_err(|_| CertError::BadSignature)
     }
+}
+
+/// What people know the certificate of an authority by: the SHA-256 of its key, hexadecimal, and its end.
+pub fn root_facts(der: &[u8]) -> Option<(String, UnixTime)> {
+    let (_, cert) = X509Certificate::from_der(der).ok()?;
+    let hash = super::sha256(&[cert.tbs_certificate.subject_pki.raw]);
+    let end = u64::try_from(cert.validity().not_after.timestamp()).ok()?;
+    let hex = hash.iter().map(|b| format!("{b:02x}")).collect();
+    Some((hex, UnixTime(Duration::from_secs(end))))
 }
 
 #[cfg(test)]

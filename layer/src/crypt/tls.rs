@@ -100,11 +100,8 @@ impl TlsConfig {
         clock: &Clock,
     ) -> Result<Self, Reason> {
         let chain = || {
-            identity
-                .chain()
-                .iter()
-                .map(|der| CertificateDer::from(der.clone()))
-                .collect()
+            let all = identity.chain().into_iter();
+            all.map(CertificateDer::from).collect()
         };
         let builder = ServerConfig::builder_with_details(
             Arc::clone(&trust.provider),

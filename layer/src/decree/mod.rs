@@ -162,6 +162,18 @@ impl Decrees {
         content: Vec<u8>,
         now: UnixTime,
     ) -> Result<SignedDecree, DecreeError> {
+        self.publish_as(authority, authority.voice(), kind, content, now)
+    }
+
+    /// The same, signed by one of the keys that the authority holds.
+    pub fn publish_as(
+        &mut self,
+        authority: &Authority,
+        signer: [u8; 32],
+        kind: Kind,
+        content: Vec<u8>,
+        now: UnixTime,
+    ) -> Result<SignedDecree, DecreeError> {
         if content.len() > MAX_CONTENT {
             return Err(DecreeError::TooLarge {
                 found: content.len(),
@@ -171,7 +183,7 @@ impl Decrees {
         let decree = Decree {
             kind,
             number: last.unwrap_or(0).saturating_add(1),
-            signer: authority.voice(),
+            signer,
             signed_at: now.secs(),
             content,
         };
@@ -249,17 +261,20 @@ impl Decrees {
         }
     }
 
-    /// What the neighbour that sent this digest lacks: what says whom to trust comes first.
-    pub fn missing(&self, digest: &wire::DecreeDigest) -> Vec<SignedDecree> {
+    /// What the neighbour that sent this digest lacks: what says whom to trust comes first. It would refuse what nobody has
+    /// signed that may speak now.
+    pub fn missing(&self, digest: &wire::DecreeDigest, trusted: &Roots) -> Vec<SignedDecree> {
         let theirs: BTreeMap<_, _> = digest
             .versions
             .iter()
             .map(|v| ((v.kind, &v.signer[..]), (v.number, &v.hash[..])))
             .collect();
         let newer = self.held.iter().filter(|((kind, signer), held)| {
-            theirs
-                .get(&(kind.0, &signer[..]))
-                .is_none_or(|has| *has < (held.decree.number, &held.hash[..]))
+            let speaks = trusted.voice(signer).is_some();
+            speaks
+                && theirs
+                    .get(&(kind.0, &signer[..]))
+                    .is_none_or(|has| *has < (held.decree.number, &held.hash[..]))
         });
         newer.map(|(_, held)| held.signed.clone()).collect()
     }

@@ -58,7 +58,9 @@ pub(super) fn sign(authority: &Authority, layer: &Label, decree: &Decree) -> Sig
     };
     let body = body.encode_to_vec();
     SignedDecree {
-        signature: authority.sign(&signed_bytes(layer, &body)).to_vec(),
+        signature: authority
+            .sign_as(&decree.signer, &signed_bytes(layer, &body))
+            .to_vec(),
         body,
     }
 }

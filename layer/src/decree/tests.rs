@@ -171,14 +171,14 @@ fn a_digest_names_what_is_held_and_the_other_side_sends_what_is_missing() {
     take(&mut member, identity.roots(), all[0].clone()).unwrap();
     // Whom to trust comes first, since it may say who may sign the rest.
     assert_eq!(
-        full.missing(&member.digest()),
+        full.missing(&member.digest(), identity.roots()),
         [all[1].clone(), all[2].clone()]
     );
-    assert_eq!(member.missing(&full.digest()), []);
-    for signed in full.missing(&member.digest()) {
+    assert_eq!(member.missing(&full.digest(), identity.roots()), []);
+    for signed in full.missing(&member.digest(), identity.roots()) {
         take(&mut member, identity.roots(), signed).unwrap();
     }
-    assert_eq!(full.missing(&member.digest()), []);
+    assert_eq!(full.missing(&member.digest(), identity.roots()), []);
     let (stranger, _) = self::authority();
     let content = b"alien".to_vec();
     full.publish(&stranger, Kind::POLICY, content, NOW).unwrap();
@@ -201,7 +201,7 @@ fn of_two_with_one_number_all_members_hold_the_same() {
         }
     }
     assert_eq!(text(&left, Kind::POLICY), text(&right, Kind::POLICY));
-    assert_eq!(left.missing(&right.digest()), []);
+    assert_eq!(left.missing(&right.digest(), identity.roots()), []);
 }
 
 #[test]

@@ -21,6 +21,10 @@ pub struct Trust {
     pub cert_life: Option<Duration>,
     /// The member that holds the root's key.
     pub holder: Option<Label>,
+    /// While the root is changed, two are believed, the first of which issues: what each has certified of the other, DER.
+    pub crosses: Vec<Vec<u8>>,
+    /// The second of Unix time at which the change of the root ends by itself; `None`: when somebody says so.
+    pub until: Option<u64>,
 }
 
 impl Trust {
@@ -32,6 +36,7 @@ impl Trust {
         if trust.roots.is_empty()
             || trust.roots.len() > MAX_ROOTS
             || trust.issuers.len() > MAX_ISSUERS
+            || trust.crosses.len() > MAX_ROOTS
         {
             return None;
         }
@@ -44,6 +49,8 @@ impl Trust {
                 "" => None,
                 name => Some(Label::new(name).ok()?),
             },
+            crosses: trust.crosses,
+            until: (trust.until > 0).then_some(trust.until),
         })
     }
 
@@ -63,6 +70,8 @@ impl Trust {
                 .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default(),
+            crosses: self.crosses.clone(),
+            until: self.until.unwrap_or_default(),
         }
         .encode_to_vec()
     }
@@ -70,7 +79,14 @@ impl Trust {
     /// Whom a member believes that has been told this.
     pub fn roots(&self) -> Result<Roots, CertError> {
         let roots = Roots::new(self.roots.clone())?;
-        Ok(roots.with_issuers(&self.issuers, self.retired.iter().copied()))
+        let roots = roots.with_issuers(&self.issuers, self.retired.iter().copied());
+        let roots = roots.with_member_life(self.cert_life);
+        Ok(roots.with_crosses(self.crosses.clone()))
+    }
+
+    /// Whether two roots are believed.
+    pub fn is_rolling(&self) -> bool {
+        self.roots.len() > 1
     }
 }
 
@@ -91,6 +107,8 @@ mod tests {
             retired: vec![([4; 32], 5)],
             cert_life: Some(Duration::from_secs(600)),
             holder: Label::new("a").ok(),
+            crosses: vec![vec![6], vec![7]],
+            until: Some(8),
         };
         assert_eq!(Trust::read(&trust.write()), Some(trust.clone()));
         let with = |change: &dyn Fn(&mut Trust)| {
@@ -101,6 +119,7 @@ mod tests {
         assert_eq!(with(&|t| t.roots.clear()), None);
         assert_eq!(with(&|t| t.roots = vec![vec![1]; 3]), None);
         assert_eq!(with(&|t| t.issuers = vec![vec![1]; 17]), None);
+        assert_eq!(with(&|t| t.crosses = vec![vec![1]; 3]), None);
         assert!(with(&|t| t.retired.clear()).is_some());
     }
 }

@@ -3,6 +3,7 @@
 //! A record is flooded when it is new. Two neighbours whose link has come up tell each other what they hold (digests),
 //! and each sends what the other lacks. Records age: their originator renews them, and what nobody renews is forgotten.
 
+mod clash;
 mod digest;
 #[cfg(any(test, feature = "sim"))]
 mod pool;
@@ -26,6 +27,8 @@ use super::record::{self, Content, Kind, MAX_LINKS, MAX_MEMBERS, Parsed, RecordE
 use super::spf::Spf;
 use crate::crypt::{CertError, Identity, MemberCert};
 use crate::{Now, UnixTime};
+use clash::Clashes;
+pub use clash::{Clash, yields};
 pub(crate) use digest::packed;
 #[cfg(any(test, feature = "sim"))]
 pub use pool::Pool;
@@ -43,6 +46,7 @@ pub struct Lsdb {
     reborn: Vec<(Addr, u64)>,
     renew_at: Option<Instant>,
     sweep_at: Option<Instant>,
+    clashes: Clashes,
     changed: bool,
     /// When the newest certificate begins that was believed.
     newest: UnixTime,
@@ -84,6 +88,7 @@ impl Lsdb {
             reborn: Vec::new(),
             renew_at: None,
             sweep_at: None,
+            clashes: Clashes::default(),
             changed: false,
             newest: UnixTime(Duration::ZERO),
             #[cfg(any(test, feature = "sim"))]
@@ -157,7 +162,8 @@ impl Lsdb {
             return Err(RecordError::TooManyMembers);
         }
         // What we hold is looked at first: it costs nothing, and most records come more than once.
-        if let Some(stored) = self.store.get(origin, kind) {
+        let rival = self.is_rival(identity, origin, &record.certificate);
+        if let Some(stored) = self.store.get(origin, kind).filter(|_| !rival) {
             match version.cmp(&stored.version()) {
                 Ordering::Less => {
                     return Ok(Inserted::Stale(self.store.aged(now.mono, stored)));
@@ -174,6 +180,9 @@ impl Lsdb {
             self.complete(&mut record, origin)?;
         }
         let believed = self.believe(now, identity, &record, read)?;
+        if rival {
+            self.judge_rival(now.mono, identity, &believed.cert)?;
+        }
         if origin == self.me {
             let own = self.outlive(now, identity, kind, version);
             return Ok(Inserted::OwnFromBefore(own));
@@ -204,6 +213,7 @@ impl Lsdb {
 
     /// Forgets the records of members whose certificates aren't believed any more, but our own. Says whether there were any.
     pub fn expel(&mut self, now: Instant, gone: impl Fn(&MemberCert) -> bool) -> bool {
+        self.settle(now, &gone);
         self.forget(now, |record, _| !gone(&record.cert))
     }
 
@@ -463,6 +473,7 @@ impl Lsdb {
     /// Forgets records that are too old, and those of members whose certificate has expired.
     fn sweep(&mut self, now: Now) {
         self.sweep_at = Some(now.mono + SWEEP);
+        self.settle(now.mono, |cert| cert.is_over(now.wall));
         self.forget(now.mono, |record, age| {
             let expired = record.cert.is_over(now.wall);
             let valid = record.parsed.is_valid(now.wall, Self::FORGET);

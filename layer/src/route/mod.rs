@@ -25,7 +25,7 @@ pub use graph::{LinkState, MAX_COST, tidy};
 #[cfg(any(test, feature = "sim"))]
 pub use lsdb::Pool;
 pub(crate) use lsdb::packed;
-pub use lsdb::{Inserted, Lsdb};
+pub use lsdb::{Clash, Inserted, Lsdb, yields};
 pub use record::{MAX_LINKS, MAX_MEMBERS, MAX_RECORD, RecordError};
 pub use spf::Spf;
 

@@ -54,6 +54,9 @@ pub enum RecordError {
     /// Its originator signed it at a time that is far from what this host's clock says.
     #[error("a record of {0} was signed hours away from now; set the clocks of both hosts right")]
     WrongTime(Addr),
+    /// Another member of that name counts.
+    #[error("a record of {0} is of a second member of that name, which doesn't count")]
+    Taken(Addr),
     /// The layer is full.
     #[error("the layer has {MAX_MEMBERS} members; no more are taken")]
     TooManyMembers,
@@ -71,6 +74,7 @@ impl RecordError {
             Self::Forged(_) => "drop.record_forged",
             Self::TooOld(_) => "drop.record_too_old",
             Self::WrongTime(_) => "drop.record_wrong_time",
+            Self::Taken(_) => "drop.record_name_clash",
             Self::TooManyMembers => "drop.record_member_limit",
         }
     }
@@ -188,19 +192,13 @@ pub(super) fn sign(
     let signature = identity
         .sign(&signed_bytes(identity.layer(), &body))
         .to_vec();
-    // The roots stand at the end of the chain; everybody has them.
-    let roots = identity.roots().ders();
-    let above = identity
-        .chain()
-        .iter()
-        .skip(1)
-        .filter(|der| !roots.contains(der));
     SignedRecord {
         body,
         signature,
         certificate: identity.cert().der().to_vec(),
         age: 0,
-        intermediates: above.cloned().collect(),
+        // Everybody has the roots.
+        intermediates: identity.between().to_vec(),
     }
 }
 

@@ -23,11 +23,17 @@ impl Unicast {
         let Some(authority) = &me.authority else {
             return Err(me.no_authority());
         };
-        let made = me.decrees.publish(authority, kind, content, now.wall);
-        let signed = made.map_err(|e| Reason::new(Code::Usage, e.to_string()))?;
+        let mut signed = Vec::new();
+        for voice in authority.voices() {
+            let content = content.clone();
+            let made = me
+                .decrees
+                .publish_as(authority, voice, kind, content, now.wall);
+            signed.push(made.map_err(|e| Reason::new(Code::Usage, e.to_string()))?);
+        }
         let number = me.decrees.current(kind).map_or(0, |decree| decree.number);
         self.save_decrees();
-        self.spread_decrees(&[signed], None);
+        self.spread_decrees(&signed, None);
         self.decree_changed(now, kind);
         Ok(number)
     }
@@ -77,7 +83,7 @@ impl Unicast {
     /// A neighbour says what it holds: it gets what it lacks.
     pub(super) fn take_decree_digest(&mut self, lower: FlowId, digest: &wire::DecreeDigest) {
         let Some(me) = &self.me else { return };
-        for signed in me.decrees.missing(digest) {
+        for signed in me.decrees.missing(digest, me.identity.roots()) {
             self.tell_decree(lower, signed);
         }
     }

@@ -1,6 +1,7 @@
 //! Who is believed no more: the holder of the authority says it, and every member parts with such a one at once.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use proto::ipcp::{Answer, AuthorityAct, CommandId, State};
 use proto::{Addr, Code, FlowId, Label, Reason};
@@ -22,10 +23,25 @@ impl Unicast {
                 self.delegate(now, &member, &prefixes).map(ok)
             }
             AuthorityAct::Undelegate(member) => self.undelegate(now, &member).map(ok),
-            AuthorityAct::Export(passphrase) => self.export(&passphrase).map(Answer::Exported),
-            AuthorityAct::Import { file, passphrase } => {
-                self.import(now, &file, &passphrase).map(ok)
+            AuthorityAct::Export(passphrase) => self
+                .export(&Zeroizing::new(passphrase))
+                .map(Answer::Exported),
+            AuthorityAct::Import {
+                file,
+                passphrase,
+                sealed,
+            } => {
+                let passphrase = Zeroizing::new(passphrase);
+                let imported = self.import(now, &file, &passphrase, sealed);
+                imported.map(ok)
             }
+            AuthorityAct::Rollover(rollover) => self.rollover(now, rollover).map(ok),
+            AuthorityAct::Seal(passphrase) => {
+                let passphrase = passphrase.map(Zeroizing::new);
+                self.seal(passphrase.as_ref().map(|p| p.as_slice())).map(ok)
+            }
+            AuthorityAct::Unlock(passphrase) => self.unlock(&Zeroizing::new(passphrase)).map(ok),
+            AuthorityAct::Lock => self.lock().map(ok),
             AuthorityAct::Policy(text) => self.set_policy(now, &text).map(ok),
         };
         self.done(command, answer);
@@ -98,31 +114,47 @@ impl Unicast {
         let after = trusted(before.clone(), &me.decrees);
         let revoked = revocations(&me.decrees);
         let is_new = |r: &&Revocation| !before.is_revoked(&r.key);
-        let mut gone: BTreeMap<Addr, Label> = revoked
+        let mut gone: BTreeMap<Addr, (Label, &str)> = revoked
             .iter()
             .filter(is_new)
-            .map(|r| (me.address_of(&r.member), r.member.clone()))
+            .map(|r| (me.address_of(&r.member), (r.member.clone(), REVOKED)))
             .collect();
-        me.identity.set_roots(after);
-        if me.is_revoked(now) {
-            return self.expelled(now);
+        me.identity.set_roots(after.clone());
+        let narrowed = before.lost_any(&after);
+        if narrowed {
+            me.narrowed = Some(now.mono);
+        }
+        if let Some(why) = me.why_out(now, narrowed) {
+            return self.expelled(now, why);
         }
         if let Err(reason) = me.trust_anew(&self.clock) {
             return self.state(State::Down, &reason.text);
         }
+        self.notice_roots(&before, &after);
         self.issue_as_told();
         let Some(me) = &mut self.me else { return };
         let roots = me.identity.roots();
-        let expelled = me
-            .routing
-            .lsdb
-            .expel(now.mono, |cert| cert.is_revoked(roots));
+        let out = |cert: &MemberCert| {
+            cert.is_revoked(roots) || narrowed && cert.is_foreign(&[], roots, now.wall)
+        };
+        // What somebody has shown once may be older than what it has now.
+        let renewed = |cert: &MemberCert| {
+            let newest = me.routing.member(cert.address());
+            newest.is_some_and(|c| c.public_key() == cert.public_key() && !out(c))
+        };
         // Those whose issuer is out are out with it.
         let certs = self.peers.values().filter_map(|peer| peer.cert.as_ref());
-        let certs = certs.filter(|cert| cert.is_revoked(roots));
-        gone.extend(certs.map(|cert| (cert.address(), cert.member().clone())));
-        for (address, member) in &gone {
-            self.part_with_revoked(now, *address, member);
+        for cert in certs.filter(|cert| out(cert) && !renewed(cert)) {
+            let why = match cert.is_revoked(roots) {
+                true => REVOKED,
+                false => "has no certificate of the root that is believed now",
+            };
+            let entry = (cert.member().clone(), why);
+            gone.entry(cert.address()).or_insert(entry);
+        }
+        let expelled = me.routing.lsdb.expel(now.mono, out);
+        for (address, (member, why)) in &gone {
+            self.part_with_revoked(now, *address, member, why);
         }
         if expelled {
             self.links_changed(now);
@@ -133,15 +165,21 @@ impl Unicast {
                 self.say_digest(now, lower);
             }
         }
+        if after.lost_any(&before) {
+            if let Some(me) = &mut self.me {
+                me.renewal.look_again();
+            }
+            self.tick_renewal(now);
+        }
     }
 
     /// Ends everything with a member: what was agreed with its key is void, whoever has its name now.
-    fn part_with_revoked(&mut self, now: Now, address: Addr, member: &Label) {
+    pub(super) fn part_with_revoked(&mut self, now: Now, address: Addr, member: &Label, why: &str) {
         self.stats.count("member.revoked");
         if let Some(me) = &mut self.me {
             me.dir.expel(now.mono, address);
         }
-        let text = format!("member {member} was revoked");
+        let text = format!("member {member} {why}");
         let reason = Reason::new(Code::Denied, text.clone());
         for endpoint in self.flows.with(address) {
             self.flow_down(now, endpoint, reason.clone());
@@ -177,13 +215,7 @@ impl Unicast {
     }
 
     /// This member is out. It keeps nothing but the reason, so that it can be enrolled anew.
-    fn expelled(&mut self, now: Now) {
-        let Some(me) = &self.me else { return };
-        let text = format!(
-            "{} was revoked from {}; enroll it anew with another invitation",
-            me.label(),
-            me.layer()
-        );
+    fn expelled(&mut self, now: Now, text: String) {
         let reason = Reason::new(Code::Denied, text.clone());
         for endpoint in self.flows.all() {
             self.flow_down(now, endpoint, reason.clone());
@@ -212,10 +244,16 @@ impl Unicast {
     }
 
     /// Whether a handshake that began before was with a member that is believed no more.
-    pub(super) fn is_out(&self, secrets: &Secrets) -> bool {
+    pub(super) fn is_out(&self, now: Now, secrets: &Secrets) -> bool {
         let roots = self.me.as_ref().map(|me| me.identity.roots());
         let both = roots.zip(secrets.peer());
-        both.is_some_and(|(roots, cert)| cert.is_revoked(roots))
+        let narrowed = self.me.as_ref().and_then(|me| me.narrowed);
+        let narrowed = narrowed.is_some_and(|at| now.mono < at + HANDSHAKE);
+        both.is_some_and(|(roots, cert)| {
+            self.is_double(cert)
+                || cert.is_revoked(roots)
+                || narrowed && cert.is_foreign(&[], roots, now.wall)
+        })
     }
 
     /// Why this process has no certificate any more, if it had one that was revoked.
@@ -233,12 +271,20 @@ impl Unicast {
 }
 
 impl Member {
-    /// Whether this member's own key is believed no more.
-    fn is_revoked(&self, now: Now) -> bool {
-        let (leaf, rest) = self.identity.chain().split_at(1);
-        let roots = self.identity.roots();
-        let verified = MemberCert::verify(&leaf[0], rest, roots, self.layer(), now.wall);
-        matches!(verified, Err(CertError::Revoked { .. }))
+    /// Why this member itself is believed no more.
+    fn why_out(&self, now: Now, narrowed: bool) -> Option<String> {
+        let why = match self.identity.check_own(now.wall) {
+            Err(CertError::Revoked { .. }) => "was revoked from",
+            Err(CertError::UnknownAuthority) if narrowed => {
+                "didn't renew its certificate before the root was changed and is out of"
+            }
+            Ok(()) | Err(_) => return None,
+        };
+        Some(format!(
+            "{} {why} {}; enroll it anew with another invitation",
+            self.label(),
+            self.layer()
+        ))
     }
 
     /// Handshakes from now on believe as the decrees say.
@@ -258,7 +304,7 @@ pub(super) fn trusted(roots: Roots, decrees: &Decrees) -> Roots {
 }
 
 /// What a member that issues has revoked counts, but of those above it and beside it.
-fn revocations(decrees: &Decrees) -> Vec<Revocation> {
+pub(super) fn revocations(decrees: &Decrees) -> Vec<Revocation> {
     let trust = decrees.current(Kind::TRUST);
     let trust = trust.and_then(|decree| Trust::read(&decree.content));
     let trust = trust.unwrap_or_default();
@@ -283,3 +329,6 @@ fn protected(trust: &Trust) -> BTreeSet<Label> {
 
 /// Holds the reason why this process is no member any more.
 const NOTE: &str = "revoked";
+const REVOKED: &str = "was revoked";
+/// No handshake takes longer.
+const HANDSHAKE: Duration = Duration::from_secs(60);

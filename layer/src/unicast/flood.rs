@@ -209,6 +209,7 @@ impl Unicast {
         if any {
             self.rerouted(now, false);
         }
+        self.part_with_doubles(now);
     }
 
     /// A member runs anew: what was agreed with its earlier life is void.

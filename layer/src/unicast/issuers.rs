@@ -1,12 +1,12 @@
 //! Members that issue: a root lets them, and every member hears of it.
 
 use ipnet::IpNet;
-use proto::{Code, Label, Reason};
+use proto::{Code, Label, Reason, irm};
 
 use super::Unicast;
 use super::member::Member;
 use crate::Now;
-use crate::crypt::{Authority, Voice, issuer_key, issuer_name};
+use crate::crypt::{Authority, Voice, issuer_key, issuer_name, root_facts};
 use crate::decree::{Kind, MAX_ISSUERS, Trust};
 
 /// The holder of the root's key.
@@ -71,6 +71,7 @@ impl Unicast {
         now: Now,
         file: &[u8],
         passphrase: &[u8],
+        sealed: bool,
     ) -> Result<(), Reason> {
         let Some(me) = &mut self.me else {
             return Err(self.not_a_member());
@@ -84,11 +85,24 @@ impl Unicast {
             );
             return Err(Reason::new(Code::Conflict, text));
         }
+        if me
+            .trust()
+            .roots
+            .first()
+            .is_some_and(|der| der != authority.own_cert())
+        {
+            let text = "this is the authority as it was before the root was changed; export it anew where it is held";
+            return Err(Reason::new(Code::Conflict, text));
+        }
+        if sealed {
+            authority.seal(Some(passphrase))?;
+        }
         // What this member has given away as one that issued stays given.
         if let Some(before) = me.authority.take() {
             authority.join(before);
         }
         let bytes = authority.to_bytes();
+        me.sealed = None;
         me.authority = Some(authority);
         me.issuer = Some(me.label().clone());
         let trust = Trust {
@@ -105,7 +119,7 @@ impl Unicast {
             .map(drop)
     }
 
-    fn root_holder(&self) -> Result<(&Member, &Authority), Reason> {
+    pub(super) fn root_holder(&self) -> Result<(&Member, &Authority), Reason> {
         let me = self.me.as_ref().ok_or_else(|| self.not_a_member())?;
         let authority = me.authority.as_ref();
         let authority = authority.filter(|authority| authority.is_root());
@@ -118,10 +132,16 @@ impl Unicast {
     /// Begins or ends to issue, as the root says.
     pub(super) fn issue_as_told(&mut self) {
         let Some(me) = &mut self.me else { return };
-        if me.authority.as_ref().is_some_and(Authority::is_root) {
+        if me.sealed.is_some() {
             return;
         }
         let trust = me.trust();
+        if let Some(authority) = &mut me.authority {
+            authority.show_beside(&trust);
+            if authority.is_root() {
+                return;
+            }
+        }
         let own = |der: &&Vec<u8>| issuer_name(der).as_ref() == Some(me.label());
         let named = trust.issuers.iter().find(own);
         match (named, &me.authority) {
@@ -133,6 +153,7 @@ impl Unicast {
                 if let Some(before) = me.authority.take() {
                     authority.inherit(before);
                 }
+                authority.show_beside(&trust);
                 let bytes = authority.to_bytes();
                 me.authority = Some(authority);
                 self.save("authority", bytes);
@@ -158,6 +179,47 @@ impl Unicast {
             let others = me.routing.lsdb.members();
             others.for_each(|cert| authority.note(cert));
         }
+    }
+}
+
+/// What people see of it.
+impl Unicast {
+    pub(super) fn status_trust(&self, now: Now) -> Option<irm::LayerTrust> {
+        let me = self.me.as_ref()?;
+        let trust = me.trust();
+        let roots = trust.roots.iter().enumerate();
+        let roots: Vec<irm::Root> = roots
+            .filter_map(|(i, der)| {
+                let (fingerprint, expires) = root_facts(der)?;
+                Some(irm::Root {
+                    fingerprint,
+                    expires: expires.secs(),
+                    ends: i > 0,
+                })
+            })
+            .collect();
+        if roots.is_empty() {
+            return None;
+        }
+        let issuers = trust.issuers.iter().filter_map(|der| issuer_name(der));
+        let waiting = match self.root_holder() {
+            Ok(_) => self.waiting(now),
+            Err(_) => Vec::new(),
+        };
+        let word = |a: &Authority| if a.is_root() { "root" } else { "issuer" };
+        let held = me.authority.as_ref().map(word);
+        let held = held.or_else(|| me.sealed.as_ref().map(|_| "root"));
+        Some(irm::LayerTrust {
+            holder: trust.holder.iter().map(Label::to_string).collect(),
+            issuers: issuers.map(|member| member.to_string()).collect(),
+            cert_life_s: trust.cert_life.map_or(0, |life| life.as_secs()),
+            roots,
+            until: trust.until.unwrap_or_default(),
+            waiting: waiting.iter().map(Label::to_string).collect(),
+            held: held.unwrap_or_default().to_owned(),
+            key: me.key_word().to_owned(),
+            own_ends: me.identity.is_of_old_root(now.wall),
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Who this process is: its identity, the layer's authority if it holds it, and what it keeps on disk.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use proto::ipcp::{Answer, Bootstrap, CommandId, Configured, Enroll, Entry, Invite, State};
 use proto::{Addr, Code, Label, Name, Reason};
@@ -13,7 +14,7 @@ use super::law::Law;
 use super::limits::MAX_NAMES;
 use super::renew::Renewal;
 use super::routing::Routing;
-use crate::crypt::{Authority, Identity, TlsConfig, address, name_hash};
+use crate::crypt::{Authority, Identity, Kept, Sealed, TlsConfig, address, name_hash};
 use crate::decree::{Decrees, Share};
 use crate::dir::{Directory, NameHash};
 use crate::{Now, Output};
@@ -23,6 +24,8 @@ pub(super) struct Member {
     pub(super) identity: Identity,
     pub(super) tls: TlsConfig,
     pub(super) authority: Option<Authority>,
+    /// The same while it is locked.
+    pub(super) sealed: Option<Sealed>,
     pub(super) address: Addr,
     /// The lower layers.
     pub(super) over: Vec<Label>,
@@ -34,6 +37,8 @@ pub(super) struct Member {
     /// What the authority has said to all.
     pub(super) decrees: Decrees,
     pub(super) renewal: Renewal,
+    /// When a root was believed no more that was before.
+    pub(super) narrowed: Option<Instant>,
     /// How many of each neighbour's were checked.
     pub(super) shares: BTreeMap<Addr, Share>,
     pub(super) dir: Directory,
@@ -72,6 +77,9 @@ impl Member {
 
     /// Why this member can't do what only the holder of the authority can.
     pub(super) fn no_authority(&self) -> Reason {
+        if let Some(locked) = self.locked() {
+            return locked;
+        }
         let who = self.issuer.as_ref().map_or_else(
             || "the site's own PKI".to_owned(),
             |i| format!("member {i}"),
@@ -131,9 +139,9 @@ impl Unicast {
             self.set_over(now, ask.over);
             return Ok(self.configured());
         }
-        let (authority, identity) = match self.known_identity(&ask.layer)? {
+        let (kept, identity) = match self.known_identity(&ask.layer)? {
             Some(identity) => match self.known_authority(&ask.layer)? {
-                Some(authority) => (authority, identity),
+                Some(kept) => (kept, identity),
                 None => {
                     return conflict(format!(
                         "{} has joined {} before and is not its first member; enroll it",
@@ -151,11 +159,13 @@ impl Unicast {
                 )?;
                 self.save("authority", authority.to_bytes());
                 self.save("identity", identity.to_bytes());
-                (authority, identity)
+                (Kept::Open(Box::new(authority)), identity)
             }
         };
-        self.become_member(now, identity, Some(authority), ask.over)?;
-        self.publish_trust(now)?;
+        self.become_member(now, identity, Some(kept), ask.over)?;
+        if self.me.as_ref().is_some_and(|me| me.sealed.is_none()) {
+            self.publish_trust(now)?;
+        }
         self.state(State::Up, "");
         Ok(self.configured())
     }
@@ -201,7 +211,7 @@ impl Unicast {
             let alone = self
                 .me
                 .as_ref()
-                .is_none_or(|me| me.kept.is_empty() || me.authority.is_some());
+                .is_none_or(|me| me.kept.is_empty() || me.has_authority());
             if alone {
                 self.state(State::Up, "")
             } else {
@@ -228,7 +238,7 @@ impl Unicast {
         &mut self,
         now: Now,
         mut identity: Identity,
-        authority: Option<Authority>,
+        kept_authority: Option<Kept>,
         over: Vec<Label>,
     ) -> Result<(), Reason> {
         let decrees = self.known_decrees(identity.layer())?;
@@ -250,15 +260,16 @@ impl Unicast {
         let mut seed = [0; 32];
         self.rng.fill_bytes(&mut seed);
         let dir = Directory::new(address, seed);
-        let issuer = if authority.is_some() {
+        let issuer = if kept_authority.is_some() {
             Some(identity.member().clone())
         } else {
             issuer
         };
-        self.me = Some(Member {
+        let mut me = Member {
             identity,
             tls,
-            authority,
+            authority: None,
+            sealed: None,
             address,
             over,
             kept,
@@ -266,11 +277,14 @@ impl Unicast {
             routing,
             decrees,
             renewal: Renewal::default(),
+            narrowed: None,
             shares: BTreeMap::new(),
             dir,
             law,
             names: BTreeMap::new(),
-        });
+        };
+        me.hold(kept_authority);
+        self.me = Some(me);
         self.forgive();
         self.tick_renewal(now);
         self.rewant(now);
@@ -402,12 +416,12 @@ impl Unicast {
         }
     }
 
-    fn known_authority(&self, layer: &Label) -> Result<Option<Authority>, Reason> {
+    fn known_authority(&self, layer: &Label) -> Result<Option<Kept>, Reason> {
         let Some(bytes) = self.file("authority") else {
             return Ok(None);
         };
-        let authority = Authority::from_bytes(bytes).map_err(|e| damaged("authority", &e))?;
-        Ok(Some(authority).filter(|a| a.layer() == layer))
+        let kept = Kept::from_bytes(bytes).map_err(|e| damaged("authority", &e))?;
+        Ok(Some(kept).filter(|kept| kept.layer() == layer))
     }
 
     /// The neighbours that are kept, and the issuer: one a line, behind a word; the last line says that it is the last.

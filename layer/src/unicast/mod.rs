@@ -8,9 +8,9 @@
 //! | `dial`, `links`, `link` | N-1 flows: whom to dial; hellos, which of two stays; one of them |
 //! | `session`, `running`, `gate`, `peer` | handshakes over a link or routed; which of too many goes; how many are answered; what two members share |
 //! | `messages`, `critical` | control messages over the channels of links and of pairs |
-//! | `issuers`, `renew` | members that issue; another certificate in time |
+//! | `issuers`, `renew`, `rollover`, `sealing` | members that issue; another certificate in time; another root; its key under a passphrase |
 //! | `enrol`, `relay` | the joiner; the dialled member, those on the way to the issuer, and the issuer |
-//! | `decrees`, `expel` | what the layer's authority says to all; who is believed no more |
+//! | `decrees`, `expel`, `clash` | what the layer's authority says to all; who is believed no more; one name given twice |
 //! | `flood`, `damper`, `outbox`, `hold`, `routing` | signed records between neighbours, how often and when; what follows from them |
 //! | `law` | the layer's policy, where it holds |
 //! | `directory` | what members tell each other of names |
@@ -21,6 +21,7 @@
 //! | `status`, `stats` | what is told of all this |
 
 mod admission;
+mod clash;
 mod closing;
 mod codel;
 mod control;
@@ -57,8 +58,10 @@ mod peer;
 mod prepared;
 mod relay;
 mod renew;
+mod rollover;
 mod routing;
 mod running;
+mod sealing;
 mod session;
 mod stats;
 mod status;

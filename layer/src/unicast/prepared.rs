@@ -10,7 +10,7 @@ use super::hold::Hold;
 use super::link::{Link, Phase, Stands};
 use super::pdu::Hello;
 use crate::Now;
-use crate::crypt::{Authority, Identity, MemberCert, Secrets};
+use crate::crypt::{Authority, Identity, Kept, MemberCert, Secrets};
 use crate::route::Lsdb;
 
 /// One end of a link that has stood for a while.
@@ -45,7 +45,8 @@ impl Unicast {
             self.save("authority", authority.to_bytes());
         }
         let over = links.first().map(|link| link.lower.1.clone());
-        self.become_member(now, identity, authority, over.into_iter().collect())?;
+        let kept = authority.map(|authority| Kept::Open(Box::new(authority)));
+        self.become_member(now, identity, kept, over.into_iter().collect())?;
         self.state(proto::ipcp::State::Up, "");
         for standing in links {
             self.standing(now, standing);

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 
 use super::Unicast;
 use super::link::Link;
+use super::member::Member;
 use crate::crypt::Audit;
 use crate::{Now, Output};
 
@@ -117,7 +118,7 @@ impl Unicast {
         };
         let me = self.me.as_ref();
         let issues =
-            me.is_some_and(|me| me.authority.is_some() && request.issuer == me.label().as_str());
+            me.is_some_and(|me| me.has_authority() && request.issuer == me.label().as_str());
         let reply = if issues && !request.certificate.is_empty() {
             self.renewed(now, request)
         } else if issues {
@@ -216,6 +217,11 @@ impl Unicast {
         request: &wire::EnrolRequest,
         exporter: &[u8; 32],
     ) -> wire::EnrolReply {
+        if let Some(locked) = self.me.as_ref().and_then(Member::locked) {
+            self.stats.count("enrol.locked");
+            // It may be unlocked while the joiner still asks.
+            return refusal(Reason::new(Code::Busy, locked.text));
+        }
         self.note_members();
         let Some(authority) = self.me.as_mut().and_then(|me| me.authority.as_mut()) else {
             self.stats.count("enrol.refused");

@@ -20,6 +20,8 @@ pub(super) struct Renewal {
     at: Option<Instant>,
     /// When it is renewed, of a certificate that ends then.
     due: Option<(UnixTime, UnixTime)>,
+    /// When it is renewed though there is time, since the root that it is of ends.
+    hastened: Option<UnixTime>,
     /// How often it was asked for without success.
     tries: u32,
     /// How many warnings of its end were given.
@@ -32,12 +34,18 @@ impl Renewal {
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.at
     }
+
+    /// Has the certificate looked at soon.
+    pub(super) fn look_again(&mut self) {
+        self.at = None;
+    }
 }
 
 /// Asking.
 impl Unicast {
     /// Looks at the certificate, now and then: the clock may step.
     pub(super) fn tick_renewal(&mut self, now: Now) {
+        self.tick_rollover(now);
         let Some(me) = &self.me else { return };
         if me.renewal.at.is_some_and(|at| at > now.mono) {
             return;
@@ -48,15 +56,36 @@ impl Unicast {
             _ => due(&cert, self.rng.next_u32()),
         };
         self.warn_of_end(now, &cert);
-        let left = due.0.saturating_sub(now.wall.0);
+        let hastened = self.hasten(now, &cert);
+        let sooner = hastened.map_or(due, |at| at.min(due));
+        let left = sooner.0.saturating_sub(now.wall.0);
         let wait = match left.is_zero() {
             true => self.ask_renewal(now, &cert),
             false => left.min(LOOK),
         };
         if let Some(me) = &mut self.me {
-            me.renewal.due = Some((due, cert.not_after()));
+            // A renewal at once has made these anew.
+            if me.identity.cert().der() == cert.der() {
+                me.renewal.due = Some((due, cert.not_after()));
+                me.renewal.hastened = hastened;
+            }
             me.renewal.at = Some(now.mono + wait);
         }
+    }
+
+    /// When the certificate is to be renewed because its root ends; not all members at once, and those that issue first.
+    fn hasten(&mut self, now: Now, cert: &MemberCert) -> Option<UnixTime> {
+        let me = self.me.as_ref()?;
+        if !me.identity.is_of_old_root(now.wall) {
+            return None;
+        }
+        let known = me.renewal.hastened;
+        if known.is_some() || me.authority.is_some() {
+            return known.or(Some(now.wall));
+        }
+        let chance = self.rng.next_u32() % 1024;
+        let spread = (life(cert) / 20).min(SPREAD) * chance / 1024;
+        Some(UnixTime(now.wall.0 + spread))
     }
 
     /// Asks one of those that issue. Gives the time until the next is asked.
@@ -71,6 +100,9 @@ impl Unicast {
             return LOOK;
         }
         let issuers = me.issuers();
+        if let Some(locked) = me.locked().filter(|_| issuers.is_empty()) {
+            me.renewal.last = Some(locked);
+        }
         if issuers.is_empty() {
             // A site's own PKI gives its members other certificates as it sees fit.
             return LOOK;
@@ -226,4 +258,6 @@ const LOOK: Duration = Duration::from_secs(60);
 /// The first pause before another is asked, and the longest.
 const FIRST: Duration = Duration::from_secs(30);
 const MOST: Duration = Duration::from_secs(3600);
+/// Over how long the members of a layer renew that is given another root.
+const SPREAD: Duration = Duration::from_secs(300);
 const DAY: Duration = Duration::from_secs(86_400);

@@ -211,7 +211,7 @@ impl Unicast {
     ) {
         self.stats.count("handshake.done");
         let stream = self.rng.next_u32();
-        if self.is_out(&secrets) {
+        if self.is_out(now, &secrets) {
             return self.stats.count("drop.revoked");
         }
         let Some(link) = self.links.get_mut(&lower) else {
@@ -570,7 +570,7 @@ impl Unicast {
         else {
             return self.stats.count("drop.foreign_handshake");
         };
-        if self.is_out(&secrets) {
+        if self.is_out(now, &secrets) {
             return self.stats.count("drop.revoked");
         }
         self.stats.count("handshake.done");

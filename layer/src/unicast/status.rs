@@ -45,6 +45,7 @@ impl Unicast {
                 })
                 .unwrap_or_default(),
             directory: self.status_directory(now),
+            trust: self.status_trust(now),
         }
     }
 
@@ -58,6 +59,8 @@ impl Unicast {
             .map(ToString::to_string);
         let held = me.and_then(|me| me.authority.as_ref());
         let held = held.map(|a| if a.is_root() { "root" } else { "issuer" }.to_owned());
+        let sealed = me.and_then(|me| me.sealed.as_ref());
+        let held = held.or_else(|| sealed.map(|_| "root".to_owned()));
         [
             ("over", over),
             ("neighbours", kept),
@@ -166,7 +169,10 @@ impl Unicast {
 
     fn status_warnings(&self, now: Now) -> Vec<String> {
         let ending = self.status_ending(now);
-        self.warnings.values().cloned().chain(ending).collect()
+        let rolling = self.status_rolling(now);
+        let said = self.warnings.values().cloned();
+        let clashes = self.status_clashes();
+        said.chain(ending).chain(rolling).chain(clashes).collect()
     }
 
     /// Tells a person. A warning stays until another word of its kind on the same subject.

@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::{BadMessage, label, labels, name, optional, parsed, present, texts};
 use crate::id::{FlowId, Label, Name};
 use crate::ipcp::{
-    Allocate, AuthorityAct, Bootstrap, Command, Enroll, Entry, Invite, Respond, Settings, ShimUdp,
-    User,
+    Allocate, AuthorityAct, Bootstrap, Command, Enroll, Entry, Invite, Respond, Rollover, Settings,
+    ShimUdp, User,
 };
 use crate::irm::{self as pb, ipcp_command::Command as Pb};
 use crate::reason::{Code, Reason};
@@ -318,9 +318,22 @@ impl From<AuthorityAct> for pb::AuthorityAct {
                 AuthorityAct::Undelegate(member) => Act::Undelegate(member.to_string()),
                 AuthorityAct::Policy(text) => Act::Policy(text),
                 AuthorityAct::Export(passphrase) => Act::Export(passphrase),
-                AuthorityAct::Import { file, passphrase } => {
-                    Act::Import(pb::ImportAuthority { file, passphrase })
-                }
+                AuthorityAct::Import {
+                    file,
+                    passphrase,
+                    sealed,
+                } => Act::Import(pb::ImportAuthority {
+                    file,
+                    passphrase,
+                    sealed,
+                }),
+                AuthorityAct::Rollover(rollover) => Act::Rollover(rollover.into()),
+                AuthorityAct::Seal(passphrase) => Act::Seal(pb::SealAuthority {
+                    off: passphrase.is_none(),
+                    passphrase: passphrase.unwrap_or_default(),
+                }),
+                AuthorityAct::Unlock(passphrase) => Act::Unlock(passphrase),
+                AuthorityAct::Lock => Act::Lock(pb::LockAuthority {}),
             }),
         }
     }
@@ -341,8 +354,38 @@ impl TryFrom<pb::AuthorityAct> for AuthorityAct {
             Act::Import(i) => Self::Import {
                 file: i.file,
                 passphrase: i.passphrase,
+                sealed: i.sealed,
             },
+            Act::Rollover(r) => Self::Rollover(r.into()),
+            Act::Seal(s) => Self::Seal((!s.off).then_some(s.passphrase)),
+            Act::Unlock(passphrase) => Self::Unlock(passphrase),
+            Act::Lock(_) => Self::Lock,
         })
+    }
+}
+
+impl From<Rollover> for pb::Rollover {
+    fn from(rollover: Rollover) -> Self {
+        match rollover {
+            Rollover::Begin(ends) => Self {
+                ends_in_s: ends.map_or(0, |ends| ends.as_secs().max(1)),
+                ..Self::default()
+            },
+            Rollover::Finish { force } => Self {
+                finish: true,
+                force,
+                ..Self::default()
+            },
+        }
+    }
+}
+
+impl From<pb::Rollover> for Rollover {
+    fn from(r: pb::Rollover) -> Self {
+        match r.finish {
+            true => Self::Finish { force: r.force },
+            false => Self::Begin((r.ends_in_s > 0).then(|| Duration::from_secs(r.ends_in_s))),
+        }
     }
 }
 

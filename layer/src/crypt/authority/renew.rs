@@ -49,7 +49,8 @@ impl Authority {
         }
         let same = |recent: &MemberCert| {
             let left = recent.not_after().0.saturating_sub(now.0);
-            recent.not_after() > cert.not_after() && left > self.cert_life * 5 / 6
+            let newer = recent.not_after() > cert.not_after();
+            newer && left > self.cert_life * 5 / 6 && self.root.has_issued(recent.der())
         };
         if let Some(recent) = recent.as_ref().filter(|recent| same(recent)) {
             return Ok(self.reply(recent.der().to_vec()));

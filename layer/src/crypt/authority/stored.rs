@@ -13,7 +13,7 @@ use crate::crypt::issue::Root;
 use crate::crypt::locked;
 
 #[derive(Clone, PartialEq, prost::Message)]
-struct Ledger {
+pub(super) struct Ledger {
     #[prost(message, repeated, tag = "1")]
     members: Vec<Entry>,
     #[prost(message, repeated, tag = "2")]
@@ -75,29 +75,45 @@ impl Authority {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, Corrupt> {
         let mut r = Reader::new(KIND, VERSION, bytes)?;
         let layer = r.text()?;
-        let (pkcs8, der) = (r.bytes()?, r.bytes()?);
-        let root = Root::load(Zeroizing::new(pkcs8.to_vec()), der)
-            .ok_or_else(|| r.damaged("its key can't be used"))?;
+        let root = root(&mut r)?;
         let ledger: Ledger = prost::Message::decode(r.bytes()?)
             .map_err(|_| r.damaged("its ledger can't be read"))?;
+        let before = match r.is_at_end() {
+            true => None,
+            false => Some(self::root(&mut r)?),
+        };
         r.end()?;
-        Self::read(layer, root, ledger)
-            .ok_or_else(|| r.damaged("a line of its ledger makes no sense"))
+        let read = Self::read(layer, root, ledger);
+        let mut read = read.ok_or_else(|| r.damaged("a line of its ledger makes no sense"))?;
+        read.before = before;
+        Ok(read)
     }
 
     /// The bytes to keep in a file that only the owner may read.
     pub fn to_bytes(&self) -> Zeroizing<Vec<u8>> {
-        let mut w = Writer::new(KIND, VERSION);
+        match &self.seal {
+            Some(seal) => self.sealed_bytes(seal),
+            None => self.open_bytes(),
+        }
+    }
+
+    fn open_bytes(&self) -> Zeroizing<Vec<u8>> {
+        // Only where there are two roots: what has one is read by programs that know of no more.
+        let version = if self.before.is_some() { VERSION } else { 2 };
+        let mut w = Writer::new(KIND, version);
         w.bytes(self.layer.as_str().as_bytes())
             .bytes(self.root.pkcs8())
             .bytes(self.root.der())
             .bytes(&prost::Message::encode_to_vec(&self.written()));
+        if let Some(before) = &self.before {
+            w.bytes(before.pkcs8()).bytes(before.der());
+        }
         w.finish()
     }
 
     /// The bytes to keep somewhere else, under a passphrase.
     pub fn export(&self, passphrase: &[u8]) -> Result<Vec<u8>, Reason> {
-        locked::lock(&self.to_bytes(), passphrase)
+        locked::lock(&self.open_bytes(), passphrase)
     }
 
     /// Reads what [`Authority::export`] wrote.
@@ -106,7 +122,7 @@ impl Authority {
         Self::from_bytes(&bytes).map_err(|e| Reason::new(Code::Usage, e.to_string()))
     }
 
-    fn read(layer: Label, root: Root, ledger: Ledger) -> Option<Self> {
+    pub(super) fn read(layer: Label, root: Root, ledger: Ledger) -> Option<Self> {
         let member = |e: Entry| {
             let issued = Issued {
                 grant: grant(&e.prefixes, &e.groups)?,
@@ -140,6 +156,9 @@ impl Authority {
             layer,
             root,
             above: ledger.above,
+            before: None,
+            beside: Vec::new(),
+            seal: None,
             cert_life: Duration::from_secs(ledger.cert_life),
             members: ledger
                 .members
@@ -155,7 +174,7 @@ impl Authority {
         })
     }
 
-    fn written(&self) -> Ledger {
+    pub(super) fn written(&self) -> Ledger {
         let members = self.members.iter().map(|(member, issued)| Entry {
             member: member.to_string(),
             prefixes: texts(&issued.grant.prefixes),
@@ -192,6 +211,12 @@ impl Authority {
     }
 }
 
+fn root(r: &mut Reader<'_>) -> Result<Root, Corrupt> {
+    let (pkcs8, der) = (r.bytes()?, r.bytes()?);
+    Root::load(Zeroizing::new(pkcs8.to_vec()), der)
+        .ok_or_else(|| r.damaged("its key can't be used"))
+}
+
 fn grant(prefixes: &[String], groups: &[String]) -> Option<Grant> {
     let prefixes = prefixes.iter().map(|p| p.parse().ok());
     let groups = groups.iter().map(|g| Label::new(g.as_str()).ok());
@@ -218,4 +243,4 @@ fn texts(list: &[impl ToString]) -> Vec<String> {
 }
 
 const KIND: &str = "authority";
-const VERSION: u16 = 2;
+const VERSION: u16 = 3;

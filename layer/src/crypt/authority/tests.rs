@@ -505,7 +505,7 @@ fn a_state_file_cut_or_altered_at_any_byte_is_refused() {
                 read(&bad),
                 Some(Corrupt::Newer {
                     found: 9,
-                    known: 1 | 2,
+                    known: 1 | 3,
                     ..
                 })
             ),

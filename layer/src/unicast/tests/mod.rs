@@ -1,6 +1,7 @@
 //! A few machines on one virtual clock, over a lower network that connects whoever dials whom by name.
 
 mod chaos;
+mod clash;
 mod clock;
 mod decrees;
 mod enrolment;
@@ -20,7 +21,10 @@ mod reliable;
 mod renewal;
 mod reroute;
 mod revoked;
+mod rollover;
 mod routes;
+mod sealing;
+mod skewed;
 mod versions;
 
 use std::cmp::Reverse;
@@ -119,10 +123,15 @@ impl Net {
 
     /// Starts a machine; one of that name that ran before is gone, and its links with it.
     pub(super) fn boot(&mut self, name: &'static str, files: Files) {
+        self.boot_as(name, name, files);
+    }
+
+    /// The same for a machine that takes itself for another.
+    pub(super) fn boot_as(&mut self, name: &'static str, member: &str, files: Files) {
         self.serial += 1;
         let mut seed = [0; 32];
         seed[..8].copy_from_slice(&self.serial.to_be_bytes());
-        let machine = Unicast::new(label(name), seed, files.clone());
+        let machine = Unicast::new(label(member), seed, files.clone());
         let gone: Vec<_> = self
             .wires
             .keys()

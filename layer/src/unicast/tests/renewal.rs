@@ -197,6 +197,7 @@ fn the_authority_moves_to_another_member_by_its_export_and_nowhere_else() {
     let import = |passphrase: &[u8]| AuthorityAct::Import {
         file: file.clone(),
         passphrase: passphrase.to_vec(),
+        sealed: false,
     };
     let refused = act(&mut net, "b", AuthorityAct::Export(pass.clone()));
     assert_eq!(refused.unwrap_err().code, Code::Denied);
