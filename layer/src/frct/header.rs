@@ -11,6 +11,8 @@
 
 use std::ops::Range;
 
+use super::Fault;
+
 /// What a PDU says. Numbers are as on the wire: the low 32 bits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pdu<'a> {
@@ -56,26 +58,23 @@ pub struct Ack<'a> {
     more: &'a [u8],
 }
 
-/// What is wrong with the bytes.
-pub(super) type Reason = &'static str;
-
 impl<'a> Pdu<'a> {
     /// Reads a PDU.
-    pub fn parse(bytes: &'a [u8]) -> Result<Self, Reason> {
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, Fault> {
         let (&[version, flags, more, zero], rest) =
-            bytes.split_first_chunk::<FIXED>().ok_or(SHORT)?;
+            bytes.split_first_chunk::<FIXED>().ok_or(Fault::Length)?;
         if version != VERSION {
-            return Err("FRCT PDU of another version");
+            return Err(Fault::Version);
         }
         if flags & !KNOWN != 0 || zero != 0 {
-            return Err("FRCT PDU with unknown flags");
+            return Err(Fault::Flags);
         }
         if flags & (DATA | ACK) == 0
             || flags & DATA == 0 && flags & (BEGINS_SDU | ENDS) != 0
             || flags & ACK == 0 && more != 0
             || usize::from(more) > MAX_MORE
         {
-            return Err("FRCT PDU whose flags contradict each other");
+            return Err(Fault::Flags);
         }
         let (ack, rest) = if flags & ACK == 0 {
             (None, rest)
@@ -85,15 +84,15 @@ impl<'a> Pdu<'a> {
         };
         let data = if flags & DATA == 0 {
             if !rest.is_empty() {
-                return Err("FRCT PDU with bytes behind its end");
+                return Err(Fault::Length);
             }
             None
         } else {
-            let (number, rest) = rest.split_first_chunk().ok_or(SHORT)?;
-            let (offset, bytes) = rest.split_first_chunk().ok_or(SHORT)?;
+            let (number, rest) = rest.split_first_chunk().ok_or(Fault::Length)?;
+            let (offset, bytes) = rest.split_first_chunk().ok_or(Fault::Length)?;
             let offset = u64::from_be_bytes(*offset);
             if offset > MAX_OFFSET {
-                return Err("FRCT PDU behind the last offset");
+                return Err(Fault::Numbers);
             }
             Some(Data {
                 number: u32::from_be_bytes(*number),
@@ -112,7 +111,7 @@ impl<'a> Pdu<'a> {
 }
 
 impl<'a> Ack<'a> {
-    fn parse(bytes: &'a [u8], more: usize) -> Result<(Self, &'a [u8]), Reason> {
+    fn parse(bytes: &'a [u8], more: usize) -> Result<(Self, &'a [u8]), Fault> {
         let mut rest = bytes;
         let ack = Self {
             largest: u32::from_be_bytes(take(&mut rest)?),
@@ -121,13 +120,13 @@ impl<'a> Ack<'a> {
             next: u64::from_be_bytes(take(&mut rest)?),
             window: u32::from_be_bytes(take(&mut rest)?),
             run: u32::from_be_bytes(take(&mut rest)?),
-            more: rest.get(..more * RANGE).ok_or(SHORT)?,
+            more: rest.get(..more * RANGE).ok_or(Fault::Length)?,
         };
         if ack.next > MAX_OFFSET {
-            return Err("FRCT acknowledgement behind the last offset");
+            return Err(Fault::Numbers);
         }
         if ack.more.as_chunks().0.contains(&[0, 0]) {
-            return Err("FRCT acknowledgement with an empty range");
+            return Err(Fault::Numbers);
         }
         Ok((ack, &rest[more * RANGE..]))
     }
@@ -243,8 +242,8 @@ pub(super) fn whole_number(low: u32, near: u64) -> u64 {
     near.saturating_add_signed(distance.into())
 }
 
-fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Reason> {
-    let (head, rest) = bytes.split_first_chunk().ok_or(SHORT)?;
+fn take<const N: usize>(bytes: &mut &[u8]) -> Result<[u8; N], Fault> {
+    let (head, rest) = bytes.split_first_chunk().ok_or(Fault::Length)?;
     *bytes = rest;
     Ok(*head)
 }
@@ -271,7 +270,6 @@ const BEGINS_RUN: u8 = 4;
 const BEGINS_SDU: u8 = 8;
 const ENDS: u8 = 16;
 const KNOWN: u8 = DATA | ACK | BEGINS_RUN | BEGINS_SDU | ENDS;
-const SHORT: Reason = "FRCT PDU that is cut short";
 
 #[cfg(test)]
 mod tests {
@@ -328,48 +326,33 @@ mod tests {
     #[test]
     fn what_is_not_known_is_refused() {
         for (bytes, reason) in [
-            ("", SHORT),
-            ("01 01 00 00 00000007 00000000000000", SHORT),
+            ("", Fault::Length),
+            ("01 01 00 00 00000007 00000000000000", Fault::Length),
             (
                 "01 02 01 00 00000064 0002 0003 0000000000000004 00010000 0000000a 0005",
-                SHORT,
+                Fault::Length,
             ),
-            (
-                "00 01 00 00 00000007 0000000000000000",
-                "FRCT PDU of another version",
-            ),
-            (
-                "01 21 00 00 00000007 0000000000000000",
-                "FRCT PDU with unknown flags",
-            ),
-            (
-                "01 01 00 01 00000007 0000000000000000",
-                "FRCT PDU with unknown flags",
-            ),
-            ("01 04 00 00", "FRCT PDU whose flags contradict each other"),
+            ("00 01 00 00 00000007 0000000000000000", Fault::Version),
+            ("01 21 00 00 00000007 0000000000000000", Fault::Flags),
+            ("01 01 00 01 00000007 0000000000000000", Fault::Flags),
+            ("01 04 00 00", Fault::Flags),
             (
                 "01 12 00 00 00000064 0002 0003 0000000000000004 00010000 0000000a",
-                "FRCT PDU whose flags contradict each other",
+                Fault::Flags,
             ),
-            (
-                "01 01 01 00 00000007 0000000000000000",
-                "FRCT PDU whose flags contradict each other",
-            ),
+            ("01 01 01 00 00000007 0000000000000000", Fault::Flags),
             (
                 "01 02 00 00 00000064 0002 0003 0000000000000004 00010000 0000000a 00",
-                "FRCT PDU with bytes behind its end",
+                Fault::Length,
             ),
-            (
-                "01 01 00 00 00000007 4000000000000001",
-                "FRCT PDU behind the last offset",
-            ),
+            ("01 01 00 00 00000007 4000000000000001", Fault::Numbers),
             (
                 "01 02 00 00 00000064 0002 0003 4000000000000001 00010000 0000000a",
-                "FRCT acknowledgement behind the last offset",
+                Fault::Numbers,
             ),
             (
                 "01 02 01 00 00000064 0002 0003 0000000000000004 00010000 0000000a 0000 0005",
-                "FRCT acknowledgement with an empty range",
+                Fault::Numbers,
             ),
         ] {
             assert_eq!(Pdu::parse(&hex(bytes)), Err(reason), "{bytes}");

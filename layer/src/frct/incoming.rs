@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use proto::Batch;
 
-use super::header::{Data, Reason};
+use super::Fault;
+use super::header::Data;
 use super::ranges::Ranges;
 use super::ring::Ring;
 
@@ -43,6 +44,9 @@ pub(super) struct Incoming {
     gap: Option<(Instant, u32)>,
     /// Gaps that were given up.
     pub(super) gaps: u64,
+    /// SDUs that were given up since a piece of them was lost, and whether that which is passed over now was counted.
+    pub(super) torn: u64,
+    tearing: bool,
 }
 
 /// An SDU, in two pieces of which the second is mostly empty.
@@ -90,14 +94,16 @@ impl Incoming {
             astray: false,
             gap: None,
             gaps: 0,
+            torn: 0,
+            tearing: false,
         }
     }
 
     /// Takes what a packet carries; says whether it came out of order.
-    pub(super) fn data(&mut self, now: Instant, data: &Data<'_>) -> Result<bool, Reason> {
+    pub(super) fn data(&mut self, now: Instant, data: &Data<'_>) -> Result<bool, Fault> {
         let range = data.offset..data.offset + data.bytes.len() as u64;
         if range.end > self.edge {
-            return Err("FRCT data beyond the window");
+            return Err(Fault::Window);
         }
         let known = self.seen.max(self.next);
         if self
@@ -105,7 +111,7 @@ impl Incoming {
             .is_some_and(|end| range.end > end || data.ends && range.end != end)
             || data.ends && range.end < known
         {
-            return Err("FRCT data behind the end of its stream");
+            return Err(Fault::End);
         }
         if data.ends {
             self.ends = Some(range.end);
@@ -123,23 +129,24 @@ impl Incoming {
         Ok(!ordered)
     }
 
-    fn take(&mut self, range: &Range<u64>, data: &Data<'_>) -> Result<(), Reason> {
+    fn take(&mut self, range: &Range<u64>, data: &Data<'_>) -> Result<(), Fault> {
         if !self.reliable {
             if self.astray {
                 if !data.begins_sdu || range.start < self.next {
                     // The rest of an SDU whose begin is lost.
+                    self.torn += u64::from(!std::mem::replace(&mut self.tearing, true));
                     return Ok(());
                 }
                 self.find(range.start);
             } else if data.begins_sdu && range.start > self.next {
                 if self.begins.len() >= MAX_BEGINS {
-                    return Err("FRCT data in too many pieces");
+                    return Err(Fault::Pieces);
                 }
                 self.begins.insert(range.start);
             }
         }
         if range.start > self.next && self.ahead.len() >= MAX_PIECES {
-            return Err("FRCT data in too many pieces");
+            return Err(Fault::Pieces);
         }
         let known = self.next.saturating_sub(range.start);
         let bytes = &data.bytes[known as usize..];
@@ -168,11 +175,11 @@ impl Incoming {
     }
 
     /// Finds the SDUs that are whole.
-    fn parse(&mut self) -> Result<(), Reason> {
+    fn parse(&mut self) -> Result<(), Fault> {
         while self.whole + 2 <= self.next {
             let len = self.ring.short(self.whole);
             if len == 0 || usize::from(len) > Batch::MAX_PACKET {
-                return Err(NO_SDU);
+                return Err(Fault::Sdu);
             }
             let end = self.whole + 2 + u64::from(len);
             if end > self.next {
@@ -183,7 +190,7 @@ impl Incoming {
         Ok(())
     }
 
-    fn look_for_gap(&mut self, now: Instant, start: u64) -> Result<(), Reason> {
+    fn look_for_gap(&mut self, now: Instant, start: u64) -> Result<(), Fault> {
         if self.seen <= self.next {
             self.gap = None;
             return Ok(());
@@ -198,7 +205,7 @@ impl Incoming {
     }
 
     /// Gives up a gap that was waited for long enough.
-    pub(super) fn expire(&mut self, now: Instant) -> Result<bool, Reason> {
+    pub(super) fn expire(&mut self, now: Instant) -> Result<bool, Fault> {
         if self.gap_ends().is_none_or(|at| at > now) {
             return Ok(false);
         }
@@ -210,8 +217,12 @@ impl Incoming {
         Some(self.gap?.0 + self.patience)
     }
 
-    fn give_up(&mut self, now: Instant) -> Result<(), Reason> {
+    fn give_up(&mut self, now: Instant) -> Result<(), Fault> {
         self.gaps += 1;
+        let next = self.begins.first().copied().unwrap_or(self.seen);
+        let begun = self.next > self.whole;
+        self.tearing = begun || self.ahead.first().is_some_and(|r| r.start < next);
+        self.torn += u64::from(self.tearing);
         match self.begins.pop_first() {
             Some(begin) => {
                 self.skip(begin);
@@ -233,7 +244,7 @@ impl Incoming {
     /// The begin of an SDU behind what was lost.
     fn find(&mut self, begin: u64) {
         self.skip(begin);
-        self.astray = false;
+        (self.astray, self.tearing) = (false, false);
     }
 
     /// Nothing between the last whole SDU and `to` is waited for any more.
@@ -324,8 +335,6 @@ impl Incoming {
     }
 }
 
-/// After this nothing that comes makes sense.
-pub(super) const NO_SDU: Reason = "FRCT stream with an SDU of an impossible length";
 /// Packets behind a gap that end the wait for it (RFC 9002 §6.1.1).
 const OVERTAKERS: u32 = 3;
 /// The most pieces beyond a gap, and known begins of SDUs.

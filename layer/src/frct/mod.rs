@@ -19,6 +19,7 @@ mod acks;
 mod bbr;
 mod control;
 mod cubic;
+mod fault;
 mod flight;
 mod header;
 mod incoming;
@@ -39,6 +40,7 @@ use proto::{Batch, Code, QosSpec, Reason};
 
 use acks::Acks;
 pub use control::{Acked, CongestionControl, Controller, Lost};
+pub use fault::Fault;
 pub use header::{Ack, Data, Pdu};
 use incoming::Incoming;
 pub use incoming::Sdu;
@@ -158,7 +160,7 @@ pub enum Failure {
     Silence(Duration),
     /// The peer sends nonsense.
     #[error("the peer broke the protocol ({0}); look for another version or a fault on its side")]
-    Misbehaved(&'static str),
+    Misbehaved(Fault),
 }
 
 impl From<Failure> for Reason {
@@ -202,6 +204,8 @@ pub struct Stats {
     pub late: u64,
     /// Gaps that the receiver of a lossy flow gave up.
     pub gaps: u64,
+    /// SDUs of a lossy flow of which a piece came and another did not: dropped as a whole.
+    pub torn: u64,
     /// Packets with data that were received.
     pub received: u64,
     /// Bytes of memory for what waits.
@@ -353,14 +357,9 @@ impl Frct {
     }
 
     /// Takes a PDU; `marked` says that it met congestion on its way. An error is to be counted, the flow goes on.
-    pub fn receive(
-        &mut self,
-        now: Instant,
-        pdu: &[u8],
-        marked: bool,
-    ) -> Result<(), header::Reason> {
+    pub fn receive(&mut self, now: Instant, pdu: &[u8], marked: bool) -> Result<(), Fault> {
         if self.failed.is_some() {
-            return Err("FRCT PDU for a flow that is down");
+            return Err(Fault::Down);
         }
         let pdu = Pdu::parse(pdu)?;
         self.looked = None;
@@ -372,15 +371,15 @@ impl Frct {
         }
         if let Some(data) = &pdu.data {
             if self.acks.is_new() && !pdu.begins_run {
-                return Err("FRCT data of a run whose begin is unknown");
+                return Err(Fault::NoRun);
             }
             let number = self.acks.number(data.number);
             if self.acks.knows(number) {
-                return Err("FRCT packet that came before");
+                return Err(Fault::Doubled);
             }
-            let disordered = self.incoming.data(now, data).inspect_err(|reason| {
-                if *reason == incoming::NO_SDU {
-                    self.failed = Some(Failure::Misbehaved(reason));
+            let disordered = self.incoming.data(now, data).inspect_err(|fault| {
+                if *fault == Fault::Sdu {
+                    self.failed = Some(Failure::Misbehaved(*fault));
                 }
             })?;
             self.received += 1;
@@ -414,7 +413,8 @@ impl Frct {
         self.sender.set_payload(self.params.payload);
     }
 
-    /// The path has changed or is back: what is missing is asked for at once rather than at the next probe.
+    /// The path has changed or is back: what is missing is asked for at once rather than at the next probe, and the round
+    /// trip is measured anew.
     pub fn rerouted(&mut self) {
         self.looked = None;
         self.sender.rerouted();
@@ -465,6 +465,7 @@ impl Frct {
             marked: counts.ecn,
             late: self.sender.stream.late,
             gaps: self.incoming.gaps,
+            torn: self.incoming.torn,
             received: self.received,
             memory: self.sender.stream.memory() + self.incoming.memory(),
         }

@@ -41,6 +41,11 @@ impl Rtt {
         self.smooth = (7 * self.smooth + real) / 8;
     }
 
+    /// The path is another one: the next sample says all that is known of it.
+    pub(super) fn forget_least(&mut self) {
+        self.least = None;
+    }
+
     pub(super) fn smooth(&self) -> Duration {
         self.smooth
     }

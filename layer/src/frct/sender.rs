@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::Fault;
 use super::control::{Acked, CongestionControl, Controller, Lost};
 use super::flight::{Flight, Losses};
-use super::header::{self, Ack, DELAY_UNIT, Reason};
+use super::header::{self, Ack, DELAY_UNIT};
 use super::outgoing::{Outgoing, Piece};
 use super::pacer::Pacer;
 use super::rtt::Rtt;
@@ -93,11 +94,11 @@ impl Sender {
     }
 
     /// Takes an acknowledgement.
-    pub(super) fn ack(&mut self, now: Instant, ack: &Ack<'_>) -> Result<(), Reason> {
+    pub(super) fn ack(&mut self, now: Instant, ack: &Ack<'_>) -> Result<(), Fault> {
         let next = self.flight.next();
         let largest = header::whole_number(ack.largest, next);
         if largest >= next || ack.next > self.stream.sent() {
-            return Err("FRCT acknowledgement of what was never sent");
+            return Err(Fault::NeverSent);
         }
         if self.stream.grant(ack.next + u64::from(ack.window)) {
             (self.persist, self.asked) = (0, None);
@@ -227,6 +228,7 @@ impl Sender {
     /// There is another path, or it is back: what waits for a probe needn't wait longer.
     pub(super) fn rerouted(&mut self) {
         self.backoff = 0;
+        self.rtt.forget_least();
         if !self.flight.is_empty() {
             self.probes = self.probes.max(1);
         }

@@ -6,9 +6,10 @@ use proto::ipcp::Event;
 use proto::{Addr, Batch, Code, EndpointId, FlowId, Reason};
 
 use super::Unicast;
-use super::dt::{Path, Way, send_routed};
+use super::dt::Path;
+use super::envelope::Envelope;
 use super::out::Class;
-use super::pdu::{CONGESTION, Direct};
+use super::pdu::CONGESTION;
 use super::transfer::{Ending, Transfer};
 use crate::{FlowAsk, Now, Output};
 
@@ -23,6 +24,8 @@ enum Turn {
     Waits,
     /// The lower flow takes nothing now.
     Blocked,
+    /// What was to go could not be sent, for a reason that was counted.
+    Failed,
 }
 
 /// What users do.
@@ -173,91 +176,59 @@ impl Unicast {
         let Some(endpoint) = self.flows.next_ready(urgent) else {
             return false;
         };
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let turn = self.send_some(now, endpoint, &mut scratch);
-        self.scratch = scratch;
+        let turn = self.send_some(now, endpoint);
         self.settle(now, endpoint, turn);
         self.pump_rounds(now);
         true
     }
 
     /// Sends as much of a flow as one turn allows.
-    fn send_some(&mut self, now: Now, endpoint: EndpointId, scratch: &mut Vec<u8>) -> Turn {
+    fn send_some(&mut self, now: Now, endpoint: EndpointId) -> Turn {
         let Some((src, peer, path)) = self.way_of(endpoint) else {
             return Turn::Waits;
         };
         self.stir(now, path.lower);
+        if !path.direct && !self.seals_for(now, endpoint) {
+            return Turn::Waits;
+        }
         let payload = self.payload_by(peer, path.direct);
-        let (Some(flow), Some(link)) = (
-            self.flows.get_mut(endpoint),
-            self.links
-                .get_mut(&path.lower)
-                .filter(|link| link.can_seal()),
-        ) else {
+        let link = self.links.get_mut(&path.lower);
+        let (Some(flow), Some(link)) = (self.flows.get_mut(endpoint), link) else {
             return Turn::Waits;
         };
+        if !link.can_seal() {
+            return Turn::Waits;
+        }
         // What others may overtake waits here, what overtakes them in the queue of the link.
         if !link.tx.is_open() && !flow.urgent() {
             return Turn::Blocked;
         }
-        scratch.resize(payload as usize, 0);
-        let (class, cube, remote) = (
-            Class::Data(flow.lot(now, src)),
-            flow.cube() as u8,
-            flow.remote,
-        );
+        let (class, way) = (Class::Data(flow.lot(now, src)), flow.way(src));
         let Some(transfer) = &mut flow.transfer else {
             return Turn::Done;
         };
         transfer.set_payload(payload);
         flow.tx_bytes += transfer.feed(now.mono, &mut self.stats);
-        let sessions = self.peers.get(&peer).map(|p| &p.sessions);
-        if !path.direct {
-            if sessions.is_none_or(|s| s.wants_fresh(now.mono) || flow.ends.worn(now.mono, s)) {
-                self.wants_session.insert(peer);
-            }
-            if !sessions.is_some_and(|s| s.usable(now.mono)) {
-                return Turn::Waits;
-            }
-        }
+        let sessions = self.peers.get(&peer).map(|peer| &peer.sessions);
+        let Some(mut envelope) = Envelope::new(path, way, &mut flow.ends, sessions) else {
+            return Turn::Waits;
+        };
         for _ in 0..TURN {
-            let Some(len) = transfer.poll(now.mono, scratch) else {
-                return Turn::Done;
-            };
-            let pdu = &scratch[..len];
-            let sent = match sessions.filter(|_| !path.direct) {
-                None => link.send(class, Direct::LEN + len, |body| {
-                    let header = Direct {
-                        flags: 0,
-                        cube,
-                        endpoint: remote,
-                    };
-                    header.write(body);
-                    body[Direct::LEN..].copy_from_slice(pdu);
-                    Ok(())
-                }),
-                Some(sessions) => {
-                    let way = Way {
-                        src,
-                        dst: peer,
-                        cube,
-                        endpoint: remote,
-                    };
-                    let ends = &mut flow.ends;
-                    let copy = |to: &mut [u8]| to.copy_from_slice(pdu);
-                    send_routed(now, link, class, ends, sessions, way, len, copy)
+            let next = |pdu: &mut [u8]| transfer.poll(now.mono, pdu).unwrap_or(0);
+            match envelope.fill(now, link, class, payload as usize, next) {
+                Ok(true) => {}
+                Ok(false) => return Turn::Done,
+                Err(reason) => {
+                    self.stats.count(reason);
+                    return Turn::Failed;
                 }
-            };
-            // To FRCT it is lost as any other.
-            if let Err(reason) = sent {
-                self.stats.count(reason);
             }
         }
         Turn::More
     }
 
     /// From whom to whom the PDUs of a flow go, and on what way now.
-    fn way_of(&self, endpoint: EndpointId) -> Option<(Addr, Addr, Path)> {
+    pub(super) fn way_of(&self, endpoint: EndpointId) -> Option<(Addr, Addr, Path)> {
         let flow = self.flows.get(endpoint)?;
         let me = self.me.as_ref()?.address;
         let path = self.path_between(me, flow.peer, flow.remote)?;
@@ -301,6 +272,7 @@ impl Unicast {
         }
         match (turn, at) {
             (Turn::More, _) => self.flows.make_ready(endpoint),
+            (Turn::Failed, _) => self.flows.timers.set(endpoint, now.mono + AGAIN),
             (_, Some(at)) => self.flows.timers.set(endpoint, at.max(now.mono + LEAST)),
             (_, None) => self.flows.timers.clear(endpoint),
         }
@@ -323,5 +295,7 @@ impl Unicast {
 
 /// PDUs of one flow before others get their turn: a train.
 const TURN: usize = Batch::TRAIN_PACKETS;
+/// When a flow tries again that could not send for a reason that may pass.
+const AGAIN: Duration = Duration::from_millis(10);
 /// The shortest sleep.
 const LEAST: Duration = Duration::from_micros(50);

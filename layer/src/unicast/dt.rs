@@ -4,11 +4,11 @@ use proto::{Addr, Batch, EndpointId, FlowId, Framing};
 
 use super::Unicast;
 use super::cube::Cube;
+use super::envelope::{Envelope, Way};
 use super::flow::{EarlyPdu, Flow};
-use super::link::{Link, Phase};
+use super::link::Phase;
 use super::out::{Class, Lot};
-use super::pdu::{self, Direct, Inner, Kind, Routed, TAG_LEN, TTL};
-use super::peer::{Ends, Sessions};
+use super::pdu::{self, Direct, Inner, Kind, Routed};
 use super::session::drop_reason;
 use crate::Now;
 
@@ -63,10 +63,12 @@ impl Unicast {
             return self.stats.add("drop.no_route", batch.count() as u64);
         };
         self.stir(now, path.lower);
-        if path.direct {
-            self.upper_direct(now, endpoint, path.lower, &batch)
-        } else {
-            self.upper_routed(now, endpoint, path.lower, batch)
+        if path.direct || self.seals_for(now, endpoint) {
+            self.upper_raw(now, endpoint, path, &batch);
+        } else if let Some(flow) = self.flows.get_mut(endpoint)
+            && !flow.hold(batch)
+        {
+            self.stats.count("drop.no_session");
         }
     }
 
@@ -81,67 +83,37 @@ impl Unicast {
         }
     }
 
-    fn upper_direct(&mut self, now: Now, endpoint: EndpointId, lower: FlowId, batch: &Batch) {
-        let (Some(me), Some(flow), Some(link)) = (
-            &self.me,
-            self.flows.get_mut(endpoint),
-            self.links.get_mut(&lower),
-        ) else {
-            return;
+    /// Whether payloads of a flow can be sealed end to end now. Fresh keys are asked for where they are due.
+    pub(super) fn seals_for(&mut self, now: Now, endpoint: EndpointId) -> bool {
+        let Some(flow) = self.flows.get(endpoint) else {
+            return false;
         };
-        let header = Direct {
-            flags: 0,
-            cube: flow.cube() as u8,
-            endpoint: flow.remote,
-        };
-        let class = Class::Data(flow.lot(now, me.address));
-        for sdu in batch.iter() {
-            let sent = flow.fits(sdu).and_then(|()| {
-                link.send(class, Direct::LEN + sdu.len(), |body| {
-                    header.write(body);
-                    body[Direct::LEN..].copy_from_slice(sdu);
-                    Ok(())
-                })
-            });
-            match sent {
-                Ok(()) => flow.tx_bytes += sdu.len() as u64,
-                Err(reason) => self.stats.count(reason),
-            }
+        let sessions = self.peers.get(&flow.peer).map(|p| &p.sessions);
+        if sessions.is_none_or(|s| s.wants_fresh(now.mono) || flow.ends.worn(now.mono, s)) {
+            self.wants_session.insert(flow.peer);
         }
+        sessions.is_some_and(|s| s.usable(now.mono))
     }
 
-    fn upper_routed(&mut self, now: Now, endpoint: EndpointId, lower: FlowId, batch: Batch) {
+    fn upper_raw(&mut self, now: Now, endpoint: EndpointId, path: Path, batch: &Batch) {
         let (Some(me), Some(flow), Some(link)) = (
             &self.me,
             self.flows.get_mut(endpoint),
-            self.links.get_mut(&lower),
+            self.links.get_mut(&path.lower),
         ) else {
             return;
         };
-        let address = flow.peer;
-        let sessions = self.peers.get(&address).map(|p| &p.sessions);
-        if sessions.is_none_or(|s| s.wants_fresh(now.mono) || flow.ends.worn(now.mono, s)) {
-            self.wants_session.insert(address);
-        }
-        let Some(sessions) = sessions.filter(|s| s.usable(now.mono)) else {
-            if !flow.hold(batch) {
-                self.stats.count("drop.no_session");
-            }
+        let class = Class::Data(flow.lot(now, me.address));
+        let (way, mtu) = (flow.way(me.address), flow.mtu as usize);
+        let sessions = self.peers.get(&flow.peer).map(|peer| &peer.sessions);
+        let Some(mut envelope) = Envelope::new(path, way, &mut flow.ends, sessions) else {
             return;
         };
-        let way = Way {
-            src: me.address,
-            dst: address,
-            cube: flow.cube() as u8,
-            endpoint: flow.remote,
-        };
-        let class = Class::Data(flow.lot(now, me.address));
         for sdu in batch.iter() {
-            let sent = flow.fits(sdu).and_then(|()| {
-                let copy = |to: &mut [u8]| to.copy_from_slice(sdu);
-                let ends = &mut flow.ends;
-                send_routed(now, link, class, ends, sessions, way, sdu.len(), copy)
-            });
+            let sent = match sdu.len() <= mtu {
+                true => envelope.send(now, link, class, sdu),
+                false => Err("drop.too_big"),
+            };
             match sent {
                 Ok(()) => flow.tx_bytes += sdu.len() as u64,
                 Err(reason) => self.stats.count(reason),
@@ -162,91 +134,21 @@ impl Unicast {
         ) else {
             return false;
         };
-        let sent = if path.direct {
-            link.send(Class::Control, Direct::LEN + frame.len(), |body| {
-                Direct {
-                    flags: 0,
-                    cube: 0,
-                    endpoint: EndpointId(0),
-                }
-                .write(body);
-                body[Direct::LEN..].copy_from_slice(frame);
-                Ok(())
-            })
-        } else {
-            let way = Way {
-                src: me.address,
-                dst: address,
-                cube: 0,
-                endpoint: EndpointId(0),
-            };
-            let copy = |to: &mut [u8]| to.copy_from_slice(frame);
-            send_routed(
-                now,
-                link,
-                Class::Control,
-                &mut peer.ends,
-                &peer.sessions,
-                way,
-                frame.len(),
-                copy,
-            )
+        let way = Way {
+            src: me.address,
+            dst: address,
+            cube: 0,
+            endpoint: EndpointId(0),
         };
+        let envelope = Envelope::new(path, way, &mut peer.ends, Some(&peer.sessions));
+        let sent = envelope
+            .ok_or("drop.no_session")
+            .and_then(|mut e| e.send(now, link, Class::Control, frame));
         if let Err(reason) = sent {
             self.stats.count(reason);
         }
         sent.is_ok()
     }
-}
-
-/// From whom to whom a routed PDU goes.
-#[derive(Clone, Copy)]
-pub(super) struct Way {
-    pub(super) src: Addr,
-    pub(super) dst: Addr,
-    pub(super) cube: u8,
-    pub(super) endpoint: EndpointId,
-}
-
-/// Seals a payload of `len` bytes end to end, then for the link, where it lies.
-#[expect(
-    clippy::too_many_arguments,
-    reason = "the rooms are borrowed one by one, since their owner can't be"
-)]
-pub(super) fn send_routed(
-    now: Now,
-    link: &mut Link,
-    class: Class,
-    ends: &mut Ends,
-    sessions: &Sessions,
-    way: Way,
-    len: usize,
-    fill: impl FnOnce(&mut [u8]),
-) -> Result<(), &'static str> {
-    let (session, key) = ends.sealer(now.mono, sessions).ok_or("drop.no_session")?;
-    link.send(class, Routed::LEN + len + TAG_LEN, |body| {
-        let (head, payload) = body.split_at_mut(Routed::LEN);
-        let Way {
-            src,
-            dst,
-            cube,
-            endpoint,
-        } = way;
-        let header = Routed {
-            flags: 0,
-            cube,
-            ttl: TTL,
-            dst,
-            src,
-            endpoint,
-            session,
-            counter: key.counter(),
-        };
-        header.write(head);
-        fill(&mut payload[..len]);
-        key.seal_with(&header.aad(), payload)
-            .map_err(|_| "drop.key_exhausted")
-    })
 }
 
 /// From the network.

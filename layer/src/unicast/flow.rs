@@ -10,6 +10,7 @@ use rustc_hash::FxHashMap;
 
 use super::closing::Closing;
 use super::cube::Cube;
+use super::envelope::Way;
 use super::out::Lot;
 use super::pdu::Routed;
 use super::peer::Ends;
@@ -212,18 +213,19 @@ impl Flow {
         }
     }
 
+    /// From whom to whom its payloads go; `member` is this one.
+    pub(super) fn way(&self, member: Addr) -> Way {
+        Way {
+            src: member,
+            dst: self.peer,
+            cube: self.cube() as u8,
+            endpoint: self.remote,
+        }
+    }
+
     /// Whether its packets go before those of others.
     pub(super) fn urgent(&self) -> bool {
         self.qos.priority > 0
-    }
-
-    /// Whether the SDU may be sent.
-    pub(super) fn fits(&self, sdu: &[u8]) -> Result<(), &'static str> {
-        if sdu.len() <= self.mtu as usize {
-            Ok(())
-        } else {
-            Err("drop.too_big")
-        }
     }
 
     /// Keeps a few records until they can be sealed. Says whether there was room.

@@ -327,7 +327,19 @@ impl Link {
         fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
     ) -> Result<(), &'static str> {
         let hop = self.sealing().ok_or("drop.no_key")?;
-        self.send_with(hop, class, len, fill)
+        self.send_with(hop, class, len, whole(fill)).map(drop)
+    }
+
+    /// Sends a PDU of at most `most` bytes: `fill` says how many it wrote, 0 if there is nothing to send. Gives that number;
+    /// the error is the reason of the drop.
+    pub(super) fn send_upto(
+        &mut self,
+        class: Class,
+        most: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<usize, &'static str>,
+    ) -> Result<usize, &'static str> {
+        let hop = self.sealing().ok_or("drop.no_key")?;
+        self.send_with(hop, class, most, fill)
     }
 
     /// Sends a PDU of a handshake over this link, sealed or as it is.
@@ -339,23 +351,28 @@ impl Link {
                 Ok(())
             });
         }
-        let slot = self.tx.slot(Class::Control, bytes.len());
-        slot.ok_or("drop.queue_full")?.copy_from_slice(bytes);
-        Ok(())
+        let copy = |pdu: &mut [u8]| {
+            pdu.copy_from_slice(bytes);
+            Ok(pdu.len())
+        };
+        self.tx.put(Class::Control, bytes.len(), copy).map(drop)
     }
 
     fn send_with(
         &mut self,
         hop: usize,
         class: Class,
-        len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
-    ) -> Result<(), &'static str> {
-        if len + HOP_OVERHEAD > self.path.mtu() as usize {
+        most: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<usize, &'static str>,
+    ) -> Result<usize, &'static str> {
+        if most + HOP_OVERHEAD > self.path.mtu() as usize {
             return Err("drop.too_big");
         }
-        self.path.sent((len + HOP_OVERHEAD) as u32);
-        self.send_whole(hop, class, len, fill)
+        let len = self.send_whole(hop, class, most, fill)?;
+        if len > 0 {
+            self.path.sent((len + HOP_OVERHEAD) as u32);
+        }
+        Ok(len)
     }
 
     /// The same, however large it is.
@@ -363,20 +380,24 @@ impl Link {
         &mut self,
         hop: usize,
         class: Class,
-        len: usize,
-        fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
-    ) -> Result<(), &'static str> {
-        let whole = len + HOP_OVERHEAD;
-        let pdu = self.tx.slot(class, whole).ok_or("drop.queue_full")?;
-        let filled = fill(&mut pdu[SEALED_LEN..][..len]).and_then(|()| match class {
-            Class::Control => self.hops[hop].seal(pdu),
-            Class::Data(_) => Ok(()),
-        });
-        match filled {
-            Ok(()) => self.tx_bytes += whole as u64,
-            Err(_) => self.tx.undo(class),
-        }
-        filled
+        most: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<usize, &'static str>,
+    ) -> Result<usize, &'static str> {
+        let hop = &mut self.hops[hop];
+        let sent = self.tx.put(class, most + HOP_OVERHEAD, |pdu| {
+            let len = fill(&mut pdu[SEALED_LEN..][..most])?;
+            if len == 0 {
+                return Ok(0);
+            }
+            let pdu = &mut pdu[..len + HOP_OVERHEAD];
+            match class {
+                Class::Control => hop.seal(pdu)?,
+                Class::Data(_) => {}
+            }
+            Ok(pdu.len())
+        })?;
+        self.tx_bytes += sent as u64;
+        Ok(sent.saturating_sub(HOP_OVERHEAD))
     }
 
     /// The next batch of control, if the lower flow takes any.
@@ -541,6 +562,16 @@ pub(super) struct Stands {
     pub(super) over: Label,
     pub(super) mtu: u32,
     pub(super) framing: Framing,
+}
+
+/// Fills all of a PDU.
+pub(super) fn whole(
+    fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
+) -> impl FnOnce(&mut [u8]) -> Result<usize, &'static str> {
+    |body| {
+        fill(body)?;
+        Ok(body.len())
+    }
 }
 
 /// The bytes of a frame of the link channel.

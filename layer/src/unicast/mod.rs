@@ -17,7 +17,7 @@
 //! | `fa`, `closing`, `upkeep`, `flow` | flow allocator; ends of flows; what happens to flows by themselves; their tables |
 //! | `cube`, `admission`, `limits` | what is granted; whether a link has room for it; every bound on what others may cause |
 //! | `control`, `transfer` | the flows under FRCT: whose turn it is; what each keeps |
-//! | `dt`, `pdu`, `out`, `codel` | the way of every packet; its headers; the queues of one link; when a queue stands |
+//! | `dt`, `envelope`, `pdu`, `out`, `codel` | the way of every packet; what it is put into; its headers; the queues of one link; when a queue stands |
 //! | `status`, `stats` | what is told of all this |
 
 mod admission;
@@ -33,6 +33,7 @@ mod dial;
 mod directory;
 mod dt;
 mod enrol;
+mod envelope;
 mod expel;
 mod fa;
 mod flood;
@@ -137,8 +138,6 @@ pub struct Unicast {
     /// Control has something to do beyond this packet.
     pump: bool,
     wake: Option<Instant>,
-    /// Where a PDU of a flow is written before it is known how long it is.
-    scratch: Vec<u8>,
     /// What comes now met a queue that stands: one of it is to be marked.
     mark: bool,
     exit_at: Option<Instant>,
@@ -189,7 +188,6 @@ impl Unicast {
             upper_ready: BTreeSet::new(),
             pump: false,
             wake: None,
-            scratch: Vec::new(),
             mark: false,
             exit_at: None,
             state: proto::ipcp::State::Waiting,

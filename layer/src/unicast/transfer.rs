@@ -4,16 +4,18 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use proto::{Batch, Framing, QosSpec, Reason};
+use proto::{Batch, FlowId, Framing, QosSpec, Reason};
 
 use super::stats::Stats;
-use crate::frct::{Failure, Frct, Params, State, WriteError};
+use crate::frct::{Failure, Fault, Frct, Params, State, WriteError};
 
 /// FRCT and what is around it, at one end of a flow.
 #[derive(Debug)]
 pub(super) struct Transfer {
     frct: Frct,
     payload: u32,
+    /// The lower flow that its PDUs go over, and what the whole way costs.
+    way: Option<(FlowId, u64)>,
     /// What was read from the user and FRCT had no room for; SDUs of the first of them that it took.
     rest: VecDeque<Batch>,
     taken: usize,
@@ -47,6 +49,7 @@ struct Counted {
     lost: u64,
     late: u64,
     gaps: u64,
+    torn: u64,
     probes: u64,
 }
 
@@ -62,13 +65,10 @@ pub(super) fn controlled(qos: &QosSpec) -> bool {
     ordered || reliable || max_delay_ms > 0 || timeout_ms > 0
 }
 
-/// The largest SDU of a flow whose path carries payloads of so many bytes. What loses nothing is cut as needed; where losing
-/// a piece is losing the SDU it shall be one piece.
+/// The largest SDU of a flow whose path carries payloads of so many bytes: what FRCT serves is cut as needed.
 pub(super) fn sdu_mtu(qos: &QosSpec, payload: u32) -> u32 {
-    if qos.reliable {
+    if controlled(qos) {
         Frct::MAX_SDU as u32
-    } else if controlled(qos) {
-        payload.saturating_sub((Frct::HEADER + LENGTH) as u32)
     } else {
         payload
     }
@@ -84,6 +84,7 @@ impl Transfer {
         Self {
             frct: Frct::new(now, params),
             payload,
+            way: None,
             rest: VecDeque::new(),
             taken: 0,
             queued: false,
@@ -170,7 +171,7 @@ impl Transfer {
         marked: bool,
     ) -> Result<(), &'static str> {
         let taken = self.frct.receive(now, pdu, marked);
-        taken.map_err(|_| "drop.frct")
+        taken.map_err(Fault::counter)
     }
 
     /// Whether something is there for the user, who takes it.
@@ -284,6 +285,14 @@ impl Transfer {
         }
     }
 
+    /// Its PDUs take this way; `back`: there was none for a while. After a change FRCT asks at once for what may be lost.
+    pub(super) fn set_way(&mut self, way: (FlowId, u64), back: bool) {
+        let before = self.way.replace(way);
+        if back || before.is_some_and(|before| before != way) {
+            self.frct.rerouted();
+        }
+    }
+
     /// When it wants a look; `waits`: FRCT can't send anything now, whatever it wants.
     pub(super) fn deadline(&self, waits: bool) -> Option<Instant> {
         let until = self.ending.as_ref().map(|ending| match ending {
@@ -312,6 +321,7 @@ impl Transfer {
         add("frct.probes", now.probes, &mut self.counted.probes);
         add("drop.deadline", now.late, &mut self.counted.late);
         add("drop.late", now.gaps, &mut self.counted.gaps);
+        add("drop.torn", now.torn, &mut self.counted.torn);
     }
 }
 
@@ -319,5 +329,3 @@ impl Transfer {
 const LINGER: Duration = Duration::from_secs(30);
 /// Records of a user that are kept: one comes when it is paused, and a few that were read with it.
 const MAX_REST: usize = 16;
-/// Bytes before an SDU in the stream.
-const LENGTH: usize = 2;

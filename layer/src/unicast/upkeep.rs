@@ -69,16 +69,21 @@ impl Unicast {
             let Some(peer) = self.flows.get(endpoint).map(|f| f.peer) else {
                 continue;
             };
-            let reachable = self.path(peer).is_some();
+            let path = self.way_of(endpoint).map(|(_, _, path)| path);
             let payload = self.payload_mtu(peer);
+            let me = self.me.as_ref();
+            let cost = me.and_then(|me| Some(me.routing.way(peer)?.1));
             let Some(flow) = self.flows.get_mut(endpoint) else {
                 continue;
             };
-            if !reachable {
+            let Some(path) = path else {
                 flow.unreachable_since.get_or_insert(now.mono);
                 continue;
+            };
+            let back = flow.unreachable_since.take().is_some();
+            if let Some(transfer) = &mut flow.transfer {
+                transfer.set_way((path.lower, cost.unwrap_or(0)), back);
             }
-            flow.unreachable_since = None;
             let ending = flow.transfer.as_ref().and_then(|t| t.ending());
             let left = matches!(ending, Some(Ending::Own { .. }));
             let mtu = sdu_mtu(&flow.qos, payload);

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore, SeedableRng};
 
-use crate::frct::{Frct, Params, State};
+use crate::frct::{Fault, Frct, Params, State};
 
 /// How a link treats PDUs.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +42,7 @@ pub(super) struct Pair {
     /// Whether an end reads what comes.
     pub(super) reads: [bool; 2],
     pub(super) read: [Vec<Vec<u8>>; 2],
-    pub(super) refused: Vec<&'static str>,
+    pub(super) refused: Vec<Fault>,
 }
 
 impl Pair {

@@ -157,3 +157,27 @@ fn an_sdu_that_fits_stays_whole_while_acknowledgements_wait() {
     assert_eq!(pair.ends.each_ref().map(|end| end.stats().sent), [50; 2]);
     assert_eq!(pair.read[0].len(), 50);
 }
+
+#[test]
+fn an_sdu_of_which_a_piece_is_lost_is_dropped_as_a_whole_and_counted() {
+    for lost in 0..5 {
+        let mut pair = Pair::new(&params(QosSpec::BEST), Link::default(), 1);
+        let mut pdu = [0; 1200];
+        for n in 0..3 {
+            assert_eq!(pair.ends[0].write(pair.now, &sdu(n, 5000)), Ok(()));
+            let now = pair.now;
+            let mut piece = 0;
+            while let Some(len) = pair.ends[0].poll(now, &mut pdu) {
+                if n != 1 || piece != lost {
+                    let _ = pair.ends[1].receive(now, &pdu[..len], false);
+                }
+                piece += 1;
+            }
+            assert_eq!(piece, 5, "an SDU of 5000 bytes goes in five pieces");
+            pair.run(20 * MS);
+        }
+        assert_eq!(numbers(&pair, |_| 5000), [0, 2], "piece {lost} was lost");
+        let stats = pair.ends[1].stats();
+        assert_eq!((stats.gaps, stats.torn), (1, 1), "piece {lost} was lost");
+    }
+}

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Link, frame_size};
+use super::{Link, frame_size, whole};
 use crate::channel::Channel;
 use crate::crypt::Secrets;
 use crate::unicast::out::Class;
@@ -54,6 +54,8 @@ impl Link {
         fill: impl FnOnce(&mut [u8]) -> Result<(), &'static str>,
     ) -> Result<(), &'static str> {
         let hop = self.hops.iter().position(|h| h.session == session);
-        self.send_with(hop.ok_or("drop.no_key")?, Class::Control, len, fill)
+        let hop = hop.ok_or("drop.no_key")?;
+        self.send_with(hop, Class::Control, len, whole(fill))
+            .map(drop)
     }
 }

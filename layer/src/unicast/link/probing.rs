@@ -68,10 +68,11 @@ impl Link {
     fn say_probe(&mut self, kind: Probe, size: u32, whole: usize) -> Result<(), &'static str> {
         let hop = self.sealing().ok_or("drop.no_key")?;
         let len = whole - HOP_OVERHEAD;
-        self.send_whole(hop, Class::Control, len, |body| {
+        let fill = |body: &mut [u8]| {
             kind.write(size, body);
-            Ok(())
-        })
+            Ok(len)
+        };
+        self.send_whole(hop, Class::Control, len, fill).map(drop)
     }
 
     /// When the path is to be probed next.

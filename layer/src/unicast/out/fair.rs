@@ -76,21 +76,17 @@ impl Fair {
         queue.back_mut().map(|w| &mut w.batch)
     }
 
-    /// Takes back the last packet of a member. Says whether its batch is gone with it.
-    pub(super) fn undo(&mut self, member: Addr) -> bool {
+    /// Forgets the newest batch of a member if nothing was put into it. Says whether that was so.
+    pub(super) fn forget_begun(&mut self, member: Addr) -> bool {
         let Some(at) = self.find(member) else {
             return false;
         };
         let queue = &mut self.buckets[at].queue;
-        let empty = queue.back_mut().is_some_and(|last| {
-            last.batch.pop();
-            last.batch.is_empty()
-        });
-        if empty {
-            queue.pop_back();
+        let gone = queue.pop_back_if(|last| last.batch.is_empty()).is_some();
+        if gone {
             self.tidy(at);
         }
-        empty
+        gone
     }
 
     /// The next batch.

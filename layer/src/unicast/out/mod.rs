@@ -105,25 +105,40 @@ impl Egress {
         self.open
     }
 
-    /// Room for a packet of `len` bytes behind those that wait; `None` if it is too long or too many wait.
-    pub(super) fn slot(&mut self, class: Class, len: usize) -> Option<&mut [u8]> {
-        match class {
-            Class::Control => self.control_slot(len),
-            Class::Data(lot) => self.data_slot(&lot, len),
+    /// Lets `fill` write a packet of at most `most` bytes behind those that wait, and keeps as many as it says, none for 0.
+    /// The error is that of `fill`, or says that there is no room for so many, or that too many wait.
+    pub(super) fn put(
+        &mut self,
+        class: Class,
+        most: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<usize, &'static str>,
+    ) -> Result<usize, &'static str> {
+        let batch = match &class {
+            Class::Control => self.control_batch(most),
+            Class::Data(lot) => self.data_batch(lot, most),
+        };
+        let put = batch.and_then(|batch| batch.push_with(most, fill));
+        let put = put.unwrap_or(Err("drop.queue_full"));
+        if let Class::Data(lot) = class
+            && !matches!(put, Ok(1..))
+        {
+            let gone = self.cubes[lot.cube as usize].fair.forget_begun(lot.member);
+            self.batches -= usize::from(gone);
         }
+        put
     }
 
-    fn control_slot(&mut self, len: usize) -> Option<&mut [u8]> {
+    fn control_batch(&mut self, len: usize) -> Option<&mut Batch> {
         if !self.control.back().is_some_and(|b| b.fits(len)) {
             if self.control.len() >= MAX_CONTROL {
                 return None;
             }
             self.control.push_back(Batch::new(self.framing));
         }
-        self.control.back_mut()?.push(len)
+        self.control.back_mut()
     }
 
-    fn data_slot(&mut self, lot: &Lot, len: usize) -> Option<&mut [u8]> {
+    fn data_batch(&mut self, lot: &Lot, len: usize) -> Option<&mut Batch> {
         let at = lot.cube as usize;
         if self.cubes[at].fair.open(lot, len).is_none() {
             if len > Batch::MAX_PACKET {
@@ -135,22 +150,7 @@ impl Egress {
             self.batches += 1;
             self.cubes[at].fair.begin(lot, self.framing)?;
         }
-        self.cubes[at].fair.open(lot, len)?.push(len)
-    }
-
-    /// Takes back the packet that [`Egress::slot`] gave last.
-    pub(super) fn undo(&mut self, class: Class) {
-        match class {
-            Class::Control => {
-                if let Some(batch) = self.control.back_mut() {
-                    batch.pop();
-                }
-            }
-            Class::Data(lot) => {
-                let gone = self.cubes[lot.cube as usize].fair.undo(lot.member);
-                self.batches -= usize::from(gone);
-            }
-        }
+        self.cubes[at].fair.open(lot, len)
     }
 
     /// The next batch of control.
