@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::ipcp::{Bootstrap, Command, Enroll, Entry, Host, Settings};
+use proto::ipcp::{Bootstrap, Command, Congestion, Enroll, Entry, Host, Settings};
 use proto::{Code, Label, Reason};
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +25,8 @@ pub(crate) struct Spec {
     pub(crate) offload: Vec<proto::ipcp::Offload>,
     /// What each link carries, in Mbit/s; 0: not said.
     pub(crate) rate_mbit: u32,
+    /// The congestion control of flows; `None`: not said.
+    pub(crate) congestion: Option<Congestion>,
     /// Adjacencies that an administrator wants.
     pub(crate) connect: Vec<Label>,
 }
@@ -111,14 +113,15 @@ impl Spec {
 
     /// What was set since, to be sent after [`Spec::command`].
     pub(crate) fn settings(&self) -> Option<Settings> {
-        let some = !self.hosts.is_empty() || !self.offload.is_empty() || self.rate_mbit > 0;
-        some.then(|| Settings {
+        let settings = Settings {
             hosts: self.hosts.clone(),
             offload: self.offload.clone(),
             over: Vec::new(),
             rate_mbit: self.rate_mbit,
             ip: None,
-        })
+            congestion: self.congestion,
+        };
+        (settings != Settings::default()).then_some(settings)
     }
 
     /// Takes new settings in: the last word for a host or switch counts. An address is part of what it is bootstrapped with.
@@ -142,6 +145,7 @@ impl Spec {
         {
             shim.ip = ip;
         }
+        self.congestion = settings.congestion.or(self.congestion);
     }
 }
 
@@ -165,6 +169,9 @@ struct SavedSpec {
     /// Missing before there were cubes.
     #[serde(default)]
     rate_mbit: u32,
+    /// Missing before it could be chosen.
+    #[serde(default)]
+    congestion: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -249,6 +256,7 @@ impl SavedSpec {
             offload: texts(&spec.offload),
             connect: texts(&spec.connect),
             rate_mbit: spec.rate_mbit,
+            congestion: spec.congestion.map(|c| c.to_string()),
         }
     }
 
@@ -259,6 +267,7 @@ impl SavedSpec {
             over: self.over,
             rate_mbit: self.rate_mbit,
             ip: String::new(),
+            congestion: self.congestion,
         })?;
         let role = match self.role {
             SavedRole::None => Role::None,
@@ -295,6 +304,7 @@ impl SavedSpec {
             hosts: settings.hosts,
             offload: settings.offload,
             rate_mbit: settings.rate_mbit,
+            congestion: settings.congestion,
             connect: self
                 .connect
                 .into_iter()
@@ -343,6 +353,7 @@ mod tests {
             over: vec![],
             rate_mbit: 250,
             ip: Some([10, 0, 0, 7].into()),
+            congestion: Some(Congestion::Bbr),
         });
         let command = spec.command(Vec::new());
         assert!(matches!(

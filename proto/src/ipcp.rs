@@ -195,6 +195,18 @@ pub struct Settings {
     pub rate_mbit: u32,
     /// Shim: the address that it binds from now on; none: as before.
     pub ip: Option<IpAddr>,
+    /// Unicast: which congestion control flows have from now on; `None`: as before.
+    pub congestion: Option<Congestion>,
+}
+
+/// The congestion control of a flow, at the end that sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Congestion {
+    /// RFC 9438: fair to others of its kind, slows down at each loss.
+    #[default]
+    Cubic,
+    /// After BBR: for paths that lose packets without being congested.
+    Bbr,
 }
 
 /// Parameters of `allocate`.

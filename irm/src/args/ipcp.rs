@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use proto::Label;
-use proto::ipcp::{Dns, Host, Offload};
+use proto::ipcp::{Congestion, Dns, Host, Offload};
 
 use crate::duration::duration;
 
@@ -166,7 +166,7 @@ pub(crate) struct Adjacency {
 }
 
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["ip", "hosts", "offload", "over", "rate"]))]
+#[command(group = ArgGroup::new("change").required(true).multiple(true).args(["ip", "hosts", "offload", "over", "rate", "congestion"]))]
 pub(crate) struct Set {
     /// Which IPCP
     pub(crate) name: Label,
@@ -185,6 +185,9 @@ pub(crate) struct Set {
     /// unicast: what each link carries in Mbit/s, of which voice and video get their share; 1000 at first
     #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub(crate) rate: Option<u32>,
+    /// unicast: the congestion control of flows from now on: cubic, as at first, or bbr
+    #[arg(long, value_name = "KIND")]
+    pub(crate) congestion: Option<Congestion>,
 }
 
 fn ports(text: &str) -> Result<(u16, u16), String> {

@@ -84,6 +84,7 @@ async fn set(c: &Context, args: Set) -> Result<(), Reason> {
         over: texts(&args.over),
         rate_mbit: args.rate.unwrap_or(0),
         ip: args.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+        congestion: args.congestion.map(|c| c.to_string()),
     };
     let request = pb::SetIpcpRequest {
         name: args.name.to_string(),

@@ -13,6 +13,7 @@ use super::Fault;
 use super::header::Data;
 use super::ranges::Ranges;
 use super::ring::Ring;
+use super::room::Need;
 
 /// What arrived and wasn't read.
 #[derive(Debug, Clone)]
@@ -34,6 +35,7 @@ pub(super) struct Incoming {
     /// What was announced: nothing beyond it is taken.
     edge: u64,
     room: u64,
+    need: Need,
     /// Of a lossy stream: where SDUs begin beyond `next`.
     begins: BTreeSet<u64>,
     /// Of a lossy stream: what was given up, between whole SDUs.
@@ -89,6 +91,7 @@ impl Incoming {
             ends: None,
             edge: first,
             room: (room as u64).max(first),
+            need: Need::default(),
             begins: BTreeSet::new(),
             holes: VecDeque::new(),
             astray: false,
@@ -219,10 +222,12 @@ impl Incoming {
 
     fn give_up(&mut self, now: Instant) -> Result<(), Fault> {
         self.gaps += 1;
-        let next = self.begins.first().copied().unwrap_or(self.seen);
-        let begun = self.next > self.whole;
-        self.tearing = begun || self.ahead.first().is_some_and(|r| r.start < next);
-        self.torn += u64::from(self.tearing);
+        if !self.astray {
+            let next = self.begins.first().copied().unwrap_or(self.seen);
+            let behind = self.ahead.first().is_some_and(|r| r.start < next);
+            self.tearing = self.next > self.whole || behind;
+            self.torn += u64::from(self.tearing);
+        }
         match self.begins.pop_first() {
             Some(begin) => {
                 self.skip(begin);
@@ -289,6 +294,21 @@ impl Incoming {
     /// Whether all has arrived that will ever come.
     pub(super) fn complete(&self) -> bool {
         self.ends == Some(self.next)
+    }
+
+    /// Takes the time: how fast the user reads on a path with this round trip.
+    pub(super) fn measure(&mut self, now: Instant, rtt: Duration) {
+        self.need.measure(now, self.read, rtt);
+    }
+
+    /// The room that there is, and that which would not hold the sender up.
+    pub(super) fn room(&self) -> (u64, u64) {
+        (self.room, self.room.max(self.need.bytes()))
+    }
+
+    /// Has room for so many bytes from now on: not fewer than before, since a window that was announced stays.
+    pub(super) fn widen(&mut self, room: u64) {
+        self.room = self.room.max(room);
     }
 
     /// What an acknowledgement says: all before it is done with, the end included.

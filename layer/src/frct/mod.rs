@@ -28,6 +28,7 @@ mod pacer;
 mod ranges;
 mod rate;
 mod ring;
+mod room;
 mod rtt;
 mod sender;
 #[cfg(test)]
@@ -45,6 +46,7 @@ pub use header::{Ack, Data, Pdu};
 use incoming::Incoming;
 pub use incoming::Sdu;
 use outgoing::Outgoing;
+pub use room::Buffers;
 use sender::{Begin, Sender};
 
 /// How a flow end begins. Both ends must agree on `qos` and `first_credit`.
@@ -64,9 +66,9 @@ pub struct Params {
     pub controller: Controller,
     /// The number of the first packet: chance.
     pub first_number: u32,
-    /// The most bytes that wait to be sent or acknowledged.
+    /// The most bytes that wait to be sent or acknowledged, until [`Frct::widen`].
     pub send_buffer: usize,
-    /// The most bytes that wait to be read.
+    /// The most bytes that wait to be read, until then.
     pub receive_buffer: usize,
     /// What a sender may send before the first acknowledgement tells it the window.
     pub first_credit: u64,
@@ -85,8 +87,8 @@ impl Params {
             r: Duration::from_secs(60),
             controller: Controller::default(),
             first_number,
-            send_buffer: 4 << 20,
-            receive_buffer: 4 << 20,
+            send_buffer: 1 << 20,
+            receive_buffer: 1 << 20,
             first_credit: 64 << 10,
             rtt: Duration::from_millis(100),
         }
@@ -418,6 +420,30 @@ impl Frct {
     pub fn rerouted(&mut self) {
         self.looked = None;
         self.sender.rerouted();
+    }
+
+    /// How much may wait at this end now.
+    pub fn buffers(&self) -> Buffers {
+        Buffers {
+            send: self.sender.stream.limit(),
+            receive: self.incoming.room().0 as usize,
+        }
+    }
+
+    /// How much should, so that only the path holds the flow up: room for twice what a round trip brings, each way.
+    pub fn wanted(&self) -> Buffers {
+        let sent = 2 * self.sender.control().window();
+        Buffers {
+            send: sent.max(self.sender.stream.limit()),
+            receive: self.incoming.room().1 as usize,
+        }
+    }
+
+    /// So much may wait from now on. What is less than before is left as it is: what was promised to the other side holds.
+    pub fn widen(&mut self, buffers: Buffers) {
+        self.looked = None;
+        self.sender.stream.widen(buffers.send);
+        self.incoming.widen(buffers.receive as u64);
     }
 
     /// Nothing more will be written. The other side hears of it after all that was.

@@ -128,6 +128,17 @@ impl Outgoing {
             || self.sdus.len() >= MAX_SDUS / part
     }
 
+    /// The most bytes that wait to be sent or acknowledged.
+    pub(super) fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// As many may wait from now on, if that is more than before.
+    pub(super) fn widen(&mut self, limit: usize) {
+        self.limit = self.limit.max(limit);
+        self.refill();
+    }
+
     /// Whether it makes sense to write more: not from when it is crowded until it is half so.
     pub(super) fn writable(&self) -> bool {
         !self.full && !self.shut

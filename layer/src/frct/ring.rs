@@ -11,7 +11,8 @@ pub(super) struct Ring {
 }
 
 impl Ring {
-    /// Makes room for all from `keep.start` to `end`; what was kept, `keep`, stays.
+    /// Makes room for all from `keep.start` to `end`; what was kept, `keep`, stays. There may be more of that than there was room
+    /// for: what was passed over never came.
     pub(super) fn reserve(&mut self, keep: Range<u64>, end: u64) {
         let want = (end.max(keep.end) - keep.start) as usize;
         if want <= self.bytes.len() {
@@ -19,7 +20,8 @@ impl Ring {
         }
         let larger = vec![0; want.next_power_of_two().max(LEAST)];
         let old = std::mem::replace(self, Self { bytes: larger });
-        let (head, tail) = old.at(keep.clone());
+        let came = keep.end.min(keep.start + old.bytes.len() as u64);
+        let (head, tail) = old.at(keep.start..came);
         self.put(keep.start, head);
         self.put(keep.start + head.len() as u64, tail);
     }
@@ -80,6 +82,19 @@ const LEAST: usize = 4096;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_never_came_needs_no_room_before_the_ring_grows_over_it() {
+        let mut ring = Ring::default();
+        ring.reserve(0..0, 3);
+        ring.put(0, b"abc");
+        ring.reserve(0..50_000, 50_003);
+        ring.put(50_000, b"def");
+        assert_eq!(
+            (ring.at(0..3).0, ring.at(50_000..50_003).0),
+            (&b"abc"[..], &b"def"[..])
+        );
+    }
 
     #[test]
     fn what_is_kept_survives_growth_at_any_offset() {

@@ -13,6 +13,7 @@ impl Frct {
             self.failed = Some(failure);
             return;
         }
+        self.incoming.measure(now, self.sender.rtt().least());
         match self.incoming.expire(now) {
             Ok(true) => self.acks.push(),
             Ok(false) => {}

@@ -237,6 +237,7 @@ impl Unicast {
 
     /// Draws the conclusions of a turn: pauses, ends, the next look.
     fn settle(&mut self, now: Now, endpoint: EndpointId, turn: Turn) {
+        self.flows.widen(endpoint);
         let Some(flow) = self.flows.get_mut(endpoint) else {
             return;
         };

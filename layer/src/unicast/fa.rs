@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use proto::ipcp::{Allocate, Allocated, Answer, CommandId, Event, FlowRequest, Respond, User};
+use proto::ipcp::{
+    Allocate, Allocated, Answer, CommandId, Congestion, Event, FlowRequest, Respond, User,
+};
 use proto::record::Peer as PeerOf;
 use proto::wire::{self, message::Body};
 use proto::{Addr, Code, EndpointId, Name, QosSpec, Reason};
@@ -16,6 +18,7 @@ use super::limits::{
 };
 use super::transfer::{Transfer, controlled, sdu_mtu};
 use crate::dir::NameHash;
+use crate::frct::{Controller, Params};
 use crate::policy::Act;
 use crate::{Now, Output};
 
@@ -435,9 +438,18 @@ impl Unicast {
         let mtu = sdu_mtu(&flow.qos, payload);
         flow.mtu = mtu;
         if controlled(&flow.qos) {
-            let (first, rtt_us) = (self.rng.next_u32(), self.rtt_us(flow.peer));
-            let transfer = Transfer::new(now.mono, flow.qos, payload, first, rtt_us);
-            flow.transfer = Some(Box::new(transfer));
+            let mut params = Params::new(flow.qos, payload as usize, self.rng.next_u32());
+            let rtt_us = self.rtt_us(flow.peer);
+            if rtt_us > 0 {
+                params.rtt = Duration::from_micros(rtt_us);
+            }
+            params.controller = match self.congestion {
+                Congestion::Cubic => Controller::Cubic,
+                Congestion::Bbr => Controller::Bbr,
+            };
+            let buffers = self.flows.memory.begin();
+            (params.send_buffer, params.receive_buffer) = (buffers.send, buffers.receive);
+            flow.transfer = Some(Box::new(Transfer::new(now.mono, params)));
         }
         let peer = self.peer_of(flow.peer, flow.peer_name.clone());
         let allocated = Allocated {

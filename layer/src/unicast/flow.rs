@@ -11,6 +11,7 @@ use rustc_hash::FxHashMap;
 use super::closing::Closing;
 use super::cube::Cube;
 use super::envelope::Way;
+use super::memory::Memory;
 use super::out::Lot;
 use super::pdu::Routed;
 use super::peer::Ends;
@@ -137,6 +138,8 @@ pub(super) struct Flows {
     ready: VecDeque<EndpointId>,
     /// Those of them whose lower flow takes nothing now.
     blocked: Vec<EndpointId>,
+    /// What they may keep.
+    pub(super) memory: Memory,
     /// When those under control want a look.
     pub(super) timers: Timers<EndpointId>,
 }
@@ -334,6 +337,17 @@ impl Flows {
         self.ready.extend(self.blocked.drain(..));
     }
 
+    /// Lets a flow keep as much as its path takes, as long as there is memory.
+    pub(super) fn widen(&mut self, endpoint: EndpointId) {
+        let flow = self.table.get_mut(&endpoint);
+        if let Some(transfer) = flow.and_then(|f| f.transfer.as_mut()) {
+            let (held, wanted) = transfer.buffers();
+            if wanted != held {
+                transfer.widen(self.memory.grow(held, wanted));
+            }
+        }
+    }
+
     /// The flow under control whose turn it is to send.
     pub(super) fn next_ready(&mut self, urgent: bool) -> Option<EndpointId> {
         loop {
@@ -351,6 +365,9 @@ impl Flows {
         let flow = self.table.remove(&endpoint)?;
         self.timers.clear(endpoint);
         self.ids.remove(&flow.id);
+        if let Some(transfer) = &flow.transfer {
+            self.memory.give_back(transfer.buffers().0);
+        }
         Some(flow)
     }
 

@@ -16,7 +16,7 @@
 //! | `directory` | what members tell each other of names |
 //! | `fa`, `closing`, `upkeep`, `flow` | flow allocator; ends of flows; what happens to flows by themselves; their tables |
 //! | `cube`, `admission`, `limits` | what is granted; whether a link has room for it; every bound on what others may cause |
-//! | `control`, `transfer` | the flows under FRCT: whose turn it is; what each keeps |
+//! | `control`, `transfer`, `memory` | the flows under FRCT: whose turn it is; what each keeps; how much all may |
 //! | `dt`, `envelope`, `pdu`, `out`, `codel` | the way of every packet; what it is put into; its headers; the queues of one link; when a queue stands |
 //! | `status`, `stats` | what is told of all this |
 
@@ -48,6 +48,7 @@ mod limits;
 mod link;
 mod links;
 mod member;
+mod memory;
 mod messages;
 mod out;
 mod outbox;
@@ -78,7 +79,7 @@ pub use prepared::Standing;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use proto::ipcp::{Answer, Command, CommandId};
+use proto::ipcp::{Answer, Command, CommandId, Congestion};
 use proto::{Addr, Batch, EndpointId, FlowId, Label, Reason};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
@@ -145,6 +146,8 @@ pub struct Unicast {
     warnings: BTreeMap<String, String>,
     /// What a link carries unless it is known better, in Mbit/s.
     rate_mbit: u32,
+    /// Of flows that begin.
+    congestion: Congestion,
     told: limits::Told,
     forwarded: u64,
     stats: Stats,
@@ -193,6 +196,7 @@ impl Unicast {
             state: proto::ipcp::State::Waiting,
             warnings: BTreeMap::new(),
             rate_mbit: admission::RATE_MBIT,
+            congestion: Congestion::default(),
             told: limits::Told::default(),
             forwarded: 0,
             stats: Stats::default(),
@@ -242,6 +246,7 @@ impl Unicast {
         if settings.rate_mbit > 0 {
             self.rate_mbit = settings.rate_mbit;
         }
+        self.congestion = settings.congestion.unwrap_or(self.congestion);
         self.set_over(now, settings.over);
         self.done(id, Ok(Answer::Ok));
     }

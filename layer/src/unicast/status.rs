@@ -66,6 +66,7 @@ impl Unicast {
             ("neighbours", kept),
             ("issuer", issuer),
             ("authority", held),
+            ("congestion", Some(self.congestion.to_string())),
         ]
         .into_iter()
         .filter_map(|(k, v)| Some((k.to_owned(), v?)))

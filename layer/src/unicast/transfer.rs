@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use proto::{Batch, FlowId, Framing, QosSpec, Reason};
 
 use super::stats::Stats;
-use crate::frct::{Failure, Fault, Frct, Params, State, WriteError};
+use crate::frct::{Buffers, Failure, Fault, Frct, Params, State, WriteError};
 
 /// FRCT and what is around it, at one end of a flow.
 #[derive(Debug)]
@@ -75,12 +75,9 @@ pub(super) fn sdu_mtu(qos: &QosSpec, payload: u32) -> u32 {
 }
 
 impl Transfer {
-    /// One that begins; `first` is chance, `rtt_us` 0 if nothing is known of it.
-    pub(super) fn new(now: Instant, qos: QosSpec, payload: u32, first: u32, rtt_us: u64) -> Self {
-        let mut params = Params::new(qos, payload as usize, first);
-        if rtt_us > 0 {
-            params.rtt = Duration::from_micros(rtt_us);
-        }
+    /// One that begins so.
+    pub(super) fn new(now: Instant, params: Params) -> Self {
+        let payload = params.payload as u32;
         Self {
             frct: Frct::new(now, params),
             payload,
@@ -291,6 +288,16 @@ impl Transfer {
         if back || before.is_some_and(|before| before != way) {
             self.frct.rerouted();
         }
+    }
+
+    /// How much may wait in it now, and how much should.
+    pub(super) fn buffers(&self) -> (Buffers, Buffers) {
+        (self.frct.buffers(), self.frct.wanted())
+    }
+
+    /// So much may wait in it from now on.
+    pub(super) fn widen(&mut self, buffers: Buffers) {
+        self.frct.widen(buffers);
     }
 
     /// When it wants a look; `waits`: FRCT can't send anything now, whatever it wants.

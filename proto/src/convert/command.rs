@@ -23,6 +23,7 @@ impl Command {
                 over: texts(s.over),
                 rate_mbit: s.rate_mbit,
                 ip: s.ip.map(|ip| ip.to_string()).unwrap_or_default(),
+                congestion: s.congestion.map(|c| c.to_string()),
             }),
             Self::Register(n) => Pb::Register(pb::Register {
                 name: n.to_string(),
@@ -227,6 +228,7 @@ impl TryFrom<pb::Set> for Settings {
                 true => None,
                 false => parsed("ip", &[s.ip])?.pop(),
             },
+            congestion: parsed("congestion", s.congestion.as_slice())?.pop(),
         })
     }
 }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use crate::id::Name;
-use crate::ipcp::{Dns, Host, Offload, OffloadKind, OffloadMode, ShimUdp};
+use crate::ipcp::{Congestion, Dns, Host, Offload, OffloadKind, OffloadMode, ShimUdp};
 
 impl FromStr for Host {
     type Err = String;
@@ -47,6 +47,28 @@ impl fmt::Display for Dns {
             Self::System => f.write_str("system"),
             Self::Server(at) => at.fmt(f),
         }
+    }
+}
+
+impl FromStr for Congestion {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "cubic" => Ok(Self::Cubic),
+            "bbr" => Ok(Self::Bbr),
+            _ => Err(format!(
+                "{text:?} is no congestion control; use cubic or bbr"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for Congestion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+        })
     }
 }
 

@@ -1,0 +1,74 @@
+//! How many bytes the two ends of a stream may keep: what its rate takes over a round trip, and as much again.
+
+use std::time::{Duration, Instant};
+
+/// Bytes that may wait at one end of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Buffers {
+    /// To be sent or acknowledged.
+    pub send: usize,
+    /// To be read, gaps included.
+    pub receive: usize,
+}
+
+impl Buffers {
+    /// The bytes of both.
+    pub fn total(&self) -> usize {
+        self.send + self.receive
+    }
+}
+
+/// What a stream needs that is received: twice what its user reads in a round trip (as dynamic right-sizing does for TCP).
+/// A sender that this room holds up is so let go twice as fast each round trip; one that something else holds up is not.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Need {
+    bytes: u64,
+    /// Since when it is measured, and what had been read then.
+    since: Option<(Instant, u64)>,
+}
+
+impl Need {
+    /// So much has been read by now, on a path with this round trip.
+    pub(super) fn measure(&mut self, now: Instant, read: u64, rtt: Duration) {
+        let (since, before) = *self.since.get_or_insert((now, read));
+        let passed = now.saturating_duration_since(since);
+        if passed < rtt.max(SHORTEST) {
+            return;
+        }
+        let each = u128::from(read - before) * rtt.as_nanos() / passed.as_nanos();
+        let twice = u64::try_from(2 * each).unwrap_or(u64::MAX);
+        self.bytes = self.bytes.max(twice);
+        self.since = Some((now, read));
+    }
+
+    /// The bytes that were ever needed.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+}
+
+/// A rate is measured over no less: what comes in one burst says nothing.
+const SHORTEST: Duration = Duration::from_millis(5);
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::start;
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn room_is_for_twice_what_a_round_trip_brings_however_it_comes() {
+        for (rtt, rate, need) in [(20, 10_000, 400_000), (1, 1_000_000, 2_000_000)] {
+            let (mut now, mut read, mut room) = (start(), 0, Need::default());
+            for ms in 0..1000 {
+                room.measure(now, read, MS * rtt);
+                now += MS;
+                // In bursts of 3 ms.
+                read += if ms % 3 == 0 { 3 * rate } else { 0 };
+            }
+            let bytes = room.bytes();
+            assert!((need..=need * 8 / 5).contains(&bytes), "{bytes} of {need}");
+        }
+    }
+}
