@@ -28,6 +28,8 @@ struct Net {
     read: Vec<u64>,
     /// When each flow begins to send.
     begins: Vec<Instant>,
+    /// Ends get the buffers that they want.
+    widens: bool,
 }
 
 struct Packet {
@@ -68,6 +70,7 @@ impl Net {
             chance: ChaCha8Rng::seed_from_u64(1),
             read: vec![0; controllers.len()],
             begins: vec![now; controllers.len()],
+            widens: false,
         }
     }
 
@@ -76,6 +79,10 @@ impl Net {
             while self.flows[flow][0].writable() {
                 self.flows[flow][0].write(self.now, &[7; 30_000]).unwrap();
             }
+        }
+        if self.widens {
+            let wanted = self.flows[flow][end].wanted();
+            self.flows[flow][end].widen(wanted);
         }
         let mut pdu = [0; 1400];
         while let Some(len) = self.flows[flow][end].poll(self.now, &mut pdu) {
@@ -253,4 +260,32 @@ fn marks_keep_the_queue_short_without_a_loss() {
         "{stats:?}"
     );
     assert!(shares[0] > 900, "{shares:?}");
+}
+
+#[test]
+fn buffers_that_begin_small_follow_the_path_until_it_is_full() {
+    let run = |widens| {
+        let mut net = Net::new(&[Controller::Cubic], 50);
+        let params = Params {
+            send_buffer: 200_000,
+            receive_buffer: 70_000,
+            ..Params::new(QosSpec::DATA, 1400, 7)
+        };
+        net.flows[0] = [(); 2].map(|()| Frct::new(net.now, params.clone()));
+        net.widens = widens;
+        net.run(2 * SECOND);
+        let shares = net.shares(2 * SECOND);
+        told(
+            &format!("buffers that widen: {widens}, 50 Mbit/s, 20 ms"),
+            &net,
+            &shares,
+        );
+        (shares[0], net.flows[0][1].buffers().receive)
+    };
+    let (share, room) = run(false);
+    assert!(share < 600 && room == 70_000, "{share}, {room}");
+    let (share, room) = run(true);
+    // Twice what the path holds with its queue, and as much again for bursts.
+    let most = 4 * 2 * 125_000;
+    assert!(share > 900 && room < most, "{share}, {room}");
 }
