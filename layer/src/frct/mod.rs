@@ -87,8 +87,8 @@ impl Params {
             r: Duration::from_secs(60),
             controller: Controller::default(),
             first_number,
-            send_buffer: 1 << 20,
-            receive_buffer: 1 << 20,
+            send_buffer: 4 << 20,
+            receive_buffer: 4 << 20,
             first_credit: 64 << 10,
             rtt: Duration::from_millis(100),
         }
@@ -430,9 +430,10 @@ impl Frct {
         }
     }
 
-    /// How much should, so that only the path holds the flow up: room for twice what a round trip brings, each way.
+    /// How much should, so that only the path holds the flow up: room for what four round trips bring, each way, since what is
+    /// lost twice holds up all behind it for three.
     pub fn wanted(&self) -> Buffers {
-        let sent = 2 * self.sender.control().window();
+        let sent = 4 * self.sender.control().window();
         Buffers {
             send: sent.max(self.sender.stream.limit()),
             receive: self.incoming.room().1 as usize,

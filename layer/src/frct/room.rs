@@ -1,4 +1,4 @@
-//! How many bytes the two ends of a stream may keep: what its rate takes over a round trip, and as much again.
+//! How many bytes the two ends of a stream may keep: what its rate takes over a few round trips.
 
 use std::time::{Duration, Instant};
 
@@ -18,8 +18,9 @@ impl Buffers {
     }
 }
 
-/// What a stream needs that is received: twice what its user reads in a round trip (as dynamic right-sizing does for TCP).
-/// A sender that this room holds up is so let go twice as fast each round trip; one that something else holds up is not.
+/// What a stream needs that is received: what its user reads in four round trips, so that what is lost twice doesn't stop it (as
+/// dynamic right-sizing does for TCP). A sender that this room holds up is so let go faster each time; one that something else
+/// holds up is not.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Need {
     bytes: u64,
@@ -36,8 +37,8 @@ impl Need {
             return;
         }
         let each = u128::from(read - before) * rtt.as_nanos() / passed.as_nanos();
-        let twice = u64::try_from(2 * each).unwrap_or(u64::MAX);
-        self.bytes = self.bytes.max(twice);
+        let need = u64::try_from(4 * each).unwrap_or(u64::MAX);
+        self.bytes = self.bytes.max(need);
         self.since = Some((now, read));
     }
 
@@ -58,8 +59,8 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     #[test]
-    fn room_is_for_twice_what_a_round_trip_brings_however_it_comes() {
-        for (rtt, rate, need) in [(20, 10_000, 400_000), (1, 1_000_000, 2_000_000)] {
+    fn room_is_for_what_four_round_trips_bring_however_it_comes() {
+        for (rtt, rate, need) in [(20, 10_000, 800_000), (1, 1_000_000, 4_000_000)] {
             let (mut now, mut read, mut room) = (start(), 0, Need::default());
             for ms in 0..1000 {
                 room.measure(now, read, MS * rtt);

@@ -196,7 +196,7 @@ impl Sender {
             self.lose(now);
         } else if self.probe_at().is_some_and(|at| at <= now) && self.probes == 0 {
             self.backoff += 1;
-            self.probes = PROBES;
+            self.probes = if self.backoff > 1 { 2 } else { 1 };
             self.counts.probes += 1;
         }
         if self.ask_at().is_some_and(|at| at <= now) {
@@ -355,8 +355,6 @@ impl Sender {
     }
 }
 
-/// Packets of one probe: as many as RFC 9002 §6.2.4 allows, since each waits twice as long as the one before it.
-const PROBES: u8 = 2;
 /// The longest pause between two probes.
 const LONGEST: Duration = Duration::from_secs(2);
 const MAX_BACKOFF: u32 = 10;
