@@ -296,9 +296,9 @@ impl Incoming {
         self.ends == Some(self.next)
     }
 
-    /// Takes the time: how fast the user reads on a path with this round trip.
+    /// Takes the time: how fast the stream comes on a path with this round trip.
     pub(super) fn measure(&mut self, now: Instant, rtt: Duration) {
-        self.need.measure(now, self.read, rtt);
+        self.need.measure(now, self.seen, rtt);
     }
 
     /// The room that there is, and that which would not hold the sender up.

@@ -18,28 +18,29 @@ impl Buffers {
     }
 }
 
-/// What a stream needs that is received: what its user reads in four round trips, so that what is lost twice doesn't stop it (as
+/// What a stream needs that is received: what comes in four round trips, so that what is lost twice doesn't stop it (as
 /// dynamic right-sizing does for TCP). A sender that this room holds up is so let go faster each time; one that something else
 /// holds up is not.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Need {
     bytes: u64,
-    /// Since when it is measured, and what had been read then.
+    /// Since when it is measured, and how far the stream had come then.
     since: Option<(Instant, u64)>,
 }
 
 impl Need {
-    /// So much has been read by now, on a path with this round trip.
-    pub(super) fn measure(&mut self, now: Instant, read: u64, rtt: Duration) {
-        let (since, before) = *self.since.get_or_insert((now, read));
+    /// The stream has come so far by now, on a path with this round trip. Not what was read counts: that comes in bursts, when a
+    /// gap is filled.
+    pub(super) fn measure(&mut self, now: Instant, seen: u64, rtt: Duration) {
+        let (since, before) = *self.since.get_or_insert((now, seen));
         let passed = now.saturating_duration_since(since);
         if passed < rtt.max(SHORTEST) {
             return;
         }
-        let each = u128::from(read - before) * rtt.as_nanos() / passed.as_nanos();
+        let each = u128::from(seen - before) * rtt.as_nanos() / passed.as_nanos();
         let need = u64::try_from(4 * each).unwrap_or(u64::MAX);
         self.bytes = self.bytes.max(need);
-        self.since = Some((now, read));
+        self.since = Some((now, seen));
     }
 
     /// The bytes that were ever needed.
@@ -61,12 +62,12 @@ mod tests {
     #[test]
     fn room_is_for_what_four_round_trips_bring_however_it_comes() {
         for (rtt, rate, need) in [(20, 10_000, 800_000), (1, 1_000_000, 4_000_000)] {
-            let (mut now, mut read, mut room) = (start(), 0, Need::default());
+            let (mut now, mut seen, mut room) = (start(), 0, Need::default());
             for ms in 0..1000 {
-                room.measure(now, read, MS * rtt);
+                room.measure(now, seen, MS * rtt);
                 now += MS;
                 // In bursts of 3 ms.
-                read += if ms % 3 == 0 { 3 * rate } else { 0 };
+                seen += if ms % 3 == 0 { 3 * rate } else { 0 };
             }
             let bytes = room.bytes();
             assert!((need..=need * 8 / 5).contains(&bytes), "{bytes} of {need}");

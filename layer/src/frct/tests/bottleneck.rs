@@ -269,6 +269,7 @@ fn buffers_that_begin_small_follow_the_path_until_it_is_full() {
         let params = Params {
             send_buffer: 200_000,
             receive_buffer: 70_000,
+            rtt: 20 * MS,
             ..Params::new(QosSpec::DATA, 1400, 7)
         };
         net.flows[0] = [(); 2].map(|()| Frct::new(net.now, params.clone()));
