@@ -157,9 +157,10 @@ impl Pair {
 
     fn command(&mut self, at: usize, command: Command) -> CommandId {
         self.last += 1;
-        self.input(at, Input::Control(self.last, command));
+        let id = self.last;
+        self.input(at, Input::Control(id, command));
         self.settle();
-        self.last
+        id
     }
 
     fn input(&mut self, at: usize, input: Input<FlowId, FlowTell>) {
