@@ -40,8 +40,9 @@ impl Lsdb {
 
     /// Whether what is held of a member was signed with another key than what comes with this certificate.
     pub(super) fn is_rival(&self, identity: &Identity, origin: Addr, certificate: &[u8]) -> bool {
-        if !identity.roots().has_issuers() {
-            // A site's own PKI gives a member another key as it sees fit.
+        // What comes without a certificate is of the key that is known, or forged. A site's own PKI gives a member another key
+        // as it sees fit.
+        if certificate.is_empty() || !identity.roots().has_issuers() {
             return false;
         }
         let held = match origin == self.me {
@@ -64,7 +65,9 @@ impl Lsdb {
             true => Some(Arc::new(identity.cert().clone())),
             false => self.store.cert(origin).cloned(),
         };
-        let Some(held) = held else { return Ok(()) };
+        let Some(held) = held.filter(|held| held.public_key() != cert.public_key()) else {
+            return Ok(());
+        };
         let stays = yields(cert, &held);
         let (counts, refused) = match stays {
             true => (held, cert.clone()),
