@@ -117,7 +117,8 @@ impl Sender {
 
     /// Takes an acknowledgement; `bare` if it came without data.
     pub(super) fn ack(&mut self, now: Instant, stream: u32, ack: u64, bare: bool) {
-        if stream != self.stream || ack < self.base {
+        // What was checked may have been of a stream that has begun since: nothing of that was sent.
+        if stream != self.stream || !(self.base..=self.next).contains(&ack) {
             return;
         }
         if ack > self.base {

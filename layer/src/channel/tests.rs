@@ -248,6 +248,38 @@ fn no_sequence_of_frames_panics_or_grows() {
 }
 
 #[test]
+fn an_acknowledgement_of_the_stream_that_only_begins_with_it_is_none() {
+    let (now, mut end) = (begin(), Channel::new(5, 200));
+    end.send(b"x").unwrap();
+    end.poll(now).unwrap();
+    let data = |stream, ack_stream, ack| {
+        let frame = Frame::Data {
+            stream,
+            offset: 0,
+            ack_stream,
+            ack,
+            bytes: b"y",
+        };
+        frame.encode()
+    };
+    end.handle(now, &data(1, 5, 5)).unwrap();
+    // Another life, which has never heard of stream 5, can't know 6 either.
+    end.handle(now, &data(2, 6, 600)).unwrap();
+    assert_eq!(end.lost(), Some(Lost::Both));
+    end.send(b"z").unwrap();
+    let sent = end.poll(now).unwrap();
+    let sent = Frame::parse(&sent).unwrap();
+    assert!(matches!(
+        sent,
+        Frame::Data {
+            stream: 6,
+            offset: 0,
+            ..
+        }
+    ));
+}
+
+#[test]
 fn a_beginning_anew_is_noticed_once_when_both_speak_at_the_same_time() {
     let mut link = Link::new(1, 0);
     link.ends[0].send(b"before").unwrap();
