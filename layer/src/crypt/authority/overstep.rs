@@ -10,6 +10,10 @@ use crate::crypt::{CertError, Roots};
 use crate::decree::Trust;
 
 /// What a member believes of the certificate that `b` gives: it may issue in `ovl`, out of 10.9.0.0/16, for 90 days.
+#[expect(
+    clippy::unwrap_in_result,
+    reason = "what is asked is whether it is believed; all else must work"
+)]
 fn given(layer: &str, member: &str, grant: &Grant, life: u64) -> Result<MemberCert, CertError> {
     let (mut root, _) = first("ovl");
     let (b, c) = (enrolled(&mut root, "b"), enrolled(&mut root, "c"));
