@@ -89,7 +89,6 @@ fn a_sealed_authority_starts_locked_and_says_what_to_do() {
     let locked = "the authority of ovl is locked at ovl-a; irm layer unlock ovl there";
     refused(&net.a, "layer invite ovl --member ovl-c", 5, locked);
     refused(&net.a, "layer rollover ovl", 5, locked);
-    refused(&net.a, "ipcp destroy ovl-a", 6, "give --force");
     // It is a member like others.
     until(TEN, || {
         let members = net.b.irm_json("layer routes ovl")?;
@@ -97,6 +96,7 @@ fn a_sealed_authority_starts_locked_and_says_what_to_do() {
         Ok(())
     })
     .unwrap();
+    refused(&net.a, "ipcp destroy ovl-a", 6, "give --force");
     let with_wrong = format!("layer unlock ovl --passphrase-file {}", wrong.display());
     refused(&net.a, &with_wrong, 5, "the passphrase is wrong");
     net.a.irm(&unlock).unwrap();
