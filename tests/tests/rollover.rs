@@ -41,8 +41,8 @@ fn the_root_is_changed_under_a_flow_that_stays_up_and_all_come_back_after_a_rest
     assert!(a.irm("layer rollover overlay").is_err(), "not its holder");
 
     let ping = thread::scope(|scope| {
-        // One flow for 80 seconds.
-        let ping = scope.spawn(|| a.irm_json("ping hello --layer overlay -c 1600 -i 0.05"));
+        // One flow for 50 seconds.
+        let ping = scope.spawn(|| a.irm_json("ping hello --layer overlay -c 1000 -i 0.05"));
         eventually(FIVE, "the flow stands", || flow(a).is_some()).unwrap();
         let id = flow(a);
         b.irm("layer rollover overlay").unwrap();
@@ -72,7 +72,7 @@ fn the_root_is_changed_under_a_flow_that_stays_up_and_all_come_back_after_a_rest
         assert_eq!(flow(a), id, "the flow is another one");
         ping.join().unwrap().unwrap()
     });
-    assert_eq!(ping["sent"], 1600, "{ping}");
+    assert_eq!(ping["sent"], 1000, "{ping}");
     assert_eq!(ping["received"], ping["sent"], "{ping}");
     let warnings = a.irm_json("status").unwrap()["warnings"].to_string();
     assert!(!warnings.contains("root"), "{warnings}");
