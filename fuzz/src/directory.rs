@@ -65,7 +65,8 @@ pub fn run(bytes: &[u8]) {
     let start = layer.at(Duration::ZERO).mono;
     let mut dirs = [a, b].map(|i| Directory::new(i.address(), [7; 32]));
     for (i, other) in [(0, b), (1, a)] {
-        dirs[i].set_members(start, around[i].me(), [other.address()].into_iter());
+        let all = || [other.address()].into_iter();
+        dirs[i].set_members(start, around[i].me(), all(), all());
     }
     let mut script = Script(bytes);
     let mut after = Duration::ZERO;

@@ -1,13 +1,15 @@
 //! Look-ups: whom to ask for a name, and whom next. It must not judge answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use proto::Addr;
+use proto::wire::SignedName;
 use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 
-use super::place::nearest;
+use super::place::Members;
 use super::{KEEPERS, NameHash};
 
 /// The look-ups that run.
@@ -15,6 +17,8 @@ pub(super) struct Finds {
     running: BTreeMap<NameHash, Find>,
     /// What was asked, by its id: of each member another, so that one who hears an id can't answer for others.
     ids: BTreeMap<u64, (NameHash, Addr)>,
+    /// What was asked and is not waited for any longer; the oldest first.
+    late: VecDeque<Late>,
     /// The round trip to a keeper, smoothed.
     rtt: Duration,
 }
@@ -22,6 +26,8 @@ pub(super) struct Finds {
 struct Find {
     /// The member whose entry is wanted, if it is only that.
     member: Option<Addr>,
+    /// Neighbours are asked too, for what they know of their own neighbours.
+    beside: bool,
     until: Instant,
     asked: BTreeMap<Addr, Asked>,
     next: Instant,
@@ -32,6 +38,28 @@ struct Asked {
     at: Instant,
     tries: u32,
     denied: bool,
+    /// It is no keeper.
+    beside: bool,
+}
+
+/// A question whose answer came from somebody else first.
+struct Late {
+    id: u64,
+    hash: NameHash,
+    of: Addr,
+    beside: bool,
+    found: Arc<[SignedName]>,
+}
+
+/// An answer to what was asked.
+pub(super) struct Answered {
+    pub(super) hash: NameHash,
+    /// It comes from a keeper of the name.
+    pub(super) keeper: bool,
+    /// The only member whose entry is wanted.
+    pub(super) wanted: Option<Addr>,
+    /// What others have answered before, if that was enough.
+    pub(super) late: Option<Arc<[SignedName]>>,
 }
 
 /// What became of a look-up.
@@ -50,29 +78,34 @@ impl Default for Finds {
         Self {
             running: BTreeMap::new(),
             ids: BTreeMap::new(),
+            late: VecDeque::new(),
             rtt: FIRST_RTT,
         }
     }
 }
 
 impl Finds {
-    /// Begins a look-up, or lets one that runs go on for longer. Says whether there was room.
+    /// Begins a look-up, or lets one that runs go on for longer; `beside`: what neighbours know of theirs is enough. Says
+    /// whether there was room.
     pub(super) fn begin(
         &mut self,
         now: Instant,
         hash: NameHash,
         member: Option<Addr>,
+        beside: bool,
         until: Instant,
     ) -> bool {
         if let Some(find) = self.running.get_mut(&hash) {
             find.until = find.until.max(until);
             find.member = member.or(find.member);
+            find.beside &= beside;
             return true;
         }
         let room = self.running.len() < MAX_FINDS;
         if room {
             let find = Find {
                 member,
+                beside,
                 until,
                 asked: BTreeMap::new(),
                 next: now,
@@ -82,9 +115,10 @@ impl Finds {
         room
     }
 
-    /// Whether somebody wants to know who serves a name.
-    pub(super) fn wants(&self, hash: &NameHash) -> bool {
-        self.running.contains_key(hash)
+    /// Whether somebody wants to know who serves a name; if so, of which member only, and whether what is known of neighbours
+    /// is enough.
+    pub(super) fn wants(&self, hash: &NameHash) -> Option<(Option<Addr>, bool)> {
+        self.running.get(hash).map(|f| (f.member, f.beside))
     }
 
     /// The names about which something is to be done.
@@ -100,21 +134,49 @@ impl Finds {
     pub(super) fn poll(
         &mut self,
         now: Instant,
-        members: &[Addr],
+        me: Addr,
+        members: &Members,
         cost: impl Fn(Addr) -> Option<u64>,
         chance: &mut ChaCha20Rng,
     ) -> Vec<Step> {
         let mut steps = Vec::new();
         for hash in self.due(now) {
-            let mut keepers: Vec<_> = nearest(members, &hash, KEEPERS)
-                .into_iter()
+            let keepers = members.keepers(&hash, KEEPERS).into_iter();
+            let mut keepers: Vec<_> = keepers
                 .filter_map(|addr| Some((cost(addr)?, addr)))
                 .filter(|(cost, _)| *cost > 0)
                 .collect();
             keepers.sort_unstable();
+            if !members.has_keeper_beside(me, &hash) {
+                self.ask_beside(now, hash, &members.beside(&hash), chance, &mut steps);
+            }
             self.step(now, hash, &keepers, chance, &mut steps);
         }
         steps
+    }
+
+    /// Asks neighbours, once.
+    fn ask_beside(
+        &mut self,
+        now: Instant,
+        hash: NameHash,
+        beside: &[Addr],
+        chance: &mut ChaCha20Rng,
+        steps: &mut Vec<Step>,
+    ) {
+        let Some(find) = self.running.get_mut(&hash) else {
+            return;
+        };
+        if !find.beside || find.until <= now || !find.asked.is_empty() {
+            return;
+        }
+        for member in beside {
+            let id = chance.next_u64();
+            self.ids.insert(id, (hash, *member));
+            let asked = Asked::new(id, now, true);
+            find.asked.insert(*member, asked);
+            steps.push(Step::Ask(*member, id, hash, find.member));
+        }
     }
 
     fn step(
@@ -130,10 +192,11 @@ impl Finds {
             return;
         };
         if find.until <= now {
-            self.end(&hash);
+            self.end(&hash, Vec::new());
             return steps.push(Step::Over(hash));
         }
-        let first = if find.asked.is_empty() { AT_ONCE } else { 1 };
+        let begun = find.asked.values().any(|a| !a.beside);
+        let first = if begun { 1 } else { AT_ONCE };
         let keepers = || keepers.iter().map(|(_, addr)| *addr);
         let fresh: Vec<_> = keepers()
             .filter(|a| !find.asked.contains_key(a))
@@ -142,13 +205,7 @@ impl Finds {
         for keeper in &fresh {
             let id = chance.next_u64();
             self.ids.insert(id, (hash, *keeper));
-            let asked = Asked {
-                id,
-                at: now,
-                tries: 1,
-                denied: false,
-            };
-            find.asked.insert(*keeper, asked);
+            find.asked.insert(*keeper, Asked::new(id, now, false));
             steps.push(Step::Ask(*keeper, id, hash, find.member));
         }
         find.next = now + pause;
@@ -170,6 +227,7 @@ impl Finds {
         if !open {
             // A name may be on its way to its keepers, or the keepers are just becoming others.
             find.next = now + AGAIN;
+            find.beside = false;
             for asked in std::mem::take(&mut find.asked).into_values() {
                 self.ids.remove(&asked.id);
             }
@@ -177,34 +235,74 @@ impl Finds {
         }
     }
 
-    /// A member answers what it was asked; gives the name.
-    pub(super) fn answered(&mut self, now: Instant, from: Addr, id: u64) -> Option<NameHash> {
-        let (hash, _) = *self.ids.get(&id).filter(|(_, of)| *of == from)?;
-        let asked = self.running.get_mut(&hash)?.asked.get_mut(&from)?;
-        if asked.tries == 1 && !asked.denied {
+    /// A member answers what it was asked.
+    pub(super) fn answered(&mut self, now: Instant, from: Addr, id: u64) -> Option<Answered> {
+        let Some((hash, _)) = self.ids.get(&id).filter(|(_, of)| *of == from).copied() else {
+            return self.answered_late(from, id);
+        };
+        let find = self.running.get_mut(&hash)?;
+        let asked = find.asked.get_mut(&from)?;
+        if asked.tries == 1 && !asked.denied && !asked.beside {
             let rtt = now.saturating_duration_since(asked.at);
             // As TCP does (RFC 6298): an eighth of what is new.
             self.rtt = (self.rtt * 7 + rtt) / 8;
         }
-        Some(hash)
+        Some(Answered {
+            hash,
+            keeper: !asked.beside,
+            wanted: find.member,
+            late: None,
+        })
+    }
+
+    fn answered_late(&mut self, from: Addr, id: u64) -> Option<Answered> {
+        let at = self.late.iter().position(|l| (l.id, l.of) == (id, from))?;
+        let late = self.late.remove(at)?;
+        Some(Answered {
+            hash: late.hash,
+            keeper: !late.beside,
+            wanted: None,
+            late: Some(late.found),
+        })
     }
 
     /// That answer was no: the next is asked at once.
     pub(super) fn denied(&mut self, now: Instant, hash: &NameHash, by: Addr) {
-        if let Some(find) = self.running.get_mut(hash) {
-            find.next = now;
-            if let Some(asked) = find.asked.get_mut(&by) {
-                asked.denied = true;
+        let find = self.running.get_mut(hash);
+        let Some(find) = find else { return };
+        if let Some(asked) = find.asked.get_mut(&by) {
+            asked.denied = true;
+            if !asked.beside {
+                find.next = now;
             }
         }
     }
 
-    /// Nobody wants to know any longer.
-    pub(super) fn end(&mut self, hash: &NameHash) {
-        let find = self.running.remove(hash);
-        for asked in find.into_iter().flat_map(|f| f.asked.into_values()) {
+    /// Nobody wants to know any longer. Gives the keepers that said no.
+    pub(super) fn end(&mut self, hash: &NameHash, found: Vec<SignedName>) -> Vec<Addr> {
+        let Some(find) = self.running.remove(hash) else {
+            return Vec::new();
+        };
+        let found: Arc<[SignedName]> = found.into();
+        let mut denied = Vec::new();
+        for (of, asked) in find.asked {
             self.ids.remove(&asked.id);
+            if asked.denied {
+                denied.extend((!asked.beside).then_some(of));
+                continue;
+            }
+            if self.late.len() >= MAX_LATE {
+                self.late.pop_front();
+            }
+            self.late.push_back(Late {
+                id: asked.id,
+                hash: *hash,
+                of,
+                beside: asked.beside,
+                found: found.clone(),
+            });
         }
+        denied
     }
 
     /// The members that can be reached are others.
@@ -224,6 +322,18 @@ impl Finds {
     }
 }
 
+impl Asked {
+    fn new(id: u64, at: Instant, beside: bool) -> Self {
+        Self {
+            id,
+            at,
+            tries: 1,
+            denied: false,
+            beside,
+        }
+    }
+}
+
 /// Keepers that are asked at once: one of them may be dead, and nobody knows yet.
 const AT_ONCE: usize = 2;
 const FIRST_RTT: Duration = Duration::from_millis(50);
@@ -232,3 +342,5 @@ const MAX_PAUSE: Duration = Duration::from_millis(300);
 /// The pause after all have denied.
 const AGAIN: Duration = Duration::from_millis(200);
 const MAX_FINDS: usize = 4_096;
+/// Questions whose answers are still listened to when they are not needed any longer.
+const MAX_LATE: usize = 1_024;

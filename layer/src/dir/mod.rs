@@ -3,7 +3,8 @@
 //! chance or links but what it is told.
 //!
 //! Who is a member, and can be reached, is known from the routes. So a look-up asks those that keep the name, and nobody
-//! in between: a keeper can withhold an entry, but can't make one, and all the others would have to withhold it too.
+//! in between: a keeper can withhold an entry, but can't make one, and all the others would have to withhold it too. Neighbours
+//! are told and asked besides, so that those near to a server find it soon.
 //!
 //! | file | holds |
 //! |---|---|
@@ -11,6 +12,7 @@
 //! | `place` | who keeps a name |
 //! | `own` | the names of this member: told, told again, withdrawn |
 //! | `store` | the entries that this member keeps for others |
+//! | `keep` | what those that keep entries do |
 //! | `doubt` | which of them to ask about after a cut |
 //! | `find` | look-ups |
 //! | `cache` | what was found |
@@ -20,6 +22,7 @@ mod cache;
 mod doubt;
 mod entry;
 mod find;
+mod keep;
 mod own;
 mod place;
 mod rate;
@@ -30,20 +33,21 @@ mod tests;
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use proto::wire::{self, NameFound, NameGone, NameRefusal, NameStore, NameStored, SignedName};
+use proto::wire::{self, NameFound, NameGone, NameStore, NameStored, SignedName};
 use proto::{Addr, Code, Label, Reason};
 use rand_chacha::ChaCha20Rng;
-use rand_core::SeedableRng;
+use rand_core::{RngCore, SeedableRng};
 
 use cache::Cache;
 use doubt::Doubts;
-use entry::{Entry, Held};
+use entry::Entry;
 use find::{Finds, Step};
 use own::Own;
 use rate::Rates;
-use store::{Kept, Store};
+use store::Store;
 
 pub use entry::EntryError;
+use place::Members;
 pub use place::nearest;
 pub use wire::directory::Body;
 
@@ -52,8 +56,7 @@ pub type NameHash = [u8; 32];
 
 /// What one member knows of the names of its layer, as a pure machine.
 pub struct Directory {
-    /// The members that can be reached, and this one; sorted.
-    members: Vec<Addr>,
+    members: Members,
     own: Own,
     store: Store,
     cache: Cache,
@@ -117,7 +120,7 @@ impl Directory {
     /// An empty one, of a member that knows nobody; all its choices by chance come from `seed`.
     pub fn new(me: Addr, seed: [u8; 32]) -> Self {
         Self {
-            members: vec![me],
+            members: Members::new(me),
             own: Own::default(),
             store: Store::default(),
             cache: Cache::default(),
@@ -141,17 +144,21 @@ impl Directory {
         self.own.set(now, around, &self.members, hash, served)
     }
 
-    /// Takes note of who can be reached: all other members to which there is a way.
-    pub fn set_members(&mut self, now: Instant, me: Addr, reachable: impl Iterator<Item = Addr>) {
-        let mut members: Vec<_> = reachable.chain([me]).collect();
-        members.sort_unstable();
-        members.dedup();
-        if members == self.members {
+    /// Takes note of who can be reached, all other members to which there is a way, and of those among them that are beside
+    /// this one.
+    pub fn set_members(
+        &mut self,
+        now: Instant,
+        me: Addr,
+        reachable: impl Iterator<Item = Addr>,
+        beside: impl Iterator<Item = Addr>,
+    ) {
+        let all = reachable.chain([me]).collect();
+        let beside = beside.filter(|addr| *addr != me).collect();
+        let Some(back) = self.members.set(all, beside) else {
             return;
-        }
-        let back = |origin: &Addr| self.members.binary_search(origin).is_err();
-        let back: BTreeSet<_> = members.iter().copied().filter(back).collect();
-        self.members = members;
+        };
+        let back: BTreeSet<_> = back.into_iter().collect();
         // What they say of their names since may not have got here; they ask the same of nobody, and tell their own again.
         self.doubts.add(now, self.store.by(&back));
         self.own.moved(now, me, &self.members);
@@ -183,10 +190,20 @@ impl Directory {
     /// The members that serve a name, as far as is known here, and can be reached: the nearest first, among equals the
     /// lowest address; never this one.
     pub fn resolve(&self, now: Instant, around: &impl Surroundings, hash: &NameHash) -> Vec<Addr> {
-        let stored = self
-            .keeps(around.me(), hash, KEEPERS)
-            .then(|| self.store.alive(now, hash));
-        let stored = stored.into_iter().flatten().map(|held| held.entry.origin);
+        self.known(now, around, hash, true)
+    }
+
+    /// The same; `beside`: with what is known of neighbours, which is not all that keepers know.
+    fn known(
+        &self,
+        now: Instant,
+        around: &impl Surroundings,
+        hash: &NameHash,
+        beside: bool,
+    ) -> Vec<Addr> {
+        let keeps = self.keeps(around.me(), hash, KEEPERS);
+        let stored = self.store.alive(now, hash).map(|held| held.entry.origin);
+        let stored = stored.filter(|of| keeps || beside && self.members.is_beside(*of));
         let all = stored.chain(self.cache.get(now, hash));
         let mut found: Vec<_> = all
             .filter(|addr| *addr != around.me())
@@ -210,7 +227,7 @@ impl Directory {
         if fresh {
             self.cache.drop_name(&hash);
         }
-        self.finds.begin(now, hash, member, until)
+        self.finds.begin(now, hash, member, !fresh, until)
     }
 
     /// What the way to the farthest of those that keep a name costs, if there is one.
@@ -299,7 +316,8 @@ impl Directory {
             self.look_here(now, around, hash);
         }
         let cost = |addr| around.cost(addr);
-        let steps = self.finds.poll(now, &self.members, cost, &mut self.chance);
+        let (me, members) = (around.me(), &self.members);
+        let steps = self.finds.poll(now, me, members, cost, &mut self.chance);
         for step in steps {
             match step {
                 Step::Ask(to, id, hash, member) => {
@@ -353,154 +371,6 @@ impl Directory {
     }
 }
 
-/// Of those that keep entries.
-impl Directory {
-    fn store(
-        &mut self,
-        now: Instant,
-        around: &impl Surroundings,
-        via: Addr,
-        (from, id): (Addr, u64),
-        store: NameStore,
-    ) {
-        let mut refused = Vec::new();
-        for signed in store.names {
-            let entry = match Entry::parse(&signed) {
-                Ok(entry) => entry,
-                Err(error) => {
-                    self.count(error.word());
-                    continue;
-                }
-            };
-            if let Err(reason) = self.keep(now, around, via, &entry, signed) {
-                refused.push(NameRefusal {
-                    name_hash: entry.hash.to_vec(),
-                    code: reason.code as u32,
-                    text: reason.text,
-                });
-            }
-        }
-        self.send(from, id, Body::Stored(NameStored { refused }));
-    }
-
-    fn keep(
-        &mut self,
-        now: Instant,
-        around: &impl Surroundings,
-        via: Addr,
-        entry: &Entry,
-        signed: SignedName,
-    ) -> Result<(), Reason> {
-        self.judge(now, around, via, entry, &signed)
-            .map_err(|error| {
-                self.count(error.word());
-                Reason::new(Code::Busy, error.to_string())
-            })
-            .and_then(|kept| {
-                if kept == Kept::Known {
-                    return Ok(());
-                }
-                around
-                    .may_serve(entry.origin, &entry.hash)
-                    .inspect_err(|_| self.count("drop.name_denied"))?;
-                if entry.withdrawn {
-                    self.tell_askers(now, entry, &signed);
-                    self.cache.gone(entry);
-                }
-                self.store.keep(Held::new(now, *entry, signed));
-                self.sweep_at.get_or_insert(now + SWEEP);
-                self.count("directory.kept");
-                self.look_here(now, around, entry.hash);
-                Ok(())
-            })
-    }
-
-    /// Whether an entry is to be kept, and true.
-    fn judge(
-        &mut self,
-        now: Instant,
-        around: &impl Surroundings,
-        via: Addr,
-        entry: &Entry,
-        signed: &SignedName,
-    ) -> Result<Kept, EntryError> {
-        if entry.origin == around.me() {
-            return Err(EntryError::Stale);
-        }
-        // Two members need not agree on who can be reached; but nobody may be made to keep whatever somebody likes.
-        if !self.keeps(around.me(), &entry.hash, 2 * SPARE_KEEPERS) {
-            return Err(EntryError::NotHere);
-        }
-        if self.store.would_keep(now, entry, signed)? == Kept::Known {
-            return Ok(Kept::Known);
-        }
-        self.believe(now, around, via, entry, signed)?;
-        Ok(Kept::New)
-    }
-
-    /// Whether an entry is its originator's, in its present life.
-    fn believe(
-        &mut self,
-        now: Instant,
-        around: &impl Surroundings,
-        via: Addr,
-        entry: &Entry,
-        signed: &SignedName,
-    ) -> Result<(), EntryError> {
-        let life = around.life_of(entry.origin).ok_or(EntryError::Stranger)?;
-        if entry.version.incarnation < life {
-            return Err(EntryError::EarlierLife);
-        }
-        if !self.rates.origin(now, via, entry.origin) {
-            return Err(EntryError::TooMany);
-        }
-        let bytes = entry::signed_bytes(around.layer(), &signed.body);
-        around.check(entry.origin, &bytes, &signed.signature)
-    }
-
-    /// Whether this member is one of the `k` nearest to a name.
-    fn keeps(&self, me: Addr, hash: &NameHash, k: usize) -> bool {
-        nearest(&self.members, hash, k).contains(&me)
-    }
-
-    /// Those that asked for a name are told that an entry was withdrawn: they may remember the answer.
-    fn tell_askers(&mut self, now: Instant, entry: &Entry, signed: &SignedName) {
-        for asker in self.store.take_askers(now, &entry.hash) {
-            self.count("directory.gone_told");
-            let name = Some(signed.clone());
-            self.send(asker, 0, Body::Gone(NameGone { name }));
-        }
-    }
-
-    fn answer(
-        &mut self,
-        now: Instant,
-        around: &impl Surroundings,
-        (from, id): (Addr, u64),
-        find: &wire::NameFind,
-    ) {
-        let Ok(hash) = NameHash::try_from(find.name_hash.as_slice()) else {
-            return self.count("drop.name_malformed");
-        };
-        let own = self.own.get(&hash);
-        let mut known: Vec<&Held> = self.store.alive(now, &hash).chain(own).collect();
-        // Of many that serve one name each asker hears of others first, but of those that it wants and that can be reached.
-        known.sort_by_key(|held| {
-            let origin = held.entry.origin;
-            let wanted = origin.0 == find.member;
-            let near = around.cost(origin).is_some();
-            (!wanted, !near, origin.0 ^ from.0)
-        });
-        let names = known.iter().take(PER_ANSWER).map(|held| held.aged(now));
-        let names: Vec<_> = names.collect();
-        if !names.is_empty() {
-            self.store.asked(now, hash, from);
-        }
-        self.count("directory.answered");
-        self.send(from, id, Body::Found(NameFound { names }));
-    }
-}
-
 /// Of those that ask and register.
 impl Directory {
     fn stored(&mut self, now: Instant, from: Addr, id: u64, answer: &NameStored) {
@@ -524,21 +394,47 @@ impl Directory {
         if let Some(hash) = self.doubts.answered(from, id) {
             return self.cleared(from, &hash, &found);
         }
-        let Some(hash) = self.finds.answered(now, from, id) else {
+        let Some(answered) = self.finds.answered(now, from, id) else {
             return self.count("drop.name_unasked");
         };
-        let mut useful = false;
+        let hash = answered.hash;
+        let (mut useful, mut true_ones) = (false, Vec::new());
         for signed in found.names.into_iter().take(PER_ANSWER) {
             match self.learn(now, around, from, &hash, &signed) {
-                Ok(origin) => useful |= origin != around.me() && around.cost(origin).is_some(),
+                Ok(origin) => {
+                    let other = origin != around.me() && around.cost(origin).is_some();
+                    // A neighbour knows some that serve a name, a keeper all of them.
+                    let wanted = answered.keeper || answered.wanted.is_none_or(|w| w == origin);
+                    useful |= other && wanted;
+                    true_ones.push(signed);
+                }
                 Err(error) => self.count(error.word()),
             }
         }
-        if useful {
-            self.finds.end(&hash);
-            self.out.push_back(Output::Found(hash));
-        } else {
-            self.finds.denied(now, &hash, from);
+        let lacking = match answered.late {
+            Some(known) if true_ones.is_empty() && answered.keeper => {
+                true_ones = known.to_vec();
+                vec![from]
+            }
+            None if useful => {
+                self.out.push_back(Output::Found(hash));
+                self.finds.end(&hash, true_ones.clone())
+            }
+            None => {
+                self.finds.denied(now, &hash, from);
+                Vec::new()
+            }
+            Some(_) => Vec::new(),
+        };
+        self.mend(&lacking, &true_ones);
+    }
+
+    /// Keepers that lack what others have are told: whoever registers a name may not notice that one forgot it.
+    fn mend(&mut self, lacking: &[Addr], names: &[SignedName]) {
+        for keeper in lacking.iter().filter(|_| !names.is_empty()) {
+            self.count("directory.mended");
+            let (id, names) = (self.chance.next_u64(), names.to_vec());
+            self.send(*keeper, id, Body::Store(NameStore { names }));
         }
     }
 
@@ -589,8 +485,14 @@ impl Directory {
 
     /// A name that is looked for may be known here: this member may keep it.
     fn look_here(&mut self, now: Instant, around: &impl Surroundings, hash: NameHash) {
-        if self.finds.wants(&hash) && !self.resolve(now, around, &hash).is_empty() {
-            self.finds.end(&hash);
+        let Some((member, beside)) = self.finds.wants(&hash) else {
+            return;
+        };
+        let known = self.known(now, around, &hash, beside);
+        let keeps = self.keeps(around.me(), &hash, KEEPERS);
+        let enough = |addr: &Addr| keeps || member.is_none_or(|wanted| wanted == *addr);
+        if known.iter().any(enough) {
+            self.finds.end(&hash, Vec::new());
             self.out.push_back(Output::Found(hash));
         }
     }
@@ -602,7 +504,8 @@ impl Directory {
         self.sweep_at = Some(now + SWEEP);
         let members = &self.members;
         self.store.sweep(now, |entry| {
-            nearest(members, &entry.hash, SPARE_KEEPERS).contains(&me)
+            let keeps = || members.keepers(&entry.hash, SPARE_KEEPERS).contains(&me);
+            members.is_beside(entry.origin) || keeps()
         });
         self.cache.sweep(now);
         self.own.sweep(now);
@@ -619,9 +522,9 @@ impl Directory {
 }
 
 /// How many members keep a name.
-pub const KEEPERS: usize = 4;
+pub const KEEPERS: usize = 6;
 /// How many of those nearest to a name may have it: some were nearer before the members changed.
-pub const SPARE_KEEPERS: usize = 8;
+pub const SPARE_KEEPERS: usize = 12;
 /// Entries in one answer.
 const PER_ANSWER: usize = 16;
 const SWEEP: Duration = Duration::from_secs(30);

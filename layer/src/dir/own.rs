@@ -10,7 +10,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 
 use super::entry::{Entry, Held, Version};
-use super::place::nearest;
+use super::place::Members;
 use super::{KEEPERS, NameHash, SPARE_KEEPERS, Surroundings};
 
 /// Our own entries.
@@ -39,6 +39,8 @@ struct Mine {
 
 #[derive(Clone, Copy)]
 struct Keeper {
+    /// It is told since it is a neighbour, and may do without.
+    beside: bool,
     has_it: bool,
     tries: u32,
     next: Instant,
@@ -59,7 +61,7 @@ impl Own {
         &mut self,
         now: Instant,
         around: &impl Surroundings,
-        members: &[Addr],
+        members: &Members,
         hash: NameHash,
         served: bool,
     ) -> bool {
@@ -86,7 +88,7 @@ impl Own {
     }
 
     /// The members that can be reached are others: what moves is told to where it belongs now.
-    pub(super) fn moved(&mut self, now: Instant, me: Addr, members: &[Addr]) {
+    pub(super) fn moved(&mut self, now: Instant, me: Addr, members: &Members) {
         let all: Vec<NameHash> = self.names.keys().copied().collect();
         for hash in all {
             self.place(now, me, members, hash);
@@ -97,7 +99,7 @@ impl Own {
     pub(super) fn forgotten(&mut self, now: Instant, by: Addr) {
         for (hash, mine) in &mut self.names {
             if let Some(keeper) = mine.keepers.get_mut(&by) {
-                *keeper = Keeper::new(now);
+                *keeper = Keeper::new(now, keeper.beside);
                 mine.schedule(*hash, &mut self.agenda);
             }
         }
@@ -168,7 +170,8 @@ impl Own {
             let Some(keeper) = mine.keepers.get_mut(&from).filter(|_| current) else {
                 continue;
             };
-            if answer.refused.iter().any(|r| r.name_hash == hash) {
+            let refused = answer.refused.iter().any(|r| r.name_hash == hash);
+            if refused && !keeper.beside {
                 keeper.next = keeper.next.max(now + REFUSED);
             } else {
                 keeper.has_it = true;
@@ -191,7 +194,8 @@ impl Own {
 
     /// How many of the members that are to keep our names say that they do, and how many they are.
     pub(super) fn kept(&self) -> (usize, usize) {
-        let keepers = || self.names.values().flat_map(|m| m.keepers.values());
+        let all = || self.names.values().flat_map(|m| m.keepers.values());
+        let keepers = || all().filter(|k| !k.beside);
         (keepers().filter(|k| k.has_it).count(), keepers().count())
     }
 
@@ -248,30 +252,36 @@ impl Own {
         // Members that started together must not renew together: 90 to 110 % of the time.
         mine.renew_at = now + RENEW * (900 + chance.next_u32() % 201) / 1000;
         for keeper in mine.keepers.values_mut() {
-            *keeper = Keeper::new(now);
+            *keeper = Keeper::new(now, keeper.beside);
         }
         mine.schedule(hash, &mut self.agenda);
     }
 
     /// Finds out who is to keep an entry.
-    fn place(&mut self, now: Instant, me: Addr, members: &[Addr], hash: NameHash) {
+    fn place(&mut self, now: Instant, me: Addr, members: &Members, hash: NameHash) {
         let Some(mine) = self.names.get_mut(&hash) else {
             return;
         };
         // Some that kept it before the members changed may have it still.
-        let k = if mine.until.is_some() {
-            SPARE_KEEPERS
-        } else {
-            KEEPERS
-        };
-        let mut keepers = nearest(members, &hash, k);
+        let gone = mine.until.is_some();
+        let k = if gone { SPARE_KEEPERS } else { KEEPERS };
+        let mut keepers = members.keepers(&hash, k);
         keepers.retain(|keeper| *keeper != me);
+        let mut beside = Vec::new();
+        if gone || !members.has_keeper_beside(me, &hash) {
+            beside = members.beside(&hash);
+            beside.retain(|addr| !keepers.contains(addr));
+        }
         let before = std::mem::take(&mut mine.keepers);
-        let keeper = |addr: Addr| {
-            let known = before.get(&addr).copied();
-            (addr, known.unwrap_or_else(|| Keeper::new(now)))
+        let keeper = |(addr, beside): (Addr, bool)| {
+            // One that is told as a neighbour only may have done without.
+            let known = before.get(&addr).filter(|k| beside || !k.beside);
+            let known = known.map(|known| Keeper { beside, ..*known });
+            (addr, known.unwrap_or_else(|| Keeper::new(now, beside)))
         };
-        mine.keepers = keepers.into_iter().map(keeper).collect();
+        let keepers = keepers.into_iter().map(|addr| (addr, false));
+        let all = keepers.chain(beside.into_iter().map(|addr| (addr, true)));
+        mine.keepers = all.map(keeper).collect();
         mine.schedule(hash, &mut self.agenda);
     }
 
@@ -329,8 +339,9 @@ impl Mine {
 }
 
 impl Keeper {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, beside: bool) -> Self {
         Self {
+            beside,
             has_it: false,
             tries: 0,
             next: now,

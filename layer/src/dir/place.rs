@@ -3,7 +3,63 @@
 
 use proto::Addr;
 
-use super::NameHash;
+use super::{KEEPERS, NameHash};
+
+/// The members that a directory knows of.
+pub(super) struct Members {
+    /// Those that can be reached, and this one; sorted.
+    all: Vec<Addr>,
+    /// Those at the other end of a link; sorted.
+    beside: Vec<Addr>,
+}
+
+impl Members {
+    pub(super) fn new(me: Addr) -> Self {
+        Self {
+            all: vec![me],
+            beside: Vec::new(),
+        }
+    }
+
+    /// Takes note of others. Gives those that could not be reached before, or `None` if all is as it was.
+    pub(super) fn set(&mut self, mut all: Vec<Addr>, mut beside: Vec<Addr>) -> Option<Vec<Addr>> {
+        all.sort_unstable();
+        all.dedup();
+        beside.retain(|addr| all.binary_search(addr).is_ok());
+        beside.sort_unstable();
+        beside.dedup();
+        if (&all, &beside) == (&self.all, &self.beside) {
+            return None;
+        }
+        let back = all.iter().copied();
+        let back = back.filter(|addr| self.all.binary_search(addr).is_err());
+        let back = back.collect();
+        *self = Self { all, beside };
+        Some(back)
+    }
+
+    /// The members nearest to a name, at most `k` of them.
+    pub(super) fn keepers(&self, hash: &NameHash, k: usize) -> Vec<Addr> {
+        nearest(&self.all, hash, k)
+    }
+
+    /// Whether a member is at the other end of a link.
+    pub(super) fn is_beside(&self, member: Addr) -> bool {
+        self.beside.binary_search(&member).is_ok()
+    }
+
+    /// Whether a keeper of a name is a neighbour, or this member: then nobody is asked or told sooner than it.
+    pub(super) fn has_keeper_beside(&self, me: Addr, hash: &NameHash) -> bool {
+        let keepers = self.keepers(hash, KEEPERS);
+        keepers.iter().any(|k| *k == me || self.is_beside(*k))
+    }
+
+    /// The neighbours that are told and asked of a name besides its keepers: of very many, those on which two of their
+    /// neighbours agree.
+    pub(super) fn beside(&self, hash: &NameHash) -> Vec<Addr> {
+        nearest(&self.beside, hash, BESIDE)
+    }
+}
 
 /// The members nearest to a name, at most `k` of them, the nearest first; `members` are sorted.
 pub fn nearest(members: &[Addr], hash: &NameHash, k: usize) -> Vec<Addr> {
@@ -43,6 +99,9 @@ fn collect(members: &[Addr], key: u64, bit: u32, k: usize, found: &mut Vec<Addr>
     collect(near, key, bit, k, found);
     collect(far, key, bit, k, found);
 }
+
+/// The most neighbours that are told or asked of one name.
+const BESIDE: usize = 16;
 
 #[cfg(test)]
 mod tests {

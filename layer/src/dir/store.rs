@@ -15,6 +15,8 @@ pub(super) struct Store {
     entries: BTreeMap<(NameHash, Addr), Held>,
     /// How many each originator has.
     shares: BTreeMap<Addr, usize>,
+    /// How many each has of those that are not for this member to keep: see [`Held::guest`].
+    guests: BTreeMap<Addr, usize>,
     /// Who asked for a name lately, the latest last.
     askers: BTreeMap<NameHash, VecDeque<(Addr, Instant)>>,
 }
@@ -35,6 +37,7 @@ impl Store {
         now: Instant,
         entry: &Entry,
         signed: &SignedName,
+        guest: bool,
     ) -> Result<Kept, EntryError> {
         let key = (entry.hash, entry.origin);
         if let Some(held) = self.entries.get_mut(&key) {
@@ -50,6 +53,9 @@ impl Store {
             return Ok(Kept::New);
         }
         let share = self.shares.get(&entry.origin).copied().unwrap_or_default();
+        if guest && !self.room_for_guest(entry.origin) {
+            return Err(EntryError::Full);
+        }
         let of_name = self.of(&entry.hash).count();
         if share >= MAX_PER_ORIGIN || of_name >= MAX_PER_NAME || self.entries.len() >= MAX_ENTRIES {
             return Err(EntryError::Full);
@@ -60,8 +66,16 @@ impl Store {
     /// Keeps an entry whose signature is true and which [`Store::would_keep`] let pass.
     pub(super) fn keep(&mut self, held: Held) {
         let key = (held.entry.hash, held.entry.origin);
-        if self.entries.insert(key, held).is_none() {
+        let guest = held.guest;
+        let before = self.entries.insert(key, held);
+        if before.is_none() {
             *self.shares.entry(key.1).or_default() += 1;
+        }
+        if guest {
+            *self.guests.entry(key.1).or_default() += 1;
+        }
+        if before.is_some_and(|held| held.guest) {
+            less(&mut self.guests, key.1);
         }
     }
 
@@ -93,8 +107,11 @@ impl Store {
 
     /// Its originator says that it serves the name no longer.
     pub(super) fn forget(&mut self, hash: &NameHash, origin: Addr) {
-        if self.entries.remove(&(*hash, origin)).is_some() {
-            self.less(origin);
+        if let Some(held) = self.entries.remove(&(*hash, origin)) {
+            less(&mut self.shares, origin);
+            if held.guest {
+                less(&mut self.guests, origin);
+            }
         }
     }
 
@@ -136,12 +153,17 @@ impl Store {
         self.entries.range(range).map(|(_, held)| held)
     }
 
-    fn less(&mut self, origin: Addr) {
-        if let Some(share) = self.shares.get_mut(&origin) {
-            *share -= 1;
-            if *share == 0 {
-                self.shares.remove(&origin);
-            }
+    fn room_for_guest(&self, origin: Addr) -> bool {
+        let own = self.guests.get(&origin).copied().unwrap_or_default();
+        own < MAX_GUESTS_PER_ORIGIN && self.guests.values().sum::<usize>() < MAX_GUESTS
+    }
+}
+
+fn less(counts: &mut BTreeMap<Addr, usize>, origin: Addr) {
+    if let Some(count) = counts.get_mut(&origin) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&origin);
         }
     }
 }
@@ -150,6 +172,9 @@ impl Store {
 pub(super) const MAX_ENTRIES: usize = 65_536;
 pub(super) const MAX_PER_ORIGIN: usize = 4_096;
 pub(super) const MAX_PER_NAME: usize = 1_024;
+/// Those of neighbours that are not for this member to keep, in all and of one.
+const MAX_GUESTS: usize = 16_384;
+pub(super) const MAX_GUESTS_PER_ORIGIN: usize = 1_024;
 /// How long a member that asked is told of changes: as long as it may remember the answer.
 const ASKED: Duration = super::cache::TTL;
 const MAX_ASKED: usize = 4_096;

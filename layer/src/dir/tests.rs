@@ -173,7 +173,14 @@ impl World {
     }
 
     fn hops(&self, from: usize, to: usize) -> u16 {
+        if self.links[from].contains(&to) {
+            return 1;
+        }
         let mut ways = self.ways.borrow_mut();
+        // It is as far back.
+        if let Some(back) = ways.get(&to).filter(|_| !ways.contains_key(&from)) {
+            return back[from];
+        }
         let ways = ways.entry(from).or_insert_with(|| {
             let mut hops = vec![u16::MAX; self.links.len()];
             let mut todo = VecDeque::from([from]);
@@ -241,7 +248,15 @@ impl World {
 
     fn tell_members(&self, host: usize, dir: &mut Directory) {
         let all = (0..self.addrs.len()).filter(|to| *to != host && self.reaches(host, *to));
-        dir.set_members(self.time(), self.addrs[host], all.map(|i| self.addrs[i]));
+        let beside = self.links[host]
+            .iter()
+            .filter(|to| self.reaches(host, **to));
+        dir.set_members(
+            self.time(),
+            self.addrs[host],
+            all.map(|i| self.addrs[i]),
+            beside.map(|i| self.addrs[*i]),
+        );
     }
 
     /// Routing has found out what is the case.
@@ -294,8 +309,12 @@ impl World {
             return;
         }
         let src = self.addrs[from];
+        // Which neighbour hands it over matters only if it is of one.
+        let beside = self.links[to].contains(&from);
+        let via = if beside { from } else { self.links[to][0] };
+        let via = self.addrs[via];
         self.with(to, |dir, now, around| {
-            dir.handle(now, around, src, src, id, body)
+            dir.handle(now, around, via, src, id, body)
         });
     }
 
@@ -310,7 +329,7 @@ impl World {
         self.said.clear();
         let since = self.now;
         self.with(host, |dir, now, _| {
-            assert!(dir.find(now, hash, None, true, now + PATIENCE));
+            assert!(dir.find(now, hash, None, false, now + PATIENCE));
         });
         while self.now - since <= PATIENCE {
             let mut said = self.said.get(&host).into_iter().flatten();
@@ -374,7 +393,7 @@ fn bystander(world: &World, hash: &NameHash, server: usize) -> usize {
 }
 
 #[test]
-fn a_name_is_kept_by_the_four_nearest_members_and_found_after_one_round_trip() {
+fn a_name_is_kept_by_the_nearest_members_and_found_after_one_round_trip() {
     let mut world = World::clique(30);
     world.serve(3, name(1), true);
     world.run(Duration::from_secs(1));
@@ -604,11 +623,11 @@ fn a_keeper_that_hears_nothing_is_told_until_it_does_and_ever_more_rarely() {
     let sent = world.sent;
     world.serve(server, name(1), true);
     world.run(Duration::from_secs(120));
-    assert_eq!(world.dirs[&server].kept(), (3, 4));
-    assert!(world.sent - sent < 40, "{}", world.sent - sent);
+    assert_eq!(world.dirs[&server].kept(), (KEEPERS - 1, KEEPERS));
+    assert!(world.sent - sent < 50, "{}", world.sent - sent);
     world.deaf.clear();
     world.run(Duration::from_secs(30));
-    assert_eq!(world.dirs[&server].kept(), (4, 4));
+    assert_eq!(world.dirs[&server].kept(), (KEEPERS, KEEPERS));
 }
 
 #[test]
@@ -666,7 +685,7 @@ fn who_may_not_serve_a_name_is_refused_by_those_that_would_keep_it() {
     let refused = world.said[&server].iter().filter(|(_, o)| {
         matches!(o, Output::Refused(hash, _, reason) if *hash == name(1) && reason.code == Code::Denied)
     });
-    assert_eq!(refused.count(), 4);
+    assert_eq!(refused.count(), KEEPERS);
 }
 
 #[test]
@@ -698,7 +717,8 @@ fn one_member_fills_its_own_share_and_no_other_and_is_kept_only_where_it_belongs
     entry.version.incarnation = 1;
     let names = vec![entry.sign(&world.layer, |bytes| signature(all[5], bytes))];
     let body = Body::Store(NameStore { names });
-    world.with(far, |d, now, a| d.handle(now, a, all[5], all[5], 1, body));
+    let via = all[6];
+    world.with(far, |d, now, a| d.handle(now, a, via, all[5], 1, body));
     assert_eq!(world.stores(far, &name(1)), 0);
     assert_eq!(world.count(far, "drop.name_not_here"), 1);
 }
@@ -712,18 +732,78 @@ fn all_the_names_of_a_member_are_told_in_measured_steps_and_all_are_kept() {
     world.run(Duration::from_secs(3));
     let (kept, all) = world.dirs[&1].kept();
     assert_eq!(kept, all);
-    assert!(all > 7000, "{all}");
+    assert!(all > 2000 * (KEEPERS - 1), "{all}");
     let most = (0..50).filter(|h| *h != 1).map(|h| world.dirs[&h].len());
-    assert!(most.max() < Some(800), "the load is shared");
+    assert!(most.max() < Some(1200), "the load is shared");
+}
+
+#[test]
+fn what_a_neighbour_serves_is_known_beside_it_and_its_guests_are_bounded() {
+    // A ring: 9 is two links from 11, and the keepers are far from both.
+    let mut world = World::random(100, 2);
+    let far = |w: &World, i: &u64| w.keepers(&name(*i)).iter().all(|k| (16..95).contains(k));
+    let i = (0..500).find(|i| far(&world, i)).unwrap();
+    world.serve(9, name(i), true);
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.find(10, name(i)), (Duration::ZERO, vec![9]), "beside");
+    assert_eq!(world.find(11, name(i)), (HOP * 2, vec![9]), "next but one");
+    assert_eq!(
+        world.dirs[&9].kept(),
+        (KEEPERS, KEEPERS),
+        "neighbours are not counted"
+    );
+    // A look-up that wants more than what neighbours remember asks the keepers.
+    world.said.clear();
+    world.with(11, |dir, now, _| {
+        dir.find(now, name(i), None, true, now + PATIENCE);
+    });
+    assert_eq!(world.count(11, "directory.asked"), 2);
+    world.run(PATIENCE);
+    // Taken back, it is gone there too.
+    world.serve(9, name(i), false);
+    world.run(Duration::from_secs(1));
+    assert_eq!([8, 10].map(|h| world.stores(h, &name(i))), [0, 0]);
+    assert!(world.resolve(11, name(i)).is_empty());
+    for i in 1000..1000 + 3 * store::MAX_GUESTS_PER_ORIGIN as u64 {
+        world.serve(9, name(i), true);
+    }
+    world.run(Duration::from_secs(5));
+    let (kept, all) = world.dirs[&9].kept();
+    assert_eq!(kept, all);
+    let guests = world.dirs[&10].len();
+    assert!(
+        (store::MAX_GUESTS_PER_ORIGIN..2 * store::MAX_GUESTS_PER_ORIGIN).contains(&guests),
+        "{guests}"
+    );
+}
+
+#[test]
+fn a_keeper_that_forgot_an_entry_is_told_by_who_looks_it_up() {
+    let mut world = World::clique(40);
+    let server = bystander(&world, &name(1), 40);
+    world.serve(server, name(1), true);
+    world.run(Duration::from_secs(1));
+    let keepers = world.keepers(&name(1));
+    for forgetful in &keepers[..KEEPERS - 1] {
+        let addr = world.addrs[server];
+        world.with(*forgetful, |dir, _, _| dir.denied_by(&name(1), addr));
+        assert_eq!(world.stores(*forgetful, &name(1)), 0);
+    }
+    let asker = bystander(&world, &name(1), server);
+    assert_eq!(world.find(asker, name(1)).1, [server]);
+    world.run(Duration::from_secs(1));
+    let told = keepers.iter().filter(|k| world.stores(**k, &name(1)) == 1);
+    assert!(told.count() >= 2, "those that were asked");
+    assert!(world.count(asker, "directory.mended") > 0);
 }
 
 /// The goal (issue "The layer in full") is a p99 of 3 times the one-way path of the pair. A round trip to the nearest of
-/// four members anywhere is that for all but the nearest pairs, to whom a server is nearer than any keeper.
+/// the keepers, who are anywhere, is that for all but the nearest pairs; for those the neighbours of the server know it.
 #[test]
-fn a_look_up_among_ten_thousand_members_takes_one_round_trip_to_the_nearest_keeper() {
+fn a_look_up_among_ten_thousand_members_takes_three_times_the_way_at_most_in_99_of_100() {
     let mut world = World::random(10_000, 8);
     let pairs: Vec<_> = (0..PAIRS)
-        .map(|i| (mix(i) as usize % 10_000, mix(i + 999) as usize % 10_000))
+        .map(|i| (mix(i) as usize % 10_000, mix(i + 99_999) as usize % 10_000))
         .filter(|(a, b)| a != b)
         .collect();
     for (i, (_, server)) in pairs.iter().enumerate() {
@@ -731,31 +811,29 @@ fn a_look_up_among_ten_thousand_members_takes_one_round_trip_to_the_nearest_keep
     }
     world.run(Duration::from_secs(1));
     let mut ratios: Vec<f64> = Vec::new();
+    let sent = world.sent;
     for (i, (asker, server)) in pairs.iter().enumerate() {
         let keepers = world.keepers(&name(i as u64)).into_iter();
         let nearest = keepers.map(|k| world.hops(*asker, k)).min().unwrap();
         let (took, found) = world.find(*asker, name(i as u64));
         assert_eq!(found, [*server]);
-        assert_eq!(took, HOP * 2 * u32::from(nearest));
+        assert!(took <= HOP * 2 * u32::from(nearest));
         let way = HOP * u32::from(world.hops(*asker, *server));
         ratios.push(took.as_secs_f64() / way.as_secs_f64());
     }
     ratios.sort_by(f64::total_cmp);
-    let at = |p: usize| ratios[(ratios.len() - 1) * p / 100];
+    let at = |p: usize| ratios[(ratios.len() - 1) * p / 1000];
     println!(
-        "p50 {:.2} p95 {:.2} p99 {:.2} times the way",
-        at(50),
-        at(95),
-        at(99)
+        "p50 {:.2} p95 {:.2} p99 {:.2} p99.9 {:.2} times the way; {:.1} messages a look-up",
+        at(500),
+        at(950),
+        at(990),
+        at(999),
+        (world.sent - sent) as f64 / ratios.len() as f64,
     );
-    assert!(
-        at(50) <= 2.0 && at(95) <= 3.0,
-        "{:.2}, {:.2}",
-        at(50),
-        at(95)
-    );
+    assert!(at(500) <= 2.0 && at(990) <= 3.0);
     let most = world.dirs.values().map(Directory::len).max();
-    assert!(most <= Some(5), "{most:?} of {PAIRS} names at one member");
+    assert!(most <= Some(9), "{most:?} of {PAIRS} names at one member");
 }
 
-const PAIRS: u64 = 150;
+const PAIRS: u64 = 300;

@@ -116,7 +116,8 @@ impl Unicast {
     pub(super) fn directory_rerouted(&mut self, now: Now) {
         if let Some(me) = &mut self.me {
             let reachable = me.routing.ways().map(|(addr, _)| addr);
-            me.dir.set_members(now.mono, me.address, reachable);
+            let beside = self.adjacent.keys().copied();
+            me.dir.set_members(now.mono, me.address, reachable, beside);
             self.pump = true;
         }
     }
@@ -141,7 +142,11 @@ impl Unicast {
             return false;
         };
         let hash = me.hash(name);
-        me.dir.find(now.mono, hash, member, fresh, until)
+        let room = me.dir.find(now.mono, hash, member, fresh, until);
+        if !room {
+            self.stats.count("limit.look_ups");
+        }
+        room
     }
 
     /// Does what the directory has to do, and what follows from it.
