@@ -142,6 +142,14 @@ impl TlsConfig {
 
 #[cfg(test)]
 impl TlsConfig {
+    /// A member of a release that knows no hybrid key exchange.
+    #[cfg(test)]
+    pub(crate) fn curve_only(identity: &Identity, clock: &Clock) -> Result<Self, Reason> {
+        let anchor = Anchor::Roots(identity.roots().clone());
+        let trust = Trust::with_crypto(identity.layer().clone(), anchor, suites(), &GROUPS[1..]);
+        Self::with(trust, identity, clock)
+    }
+
     /// The same side at another release.
     pub(crate) fn speaking(&self, versions: Versions) -> Self {
         Self {

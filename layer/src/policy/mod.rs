@@ -6,6 +6,8 @@
 //! allow register,accept  svc/* vpn/*  by group servers member web-?
 //! deny  allocate         svc/secret   by any
 //! allow allocate         *            by any
+//! # and, of the layer as a whole
+//! require hybrid
 //! ```
 
 mod glob;
@@ -24,6 +26,7 @@ use crate::dir::NameHash;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     rules: Vec<Rule>,
+    hybrid: bool,
 }
 
 /// What is done with a name.
@@ -107,6 +110,11 @@ impl Policy {
             }
         }
         false
+    }
+
+    /// Whether members may agree on keys with the hybrid key exchange only.
+    pub fn insists_on_hybrid(&self) -> bool {
+        self.hybrid
     }
 
     /// How many rules there are.

@@ -26,11 +26,19 @@ impl std::error::Error for PolicyError {}
 type Word = (String, bool);
 
 pub(super) fn policy(text: &str) -> Result<Policy, PolicyError> {
-    let mut rules = Vec::new();
+    let (mut rules, mut hybrid) = (Vec::new(), false);
     for (i, line) in text.lines().enumerate() {
         let at = |why: String| PolicyError { line: i + 1, why };
         let words = words(line).map_err(|why| at(why.to_owned()))?;
         if words.is_empty() {
+            continue;
+        }
+        if is(&words, 0, "require") {
+            if !is(&words, 1, "hybrid") || words.len() > 2 {
+                let why = "what can be required is: require hybrid";
+                return Err(at(why.to_owned()));
+            }
+            hybrid = true;
             continue;
         }
         if rules.len() >= MAX_RULES {
@@ -47,7 +55,14 @@ pub(super) fn policy(text: &str) -> Result<Policy, PolicyError> {
             why: why.to_owned(),
         });
     }
-    Ok(Policy { rules })
+    Ok(Policy { rules, hybrid })
+}
+
+/// Whether a word, as it stands, is the one at that place.
+fn is(words: &[Word], at: usize, word: &str) -> bool {
+    words
+        .get(at)
+        .is_some_and(|(w, quoted)| w == word && !quoted)
 }
 
 fn rule(line: usize, words: &[Word]) -> Result<Rule, String> {
@@ -58,7 +73,7 @@ fn rule(line: usize, words: &[Word]) -> Result<Rule, String> {
         other => {
             let other = other.unwrap_or_default();
             return Err(format!(
-                "a rule begins with allow or deny, not with {other}"
+                "a rule begins with allow or deny, or is require hybrid, and not with {other}"
             ));
         }
     };

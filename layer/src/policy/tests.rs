@@ -31,6 +31,19 @@ fn hash(name: &str) -> Option<NameHash> {
     digest(&SHA256, name.as_bytes()).as_ref().try_into().ok()
 }
 
+#[test]
+fn a_policy_may_insist_on_the_hybrid_key_exchange() {
+    let insists = |text: &str| Policy::parse(text).map(|policy| policy.insists_on_hybrid());
+    assert_eq!(insists(TEXT), Ok(false));
+    assert_eq!(insists(&format!("{TEXT}\nrequire hybrid # all")), Ok(true));
+    for wrong in ["require", "require curve", "require hybrid by any"] {
+        let error = insists(&format!("deny * * by any\n{wrong}")).unwrap_err();
+        assert_eq!(error.line, 2, "{error}");
+    }
+    let error = insists("require hybrid").unwrap_err();
+    assert!(error.why.contains("there is no rule"), "{error}");
+}
+
 /// Who does what, and what comes of that.
 type Case = (
     Act,

@@ -15,6 +15,7 @@ use super::limits::RECORDS;
 use super::link::{Link, SAFE_MTU};
 use super::pdu::{DIRECT_OVERHEAD, ROUTED_OVERHEAD};
 use crate::Now;
+use crate::crypt::MemberCert;
 use crate::route::{Inserted, LinkState, packed};
 
 /// Our own records.
@@ -148,7 +149,7 @@ impl Unicast {
     pub(super) fn take_records(&mut self, now: Now, lower: FlowId, records: wire::Records) {
         let from = self.links.get(&lower).and_then(Link::peer);
         let (mut news, mut back, mut own) = (Vec::new(), Vec::new(), Vec::new());
-        let mut unclear = BTreeSet::new();
+        let (mut unclear, mut regrouped) = (BTreeSet::new(), false);
         let (Some(me), Some(link)) = (&mut self.me, self.links.get_mut(&lower)) else {
             return;
         };
@@ -160,9 +161,13 @@ impl Unicast {
             }
             let (key, came_bare) = (key(&record), record.certificate.is_empty());
             let known = key.and_then(|(origin, _)| me.routing.lsdb.member(origin));
+            let groups = known.map(|cert| cert.groups().to_vec());
             let known = known.is_some_and(|cert| cert.der() == record.certificate) || came_bare;
             match me.routing.lsdb.insert(now, &me.identity, record) {
                 Ok(Inserted::New(mut record)) => {
+                    let cert = key.and_then(|(origin, _)| me.routing.lsdb.member(origin));
+                    let same = |cert: &MemberCert| groups.as_deref() == Some(cert.groups());
+                    regrouped |= groups.is_some() && !cert.is_some_and(same);
                     if known {
                         bare(&mut record);
                     }
@@ -205,6 +210,9 @@ impl Unicast {
         self.flood(now, own, None);
         for (member, life) in reborn {
             self.member_reborn(now, member, life);
+        }
+        if regrouped {
+            self.groups_changed(now);
         }
         if any {
             self.rerouted(now, false);
@@ -322,7 +330,7 @@ impl Unicast {
             return Vec::new();
         };
         let lsdb = &me.routing.lsdb;
-        let member = |cert: &crate::crypt::MemberCert| irm::Member {
+        let member = |cert: &MemberCert| irm::Member {
             name: cert.member().to_string(),
             address: cert.address().0,
             neighbours: lsdb

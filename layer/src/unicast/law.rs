@@ -155,6 +155,16 @@ impl Unicast {
         self.notice("policy.changed", text, "", bad);
         self.law_of_names(now);
         self.law_of_flows(now);
+        self.review_keys(now);
+    }
+
+    /// A member, maybe this one, is in other groups than before: what there is is judged by them.
+    pub(super) fn groups_changed(&mut self, now: Now) {
+        let lawless = |me: &Member| matches!(me.law, Law::None);
+        if !self.me.as_ref().is_none_or(lawless) {
+            self.law_of_names(now);
+            self.law_of_flows(now);
+        }
     }
 
     /// Names that may no longer be registered are known to nobody else, until they may again.

@@ -42,6 +42,7 @@ mod gate;
 mod hold;
 #[cfg(any(test, feature = "hostile"))]
 mod hostile;
+mod hybrid;
 mod issuers;
 mod law;
 mod limits;
@@ -396,7 +397,7 @@ impl Ipcp for Unicast {
     fn lower_room(&mut self, now: Now, lower: FlowId, room: bool) {
         self.now = Some(now);
         if let Some(link) = self.links.get_mut(&lower) {
-            link.tx.set_open(room);
+            link.tx.set_open(now.mono, room);
         }
         if room {
             self.flows.unblock();

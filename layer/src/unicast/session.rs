@@ -211,8 +211,8 @@ impl Unicast {
     ) {
         self.stats.count("handshake.done");
         let stream = self.rng.next_u32();
-        if self.is_out(now, &secrets) {
-            return self.stats.count("drop.revoked");
+        if let Some(word) = self.refused_keys(now, &secrets) {
+            return self.link_keys_refused(now, lower, word);
         }
         let Some(link) = self.links.get_mut(&lower) else {
             return;
@@ -570,8 +570,8 @@ impl Unicast {
         else {
             return self.stats.count("drop.foreign_handshake");
         };
-        if self.is_out(now, &secrets) {
-            return self.stats.count("drop.revoked");
+        if let Some(word) = self.refused_keys(now, &secrets) {
+            return self.stats.count(word);
         }
         self.stats.count("handshake.done");
         self.gate.met(address, secrets.acquaintance());

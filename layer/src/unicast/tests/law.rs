@@ -7,6 +7,7 @@ use proto::{Name, QosSpec};
 use super::super::law::Law;
 use super::flows::{allocate, flow, line, register, wait};
 use super::*;
+use crate::crypt::TlsConfig;
 
 fn policy(net: &mut Net, text: &str) -> Result<Answer, Reason> {
     let answer = net.ask(
@@ -157,6 +158,104 @@ fn groups_stand_in_certificates_and_a_question_is_answered_with_the_rule() {
     );
     assert!(!check(&mut net, "c", "").judgements[0].allowed);
     assert!(!check(&mut net, "a", "a").judgements[1].allowed);
+}
+
+#[test]
+fn what_stands_is_judged_again_when_a_certificate_is_renewed_with_other_groups() {
+    let mut net = Net::new(&["b", "a", "c"]);
+    let ask = Bootstrap {
+        layer: label("ovl"),
+        over: vec![label("net")],
+        prefixes: Vec::new(),
+        cert_life: Some(Duration::from_secs(600)),
+        shim_udp: None,
+    };
+    net.ask("b", Command::Bootstrap(ask)).unwrap();
+    for member in ["a", "c"] {
+        let invite = Invite {
+            member: Some(label(member)),
+            prefixes: Vec::new(),
+            expires_ms: 600_000,
+            uses: 1,
+            hints: Vec::new(),
+            groups: vec![label("staff")],
+        };
+        let Ok(Answer::Invitation(url)) = net.ask("b", Command::Invite(invite)) else {
+            panic!("no invitation")
+        };
+        enroll(&mut net, member, url).unwrap();
+    }
+    policy(&mut net, "allow * svc by group staff member b").unwrap();
+    register(&mut net, "c", "svc");
+    net.seconds(1);
+    flow(&mut net, "a", "c", "svc", 5, QosSpec::RAW);
+    flow(&mut net, "b", "c", "svc", 6, QosSpec::RAW);
+    let regroup = |net: &mut Net, member: &str, groups: &[Label]| {
+        let me = net.node("b").machine.me.as_mut().unwrap();
+        let authority = me.authority.as_mut().unwrap();
+        authority.regroup(&label(member), groups);
+    };
+    regroup(&mut net, "a", &[label("guests")]);
+    net.seconds(600);
+    for at in ["a", "c"] {
+        let node = net.node(at);
+        assert!(!node.open.contains(&FlowId(5)), "{at}");
+        assert_eq!(node.closed[&FlowId(5)].code, Code::Denied, "{at}");
+    }
+    assert!(
+        net.node("b").open.contains(&FlowId(6)),
+        "it is no affair of a's"
+    );
+    // Now who serves the name, and back again: nobody registers it anew.
+    regroup(&mut net, "c", &[]);
+    net.seconds(600);
+    assert_eq!(net.node("b").closed[&FlowId(6)].code, Code::Denied);
+    let served = |net: &mut Net| {
+        let all = status(net, "b").directory;
+        all.iter().filter(|entry| entry.member == "c").count()
+    };
+    assert_eq!(served(&mut net), 0);
+    regroup(&mut net, "c", &[label("staff")]);
+    net.seconds(600);
+    assert_eq!(served(&mut net), 1);
+    flow(&mut net, "b", "c", "svc", 7, QosSpec::RAW);
+}
+
+#[test]
+fn who_lacks_the_hybrid_key_exchange_is_out_where_the_policy_insists_on_it() {
+    let mut net = line();
+    register(&mut net, "c", "svc");
+    let machine = &mut net.node("a").machine;
+    let clock = machine.clock.clone();
+    let me = machine.me.as_mut().unwrap();
+    me.tls = TlsConfig::curve_only(&me.identity, &clock).unwrap();
+    net.cut("a", "b");
+    net.seconds(40);
+    net.mend("a", "b");
+    net.seconds(20);
+    flow(&mut net, "a", "c", "svc", 5, QosSpec::RAW);
+    let exchanges = |net: &mut Net, at| -> Vec<String> {
+        let links = status(net, at).links.into_iter();
+        links.map(|l| l.key_exchange).collect()
+    };
+    assert_eq!(exchanges(&mut net, "a"), ["X25519"]);
+    policy(&mut net, "require hybrid\nallow * * by any").unwrap();
+    for at in ["a", "c"] {
+        let closed = &net.node(at).closed;
+        assert!(closed.contains_key(&FlowId(5)), "{at}");
+    }
+    net.seconds(20);
+    let strong = "X25519MLKEM768";
+    assert_eq!(exchanges(&mut net, "c"), [strong]);
+    assert!(!exchanges(&mut net, "b").contains(&"X25519".to_owned()));
+    assert!(status(&mut net, "b").counters["drop.not_hybrid"] > 0);
+    // With another release it is back by itself.
+    let machine = &mut net.node("a").machine;
+    let clock = machine.clock.clone();
+    machine.me.as_mut().unwrap().trust_anew(&clock).unwrap();
+    net.seconds(70);
+    assert_eq!(exchanges(&mut net, "a"), [strong]);
+    flow(&mut net, "a", "c", "svc", 6, QosSpec::RAW);
 }
 
 #[test]
