@@ -15,7 +15,7 @@ pub struct Fib {
     labels: Arc<Vec<Label>>,
     sets: Arc<Sets>,
     /// Members that are reached over another neighbour for now.
-    repairs: Arc<FxHashMap<Addr, Addr>>,
+    repairs: Arc<FxHashMap<Addr, Repair>>,
 }
 
 /// The way to one member.
@@ -31,6 +31,15 @@ pub struct Hop {
     pub hops: u32,
 }
 
+/// The way to one member for as long as the loss of a neighbour is not known to all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repair {
+    /// The neighbour to send to.
+    pub via: Addr,
+    /// The largest PDU in bytes that every link on its ways carries.
+    pub mtu: u32,
+}
+
 impl Fib {
     pub(super) fn new(names: Arc<Names>, labels: Arc<Vec<Label>>, sets: Arc<Sets>) -> Self {
         Self {
@@ -42,15 +51,15 @@ impl Fib {
     }
 
     /// The same ways, but to some members over another neighbour, which holds until others know what has happened.
-    pub fn repaired(self, repairs: Arc<FxHashMap<Addr, Addr>>) -> Self {
+    pub fn repaired(self, repairs: Arc<FxHashMap<Addr, Repair>>) -> Self {
         Self { repairs, ..self }
     }
 
     /// The neighbour to send the packets of one flow to, of several that lead on equally well: the same as long as it is
     /// one of them (rendezvous hashing). A neighbour is always sent to directly if that is among the best ways.
     pub fn pick(&self, dst: Addr, flow: u64) -> Option<Addr> {
-        if let Some(via) = self.repairs.get(&dst) {
-            return Some(*via);
+        if let Some(repair) = self.repairs.get(&dst) {
+            return Some(repair.via);
         }
         let mut ways = self.ways(dst);
         if ways.len() < 2 {
@@ -60,9 +69,15 @@ impl Fib {
         ways.max_by_key(weight)
     }
 
-    /// The way to a member; `None`: it can't be reached, or is ourselves.
+    /// The way to a member; `None`: it can't be reached, or is ourselves. While packets go round a lost neighbour, no larger
+    /// ones are promised than get through there.
     pub fn next_hop(&self, dst: Addr) -> Option<Hop> {
-        self.hop(self.names.find(dst)?)
+        let hop = self.hop(self.names.find(dst)?)?;
+        let round = self.repairs.get(&dst).map_or(hop.mtu, |r| r.mtu);
+        Some(Hop {
+            mtu: hop.mtu.min(round),
+            ..hop
+        })
     }
 
     /// The neighbours over which a member is reached equally well, the lowest address first; none: it can't be reached,
@@ -181,8 +196,14 @@ mod tests {
 
     #[test]
     fn a_repair_goes_before_the_way_that_it_replaces() {
-        let repairs = FxHashMap::from_iter([(Addr(9), Addr(5))]);
+        let repair = Repair {
+            via: Addr(5),
+            mtu: 1200,
+        };
+        let repairs = FxHashMap::from_iter([(Addr(9), repair)]);
         let fib = fan(&[2]).repaired(Arc::new(repairs));
+        let mtu = |dst| fib.next_hop(Addr(dst)).map(|hop| hop.mtu);
+        assert_eq!([mtu(9), mtu(2)], [Some(1200), Some(1400)]);
         assert_eq!(fib.pick(Addr(9), 1), Some(Addr(5)));
         assert_eq!(fib.pick(Addr(2), 1), Some(Addr(2)));
     }

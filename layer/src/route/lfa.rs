@@ -4,6 +4,7 @@
 use proto::Addr;
 use rustc_hash::FxHashMap;
 
+use super::fib::Repair;
 use super::graph::{Edge, Links};
 use super::names::Slot;
 use super::spf::{FAR, Label, Spf, costs};
@@ -88,7 +89,7 @@ impl<'a> Alternates<'a> {
 }
 
 /// For each member to whom all ways lead over lost neighbours: over whom to send until everybody knows of the loss.
-pub(super) fn repairs(graph: &impl Links, spf: &Spf, lost: &[Addr]) -> FxHashMap<Addr, Addr> {
+pub(super) fn repairs(graph: &impl Links, spf: &Spf, lost: &[Addr]) -> FxHashMap<Addr, Repair> {
     let names = graph.names();
     let lost: Vec<Slot> = lost.iter().filter_map(|addr| names.find(*addr)).collect();
     let struck = |label: &Label| {
@@ -104,11 +105,24 @@ pub(super) fn repairs(graph: &impl Links, spf: &Spf, lost: &[Addr]) -> FxHashMap
         return FxHashMap::default();
     }
     let alternates = Alternates::new(graph, spf, &lost);
-    let repair = |dst: Slot| {
-        let best = alternates.best(dst, &lost)?;
-        Some((names.addr(dst), names.addr(best.via)))
+    let mut theirs: FxHashMap<Slot, Spf> = FxHashMap::default();
+    let mut repair = |dst: Slot| {
+        let via = alternates.best(dst, &lost)?.via;
+        let theirs = theirs.entry(via).or_insert_with(|| {
+            let mut spf = Spf::new(names.addr(via));
+            spf.full(graph);
+            spf
+        });
+        let link = alternates.links.iter().find(|edge| edge.to == via)?.mtu;
+        let rest = theirs.label(dst).map_or(link, |label| label.mtu);
+        let repair = Repair {
+            via: names.addr(via),
+            mtu: link.min(rest).into(),
+        };
+        Some((names.addr(dst), repair))
     };
-    struck.into_iter().filter_map(repair).collect()
+    let repaired = struck.into_iter().filter_map(&mut repair);
+    repaired.collect()
 }
 
 /// Over whom each member would be reached if the neighbour on its one way died, for people to see; nobody in a layer of more
@@ -154,7 +168,7 @@ mod tests {
                         links.push(LinkState {
                             neighbour: Addr(to),
                             cost,
-                            mtu: 1400,
+                            mtu: 1200 + 50 * (cost + to as u32 % 3),
                         });
                     }
                 }
@@ -193,8 +207,11 @@ mod tests {
                             only && others().any(|n| free(&n)),
                             "{} to {} without {}", me, dst, names.addr(dead)
                         );
-                        let Some(via) = repairs.get(&dst) else { continue };
+                        let Some(Repair { via, mtu }) = repairs.get(&dst) else { continue };
                         prop_assert!(free(via));
+                        let link = graph.edges(names.find(me).unwrap()).find(|e| names.addr(e.to) == *via);
+                        let rest = graph.routes(*via).1.next_hop(dst).map_or(u32::MAX, |hop| hop.mtu);
+                        prop_assert_eq!(*mtu, rest.min(link.unwrap().mtu.into()));
                         let best = alternates.best(names.find(dst).unwrap(), &[dead]).unwrap();
                         let round = !met(&graph, *via, dst).contains(&names.addr(dead));
                         prop_assert_eq!(best.protects_node, round);

@@ -20,7 +20,7 @@ use proto::wire::SignedRecord;
 use proto::{Addr, Label};
 use rustc_hash::FxHashMap;
 
-use super::fib::Fib;
+use super::fib::{Fib, Repair};
 use super::graph::{LinkState, Links, tidy};
 use super::lfa;
 use super::record::{self, Content, Kind, MAX_LINKS, MAX_MEMBERS, Parsed, RecordError, Version};
@@ -279,7 +279,7 @@ impl Lsdb {
 
     /// Over whom to send to members that were reached over neighbours that are lost; to be asked before our record of links
     /// says so.
-    pub(crate) fn repairs(&self, spf: &Spf, lost: &[Addr]) -> FxHashMap<Addr, Addr> {
+    pub(crate) fn repairs(&self, spf: &Spf, lost: &[Addr]) -> FxHashMap<Addr, Repair> {
         lfa::repairs(&self.store, spf, lost)
     }
 

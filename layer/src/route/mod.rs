@@ -18,7 +18,7 @@ mod names;
 mod record;
 mod spf;
 
-pub use fib::{Fib, Hop};
+pub use fib::{Fib, Hop, Repair};
 #[cfg(any(test, feature = "sim"))]
 pub use graph::Drawn;
 pub use graph::{LinkState, MAX_COST, tidy};

@@ -8,7 +8,7 @@ use proto::{Addr, EndpointId};
 use rustc_hash::FxHashMap;
 
 use crate::crypt::{Identity, MemberCert};
-use crate::route::{Fib, Hop, Lsdb, Spf, flow_hash};
+use crate::route::{Fib, Hop, Lsdb, Repair, Spf, flow_hash};
 
 /// What this member knows of its layer.
 pub(super) struct Routing {
@@ -17,7 +17,7 @@ pub(super) struct Routing {
     spf: Spf,
     me: Addr,
     /// Ways round neighbours that were lost, and until when they hold.
-    repairs: Arc<FxHashMap<Addr, Addr>>,
+    repairs: Arc<FxHashMap<Addr, Repair>>,
     repaired_until: Option<Instant>,
     /// When the routes are to be found anew: records come in groups.
     spf_at: Option<Instant>,
@@ -68,7 +68,7 @@ impl Routing {
     pub(super) fn repair(&mut self, now: Instant, lost: &[Addr]) {
         self.lsdb.reroute(&mut self.spf);
         let mut repairs = Arc::unwrap_or_clone(std::mem::take(&mut self.repairs));
-        repairs.retain(|_, via| !lost.contains(via));
+        repairs.retain(|_, repair| !lost.contains(&repair.via));
         repairs.extend(self.lsdb.repairs(&self.spf, lost));
         self.repaired_until = (!repairs.is_empty()).then_some(now + HOLD);
         self.repairs = Arc::new(repairs);
