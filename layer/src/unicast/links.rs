@@ -235,9 +235,11 @@ impl Unicast {
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
-        link.tx.set_open(true);
+        let now = self.now;
+        link.tx
+            .set_open(now.map_or(link.since, |now| now.mono), true);
         let mut batches: Vec<Batch> = std::iter::from_fn(|| link.pop_control()).collect();
-        if let Some(now) = self.now {
+        if let Some(now) = now {
             let stats = &mut self.stats;
             batches.extend(std::iter::from_fn(|| link.pop_data(now.mono, stats)));
         }

@@ -46,12 +46,13 @@ pub(super) struct Next {
 }
 
 impl Fair {
-    /// The batch that a packet of `len` bytes still fits into.
-    pub(super) fn open(&mut self, lot: &Lot, len: usize) -> Option<&mut Batch> {
+    /// The batch that a packet of `len` bytes still fits into, if batches have no more than `train` bytes.
+    pub(super) fn open(&mut self, lot: &Lot, len: usize, train: usize) -> Option<&mut Batch> {
         let at = self.find(lot.member)?;
         let last = self.buckets[at].queue.back_mut()?;
         let together = lot.now.saturating_duration_since(last.since) < TOGETHER;
-        let fits = last.max_delay_ms == lot.max_delay_ms && last.batch.fits(len);
+        let short = last.batch.is_empty() || last.batch.bytes().len() + len <= train;
+        let fits = last.max_delay_ms == lot.max_delay_ms && last.batch.fits(len) && short;
         (together && fits).then_some(&mut last.batch)
     }
 

@@ -5,6 +5,7 @@
 //! Only while it takes none do they wait here, in bounded number, and age.
 
 mod fair;
+mod train;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -15,6 +16,7 @@ use super::cube::Cube;
 use super::limits::MAX_BATCHES;
 use super::stats::Stats;
 use fair::Fair;
+use train::Train;
 
 /// The queues of one lower flow.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub(super) struct Egress {
     framing: Framing,
     /// The lower flow takes packets.
     open: bool,
+    /// How much of it is sent at once.
+    train: Train,
     control: VecDeque<Batch>,
     cubes: [Queue; Cube::ALL.len()],
     /// Batches in all cubes, and how many there may be.
@@ -83,6 +87,7 @@ impl Egress {
         Self {
             framing,
             open: true,
+            train: Train::default(),
             control: VecDeque::new(),
             cubes: Default::default(),
             batches: 0,
@@ -96,7 +101,10 @@ impl Egress {
     }
 
     /// Whether the lower flow takes packets now; while not, none are given.
-    pub(super) fn set_open(&mut self, open: bool) {
+    pub(super) fn set_open(&mut self, now: Instant, open: bool) {
+        if open != self.open {
+            self.train.turned(now, open);
+        }
         self.open = open;
     }
 
@@ -139,8 +147,8 @@ impl Egress {
     }
 
     fn data_batch(&mut self, lot: &Lot, len: usize) -> Option<&mut Batch> {
-        let at = lot.cube as usize;
-        if self.cubes[at].fair.open(lot, len).is_none() {
+        let (at, train) = (lot.cube as usize, self.train.bytes(lot.now));
+        if self.cubes[at].fair.open(lot, len, train).is_none() {
             if len > Batch::MAX_PACKET {
                 return None;
             }
@@ -150,7 +158,7 @@ impl Egress {
             self.batches += 1;
             self.cubes[at].fair.begin(lot, self.framing)?;
         }
-        self.cubes[at].fair.open(lot, len)
+        self.cubes[at].fair.open(lot, len, train)
     }
 
     /// The next batch of control.

@@ -104,12 +104,12 @@ fn a_packet_that_came_to_nothing_leaves_nothing() {
 #[test]
 fn nothing_is_given_while_the_lower_flow_takes_nothing_and_control_goes_first_when_it_does() {
     let (mut egress, mut stats, now) = egress();
-    egress.set_open(false);
+    egress.set_open(now, false);
     assert!(push(&mut egress, &lot(Cube::Voice, 1, now), 10));
     assert!(control(&mut egress, 10));
     assert!(egress.pop_control().is_none());
     assert!(egress.pop_data(now, &mut stats).is_none());
-    egress.set_open(true);
+    egress.set_open(now, true);
     assert!(egress.pop_control().is_some());
     assert!(egress.pop_data(now, &mut stats).is_some());
 }
@@ -117,7 +117,7 @@ fn nothing_is_given_while_the_lower_flow_takes_nothing_and_control_goes_first_wh
 #[test]
 fn the_queues_are_bounded_whoever_takes_most_gives_way_and_it_is_counted() {
     let (mut egress, mut stats, now) = egress();
-    egress.set_open(false);
+    egress.set_open(now, false);
     assert!(push(&mut egress, &lot(Cube::Voice, 2, now), 1));
     // Each longer than the one before, so that each needs a train of its own.
     for len in 1..500 {
@@ -127,7 +127,7 @@ fn the_queues_are_bounded_whoever_takes_most_gives_way_and_it_is_counted() {
     for len in 1..500 {
         assert_eq!(control(&mut egress, len), len <= MAX_CONTROL);
     }
-    egress.set_open(true);
+    egress.set_open(now, true);
     let first = egress.pop_data(now, &mut stats).unwrap();
     assert_eq!(first.cube, Cube::Voice);
     let rest = std::iter::from_fn(|| egress.pop_data(now, &mut stats));
@@ -217,7 +217,7 @@ fn overload(cube: Cube, ms: u32) -> (Vec<Popped>, Stats) {
     for at in 0..ms {
         let now = begin + MS * at;
         credit += 1;
-        egress.set_open(true);
+        egress.set_open(now, true);
         while credit > 0 {
             let Some(popped) = egress.pop_data(now, &mut stats) else {
                 credit = 0;
@@ -226,7 +226,7 @@ fn overload(cube: Cube, ms: u32) -> (Vec<Popped>, Stats) {
             credit -= popped.batch.count() as i64;
             out.push(popped);
         }
-        egress.set_open(false);
+        egress.set_open(now, false);
         for _ in 0..2 {
             push(&mut egress, &lot(cube, 1, now), 1000);
         }
@@ -246,6 +246,32 @@ fn a_standing_queue_marks_what_reacts_and_drops_what_does_not() {
     assert!(counted(&stats, "drop.aged_best") > 3);
 }
 
+#[test]
+fn on_a_slow_link_voice_waits_for_a_short_train_only() {
+    let (mut egress, mut stats, mut now) = egress();
+    let mut longest = 0;
+    for round in 0..100 {
+        for _ in 0..64 {
+            push(&mut egress, &lot(Cube::Data, 1, now), 1400);
+        }
+        let popped = egress.pop_data(now, &mut stats).unwrap();
+        longest = popped.batch.bytes().len();
+        // 10 Mbit/s: 800 ns for each byte.
+        egress.set_open(now, false);
+        now += Duration::from_nanos(800) * longest as u32;
+        if round == 99 {
+            push(&mut egress, &lot(Cube::Voice, 2, now), 100);
+        }
+        egress.set_open(now, true);
+    }
+    assert!((1400..=6_000).contains(&longest), "{longest} bytes at once");
+    assert_eq!(
+        egress.pop_data(now, &mut stats).unwrap().cube,
+        Cube::Voice,
+        "it goes ahead of all that waits"
+    );
+}
+
 proptest! {
     /// Whatever comes and goes: bounded, nothing lost uncounted, and a batch is given whenever one waits.
     #[test]
@@ -257,7 +283,7 @@ proptest! {
         for (what, member, len, ms) in steps {
             now += MS * ms;
             match what {
-                6 => egress.set_open(ms % 2 == 0),
+                6 => egress.set_open(now, ms % 2 == 0),
                 7 => match egress.pop_data(now, &mut stats) {
                     Some(popped) => got += popped.batch.count() as u64,
                     None => prop_assert!(!egress.open || egress.batches == 0),
@@ -268,7 +294,7 @@ proptest! {
             let waits: usize = egress.cubes.iter().map(|c| c.fair.packets()).sum();
             prop_assert_eq!(waits == 0, egress.batches == 0);
         }
-        egress.set_open(true);
+        egress.set_open(now, true);
         while let Some(popped) = egress.pop_data(now, &mut stats) {
             got += popped.batch.count() as u64;
         }
