@@ -1,7 +1,7 @@
 //! A connected UDP socket that moves trains: segmentation offload out, coalescing in, with fall-backs.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -160,6 +160,11 @@ impl UdpPort {
     /// The other end.
     pub fn peer(&self) -> SocketAddr {
         self.peer
+    }
+
+    /// The address of this host that it sends from.
+    pub fn local(&self) -> Option<IpAddr> {
+        self.socket.local_addr().ok().map(|at| at.ip())
     }
 
     /// The largest packet in bytes, as the kernel knows the path.

@@ -184,10 +184,12 @@ fn a_member_that_is_killed_under_traffic_is_routed_round_at_once() {
     assert!(gap <= 500, "{gap} ms");
 }
 
-#[test]
-fn a_lower_layer_whose_interface_goes_down_is_left_for_the_other_at_once() {
+/// Pings over one of two links between two hosts while the interfaces of `a` or `b` go down, one after the other. Gives the
+/// milliseconds in which echoes were lost, and how often `a` saw a carrier go.
+fn down(at: &str) -> (u64, u64) {
     let lab = Lab::new().unwrap();
     let [a, b] = ["a", "b"].map(|name| node(&lab, name));
+    let there = if at == "a" { &a } else { &b };
     for (n, layer) in [(1, "one"), (2, "two")] {
         let (here, there) = (format!("{layer}-a"), format!("{layer}-b"));
         let ips = [1, 2].map(|end| IpAddr::from([10, 78, n, end]));
@@ -223,12 +225,40 @@ fn a_lower_layer_whose_interface_goes_down_is_left_for_the_other_at_once() {
     // One of the two carries the flow, and the other stands by.
     for layer in ["one", "two"] {
         std::thread::sleep(Duration::from_millis(1000));
-        a.host.net(&format!("down {layer}-a")).unwrap();
+        there.host.net(&format!("down {layer}-{at}")).unwrap();
         std::thread::sleep(Duration::from_millis(500));
-        a.host.net(&format!("up {layer}-a")).unwrap();
+        there.host.net(&format!("up {layer}-{at}")).unwrap();
     }
     ping.wait(TEN).unwrap();
     let gap = ping.json().unwrap()["lost"].as_u64().unwrap() * EVERY;
+    let status = a.host.irm_json("status").unwrap();
+    (gap, counted(&status, "udp.no_carrier"))
+}
+
+/// The sum of a counter of all processes, wherever it is shown.
+fn counted(shown: &Value, what: &str) -> u64 {
+    match shown {
+        Value::Array(list) => list.iter().map(|v| counted(v, what)).sum(),
+        Value::Object(map) => {
+            let own = map.get(what).and_then(Value::as_u64).unwrap_or(0);
+            own + map.values().map(|v| counted(v, what)).sum::<u64>()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
+}
+
+#[test]
+fn a_lower_layer_whose_interface_goes_down_is_left_for_the_other_at_once() {
+    let (gap, _) = down("a");
     println!("interface down: {gap} ms without traffic");
+    assert!(gap <= 500, "{gap} ms");
+}
+
+#[test]
+fn an_interface_that_goes_down_on_the_other_side_is_seen_by_its_carrier_and_left_at_once() {
+    let (gap, seen) = down("b");
+    println!("carrier lost: {gap} ms without traffic");
+    assert!(seen >= 2, "a saw {seen} carriers go");
+    // 50 ms for each, and what a busy machine adds to it.
     assert!(gap <= 500, "{gap} ms");
 }

@@ -1,5 +1,6 @@
 //! The lower network of a machine whose lower ends are flows of other layers.
 
+mod carrier;
 mod lane;
 mod session;
 
@@ -18,6 +19,7 @@ use crate::config::Config;
 use crate::io::{Io, Key};
 use crate::lower::{In, Lower};
 use crate::udp::{self, Offloads, Sent};
+use carrier::Carrier;
 use lane::{Data, Heard, Lane, control_item};
 use session::{FlowEvent, Session};
 
@@ -31,10 +33,14 @@ pub struct FlowLower {
     keys: FxHashMap<Key, (FlowId, End)>,
     /// Lanes whose sending found something that their receiving reports.
     news: Vec<FlowId>,
+    /// Lanes from which nothing gets out any longer, and the machine doesn't know yet.
+    faulty: Vec<FlowId>,
     /// Lanes that keep batches, and since when.
     full: FxHashMap<FlowId, Instant>,
     /// Lanes that have filled, or have room again, and the machine doesn't know yet.
     turned: VecDeque<(FlowId, bool)>,
+    /// `None`: the kernel doesn't tell.
+    carrier: Option<Carrier>,
 }
 
 /// Which of a lane's descriptors.
@@ -53,8 +59,10 @@ impl FlowLower {
             flows: FxHashMap::default(),
             keys: FxHashMap::default(),
             news: Vec::new(),
+            faulty: Vec::new(),
             full: FxHashMap::default(),
             turned: VecDeque::new(),
+            carrier: None,
         }
     }
 
@@ -248,6 +256,20 @@ impl FlowLower {
         }
     }
 
+    /// Lanes over interfaces that have just lost their carrier say so next.
+    fn carrier_lost(&mut self, io: &mut Io) {
+        let lost = self.carrier.as_mut().map(Carrier::lost);
+        let lost = lost.unwrap_or_default();
+        for (flow, lane) in &self.flows {
+            if let Data::Udp { port, .. } = &lane.data
+                && port.local().is_some_and(|local| lost.contains(&local))
+            {
+                io.counters.add("udp.no_carrier", 1);
+                self.faulty.push(*flow);
+            }
+        }
+    }
+
     /// Reads the control end of a lane whose socket was handed over.
     fn read_control(&mut self, io: &mut Io, flow: FlowId) -> Option<FlowTell> {
         let Data::Udp { control, port, .. } = &self.flows.get(&flow)?.data else {
@@ -275,7 +297,13 @@ impl FlowLower {
 impl<M: Ipcp<Lower = FlowId, Ask = FlowAsk, Tell = FlowTell>> Lower<M> for FlowLower {
     type Event = FlowEvent;
 
-    fn start(&mut self, _io: &mut Io, events: mpsc::Sender<FlowEvent>) -> anyhow::Result<()> {
+    fn start(&mut self, io: &mut Io, events: mpsc::Sender<FlowEvent>) -> anyhow::Result<()> {
+        match Carrier::new(io) {
+            Ok(carrier) => self.carrier = Some(carrier),
+            Err(e) => tracing::warn!(
+                "can't hear of interfaces that go down: {e}; dead neighbours are noticed by their silence"
+            ),
+        }
         self.session.start(events);
         Ok(())
     }
@@ -302,6 +330,10 @@ impl<M: Ipcp<Lower = FlowId, Ask = FlowAsk, Tell = FlowTell>> Lower<M> for FlowL
     }
 
     fn recv(&mut self, io: &mut Io, key: Key) -> Option<In<M>> {
+        if self.carrier.as_ref().is_some_and(|c| c.key() == key) {
+            self.carrier_lost(io);
+            return None;
+        }
         let (flow, end) = *self.keys.get(&key)?;
         match end {
             End::Control => self.read_control(io, flow).map(Input::Tell),
@@ -334,6 +366,9 @@ impl<M: Ipcp<Lower = FlowId, Ask = FlowAsk, Tell = FlowTell>> Lower<M> for FlowL
     }
 
     fn poll(&mut self, io: &mut Io) -> Option<In<M>> {
+        if let Some(flow) = self.faulty.pop() {
+            return Some(Input::Tell(FlowTell::Faulty(flow)));
+        }
         while let Some(flow) = self.news.pop() {
             if let Some(read) = self.read(io, flow) {
                 self.news.push(flow);
