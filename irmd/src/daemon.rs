@@ -17,6 +17,7 @@ use crate::counters::Tally;
 use crate::events::Events;
 use crate::flows::{Carrier, Flow, Flows};
 use crate::ipcps::Ipcp;
+use crate::limits::Limits;
 use crate::registry::Registry;
 use crate::running::Running;
 use crate::session::{Session, SessionId, Who};
@@ -49,6 +50,7 @@ pub(crate) struct Daemon {
     pub(crate) events: Events,
     /// What is counted.
     pub(crate) tally: Tally,
+    limits: Limits,
     /// Children, as they are kept on disk.
     pub(crate) running: Running,
     /// Warnings of the daemon itself, by topic.
@@ -100,6 +102,7 @@ impl Daemon {
             vpns: DashMap::new(),
             events: Events::new(),
             tally: Tally::default(),
+            limits: Limits::default(),
             warnings: Mutex::default(),
             reconcile: Notify::new(),
             counted: Notify::new(),
@@ -145,6 +148,11 @@ impl Daemon {
             )
         };
         self.flows().add(flow).ok_or_else(spent)
+    }
+
+    /// A limit bites, by its word.
+    pub(crate) fn limit(&self, what: &'static str) {
+        self.limits.bites(&self.tally, &self.events, what);
     }
 
     /// Bytes that nobody can guess.

@@ -23,6 +23,7 @@ mod flows;
 mod invitation;
 mod ipcps;
 mod life;
+mod limits;
 mod lock;
 mod metrics;
 mod policy;

@@ -19,6 +19,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::broker::{self, Want};
 use crate::daemon::Daemon;
 use crate::flows::{Carrier, Counters, Flow, Phase};
+use crate::limits;
 use crate::policy;
 use crate::registry::Listener;
 use crate::running::Instance;
@@ -193,6 +194,7 @@ fn open(
         ));
     }
     if daemon.sessions.iter().filter(|s| s.uid == uid).count() >= SESSIONS {
+        daemon.limit(limits::SESSIONS);
         let text = format!("user {uid} has {SESSIONS} sessions already; end some of its programs");
         return Err(Reason::new(Code::Busy, text));
     }
@@ -211,6 +213,7 @@ fn open(
         tx,
     };
     if hello.flows.len() > FLOWS {
+        daemon.limit(limits::DIRECT_FLOWS);
         let text = format!("a program may have {FLOWS} direct flows at once; end some");
         return Err(Reason::new(Code::Busy, text));
     }
@@ -353,13 +356,19 @@ fn enlist(daemon: &Arc<Daemon>, session: &Session, listen: Listen) -> Result<Reg
     for layer in &layers {
         daemon.in_layer(layer)?;
     }
-    daemon.registry().listen(Listener {
+    let listener = Listener {
         session: session.id,
         id: listen.id,
         name: name.clone(),
         layers: layers.clone(),
         uid: session.uid,
         process: session.process.clone(),
+    };
+    let heard = daemon.registry().listen(listener);
+    heard.inspect_err(|reason| {
+        if reason.code == Code::Busy {
+            daemon.limit(limits::LISTENERS);
+        }
     })?;
     Ok((name, layers))
 }

@@ -28,7 +28,8 @@ pub(crate) fn destroy(daemon: &Daemon, name: String) -> Result<(), Reason> {
     })
 }
 
-/// Registers a name in layers; returns when they have it, or at once where a layer is not up yet.
+/// Registers a name in layers; returns when they have it, or at once where a layer is not up yet. What a policy forbids
+/// stays wanted.
 pub(crate) async fn register(
     daemon: &Arc<Daemon>,
     request: RegisterNameRequest,
@@ -47,6 +48,14 @@ pub(crate) async fn register(
     for layer in &layers {
         let ipcp = daemon.in_layer(layer)?;
         if let Some(reason) = daemon.reconcile_names(&ipcp).await.remove(&name) {
+            if reason.code == Code::Denied {
+                // A policy is live: what it forbids today it may allow tomorrow.
+                let text = format!(
+                    "{}; it registers by itself as soon as that is allowed, unless it is unregistered",
+                    reason.text
+                );
+                return Err(Reason::new(Code::Denied, text));
+            }
             daemon.change_names(|names| {
                 names.unregister(&name, layer);
                 Ok(())

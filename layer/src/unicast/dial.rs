@@ -161,6 +161,7 @@ impl Unicast {
                 Code::Busy,
                 format!("{MAX_KEPT} neighbours are kept already; disconnect one first"),
             );
+            self.stats.count("limit.neighbours");
             return self.done(command, Err(reason));
         }
         let fresh = me.kept.insert(member.clone());

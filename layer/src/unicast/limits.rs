@@ -103,6 +103,33 @@ const WATCHED: &[(&str, &str)] = &[
         "limit.admission",
         "a link has no room for more flows of voice or video",
     ),
+    ("limit.names", "no more names can be registered here"),
+    ("limit.neighbours", "no more neighbours are kept"),
+    ("limit.look_ups", "too many names are looked up at once"),
+    (
+        "limit.relays",
+        "too many requests of joiners wait for an issuer",
+    ),
+    (
+        "drop.handshake_rate",
+        "others begin handshakes too often: some must begin again",
+    ),
+    (
+        "drop.handshake_rate_neighbour",
+        "a neighbour, or who is behind it, begins handshakes too often",
+    ),
+    (
+        "drop.record_member_limit",
+        "the layer has more members than are taken",
+    ),
+    (
+        "drop.name_limit",
+        "no more entries of names are kept here, or none more of a member",
+    ),
+    (
+        "drop.name_rate",
+        "entries of names come too fast: the rest is dropped and said again",
+    ),
     (
         "drop.too_many_records",
         "a neighbour sends too many records; the rest comes with the next digest",
@@ -171,13 +198,42 @@ mod tests {
         );
     }
 
-    /// Each of the table is in the operators' table too.
+    /// The sources of this crate without this file, as they are.
+    fn sources() -> String {
+        fn walk(dir: &std::path::Path, all: &mut String) {
+            for entry in std::fs::read_dir(dir).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() && path.file_name().is_some_and(|n| n != "tests") {
+                    walk(&path, all);
+                } else if path.is_file() && !path.ends_with("limits.rs") {
+                    all.push_str(&std::fs::read_to_string(path).unwrap());
+                }
+            }
+        }
+        let mut all = String::new();
+        let src = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+        walk(&src, &mut all);
+        all
+    }
+
     #[test]
-    fn the_operators_table_has_every_limit() {
-        let table = include_str!("../../../docs/operations.md");
-        for (what, _) in WATCHED {
-            let named = table.contains(what) || what.starts_with("drop.full_");
-            assert!(named, "{what} is not in docs/operations.md");
+    fn every_limit_is_counted_somewhere_told_as_an_event_and_in_the_operators_table() {
+        let (table, sources) = (include_str!("../../../docs/operations.md"), sources());
+        for (what, means) in WATCHED {
+            let counted = sources.contains(&format!("\"{what}\""));
+            assert!(counted, "nobody counts {what}");
+            let documented = table.contains(what) || what.starts_with("drop.full_");
+            assert!(documented, "{what} is not in docs/operations.md");
+            let (mut told, mut stats) = (Told::default(), Stats::default());
+            stats.count(what);
+            let due = told.due(Instant::now(), &stats);
+            assert_eq!(due, [(*what, 1, *means)]);
+        }
+        // And what is counted as a limit is in the table.
+        for part in sources.split("\"limit.").skip(1) {
+            let what = format!("limit.{}", part.split('"').next().unwrap());
+            let known = WATCHED.iter().any(|(w, _)| *w == what);
+            assert!(known || what == "limit.reached", "{what} is not watched");
         }
     }
 }

@@ -326,6 +326,7 @@ impl Unicast {
                 "{MAX_NAMES} names are registered at {} already; unregister one first",
                 me.label()
             );
+            self.stats.count("limit.names");
             return self.done(command, Err(Reason::new(Code::Busy, text)));
         }
         if wanted && let Err(reason) = me.judge_server(&name, me.address) {

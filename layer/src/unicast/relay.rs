@@ -166,7 +166,11 @@ impl Unicast {
         let busy = format!("{label} relays too many requests; try again");
         let until = now.mono + RELAY;
         let id = self.relays.note(Relay { asker, to, until });
-        relay.id = id.ok_or_else(|| Reason::new(Code::Busy, busy))?;
+        let Some(id) = id else {
+            self.stats.count("limit.relays");
+            return Err(Reason::new(Code::Busy, busy));
+        };
+        relay.id = id;
         relay.hops += 1;
         self.stats.count("enrol.relayed");
         #[cfg(any(test, feature = "hostile"))]
