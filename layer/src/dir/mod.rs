@@ -232,7 +232,7 @@ impl Directory {
 
     /// What the way to the farthest of those that keep a name costs, if there is one.
     pub fn distance(&self, around: &impl Surroundings, hash: &NameHash) -> u64 {
-        let keepers = nearest(&self.members, hash, KEEPERS).into_iter();
+        let keepers = self.members.keepers(hash, KEEPERS).into_iter();
         keepers
             .filter_map(|addr| around.cost(addr))
             .max()
