@@ -40,7 +40,7 @@ use rand_core::{RngCore, SeedableRng};
 
 use cache::Cache;
 use doubt::Doubts;
-use entry::Entry;
+use entry::{Entry, Held};
 use find::{Finds, Step};
 use own::Own;
 use rate::Rates;
@@ -202,8 +202,10 @@ impl Directory {
         beside: bool,
     ) -> Vec<Addr> {
         let keeps = self.keeps(around.me(), hash, KEEPERS);
-        let stored = self.store.alive(now, hash).map(|held| held.entry.origin);
-        let stored = stored.filter(|of| keeps || beside && self.members.is_beside(*of));
+        let guest = |held: &&Held| held.guest && self.members.is_beside(held.entry.origin);
+        let stored = self.store.alive(now, hash);
+        let stored = stored.filter(|held| keeps || beside && guest(held));
+        let stored = stored.map(|held| held.entry.origin);
         let all = stored.chain(self.cache.get(now, hash));
         let mut found: Vec<_> = all
             .filter(|addr| *addr != around.me())
@@ -503,9 +505,13 @@ impl Directory {
     fn sweep(&mut self, now: Instant, me: Addr) {
         self.sweep_at = Some(now + SWEEP);
         let members = &self.members;
-        self.store.sweep(now, |entry| {
-            let keeps = || members.keepers(&entry.hash, SPARE_KEEPERS).contains(&me);
-            members.is_beside(entry.origin) || keeps()
+        self.store.sweep_held(now, |held| {
+            let keeps = || {
+                members
+                    .keepers(&held.entry.hash, SPARE_KEEPERS)
+                    .contains(&me)
+            };
+            held.guest && members.is_beside(held.entry.origin) || keeps()
         });
         self.cache.sweep(now);
         self.own.sweep(now);

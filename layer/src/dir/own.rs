@@ -31,6 +31,8 @@ pub(super) struct Own {
 struct Mine {
     held: Held,
     keepers: BTreeMap<Addr, Keeper>,
+    /// Neighbours, of now or before, that were to be told: they hear of the withdrawal.
+    beside: BTreeSet<Addr>,
     renew_at: Instant,
     /// What was withdrawn is told until then.
     until: Option<Instant>,
@@ -73,16 +75,19 @@ impl Own {
             return false;
         }
         let held = self.sign(now, around, hash, !served);
-        let mine = Mine {
+        let mut mine = Mine {
             held,
             keepers: BTreeMap::new(),
+            beside: BTreeSet::new(),
             renew_at: now + RENEW,
             until: (!served).then_some(now + WITHDRAW),
             due: now,
         };
-        if let Some(before) = self.names.insert(hash, mine) {
+        if let Some(before) = self.names.remove(&hash) {
             self.agenda.remove(&(before.due, hash));
+            mine.beside = before.beside;
         }
+        self.names.insert(hash, mine);
         self.place(now, around.me(), members, hash);
         true
     }
@@ -270,8 +275,13 @@ impl Own {
         let mut beside = Vec::new();
         if gone || !members.has_keeper_beside(me, &hash) {
             beside = members.beside(&hash);
-            beside.retain(|addr| !keepers.contains(addr));
         }
+        mine.beside.retain(|addr| members.is_beside(*addr));
+        mine.beside.extend(&beside);
+        if gone {
+            beside = mine.beside.iter().copied().collect();
+        }
+        beside.retain(|addr| !keepers.contains(addr));
         let before = std::mem::take(&mut mine.keepers);
         let keeper = |(addr, beside): (Addr, bool)| {
             // One that is told as a neighbour only may have done without.

@@ -117,10 +117,15 @@ impl Store {
 
     /// Forgets what nobody renewed, and what `keep` says no to.
     pub(super) fn sweep(&mut self, now: Instant, keep: impl Fn(&Entry) -> bool) {
+        self.sweep_held(now, |held| keep(&held.entry));
+    }
+
+    /// The same, by how they are held.
+    pub(super) fn sweep_held(&mut self, now: Instant, keep: impl Fn(&Held) -> bool) {
         let gone: Vec<_> = self
             .entries
             .iter()
-            .filter(|(_, held)| held.is_over(now) || !keep(&held.entry))
+            .filter(|(_, held)| held.is_over(now) || !keep(held))
             .map(|(key, _)| *key)
             .collect();
         for (hash, origin) in gone {
