@@ -786,7 +786,7 @@ fn a_keeper_that_forgot_an_entry_is_told_by_who_looks_it_up() {
     let keepers = world.keepers(&name(1));
     for forgetful in &keepers[..KEEPERS - 1] {
         let addr = world.addrs[server];
-        world.with(*forgetful, |dir, _, _| dir.denied_by(&name(1), addr));
+        world.with(*forgetful, |dir, _, _| dir.store.forget(&name(1), addr));
         assert_eq!(world.stores(*forgetful, &name(1)), 0);
     }
     let asker = bystander(&world, &name(1), server);
