@@ -49,7 +49,8 @@ impl Unicast {
         if me.routing.refresh(now.mono, at_once) || at_once {
             let others = !me.routing.fib.reaches_the_same(&before);
             self.stats.count("routes.found");
-            if others {
+            // At once: neighbours, who know names too, have come or gone.
+            if others || at_once {
                 self.directory_rerouted(now);
             }
             self.flows_rerouted(now);
