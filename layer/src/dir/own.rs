@@ -276,10 +276,14 @@ impl Own {
         if gone || !members.has_keeper_beside(me, &hash) {
             beside = members.beside(&hash);
         }
-        mine.beside.retain(|addr| members.is_beside(*addr));
+        // One whose link was lost for a while still has it.
+        if mine.beside.len() > MAX_BESIDE {
+            mine.beside.retain(|addr| members.is_beside(*addr));
+        }
         mine.beside.extend(&beside);
         if gone {
-            beside = mine.beside.iter().copied().collect();
+            let told = mine.beside.iter().copied();
+            beside = told.filter(|addr| members.is_beside(*addr)).collect();
         }
         beside.retain(|addr| !keepers.contains(addr));
         let before = std::mem::take(&mut mine.keepers);
@@ -371,6 +375,8 @@ impl Keeper {
 const RENEW: Duration = Duration::from_secs(600);
 /// After this time an entry that nobody renews is forgotten.
 const LIFE: Duration = Duration::from_secs(1800);
+/// Neighbours, of now or before, that are remembered as having been told of a name.
+const MAX_BESIDE: usize = 64;
 /// How long it is remembered that an entry was withdrawn, and for how long that is told.
 const GONE_LIFE: Duration = Duration::from_secs(120);
 const WITHDRAW: Duration = Duration::from_secs(60);
