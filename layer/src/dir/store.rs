@@ -84,6 +84,11 @@ impl Store {
         self.of(hash).filter(move |held| held.lives(now))
     }
 
+    /// Whether there is an entry of that member for that name, withdrawn or not.
+    pub(super) fn has(&self, hash: &NameHash, origin: Addr) -> bool {
+        self.entries.contains_key(&(*hash, origin))
+    }
+
     /// Notes that a member asked for a name.
     pub(super) fn asked(&mut self, now: Instant, hash: NameHash, by: Addr) {
         if self.askers.len() >= MAX_ASKED && !self.askers.contains_key(&hash) {
