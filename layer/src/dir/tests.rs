@@ -34,6 +34,8 @@ struct World {
     /// Loses every packet between these.
     deaf: BTreeSet<(usize, usize)>,
     denies: BTreeSet<usize>,
+    /// From whom to which neighbours the way leads over others.
+    detours: BTreeSet<(usize, usize)>,
     said: BTreeMap<usize, Vec<(Duration, Output)>>,
 }
 
@@ -135,6 +137,7 @@ impl World {
             sent: 0,
             deaf: BTreeSet::new(),
             denies: BTreeSet::new(),
+            detours: BTreeSet::new(),
             said: BTreeMap::new(),
         }
     }
@@ -310,8 +313,9 @@ impl World {
         }
         let src = self.addrs[from];
         // Which neighbour hands it over matters only if it is of one.
-        let beside = self.links[to].contains(&from);
-        let via = if beside { from } else { self.links[to][0] };
+        let beside = self.links[to].contains(&from) && !self.detours.contains(&(from, to));
+        let other = self.links[to].iter().copied().find(|n| *n != from);
+        let via = if beside { from } else { other.unwrap_or(from) };
         let via = self.addrs[via];
         self.with(to, |dir, now, around| {
             dir.handle(now, around, via, src, id, body)
@@ -775,6 +779,20 @@ fn what_a_neighbour_serves_is_known_beside_it_and_its_guests_are_bounded() {
         (store::MAX_GUESTS_PER_ORIGIN..2 * store::MAX_GUESTS_PER_ORIGIN).contains(&guests),
         "{guests}"
     );
+}
+
+#[test]
+fn a_neighbour_hears_that_a_name_was_taken_back_though_the_way_to_it_leads_over_others_by_now() {
+    let mut world = World::random(100, 2);
+    let far = |w: &World, i: &u64| w.keepers(&name(*i)).iter().all(|k| (16..95).contains(k));
+    let i = (0..500).find(|i| far(&world, i)).unwrap();
+    world.serve(9, name(i), true);
+    world.run(Duration::from_secs(2));
+    assert_eq!(world.stores(10, &name(i)), 1);
+    world.detours.insert((9, 10));
+    world.serve(9, name(i), false);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.stores(10, &name(i)), 0);
 }
 
 #[test]
