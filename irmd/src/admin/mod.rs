@@ -1,6 +1,7 @@
 //! The service of administrators. Who can open the socket may call it: that is the kernel's check.
 
 mod ipcp;
+mod layer;
 mod name;
 mod wait;
 
@@ -104,24 +105,24 @@ impl Admin for Service {
     }
 
     async fn invite(&self, request: Request<InviteRequest>) -> Answer<InviteReply> {
-        let url = ipcp::invite(&self.0, request.into_inner()).await?;
+        let url = layer::invite(&self.0, request.into_inner()).await?;
         Ok(Response::new(InviteReply { url }))
     }
 
     async fn authority(&self, request: Request<AuthorityRequest>) -> Answer<AuthorityReply> {
-        let exported = ipcp::authority(&self.0, request.into_inner()).await?;
+        let exported = layer::authority(&self.0, request.into_inner()).await?;
         Ok(Response::new(AuthorityReply { exported }))
     }
 
     async fn policy(&self, request: Request<PolicyRequest>) -> Answer<PolicyReply> {
         Ok(Response::new(
-            ipcp::policy(&self.0, request.into_inner()).await?,
+            layer::policy(&self.0, request.into_inner()).await?,
         ))
     }
 
     async fn layer(&self, request: Request<LayerRef>) -> Answer<LayerReply> {
         let layer = label("layer", request.into_inner().layer)?;
-        Ok(Response::new(ipcp::layer(&self.0, &layer).await?))
+        Ok(Response::new(layer::describe(&self.0, &layer).await?))
     }
 
     async fn create_name(&self, request: Request<NameRef>) -> Answer<Empty> {
