@@ -53,7 +53,8 @@ pub struct Joiner {
 }
 
 impl Invitation {
-    /// Reads the line; refuses one that is mangled, of a newer version, or expired.
+    /// Reads the line; refuses one that is mangled, of a newer version, or expired beyond doubt: what counts is the issuer's
+    /// clock, and `now` is another's.
     pub fn parse(url: &str, now: UnixTime) -> Result<Self, Reason> {
         let url = url.trim();
         let (text, sum) = url.rsplit_once(",sum=").filter(|(text, _)| text.starts_with("strata://")).ok_or_else(|| {
@@ -65,7 +66,7 @@ impl Invitation {
             ));
         }
         let parsed = Self::fields(text)?;
-        if now >= parsed.expires {
+        if now.0 >= parsed.expires.0.saturating_add(SKEW) {
             let ago = now.secs() - parsed.expires.secs();
             let text = format!(
                 "the invitation expired {ago} s ago; ask {} for another (irm layer invite)",
@@ -359,6 +360,9 @@ fn unescape(text: &str) -> Option<Vec<u8>> {
     Some(out)
 }
 
+/// How far the clocks of issuer and joiner may be apart: each ten minutes wrong.
+const SKEW: Duration = Duration::from_secs(20 * 60);
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -467,9 +471,13 @@ mod tests {
 
     #[test]
     fn an_expired_or_newer_line_is_named_as_such() {
-        let late = Invitation::parse(&sample().url(), at(1_000_060)).unwrap_err();
+        assert!(
+            Invitation::parse(&sample().url(), at(1_001_199)).is_ok(),
+            "by a clock that may be wrong"
+        );
+        let late = Invitation::parse(&sample().url(), at(1_001_200)).unwrap_err();
         assert_eq!(
-            (late.code, late.text.contains("expired 60 s ago")),
+            (late.code, late.text.contains("expired 1200 s ago")),
             (Code::Denied, true),
             "{late}"
         );

@@ -6,22 +6,6 @@ use proto::ipcp::{AuthorityAct, Rollover};
 use super::flows::{flow, read, register, write};
 use super::*;
 
-fn join_for_an_hour(net: &mut Net, member: &'static str) {
-    let ask = Invite {
-        member: Some(label(member)),
-        prefixes: Vec::new(),
-        expires_ms: 3_600_000,
-        uses: 1,
-        hints: Vec::new(),
-        groups: Vec::new(),
-    };
-    let Ok(Answer::Invitation(url)) = net.ask("a", Command::Invite(ask)) else {
-        panic!("no invitation for {member}")
-    };
-    enroll(net, member, url).unwrap();
-    net.seconds(1);
-}
-
 fn members(net: &mut Net, at: &'static str) -> Vec<String> {
     let members = status(net, at).members;
     members.into_iter().map(|m| m.name).collect()
@@ -30,7 +14,7 @@ fn members(net: &mut Net, at: &'static str) -> Vec<String> {
 #[test]
 fn members_whose_clocks_are_ten_minutes_wrong_join_talk_renew_and_part() {
     let mut net = Net::new(&["a", "b", "c", "d"]);
-    net.ahead = [("b", 600), ("c", -600), ("d", 600)].into();
+    net.ahead = [("a", -600), ("b", 600), ("c", -600), ("d", 600)].into();
     net.cut("b", "d");
     let ask = Bootstrap {
         layer: label("ovl"),
@@ -41,7 +25,8 @@ fn members_whose_clocks_are_ten_minutes_wrong_join_talk_renew_and_part() {
     };
     net.ask("a", Command::Bootstrap(ask)).unwrap();
     for member in ["b", "c", "d"] {
-        join_for_an_hour(&mut net, member);
+        join(&mut net, "a", member);
+        net.seconds(1);
     }
     net.command("b", Command::Connect(label("c"), None));
     net.seconds(2);
