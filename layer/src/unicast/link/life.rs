@@ -88,9 +88,13 @@ impl Life {
         now.saturating_duration_since(self.busy) < LINGER
     }
 
-    /// Since when the other side could have been heard and was not.
+    /// Since when the other side could have been heard and was not: what woke the link up takes a round trip to be answered.
     fn silent_since(&self) -> Instant {
-        self.heard.max(self.awake)
+        let away = match self.rtt_us() {
+            0 => UNKNOWN,
+            rtt => Duration::from_micros(rtt.into()).min(FAR),
+        };
+        self.heard.max(self.awake + away)
     }
 
     /// When the other side is dead if nothing is heard of it.
@@ -211,6 +215,10 @@ const FAST: Duration = Duration::from_millis(250);
 const IDLE: Duration = Duration::from_secs(10);
 /// Silence under traffic after which the other side is dead.
 const DEAD: Duration = Duration::from_millis(900);
+/// The longest round trip that a link may have and live: three hops by satellite.
+const FAR: Duration = Duration::from_secs(2);
+/// That of a link which has not been measured; [`DEAD`] is added to it.
+const UNKNOWN: Duration = Duration::from_secs(1);
 /// The hellos of an idle neighbour that must be missing until it is dead.
 const MISSED: f64 = 3.5;
 /// Silence under traffic after which hellos go faster.
@@ -267,7 +275,15 @@ mod tests {
         let start = Instant::now();
         let mut life = Life::new(start);
         let at = |ms: u64| start + Duration::from_millis(ms);
-        assert!(life.dead_at() <= at(1000), "a fresh link is awake");
+        assert!(life.dead_at() <= at(2000), "a fresh link is awake");
+        let near = |sequence| Hello {
+            sequence,
+            time: 1,
+            echo: 1,
+            ..Hello::default()
+        };
+        life.take(start, 50_001, &near(1));
+        assert!(life.dead_at() <= at(1000), "and its way is short");
         let mut now = start;
         // Heard for 5 s, without packets.
         while now < at(5_000) {
@@ -287,6 +303,33 @@ mod tests {
             hellos += u32::from(life.due(next, 1, true).is_some());
         }
         assert!(life.dead_at() <= packet + Duration::from_secs(1));
+        assert!(life.dead_at() >= packet + DEAD);
         assert!(hellos >= 8, "only {hellos} hellos before it was given up");
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some beginning of time"
+    )]
+    fn what_wakes_a_far_link_up_has_a_round_trip_to_be_answered() {
+        let start = Instant::now();
+        let mut life = Life::new(start);
+        let far = Hello {
+            sequence: 1,
+            time: 1,
+            echo: 1,
+            ..Hello::default()
+        };
+        life.take(start, 1_300_001, &far);
+        life.heard(start);
+        let packet = start + Duration::from_secs(9);
+        assert!(life.stir(packet));
+        let answered = packet + Duration::from_millis(1_400);
+        assert!(life.dead_at() > answered);
+        // Once it is awake, silence means the same as anywhere.
+        life.heard(answered);
+        life.stir(answered);
+        assert!(life.dead_at() <= answered + Duration::from_secs(1));
     }
 }
