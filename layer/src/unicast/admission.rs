@@ -1,12 +1,13 @@
-//! Whether a link has room for one more flow of voice or video. Members in between are not asked: there, fair queues protect.
+//! Whether there is memory for one more flow under FRCT, and whether a link has room for one more of voice or video. Members in between are not asked: there, fair queues protect.
 
 use proto::{Addr, Code, EndpointId, QosSpec, Reason};
 
 use super::Unicast;
 use super::cube::Cube;
+use super::transfer::controlled;
 
 impl Unicast {
-    /// Refuses a flow with that member if the share of its cube in the link on the way there is used up, by what a flow of that
+    /// Refuses a flow with that member if there is no memory for what may wait in it, or if the share of its cube in the link on the way there is used up, by what a flow of that
     /// cube is taken to need; `own` is the request itself.
     pub(super) fn admit(
         &mut self,
@@ -14,6 +15,16 @@ impl Unicast {
         peer: Addr,
         own: Option<EndpointId>,
     ) -> Result<(), Reason> {
+        if controlled(qos)
+            && let Err(limit) = self.flows.memory.room(peer)
+        {
+            self.stats.count(limit);
+            let text = format!(
+                "{} has as many flows of qos {qos} as it has memory for; end some or ask for raw or best",
+                self.name
+            );
+            return Err(Reason::new(Code::Busy, text));
+        }
         let cube = Cube::of(qos);
         let (Some(kbit), Some(path)) = (needs_kbit(cube), self.path(peer)) else {
             return Ok(());

@@ -447,7 +447,7 @@ impl Unicast {
                 Congestion::Cubic => Controller::Cubic,
                 Congestion::Bbr => Controller::Bbr,
             };
-            let buffers = self.flows.memory.begin();
+            let buffers = self.flows.memory.begin(flow.peer);
             (params.send_buffer, params.receive_buffer) = (buffers.send, buffers.receive);
             flow.transfer = Some(Box::new(Transfer::new(now.mono, params)));
         }

@@ -339,11 +339,12 @@ impl Flows {
 
     /// Lets a flow keep as much as its path takes, as long as there is memory.
     pub(super) fn widen(&mut self, endpoint: EndpointId) {
-        let flow = self.table.get_mut(&endpoint);
-        if let Some(transfer) = flow.and_then(|f| f.transfer.as_mut()) {
+        if let Some(flow) = self.table.get_mut(&endpoint)
+            && let Some(transfer) = &mut flow.transfer
+        {
             let (held, wanted) = transfer.buffers();
             if wanted != held {
-                transfer.widen(self.memory.grow(held, wanted));
+                transfer.widen(self.memory.grow(flow.peer, held, wanted));
             }
         }
     }
@@ -366,7 +367,7 @@ impl Flows {
         self.timers.clear(endpoint);
         self.ids.remove(&flow.id);
         if let Some(transfer) = &flow.transfer {
-            self.memory.give_back(transfer.buffers().0);
+            self.memory.give_back(flow.peer, transfer.buffers().0);
         }
         Some(flow)
     }

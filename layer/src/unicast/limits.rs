@@ -103,6 +103,14 @@ const WATCHED: &[(&str, &str)] = &[
         "limit.admission",
         "a link has no room for more flows of voice or video",
     ),
+    (
+        "limit.memory",
+        "there is no memory for more flows that keep what waits",
+    ),
+    (
+        "limit.memory_member",
+        "a member has as many flows that keep what waits as one may",
+    ),
     ("limit.names", "no more names can be registered here"),
     ("limit.neighbours", "no more neighbours are kept"),
     ("limit.look_ups", "too many names are looked up at once"),

@@ -1,23 +1,55 @@
-//! The memory that all flows under FRCT share for what waits in them: which of them may keep how much. It must not know what they
-//! keep.
+//! The memory that all flows under FRCT share for what waits in them: how many of them there may be, and which may keep how
+//! much. It must not know what they keep.
+
+use proto::Addr;
+use rustc_hash::FxHashMap;
 
 use crate::frct::Buffers;
 
-/// What is shared, and what is left of it.
+/// What is shared, and who has how much of it.
 #[derive(Debug)]
 pub(super) struct Memory {
+    /// Of what is shared beyond the least.
     left: usize,
+    flows: usize,
+    peers: FxHashMap<Addr, Share>,
+}
+
+/// What the flows with one member have.
+#[derive(Debug, Default)]
+struct Share {
+    flows: usize,
+    /// Beyond the least.
+    bytes: usize,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { left: SHARED }
+        Self {
+            left: SHARED,
+            flows: 0,
+            peers: FxHashMap::default(),
+        }
     }
 }
 
 impl Memory {
+    /// Whether one more flow with that member may begin; if not, the word for what is used up.
+    pub(super) fn room(&self, peer: Addr) -> Result<(), &'static str> {
+        let with = self.peers.get(&peer).map_or(0, |share| share.flows);
+        if self.flows >= FLOWS {
+            return Err("limit.memory");
+        }
+        if with >= FLOWS_PEER {
+            return Err("limit.memory_member");
+        }
+        Ok(())
+    }
+
     /// The buffers of a flow that begins: [`LEAST`] each way in any case, [`FIRST`] as long as there is memory.
-    pub(super) fn begin(&mut self) -> Buffers {
+    pub(super) fn begin(&mut self, peer: Addr) -> Buffers {
+        self.flows += 1;
+        self.peers.entry(peer).or_default().flows += 1;
         let least = Buffers {
             send: LEAST,
             receive: LEAST,
@@ -26,15 +58,20 @@ impl Memory {
             send: FIRST,
             receive: FIRST,
         };
-        self.grow(least, first)
+        self.grow(peer, least, first)
     }
 
     /// The buffers of a flow that has `held` and wants `wanted`: no less than before, at most [`MOST`] each way, and no more
-    /// than is left. They are to be given back.
-    pub(super) fn grow(&mut self, held: Buffers, wanted: Buffers) -> Buffers {
+    /// than leaves as much as all flows with that member have then, so that nobody takes what others need (the dynamic
+    /// thresholds of Choudhury and Hahne, 1998). They are to be given back.
+    pub(super) fn grow(&mut self, peer: Addr, held: Buffers, wanted: Buffers) -> Buffers {
+        let share = self.peers.entry(peer).or_default();
+        let left = &mut self.left;
         let mut step = |held: usize, wanted: usize| {
-            let more = wanted.min(MOST).saturating_sub(held).min(self.left);
-            self.left -= more;
+            let room = left.saturating_sub(share.bytes) / 2;
+            let more = wanted.min(MOST).saturating_sub(held).min(room);
+            *left -= more;
+            share.bytes += more;
             held + more
         };
         Buffers {
@@ -43,14 +80,26 @@ impl Memory {
         }
     }
 
-    /// A flow that held these is gone.
-    pub(super) fn give_back(&mut self, held: Buffers) {
-        self.left += held.total().saturating_sub(2 * LEAST);
+    /// A flow with that member that held these is gone.
+    pub(super) fn give_back(&mut self, peer: Addr, held: Buffers) {
+        let bytes = held.total().saturating_sub(2 * LEAST);
+        self.left += bytes;
+        self.flows -= 1;
+        if let Some(share) = self.peers.get_mut(&peer) {
+            share.flows -= 1;
+            share.bytes -= bytes;
+            if share.flows == 0 {
+                self.peers.remove(&peer);
+            }
+        }
     }
 }
 
 /// What all flows share beyond what each has in any case, in bytes.
 const SHARED: usize = 512 << 20;
+/// Flows under FRCT at once, and those with one member: with [`LEAST`] each way, 4 GiB and 1 GiB if nobody reads.
+const FLOWS: usize = 16_384;
+const FLOWS_PEER: usize = if cfg!(test) { 64 } else { 4096 };
 /// The most of one flow, one way: 12 Gbit/s at 20 ms.
 const MOST: usize = 32 << 20;
 /// What a flow begins with, one way: less than the buffer of a socket below, so that a burst isn't lost there.
@@ -62,25 +111,71 @@ const LEAST: usize = 128 << 10;
 mod tests {
     use super::*;
 
+    const ALL: Buffers = Buffers {
+        send: usize::MAX,
+        receive: usize::MAX,
+    };
+
     #[test]
     fn all_flows_together_keep_no_more_than_is_shared_and_each_has_its_least() {
         let mut memory = Memory::default();
-        let all = Buffers {
-            send: usize::MAX,
-            receive: usize::MAX,
-        };
-        let mut flows: Vec<_> = (0..2000).map(|_| memory.begin()).collect();
-        assert!(flows[0].send == FIRST && flows[1999].send == LEAST);
-        for flow in &mut flows {
-            *flow = memory.grow(*flow, all);
+        let mut flows: Vec<_> = (0..2000)
+            .map(|n| {
+                let peer = Addr(n % 40);
+                (peer, memory.begin(peer))
+            })
+            .collect();
+        assert!(flows[0].1.send == FIRST && flows[1999].1.send == LEAST);
+        for (peer, flow) in &mut flows {
+            *flow = memory.grow(*peer, *flow, ALL);
             assert!(flow.send >= LEAST && flow.receive >= LEAST);
         }
-        let total: usize = flows.iter().map(|f| f.total() - 2 * LEAST).sum();
+        let total: usize = flows.iter().map(|(_, f)| f.total() - 2 * LEAST).sum();
         assert!(total <= SHARED, "{total}");
-        flows.drain(..).for_each(|held| memory.give_back(held));
-        assert_eq!(memory.left, SHARED, "all of it is back");
-        let first = memory.begin();
-        let grown = memory.grow(first, all);
+        for (peer, held) in flows {
+            memory.give_back(peer, held);
+        }
+        assert_eq!(
+            (memory.left, memory.flows),
+            (SHARED, 0),
+            "all of it is back"
+        );
+        assert!(memory.peers.is_empty());
+        let first = memory.begin(Addr(1));
+        let grown = memory.grow(Addr(1), first, ALL);
         assert_eq!((grown.send, grown.receive), (MOST, MOST));
+    }
+
+    #[test]
+    fn a_member_that_takes_all_it_gets_leaves_as_much_for_others() {
+        let mut memory = Memory::default();
+        let greedy = Addr(1);
+        while memory.room(greedy).is_ok() {
+            let held = memory.begin(greedy);
+            memory.grow(greedy, held, ALL);
+        }
+        assert_eq!(memory.room(greedy), Err("limit.memory_member"));
+        assert!(memory.left >= SHARED / 2, "{}", memory.left);
+        for other in 2..5 {
+            assert_eq!(memory.room(Addr(other)), Ok(()));
+            let held = memory.begin(Addr(other));
+            let held = memory.grow(Addr(other), held, ALL);
+            assert_eq!((held.send, held.receive), (MOST, MOST));
+        }
+    }
+
+    #[test]
+    fn there_are_so_many_flows_and_no_more() {
+        let mut memory = Memory::default();
+        let taken = (0..).map(|n| Addr(n / 50));
+        let taken = taken.take_while(|peer| {
+            let room = memory.room(*peer).is_ok();
+            if room {
+                memory.begin(*peer);
+            }
+            room
+        });
+        assert_eq!(taken.count(), FLOWS);
+        assert_eq!(memory.room(Addr(u64::MAX)), Err("limit.memory"));
     }
 }

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proto::ipcp::{Command, Event, Settings};
-use proto::{Code, EndpointId, QosSpec};
+use proto::{Code, EndpointId, FlowId, QosSpec, Reason};
 
 use super::super::cube::Cube;
 use super::super::out::{Class, Lot};
@@ -219,4 +219,25 @@ fn video_is_granted_as_far_as_the_link_has_room_and_more_when_it_is_said_to_carr
         matches!(e, Event::Notice(n) if n.kind == "limit.reached" && n.fields.iter().any(|(_, v)| v == "limit.admission"))
     });
     assert_eq!(told.count(), 1);
+}
+
+#[test]
+fn a_member_with_many_flows_that_keep_what_waits_gets_no_more_and_another_does() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    for id in 1..=64 {
+        flow(&mut net, "a", "c", "server", id, QosSpec::DATA);
+    }
+    let data = allocate("server", 99, QosSpec::DATA);
+    let reason = net.ask("a", Command::Allocate(data)).unwrap_err();
+    assert_eq!(reason.code, Code::Busy);
+    assert!(reason.text.contains("memory"), "{reason}");
+    assert_eq!(count(&mut net, "a", "limit.memory_member"), 1);
+    // What keeps nothing needs no memory, and another member has its own.
+    flow(&mut net, "a", "c", "server", 98, QosSpec::RAW);
+    flow(&mut net, "b", "c", "server", 97, QosSpec::DATA);
+    let done = Reason::new(Code::Closed, "done");
+    net.ask("a", Command::Dealloc(FlowId(7), done)).unwrap();
+    net.seconds(20);
+    flow(&mut net, "a", "c", "server", 96, QosSpec::DATA);
 }
