@@ -35,6 +35,8 @@ pub mod sim;
 mod timers;
 mod tokens;
 mod unicast;
+#[cfg(test)]
+mod vectors;
 
 pub use ipcp::{Input, Ipcp, Now, Output, UnixTime};
 pub use lower::{FlowAsk, FlowTell, Via};

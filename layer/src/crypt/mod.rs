@@ -40,6 +40,8 @@ mod roots;
 mod seal;
 mod secrets;
 mod tls;
+#[cfg(test)]
+mod vectors;
 mod version;
 mod window;
 

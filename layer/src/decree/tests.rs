@@ -31,6 +31,54 @@ fn take(member: &mut Decrees, roots: &Roots, signed: SignedDecree) -> Result<Tak
     member.insert(begin(), &mut Share::default(), roots, signed)
 }
 
+/// What another implementation signed.
+fn vector(name: &str) -> SignedDecree {
+    let part = |part| crate::vectors::vector(&format!("{name}.{part}"));
+    SignedDecree {
+        body: part("body"),
+        signature: part("signature"),
+    }
+}
+
+#[test]
+fn decrees_of_the_document_are_believed_and_say_what_they_should() {
+    let mut held = Decrees::new(label("home"));
+    let root = Roots::new(vec![crate::vectors::vector("root")]).unwrap();
+    let taken = take(&mut held, &root, vector("trust"));
+    assert_eq!(taken, Ok(Taken::New(Kind::TRUST)));
+    let content = crate::vectors::vector("trust.content");
+    let trust = Trust::read(&content).unwrap();
+    assert_eq!(held.current(Kind::TRUST).unwrap().content, content);
+    assert_eq!(
+        (trust.write(), trust.holder.clone()),
+        (content, Some(label("alice")))
+    );
+
+    let refused = take(&mut held, &root, vector("revoked"));
+    assert_eq!(refused, Err(DecreeError::Signer), "before bob may issue");
+    let roots = trust.roots().unwrap();
+    let taken = take(&mut held, &roots, vector("revoked"));
+    assert_eq!(taken, Ok(Taken::New(Kind::REVOKED)));
+    let content = crate::vectors::vector("revoked.content");
+    let revoked = Revocation::read(&content).unwrap();
+    assert_eq!(revoked[0].member, label("carol"));
+    assert_eq!(Revocation::write(&revoked), content);
+
+    let taken = take(&mut held, &roots, vector("policy"));
+    assert_eq!(taken, Ok(Taken::New(Kind::POLICY)));
+    let policy = &held.current(Kind::POLICY).unwrap().content;
+    assert_eq!(policy, b"strata policy 1\nallow * * by any\n");
+    let mut altered = vector("rollover");
+    assert_eq!(
+        take(&mut held, &roots, altered.clone()),
+        Ok(Taken::New(Kind::TRUST))
+    );
+    altered.body[3] ^= 4;
+    assert_eq!(take(&mut held, &roots, altered), Err(DecreeError::Forged));
+    let two = Trust::read(&held.current(Kind::TRUST).unwrap().content).unwrap();
+    assert!(two.is_rolling() && two.roots().is_ok());
+}
+
 fn published(authority: &Authority, kinds: &[(Kind, &str)]) -> (Decrees, Vec<SignedDecree>) {
     let mut decrees = decrees();
     let publish = |(kind, text): &(Kind, &str)| {

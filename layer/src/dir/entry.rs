@@ -210,6 +210,24 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_is_signed_as_the_document_says() {
+        let alice = crate::vectors::member("alice", 0x12);
+        let entry = Entry {
+            hash: crate::crypt::name_hash(alice.layer(), &proto::Name::new("echo").unwrap()),
+            origin: alice.address(),
+            version: Version {
+                incarnation: 2,
+                counter: 4,
+            },
+            life: Duration::from_secs(1800),
+            withdrawn: false,
+        };
+        let signed = entry.sign(alice.layer(), |bytes| alice.sign(bytes).to_vec());
+        assert_eq!(signed.body, crate::vectors::vector("name.body"));
+        assert_eq!(signed.signature, crate::vectors::vector("name.signature"));
+    }
+
+    #[test]
     fn an_entry_has_these_bytes() {
         let entry = Entry {
             hash: [0xab; 32],

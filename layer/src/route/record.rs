@@ -241,3 +241,30 @@ fn to_wire(link: &LinkState) -> proto::wire::LinkState {
 const SKEW: Duration = Duration::from_secs(2 * 3600);
 const MAX_INTERMEDIATES: usize = 4;
 const CONTEXT: &[u8] = b"strata record v1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vectors::{NOW, member, vector};
+
+    #[test]
+    fn a_record_is_signed_as_the_document_says() {
+        let alice = member("alice", 0x12);
+        let link = |name: &str, cost, mtu| LinkState {
+            neighbour: crate::crypt::address(alice.layer(), &Label::new(name).unwrap()),
+            cost,
+            mtu,
+        };
+        let links = Content::Links(vec![link("bob", 11, 1452), link("carol", 10, 9000)]);
+        let version = Version {
+            incarnation: 2,
+            counter: 3,
+        };
+        let record = sign(&alice, Kind::LINKS, version, &links, NOW);
+        assert_eq!(record.body, vector("record.body"));
+        assert_eq!(record.signature, vector("record.signature"));
+        assert_eq!(record.certificate, vector("alice"));
+        let parsed = parse(&record).unwrap();
+        assert_eq!((parsed.version, parsed.signed_at), (version, NOW));
+    }
+}

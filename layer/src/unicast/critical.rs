@@ -97,6 +97,18 @@ mod tests {
         assert_eq!(read(&message(None, None)[..4]), Err(MALFORMED));
     }
 
+    #[test]
+    fn what_is_known_and_what_must_be_is_as_in_the_document() {
+        let said = |name| read(&crate::vectors::vector(name)[4..]);
+        let info = wire::LinkInfo {
+            mtu: 1200,
+            ..Default::default()
+        };
+        assert_eq!(said("message.unknown_field"), Ok(Body::LinkInfo(info)));
+        assert_eq!(said("message.critical_field"), Err("drop.critical_field"));
+        assert_eq!(said("message.unknown_kind"), Err("drop.unknown_message"));
+    }
+
     proptest! {
         #[test]
         fn no_bytes_panic(bytes: Vec<u8>) {

@@ -521,6 +521,9 @@ mod tests {
             "0500004000000000000000010000000000000002"
         );
         assert_eq!(hex(1, write_link_channel), "03");
+        assert_eq!(hex(4, write_link_handshake), "06000000");
+        assert_eq!(hex(8, |to| Probe::Asks.write(1500, to)), "070005dc00000000");
+        assert_eq!(hex(4, |to| Probe::Answers.write(1500, to)), "080005dc");
     }
 
     #[test]

@@ -178,6 +178,50 @@ mod tests {
         ]
     }
 
+    /// The lines of docs/vectors.txt.
+    #[test]
+    fn pdus_that_another_implementation_made_are_read_and_made_again() {
+        use rustls::crypto::cipher::{AeadKey, Iv};
+        let (session, vector) = (0x0102_0304, crate::vectors::vector);
+        let (level, contiguous) = (Level::Initial, 5);
+        let (offset, bytes) = (9, b"abc".to_vec());
+        let frames = [
+            Frame::Ack { level, contiguous },
+            Frame::Crypto { offset, bytes },
+            Frame::Close(70),
+        ];
+        let number = 0;
+        let mut made = Header {
+            level,
+            session,
+            number,
+        }
+        .encode()
+        .to_vec();
+        frames.iter().for_each(|frame| frame.encode(&mut made));
+        made.extend([0, 0]);
+        assert_eq!(made, vector("handshake.plain"));
+        assert_eq!(Frame::parse_all(&made[Header::LEN..]), Ok(frames.into()));
+
+        let suite = rustls::crypto::ring::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256;
+        let suite = suite.tls13().unwrap().quic.unwrap();
+        let key = <[u8; 32]>::try_from(vector("handshake.key")).unwrap();
+        let iv = <[u8; 12]>::try_from(vector("handshake.iv")).unwrap();
+        let key = suite.packet_key(AeadKey::from(key), Iv::from(iv));
+        let mut pdu = vector("handshake.sealed");
+        let header = Header::parse(&pdu).unwrap();
+        assert_eq!((header.level, header.number), (Level::Handshake, 3));
+        let (head, body) = pdu.split_at_mut(Header::LEN);
+        let opened = key
+            .decrypt_in_place(header.number.into(), head, body)
+            .unwrap();
+        let level = Level::Handshake;
+        assert_eq!(
+            Frame::parse_all(opened),
+            Ok(vec![Frame::Ack { level, contiguous }])
+        );
+    }
+
     proptest! {
         #[test]
         fn parse_undoes_encode(level in level(), session: u32, number: u32, frames in prop::collection::vec(frame(), 0..6), padding in 0usize..40) {

@@ -1,0 +1,256 @@
+//! The messages of docs/vectors.txt, which another implementation made: each says what it should, byte for byte.
+
+#![allow(
+    clippy::unwrap_used,
+    reason = "the whole of it is a test: what fails may panic"
+)]
+
+use prost::Message as _;
+use proto::record::{Item, Peer, Record, Welcome};
+use proto::wire::message::Body;
+use proto::wire::{self, directory};
+use proto::{Batch, Code, FlowId, Framing, Label, Name, QosSpec, Reason, Token};
+
+/// What the file has for a name.
+fn vector(name: &str) -> Vec<u8> {
+    let file = include_str!("../../docs/vectors.txt");
+    let mut found = file.lines().filter_map(|line| line.split_once(" = "));
+    let (_, text) = found.find(|(n, _)| *n == name).unwrap();
+    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(byte).collect()
+}
+
+/// That is what the vector says, and nothing else has these bytes.
+fn is(name: &str, body: Body) {
+    let bytes = vector(&format!("message.{name}"));
+    let (len, message) = bytes.split_first_chunk().unwrap();
+    assert_eq!(u32::from_be_bytes(*len) as usize, message.len(), "{name}");
+    let body = wire::Message { body: Some(body) };
+    assert_eq!(wire::Message::decode(message).unwrap(), body, "{name}");
+    assert_eq!(body.encode_to_vec(), message, "{name}");
+}
+
+/// A question or answer of the directory, from 2 to 1.
+fn about(id: u64, body: directory::Body) -> Body {
+    Body::Directory(wire::Directory {
+        dst: 1,
+        src: 2,
+        ttl: 64,
+        id,
+        body: Some(body),
+    })
+}
+
+fn request() -> wire::EnrolRequest {
+    wire::EnrolRequest {
+        invitation: vec![1; 16],
+        csr: vec![1, 2],
+        seed_signature: vec![2; 64],
+        issuer: "alice".into(),
+        ..Default::default()
+    }
+}
+
+fn granted(chain: &[&[u8]]) -> wire::EnrolReply {
+    wire::EnrolReply {
+        certificate: vec![1, 2],
+        layer: "home".into(),
+        chain: chain.iter().map(|der| der.to_vec()).collect(),
+        ..Default::default()
+    }
+}
+
+#[test]
+fn control_items_are_those_of_the_document() {
+    let peer = Peer {
+        name: Some(Name::new("echo").unwrap()),
+        layer: Some(Label::new("home").unwrap()),
+        member: None,
+    };
+    let qos = QosSpec {
+        ordered: true,
+        reliable: true,
+        max_delay_ms: 0,
+        priority: 5,
+        timeout_ms: 30_000,
+    };
+    let (flow, mtu) = (FlowId(7), 1408);
+    for (name, item) in [
+        ("join", Item::Join(Token([3; 16]))),
+        (
+            "welcome",
+            Item::Welcome(Welcome {
+                flow,
+                mtu,
+                qos,
+                peer,
+            }),
+        ),
+        ("mtu", Item::Mtu(mtu)),
+        ("down", Item::Down(Reason::new(Code::Closed, "bye"))),
+        ("shut", Item::Shut),
+    ] {
+        let bytes = vector(&format!("record.{name}"));
+        assert_eq!(item.encode(), bytes, "{name}");
+        assert_eq!(Record::parse(&bytes), Ok(Record::Control(item)));
+    }
+    let sdus = vector("record.sdus");
+    assert_eq!(Record::parse(&sdus), Ok(Record::Data));
+    let mut batch = Batch::new(Framing::Record);
+    for sdu in [&b"x"[..], b"yz"] {
+        batch.push(sdu.len()).unwrap().copy_from_slice(sdu);
+    }
+    assert_eq!(batch.bytes(), sdus);
+}
+
+#[test]
+fn enrolment_is_that_of_the_document() {
+    is("enrol_request", Body::EnrolRequest(request()));
+    let renewal = wire::EnrolRequest {
+        issuer: "alice".into(),
+        certificate: vec![1, 2],
+        intermediates: vec![vec![1, 2], vec![3]],
+        at: 1_800_000_000,
+        signature: vec![4; 64],
+        ..Default::default()
+    };
+    is("enrol_request.renewal", Body::EnrolRequest(renewal));
+    is("enrol_reply", Body::EnrolReply(granted(&[&[1, 2], &[3]])));
+    let refused = wire::EnrolReply {
+        code: 5,
+        text: "no".into(),
+        ..Default::default()
+    };
+    is("enrol_reply.refused", Body::EnrolReply(refused));
+    let relay = wire::EnrolRelay {
+        id: 7,
+        request: Some(request()),
+        exporter: vec![9; 32],
+        hops: 1,
+    };
+    is("enrol_relay", Body::EnrolRelay(relay));
+    let reply = wire::EnrolRelayReply {
+        id: 7,
+        reply: Some(granted(&[&[1, 2]])),
+    };
+    is("enrol_relay_reply", Body::EnrolRelayReply(reply));
+}
+
+#[test]
+fn routing_and_decrees_are_those_of_the_document() {
+    let version = wire::Version {
+        origin: 1,
+        kind: 1,
+        incarnation: 2,
+        counter: 3,
+    };
+    let digest = wire::Digest {
+        versions: vec![version],
+        first: 0,
+        last: u64::MAX,
+    };
+    is("digest", Body::Digest(digest));
+    let record = wire::SignedRecord {
+        body: vec![1, 2],
+        signature: vec![2; 64],
+        certificate: vec![3],
+        age: 300,
+        intermediates: vec![vec![4]],
+    };
+    let records = vec![record];
+    is("records", Body::Records(wire::Records { records }));
+    let sums = vec![0xd593_cafd_01e4_b4a8, 0];
+    is("summary", Body::Summary(wire::Summary { bits: 1, sums }));
+    let info = wire::LinkInfo {
+        mtu: 1452,
+        closing: true,
+        ..Default::default()
+    };
+    is("link_info", Body::LinkInfo(info));
+    let version = wire::DecreeVersion {
+        kind: 3,
+        signer: vec![1; 32],
+        number: 1,
+        hash: vec![6; 8],
+    };
+    let versions = vec![version];
+    is(
+        "decree_digest",
+        Body::DecreeDigest(wire::DecreeDigest { versions }),
+    );
+    let decrees = vec![wire::SignedDecree {
+        body: vec![1, 2],
+        signature: vec![2; 64],
+    }];
+    is("decrees", Body::Decrees(wire::Decrees { decrees }));
+}
+
+#[test]
+fn flow_allocation_is_that_of_the_document() {
+    let qos = wire::Qos {
+        ordered: true,
+        reliable: true,
+        timeout_ms: 30_000,
+        ..Default::default()
+    };
+    let request = wire::FlowRequest {
+        source_endpoint: 1 << 63,
+        name: "echo".into(),
+        source_name: "me".into(),
+        qos: Some(qos),
+        timeout_ms: 10_000,
+        incarnation: 2,
+    };
+    is("flow_request", Body::FlowRequest(request));
+    let reply = wire::FlowReply {
+        source_endpoint: 1 << 63,
+        endpoint: 5,
+        qos: Some(qos),
+        incarnation: 3,
+        ..Default::default()
+    };
+    is("flow_reply", Body::FlowReply(reply));
+    let refused = wire::FlowReply {
+        source_endpoint: 9,
+        code: 4,
+        text: "no".into(),
+        ..Default::default()
+    };
+    is("flow_reply.refused", Body::FlowReply(refused));
+    let dealloc = wire::FlowDealloc {
+        endpoint: 5,
+        code: 11,
+        text: "bye".into(),
+    };
+    is("flow_dealloc", Body::FlowDealloc(dealloc));
+    let ack = wire::FlowDeallocAck { endpoint: 5 };
+    is("flow_dealloc_ack", Body::FlowDeallocAck(ack));
+}
+
+#[test]
+fn the_directory_is_that_of_the_document() {
+    let name = wire::SignedName {
+        body: vec![1, 2],
+        signature: vec![2; 64],
+        age: 4,
+    };
+    let (names, name_hash) = (vec![name.clone()], vec![5; 32]);
+    let store = directory::Body::Store(wire::NameStore {
+        names: names.clone(),
+    });
+    is("directory.store", about(3, store));
+    let refused = vec![wire::NameRefusal {
+        name_hash: name_hash.clone(),
+        code: 9,
+        text: "full".into(),
+    }];
+    let stored = directory::Body::Stored(wire::NameStored { refused });
+    is("directory.stored", about(3, stored));
+    let member = 6;
+    let find = directory::Body::Find(wire::NameFind { name_hash, member });
+    is("directory.find", about(3, find));
+    let found = directory::Body::Found(wire::NameFound { names });
+    is("directory.found", about(3, found));
+    let gone = directory::Body::Gone(wire::NameGone { name: Some(name) });
+    is("directory.gone", about(0, gone));
+}
