@@ -854,4 +854,27 @@ fn a_look_up_among_ten_thousand_members_takes_three_times_the_way_at_most_in_99_
     assert!(most <= Some(9), "{most:?} of {PAIRS} names at one member");
 }
 
+#[test]
+fn what_a_member_keeps_of_names_does_not_grow_with_the_layer_faster_than_its_logarithm() {
+    let kept = |members: usize| {
+        let mut world = World::random(members, 4);
+        for member in 0..members {
+            world.serve(member, name(member as u64), true);
+            world.run(Duration::from_millis(1));
+        }
+        world.run(Duration::from_secs(1));
+        let kept = world.dirs.values().map(Directory::len);
+        let (most, all) = (kept.clone().max().unwrap(), kept.sum::<usize>());
+        let mean = all as f64 / members as f64;
+        println!("{members} members, a name each: {mean:.1} entries a member, at most {most}");
+        (mean, most as f64)
+    };
+    let (mean, most) = kept(150);
+    for members in [600, 2400] {
+        let (later, later_most) = kept(members);
+        let growth = (members as f64).ln() / 150f64.ln();
+        assert!(later <= mean * 1.1 && later_most <= most * growth);
+    }
+}
+
 const PAIRS: u64 = 300;
