@@ -3,9 +3,10 @@
 //! idle CPU of each process, live flows in a flood.
 //!
 //! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward`, `-- voice`, `-- data` (reliable flows
-//! beside bulk transfers by quinn), `-- allocate`, `-- flood` or `-- churn SECONDS` (200 flows that open and close; 600 s unless
+//! beside bulk transfers by quinn), `-- sharing`, `-- allocate`, `-- flood` or `-- churn SECONDS` (200 flows that open and close; 600 s unless
 //! said, and not part of the whole) behind it for these alone. It prints one JSON document.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -20,6 +21,10 @@ fn main() -> anyhow::Result<()> {
     let only = std::env::args().nth(1);
     match only.as_deref() {
         Some("data") => return print(&data()?),
+        Some("sharing") => {
+            let mut line = lossy()?;
+            return print(&json!({ "sharing": rounds(|| sharing(&mut line))? }));
+        }
         Some("churn") => return print(&json!({ "churn": churned()? })),
         Some(_) | None => {}
     }
@@ -32,7 +37,7 @@ fn main() -> anyhow::Result<()> {
             "allocate" => json!({ "allocate": rounds(|| allocations(&line))? }),
             "flood" => json!({ "flood": flood(&line, OFFER)? }),
             other => anyhow::bail!(
-                "{other} can't be measured alone; use forward, voice, data, allocate, flood or churn"
+                "{other} can't be measured alone; use forward, voice, data, sharing, allocate, flood or churn"
             ),
         });
     }
@@ -114,7 +119,7 @@ fn voice(line: &Line) -> anyhow::Result<Value> {
 }
 
 /// Goodput from A to B of a reliable flow and of quinn's bulk, in turn: over a veth, and at 1 % loss and 20 ms round trip; and
-/// how two such flows share the latter.
+/// how two such flows do at once there, and where they share a narrow link.
 fn data() -> anyhow::Result<Value> {
     let mut plain = Line::new(None)?;
     plain.start_daemons()?;
@@ -122,14 +127,9 @@ fn data() -> anyhow::Result<Value> {
     plain.overlay()?;
     let no_loss = rounds(|| beside(&plain, 3))?;
     drop(plain);
-    let mut lossy = Line::impairable(1)?;
-    lossy.impair(Impairment {
-        loss: 0.01,
-        delay_us: 10_000,
-        ..Impairment::default()
-    })?;
+    let mut lossy = lossy()?;
     let loss = rounds(|| beside(&lossy, 5))?;
-    let _server = perf_server(&lossy)?;
+    let server = perf_server(&lossy)?;
     let a = lossy.host("a")?;
     let run = || a.irm_json("perf bulk --layer overlay -t 20 --qos data");
     let (one, two) = std::thread::scope(|scope| {
@@ -137,11 +137,61 @@ fn data() -> anyhow::Result<Value> {
         (run(), other.join())
     });
     let two = two.ok().context("a measurement failed")??;
+    drop(server);
     Ok(json!({
         "no_loss": no_loss,
         "loss_1_percent_rtt_20_ms": loss,
         "two_flows_so": [one?, two],
+        "sharing": rounds(|| sharing(&mut lossy))?,
     }))
+}
+
+fn lossy() -> anyhow::Result<Line> {
+    let mut line = Line::impairable(1)?;
+    line.impair(Impairment {
+        loss: 0.01,
+        delay_us: 10_000,
+        ..Impairment::default()
+    })?;
+    Ok(line)
+}
+
+/// How two flows of which one begins 3 s later share 50 Mbit/s of a link with 20 ms there and back and a queue of 40 ms: Mbit/s
+/// of each from 10 s to 25 s after the second has begun.
+fn sharing(line: &mut Line) -> anyhow::Result<Value> {
+    line.impair(Impairment {
+        delay_us: 10_000,
+        rate_mbit: 50,
+        queue_us: 40_000,
+        ..Impairment::default()
+    })?;
+    let _server = perf_server(line)?;
+    let (a, b) = (line.host("a")?, line.host("b")?);
+    let run = || a.irm_json("perf bulk --layer overlay -t 30 --qos data");
+    let received = || -> anyhow::Result<BTreeMap<u64, u64>> {
+        let list = b.irm_json("flow list")?;
+        let flows = list["flows"].as_array().context("no flows")?.iter();
+        let bulk = flows.filter(|flow| flow["name"] == "bulk");
+        let bytes = |flow: &Value| Some((flow["id"].as_u64()?, flow["rx_bytes"].as_u64()?));
+        Ok(bulk.filter_map(bytes).collect())
+    };
+    std::thread::scope(|scope| {
+        let first = scope.spawn(run);
+        std::thread::sleep(Duration::from_secs(3));
+        let second = scope.spawn(run);
+        std::thread::sleep(Duration::from_secs(10));
+        let (before, at) = (received()?, Instant::now());
+        std::thread::sleep(Duration::from_secs(15));
+        let (after, seconds) = (received()?, at.elapsed().as_secs_f64());
+        for run in [first, second] {
+            run.join().ok().context("a measurement failed")??;
+        }
+        let rate = |(id, bytes): (&u64, &u64)| {
+            let since = bytes.saturating_sub(before.get(id).copied().unwrap_or(0));
+            since as f64 * 8e-6 / seconds
+        };
+        Ok(json!(after.iter().map(rate).collect::<Vec<_>>()))
+    })
 }
 
 fn perf_server(line: &Line) -> anyhow::Result<Process> {
@@ -232,8 +282,8 @@ fn allocations(line: &Line) -> anyhow::Result<Value> {
 }
 
 /// Ticks that the daemons have used so far, by program and host.
-fn cpu(line: &Line) -> std::collections::BTreeMap<String, u64> {
-    let mut all = std::collections::BTreeMap::new();
+fn cpu(line: &Line) -> BTreeMap<String, u64> {
+    let mut all = BTreeMap::new();
     for host in &line.hosts {
         for name in ["irmd", "ipcpd"] {
             let ticks: u64 = host.programs(name).into_iter().map(ticks).sum();

@@ -25,6 +25,8 @@ pub struct Impairment {
     pub corrupt: f64,
     /// Frames beyond so many Mbit/s wait; 0: no bound.
     pub rate_mbit: u64,
+    /// Frames that would wait longer for that are lost, in µs; 0: they wait.
+    pub queue_us: u64,
     /// Of the UDP datagrams from the second host to the first, each so-manieth is lost; 0: none.
     pub drop_every: u64,
     /// Frames of more bytes, without the header of Ethernet, are lost without a word; 0: none.
@@ -93,6 +95,9 @@ impl Fates {
         let mut sent = now;
         if let Some(ns) = (bytes.len() as u64 * 8000).checked_div(how.rate_mbit) {
             sent = sent.max(self.free_at[from]) + Duration::from_nanos(ns);
+            if how.queue_us > 0 && sent - now > Duration::from_micros(how.queue_us) {
+                return None;
+            }
             self.free_at[from] = sent;
         }
         Some(Fate {
