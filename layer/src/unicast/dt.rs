@@ -159,7 +159,7 @@ impl Unicast {
             return self.stats.add("drop.unknown_lower", batch.count() as u64);
         };
         link.rx_bytes += batch.bytes().len() as u64;
-        self.mark = link.arrivals.act(now.mono, batch.waited(), false) > 0;
+        self.mark = link.arrivals.late(now.mono, batch.waited());
         if link.peer().is_some() {
             self.gate.waited(now.mono, batch.waited());
         }

@@ -1,5 +1,6 @@
 //! One N-1 flow: its keys, its signs of life and what waits to be sent on it. It must not know of flows or routes.
 
+mod arrivals;
 mod cost;
 mod joining;
 mod life;
@@ -9,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use proto::{Addr, Batch, FlowId, Framing, Label, Reason};
 
-use super::codel::{Bounds, Codel};
 use super::cube::CONTROL_DSCP;
 use super::out::{Class, Egress, Popped};
 use super::pdu::{self, HOP_OVERHEAD, Hello, LINK_HANDSHAKE_LEN, SEALED_LEN};
@@ -19,6 +19,7 @@ use crate::channel::Channel;
 use crate::crypt::{KeyExchange, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
 use crate::mtu::{BASE, FLOOR, PathMtu};
 use crate::tokens::Used;
+use arrivals::Arrivals;
 use cost::Cost;
 use joining::Joining;
 use life::Life;
@@ -35,7 +36,7 @@ pub(super) struct Link {
     pub(super) channel: Channel,
     pub(super) tx: Egress,
     /// The queue of what has come and waits to be read.
-    pub(super) arrivals: Codel,
+    pub(super) arrivals: Arrivals,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
     pub(super) cost: Cost,
@@ -124,7 +125,7 @@ impl Link {
             handshakes: Vec::new(),
             channel: Channel::new(stream, frame_size(mtu)),
             tx: Egress::new(up.framing),
-            arrivals: Codel::new(ARRIVALS),
+            arrivals: Arrivals::new(now),
             rx_bytes: 0,
             tx_bytes: 0,
             cost: Cost::UNKNOWN,
@@ -594,12 +595,6 @@ const FIRST_REGREET: Duration = Duration::from_millis(50);
 const MAX_REGREET: Duration = Duration::from_secs(1);
 /// What gets through anywhere.
 pub(super) const SAFE_MTU: u32 = BASE;
-/// What waits in the kernel until it is read is overtaken by nothing, so a member that reads too slowly says so soon. One that did
-/// not run for a while reads all that waits within the interval.
-const ARRIVALS: Bounds = Bounds {
-    target: Duration::from_micros(200),
-    interval: Duration::from_millis(1),
-};
 const MIN_MTU: u32 = FLOOR;
 /// The largest packet that fits a batch in either framing.
 const MAX_MTU: u32 = Batch::MAX_PACKET as u32;
