@@ -213,6 +213,10 @@ mod tests {
         let known = "9cddd089ffe70e3996e76f7c8d06746df34d07e8657bc0fcf2bb0e1c3084aea1";
         assert_eq!(hex(&secret), known);
         assert_eq!(hex(&key.decapsulate(&sealed)), known);
+        let vector = crate::vectors::vector;
+        let other = <[u8; 1088]>::try_from(vector("mlkem.ciphertext")).unwrap();
+        let secret = key.decapsulate(&Array(other));
+        assert_eq!(secret[..], vector("mlkem.secret"));
         sealed[0] ^= 1;
         assert_eq!(
             hex(&key.decapsulate(&sealed)),
