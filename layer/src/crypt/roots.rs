@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use proto::Label;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use rustls_pki_types::{CertificateDer, TrustAnchor};
 use x509_parser::certificate::X509Certificate;
@@ -21,7 +22,9 @@ pub struct Roots {
     ders: Vec<Vec<u8>>,
     anchors: Vec<TrustAnchor<'static>>,
     voices: Vec<Voice>,
-    revoked: Arc<BTreeSet<[u8; 32]>>,
+    /// Keys that are believed no more, each in the certificates of these members: whoever says so is not believed on the keys
+    /// of others.
+    revoked: Arc<BTreeMap<[u8; 32], BTreeSet<Label>>>,
     /// Ids of the keys of members that may issue, and until when what they have issued counts; `None`: all that a root
     /// has certified.
     issuers: Option<Arc<BTreeMap<[u8; 32], u64>>>,
@@ -78,10 +81,14 @@ impl Roots {
         Self::new(vec![found.ok_or(CertError::UnknownAuthority)?.to_vec()])
     }
 
-    /// The same, but these members' keys are believed no more.
-    pub fn without(self, revoked: BTreeSet<[u8; 32]>) -> Self {
+    /// The same, but these keys are believed no more in certificates of these members.
+    pub fn without(self, revoked: impl Iterator<Item = ([u8; 32], Label)>) -> Self {
+        let mut all: BTreeMap<[u8; 32], BTreeSet<Label>> = BTreeMap::new();
+        for (key, member) in revoked {
+            all.entry(key).or_default().insert(member);
+        }
         Self {
-            revoked: Arc::new(revoked),
+            revoked: Arc::new(all),
             ..self
         }
     }
@@ -149,9 +156,10 @@ impl Roots {
         until.is_none_or(|until| until.is_some_and(|until| now.secs() < *until))
     }
 
-    /// Whether a member's key is believed no more, whatever certificate it is in.
-    pub fn is_revoked(&self, key: &[u8; 32]) -> bool {
-        self.revoked.contains(key)
+    /// Whether a key is believed no more, whatever certificate of that member it is in.
+    pub fn is_revoked(&self, key: &[u8; 32], member: &Label) -> bool {
+        let members = self.revoked.get(key);
+        members.is_some_and(|members| members.contains(member))
     }
 
     /// The certificates, DER.

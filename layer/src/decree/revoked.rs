@@ -6,7 +6,7 @@ use proto::{Label, wire};
 /// One member that is believed no more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revocation {
-    /// Its key, whatever certificate that is in.
+    /// Its key, whatever certificate of that member it is in.
     pub key: [u8; 32],
     /// Its name, which somebody else with another key may have since.
     pub member: Label,

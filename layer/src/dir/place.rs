@@ -109,6 +109,18 @@ mod tests {
 
     use super::*;
 
+    /// The table of docs/protocol.md.
+    #[test]
+    fn the_distance_of_members_from_a_name_is_that_of_the_protocol() {
+        let layer = proto::Label::new("home").unwrap();
+        let address = |name: &str| crate::crypt::address(&layer, &proto::Label::new(name).unwrap());
+        let hash = crate::crypt::name_hash(&layer, &proto::Name::new("echo").unwrap());
+        let mut members = ["alice", "bob", "carol", "dave"].map(address);
+        members.sort();
+        let near = nearest(&members, &hash, 3);
+        assert_eq!(near, ["carol", "alice", "dave"].map(address));
+    }
+
     proptest! {
         #[test]
         fn the_nearest_are_those_that_sorting_all_would_give(

@@ -100,6 +100,32 @@ fn the_first_rule_that_fits_decides_and_none_denies() {
     assert_eq!(policy.len(), 4);
 }
 
+/// The example of docs/protocol.md, and its table.
+#[test]
+fn the_example_of_the_document_is_judged_as_it_says() {
+    let page = include_str!("../../../docs/protocol.md");
+    let (_, section) = page.split_once("### Policy\n").unwrap();
+    let (_, example) = section.split_once("```text\n").unwrap();
+    let (text, table) = example.split_once("```\n").unwrap();
+    let policy = Policy::parse(text).unwrap();
+    let rows = table.lines().skip(3).take_while(|line| !line.is_empty());
+    let mut judged = 0;
+    for row in rows {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let [_, act, name, member, groups, decided, _] = cells[..] else {
+            panic!("{row}")
+        };
+        let act = Act::ALL.into_iter().find(|a| a.word() == act).unwrap();
+        let groups: Vec<&str> = groups.split(", ").filter(|g| !g.is_empty()).collect();
+        let Verdict { allowed, rule } = judge(&policy, act, name, member, &groups);
+        let by = rule.map_or(String::new(), |(_, line)| format!(", line {line}"));
+        let word = if allowed { "allowed" } else { "denied" };
+        assert_eq!(format!("{word}{by}"), decided, "{row}");
+        judged += 1;
+    }
+    assert_eq!(judged, 8);
+}
+
 #[test]
 fn what_is_no_policy_is_told_with_its_line() {
     for (text, line, why) in [

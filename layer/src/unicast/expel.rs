@@ -79,7 +79,10 @@ impl Unicast {
             .filter(|r| r.until > now.wall.secs())
             .collect();
         let roots = me.identity.roots();
-        let fresh: Vec<_> = keys.iter().filter(|key| !roots.is_revoked(key)).collect();
+        let fresh: Vec<_> = keys
+            .iter()
+            .filter(|key| !roots.is_revoked(key, member))
+            .collect();
         if fresh.is_empty() {
             // What is so already needs no second word.
             let known = all.iter().any(|r| r.member == *member);
@@ -113,7 +116,7 @@ impl Unicast {
         let before = me.identity.roots().clone();
         let after = trusted(before.clone(), &me.decrees);
         let revoked = revocations(&me.decrees);
-        let is_new = |r: &&Revocation| !before.is_revoked(&r.key);
+        let is_new = |r: &&Revocation| !before.is_revoked(&r.key, &r.member);
         let mut gone: BTreeMap<Addr, (Label, &str)> = revoked
             .iter()
             .filter(is_new)
@@ -207,7 +210,7 @@ impl Unicast {
             return;
         };
         let key = authority.key_of(member);
-        if key.is_some_and(|key| me.identity.roots().is_revoked(&key)) {
+        if key.is_some_and(|key| me.identity.roots().is_revoked(&key, member)) {
             authority.release(member);
             let bytes = authority.to_bytes();
             self.save("authority", bytes);
@@ -299,8 +302,7 @@ pub(super) fn trusted(roots: Roots, decrees: &Decrees) -> Roots {
     let trust = decrees.current(Kind::TRUST);
     let trust = trust.and_then(|decree| Trust::read(&decree.content));
     let roots = trust.and_then(|trust| trust.roots().ok()).unwrap_or(roots);
-    let keys = revocations(decrees).into_iter().map(|r| r.key);
-    roots.without(keys.collect())
+    roots.without(revocations(decrees).into_iter().map(|r| (r.key, r.member)))
 }
 
 /// What a member that issues has revoked counts, but of those above it and beside it.

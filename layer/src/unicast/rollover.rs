@@ -52,8 +52,8 @@ impl Unicast {
         let Some(me) = &self.me else { return Ok(()) };
         let mut revoked = revocations(&me.decrees);
         revoked.retain(|r| r.until > now.wall.secs());
-        revoked.sort_by_key(|r| (r.key, r.until));
-        revoked.dedup_by_key(|r| r.key);
+        revoked.sort_by(|a, b| (a.key, &a.member, a.until).cmp(&(b.key, &b.member, b.until)));
+        revoked.dedup_by(|a, b| (a.key, &a.member) == (b.key, &b.member));
         let policy = self.current_decree(Kind::POLICY).map(<[u8]>::to_vec);
         if !revoked.is_empty() {
             self.publish_decree(now, Kind::REVOKED, Revocation::write(&revoked))?;

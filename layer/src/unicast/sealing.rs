@@ -64,7 +64,7 @@ impl Unicast {
         let roots = me.identity.roots();
         let gone = authority
             .issued()
-            .filter(|cert| roots.is_revoked(cert.public_key()));
+            .filter(|cert| roots.is_revoked(cert.public_key(), cert.member()));
         let gone: Vec<_> = gone.map(|cert| cert.member().clone()).collect();
         for member in &gone {
             authority.release(member);

@@ -55,7 +55,7 @@ impl Issuing {
                 expected: cert.layer.clone(),
             });
         }
-        if roots.is_revoked(voice.key()) {
+        if roots.is_revoked(voice.key(), issuer) {
             return Err(CertError::Revoked {
                 member: issuer.clone(),
             });

@@ -38,7 +38,7 @@ pub struct MemberCert {
     not_after: UnixTime,
     public_key: [u8; 32],
     /// The member that has issued it, if a member did.
-    issuer: Option<Voice>,
+    issuer: Option<(Label, Voice)>,
     der: Vec<u8>,
 }
 

@@ -40,8 +40,8 @@ impl MemberCert {
         for issuer in &between {
             let issuer = Issuing::parse(issuer)?;
             issuer.may_have_issued(&cert, roots, now)?;
-            if issuer.named.is_some() {
-                cert.issuer = issuer.voice;
+            if let (Some((_, name)), Some(voice)) = (issuer.named, issuer.voice) {
+                cert.issuer = Some((name, voice));
             }
         }
         if cert.layer != *layer {
@@ -50,7 +50,7 @@ impl MemberCert {
                 expected: layer.clone(),
             });
         }
-        if roots.is_revoked(&cert.public_key) {
+        if roots.is_revoked(&cert.public_key, &cert.member) {
             return Err(CertError::Revoked {
                 member: cert.member,
             });
@@ -67,7 +67,8 @@ impl MemberCert {
     /// Whether it was taken back since it was verified, or with the key that has issued it.
     pub fn is_revoked(&self, roots: &Roots) -> bool {
         let issuer = self.issuer.as_ref();
-        roots.is_revoked(&self.public_key) || issuer.is_some_and(|by| roots.is_revoked(by.key()))
+        roots.is_revoked(&self.public_key, &self.member)
+            || issuer.is_some_and(|(name, by)| roots.is_revoked(by.key(), name))
     }
 
     /// Whether its time is over, by a clock that may be wrong.

@@ -249,3 +249,41 @@ fn each_use_of_an_invitation_is_told_and_kept_in_a_file() {
         "{file}"
     );
 }
+
+#[test]
+fn one_that_issues_revokes_nobody_above_or_beside_it_by_a_lie_about_the_name_of_a_key() {
+    let mut net = line();
+    for member in ["b", "c"] {
+        let delegate = AuthorityAct::Delegate(label(member), Vec::new());
+        act(&mut net, "a", delegate).unwrap();
+    }
+    net.seconds(1);
+    let me = net.node("b").machine.me.as_ref().unwrap();
+    let lie = |name: &str| crate::decree::Revocation {
+        key: *me
+            .routing
+            .member(me.address_of(&label(name)))
+            .unwrap()
+            .public_key(),
+        member: label("nobody"),
+        at: 1,
+        until: u64::MAX,
+    };
+    let lies = crate::decree::Revocation::write(&[lie("a"), lie("c")]);
+    let (now, kind) = (net.now(), crate::decree::Kind::REVOKED);
+    let said = net.node("b").machine.publish_decree(now, kind, lies);
+    said.unwrap();
+    net.input("b", Input::Timeout);
+    net.seconds(3);
+    for at in ["a", "b", "c"] {
+        let mut members: Vec<String> = status(&mut net, at)
+            .members
+            .into_iter()
+            .map(|m| m.name)
+            .collect();
+        members.sort();
+        assert_eq!(members, ["a", "b", "c"], "{at}");
+    }
+    register(&mut net, "c", "server");
+    flow(&mut net, "a", "c", "server", 1, QosSpec::BEST);
+}
