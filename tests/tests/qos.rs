@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tests::{Line, until};
+use tests::{Line, eventually, until};
 
 const TEN: Duration = Duration::from_secs(10);
 
@@ -47,4 +47,42 @@ fn voice_is_heard_beside_bulk_that_takes_all_there_is() {
     assert!(rate > 0.01, "nothing was beside it: {said}");
     assert!(received >= 270, "{received} of 300 came back");
     assert!(beside <= 100_000, "{beside} us beside bulk");
+}
+
+#[test]
+fn voice_beyond_what_a_link_is_said_to_carry_is_refused_with_the_reason_and_other_flows_are_not() {
+    let mut line = Line::new(None).unwrap();
+    line.start_daemons().unwrap();
+    line.shims().unwrap();
+    line.overlay().unwrap();
+    let [a, c] = ["a", "c"].map(|name| line.host(name).unwrap());
+    let _echo = c
+        .spawn("irm", ["echo", "talk", "--layer", "overlay"])
+        .unwrap();
+    until(TEN, || a.irm("ping talk --layer overlay -c 1")).unwrap();
+    a.irm("ipcp set ovl-a --rate 3").unwrap();
+    let voice = "ping talk --layer overlay --qos voice -c 1000 -i 0.05";
+    let stands = |n| {
+        let flows = a.irm_json("flow list").unwrap();
+        let flows = flows["flows"].as_array().unwrap().iter();
+        flows.filter(|flow| flow["name"] == "talk").count() == n
+    };
+    // Of 128 kbit/s each, in a seventh of 3 Mbit/s.
+    let mut calls = Vec::new();
+    for n in 1..=3 {
+        calls.push(a.spawn("irm", voice.split(' ')).unwrap());
+        eventually(TEN, "one more stands", || stands(n)).unwrap();
+    }
+    let one = "ping talk --layer overlay --qos voice -c 1";
+    let refused = a.run("irm", one.split(' ')).unwrap();
+    assert_eq!(refused.code, 6, "{refused:?}");
+    let why = refused.stderr;
+    assert!(
+        why.contains("not granted") && why.contains("--rate"),
+        "{why}"
+    );
+    a.irm("ping talk --layer overlay --qos data -c 1").unwrap();
+    a.irm("ipcp set ovl-a --rate 100").unwrap();
+    a.irm(one).unwrap();
+    drop(calls);
 }

@@ -39,15 +39,15 @@ impl Unicast {
         let waits = self.flows.incoming.values();
         let waits = waits.filter(|i| same(&i.qos, i.peer)).count();
         let carried = stands + asked.count() + waits;
-        let share = share_mbit(self.rate_mbit, cube);
-        if (carried as u64 + 1) * kbit <= share * 1000 {
+        let share = share_kbit(self.rate_mbit, cube);
+        if (carried as u64 + 1) * kbit <= share {
             return Ok(());
         }
         self.stats.count("limit.admission");
         let via = self.links.get(&path.lower).and_then(|link| link.peer());
         let via = via.map_or_else(String::new, |via| self.member_name(via));
         let text = format!(
-            "qos {qos} is not granted: the link to {via} carries {carried} such flows, each of {kbit} kbit/s, and has {share} Mbit/s for them; ask for best, or say what the link carries: irm ipcp set {} --rate MBIT",
+            "qos {qos} is not granted: the link to {via} carries {carried} such flows, each of {kbit} kbit/s, and has {share} kbit/s for them; ask for best, or say what the link carries: irm ipcp set {} --rate MBIT",
             self.name
         );
         Err(Reason::new(Code::QosNotGranted, text))
@@ -64,9 +64,9 @@ fn needs_kbit(cube: Cube) -> Option<u64> {
 }
 
 /// The part of a link's rate that a cube has when all have something to send.
-fn share_mbit(rate_mbit: u32, cube: Cube) -> u64 {
+fn share_kbit(rate_mbit: u32, cube: Cube) -> u64 {
     let all: i64 = Cube::ALL.iter().map(|c| c.weight()).sum();
-    u64::from(rate_mbit) * cube.weight().unsigned_abs() / all.unsigned_abs()
+    u64::from(rate_mbit) * 1000 * cube.weight().unsigned_abs() / all.unsigned_abs()
 }
 
 /// What a link carries unless it is said.
