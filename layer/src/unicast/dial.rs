@@ -169,7 +169,7 @@ impl Unicast {
             self.save_neighbours();
         }
         self.rewant(now);
-        if self.adjacent.contains_key(&address) {
+        if self.links.values().any(|l| l.up() == Some(address)) {
             return self.done(command, Ok(Answer::Ok));
         }
         let timeout = timeout.unwrap_or(CONNECT).min(LONGEST);
@@ -191,7 +191,7 @@ impl Unicast {
             self.save_neighbours();
         }
         self.rewant(now);
-        self.part_with(now, Some(member));
+        self.part_with(now, member);
         self.done(command, Ok(Answer::Ok));
     }
 
@@ -249,7 +249,8 @@ impl Unicast {
                 } else {
                     l.dialled.as_ref() == Some(&key.0)
                 };
-                peer && l.over == key.1 && !matches!(l.phase, Phase::Retired(..))
+                peer && l.over == key.1
+                    && !matches!(l.phase, Phase::Leaving(..) | Phase::Retired(..))
             };
             let stands =
                 self.links.values().any(has) || self.dialling.under_way.values().any(|k| *k == key);

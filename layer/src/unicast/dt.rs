@@ -203,7 +203,7 @@ impl Unicast {
             return self.stats.count("drop.malformed");
         };
         match (phase, inner) {
-            (Some(Phase::Up(peer) | Phase::Retired(peer, _)), inner)
+            (Some(Phase::Up(peer) | Phase::Leaving(peer, _) | Phase::Retired(peer, _)), inner)
                 if opened.peer == Some(peer) =>
             {
                 self.inside(now, lower, peer, inner)

@@ -69,7 +69,9 @@ pub(super) enum Phase {
     Joining,
     /// An adjacency.
     Up(Addr),
-    /// Another link to the same member took over: nothing more is sent on it, what is under way is still taken.
+    /// An adjacency that ends then on purpose: whoever has another way is to use it.
+    Leaving(Addr, Instant),
+    /// Another link to the same member or another way took over: nothing more is sent on it, what is under way is still taken.
     Retired(Addr, Instant),
 }
 
@@ -156,7 +158,7 @@ impl Link {
     pub(super) fn peer(&self) -> Option<Addr> {
         match self.phase {
             Phase::Greeting | Phase::Joining => None,
-            Phase::Up(peer) | Phase::Retired(peer, _) => Some(peer),
+            Phase::Up(peer) | Phase::Leaving(peer, _) | Phase::Retired(peer, _) => Some(peer),
         }
     }
 
@@ -164,6 +166,14 @@ impl Link {
     pub(super) fn up(&self) -> Option<Addr> {
         match self.phase {
             Phase::Up(peer) => Some(peer),
+            Phase::Greeting | Phase::Joining | Phase::Leaving(..) | Phase::Retired(..) => None,
+        }
+    }
+
+    /// The member to which packets may still be sent on it.
+    pub(super) fn leads_to(&self) -> Option<Addr> {
+        match self.phase {
+            Phase::Up(peer) | Phase::Leaving(peer, _) => Some(peer),
             Phase::Greeting | Phase::Joining | Phase::Retired(..) => None,
         }
     }
@@ -521,7 +531,7 @@ impl Link {
                     .flatten()
                     .min()
             }
-            Phase::Retired(_, until) => Some(until),
+            Phase::Leaving(_, until) | Phase::Retired(_, until) => Some(until),
         }
     }
 

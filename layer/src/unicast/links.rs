@@ -9,11 +9,12 @@ use proto::{Addr, Batch, Code, FlowId, Label, Reason};
 use rand_core::RngCore;
 
 use super::Unicast;
+use super::leaving;
 use super::limits::{MAX_BATCHES, MAX_BATCHES_ALL, MAX_STRANGERS, MIN_BATCHES};
 use super::link::{GREETING, JOINING, Link, Phase, RETIRING, Stands};
 use super::out::Class;
 use super::pdu::{Hello, Probe};
-use crate::route::LinkState;
+use crate::route::{LinkState, MAX_COST};
 use crate::{FlowAsk, FlowTell, Now, Output, Via};
 
 /// What the lower network says.
@@ -202,26 +203,42 @@ impl Unicast {
             self.stats.add("drop.link_gone", waited as u64);
         }
         self.join_link_gone(lower);
-        let jitter = self.rng.next_u32();
-        if let Some(member) = link
-            .dialled
-            .as_ref()
-            .filter(|_| !matches!(link.phase, Phase::Retired(..)))
-        {
-            self.dialling.again(
-                now.mono,
-                &(member.clone(), link.over.clone()),
-                jitter,
-                reason.clone(),
-            );
+        match link.phase {
+            Phase::Retired(..) => {}
+            Phase::Leaving(..) => self.links_changed(now),
+            Phase::Greeting | Phase::Joining => {
+                self.dial_again(now, link.dialled, &link.over, reason);
+            }
+            Phase::Up(peer) => {
+                self.dial_again(now, link.dialled, &link.over, reason);
+                self.links_changed(now);
+                self.adjacency_down(now, peer, &link.over, reason);
+            }
         }
-        let Some(peer) = link.up() else { return };
+    }
+
+    /// A link that was dialled is gone.
+    pub(super) fn dial_again(
+        &mut self,
+        now: Now,
+        dialled: Option<Label>,
+        over: &Label,
+        reason: &Reason,
+    ) {
+        let jitter = self.rng.next_u32();
+        if let Some(member) = dialled {
+            let key = (member, over.clone());
+            self.dialling.again(now.mono, &key, jitter, reason.clone());
+        }
+    }
+
+    /// A member is no neighbour over this lower layer any longer.
+    pub(super) fn adjacency_down(&mut self, now: Now, peer: Addr, over: &Label, reason: &Reason) {
         let member = self.member_name(peer);
-        self.dialling.lost(now.mono, &member, &link.over);
-        self.links_changed(now);
+        self.dialling.lost(now.mono, &member, over);
         // What was meant to end, or is still reached over another layer, worries nobody.
         let warning = reason.code != Code::Closed && !self.adjacent.contains_key(&peer);
-        let text = format!("neighbour {member} is down over {}: {reason}", link.over);
+        let text = format!("neighbour {member} is down over {over}: {reason}");
         self.notice("neighbour.down", text, &member, warning);
     }
 
@@ -247,24 +264,8 @@ impl Unicast {
             .extend(batches.into_iter().map(|batch| Output::Lower(lower, batch)));
     }
 
-    /// Ends the links to a member, and says so, lest it wait for its timer.
-    pub(super) fn part_with(&mut self, now: Now, member: Option<&Label>) {
-        let address = member.and_then(|m| self.me.as_ref().map(|me| me.address_of(m)));
-        let links: Vec<FlowId> = self
-            .links
-            .values()
-            .filter(|l| member.is_none() || (l.peer().is_some() && l.peer() == address))
-            .map(|l| l.lower)
-            .collect();
-        for lower in links {
-            self.say_link_info(lower, true);
-            self.pump_link_channel(now, lower);
-            self.link_failed(now, lower, Reason::new(Code::Closed, "given up here"));
-        }
-    }
-
     /// Tells the other side of a link what holds at this one.
-    fn say_link_info(&mut self, lower: FlowId, closing: bool) {
+    pub(super) fn say_link_info(&mut self, lower: FlowId, closing: bool) {
         let Some(link) = self.links.get(&lower).filter(|l| l.up().is_some()) else {
             return;
         };
@@ -279,11 +280,8 @@ impl Unicast {
     /// Takes what the other side says of a link.
     pub(super) fn link_info(&mut self, now: Now, lower: FlowId, info: &wire::LinkInfo) {
         if info.closing {
-            return self.link_failed(
-                now,
-                lower,
-                Reason::new(Code::Closed, "the neighbour has given the link up"),
-            );
+            let reason = Reason::new(Code::Closed, "the neighbour has given the link up");
+            return self.leave(now, lower, reason);
         }
         if self
             .links
@@ -368,11 +366,23 @@ impl Unicast {
                 let text = "its keys have expired and no others were agreed on";
                 Some(Reason::new(Code::Unreachable, text))
             }
-            Phase::Greeting | Phase::Joining | Phase::Up(_) | Phase::Retired(..) => None,
+            Phase::Leaving(peer, until) if until <= now.mono => {
+                link.phase = Phase::Retired(peer, now.mono + RETIRING);
+                self.links_changed(now);
+                None
+            }
+            Phase::Greeting
+            | Phase::Joining
+            | Phase::Up(_)
+            | Phase::Leaving(..)
+            | Phase::Retired(..) => None,
         };
         if let Some(reason) = over {
             return self.link_failed(now, lower, reason);
         }
+        let Some(link) = self.links.get_mut(&lower) else {
+            return;
+        };
         let again = link.takes_regreet(now.mono) && link.peer().is_none();
         let rekey = link.wants_rekey(now.mono);
         self.say_hello(now, lower);
@@ -414,12 +424,12 @@ impl Unicast {
     pub(super) fn links_changed(&mut self, now: Now) {
         let mut best: BTreeMap<Addr, &Link> = BTreeMap::new();
         for link in self.links.values() {
-            let Some(peer) = link.up().filter(|_| !link.is_mute()) else {
+            let Some(peer) = link.leads_to().filter(|_| !link.is_mute()) else {
                 continue;
             };
             let better = |than: &&Link| {
-                (link.cost.value, than.mtu(), link.lower)
-                    < (than.cost.value, link.mtu(), than.lower)
+                (self.price(link), than.mtu(), link.lower)
+                    < (self.price(than), link.mtu(), than.lower)
             };
             if best.get(&peer).is_none_or(better) {
                 best.insert(peer, link);
@@ -429,7 +439,7 @@ impl Unicast {
             .iter()
             .map(|(peer, l)| LinkState {
                 neighbour: *peer,
-                cost: l.cost.value,
+                cost: self.price(l),
                 mtu: l.mtu(),
             })
             .collect();
@@ -452,13 +462,23 @@ impl Unicast {
         }
     }
 
-    /// Whether a link carries less than was said of it.
+    /// What a link costs whoever would send over it.
+    fn price(&self, link: &Link) -> u32 {
+        if leaving::is_leaving(link, self.exit) {
+            MAX_COST
+        } else {
+            link.cost.value
+        }
+    }
+
+    /// Whether a link carries less than was said of it, or is to end.
     fn shrinks(&self, states: &[LinkState]) -> bool {
         let Some(me) = &self.me else { return false };
         let said = me.routing.lsdb.links(me.address);
         let smaller = |s: &LinkState| {
             said.iter()
-                .any(|o| o.neighbour == s.neighbour && o.mtu > s.mtu)
+                .filter(|o| o.neighbour == s.neighbour)
+                .any(|o| o.mtu > s.mtu || o.cost < s.cost && s.cost == MAX_COST)
         };
         states.iter().any(smaller)
     }

@@ -7,7 +7,6 @@ use rand_core::RngCore;
 
 use super::Unicast;
 use super::critical;
-use super::link::Phase;
 use super::out::Class;
 use super::pdu;
 use crate::Now;
@@ -52,30 +51,20 @@ impl Unicast {
         let Some(link) = self.links.get(&lower) else {
             return;
         };
-        match (link.phase, body) {
-            (Phase::Up(_) | Phase::Retired(..), Body::Digest(digest)) => {
-                self.take_digest(now, lower, &digest)
-            }
-            (Phase::Up(_) | Phase::Retired(..), Body::Summary(summary)) => {
-                self.take_summary(lower, &summary)
-            }
-            (Phase::Up(_) | Phase::Retired(..), Body::Records(records)) => {
-                self.take_records(now, lower, records)
-            }
-            (Phase::Up(_) | Phase::Retired(..), Body::DecreeDigest(digest)) => {
-                self.take_decree_digest(lower, &digest)
-            }
-            (Phase::Up(_) | Phase::Retired(..), Body::Decrees(decrees)) => {
-                self.take_decrees(now, lower, decrees)
-            }
-            (Phase::Up(_) | Phase::Retired(..), Body::Directory(message)) => {
-                self.take_directory(now, lower, message)
-            }
-            (Phase::Up(_), Body::EnrolRelay(relay)) => self.enrol_relay(now, lower, relay),
-            (Phase::Up(_) | Phase::Retired(..), Body::EnrolRelayReply(reply)) => {
-                self.enrol_relay_reply(now, lower, reply)
-            }
-            (Phase::Up(_), Body::LinkInfo(info)) => self.link_info(now, lower, &info),
+        if link.peer().is_none() {
+            return self.stats.count("drop.unexpected_message");
+        }
+        let leads = link.leads_to().is_some();
+        match (leads, body) {
+            (_, Body::Digest(digest)) => self.take_digest(now, lower, &digest),
+            (_, Body::Summary(summary)) => self.take_summary(lower, &summary),
+            (_, Body::Records(records)) => self.take_records(now, lower, records),
+            (_, Body::DecreeDigest(digest)) => self.take_decree_digest(lower, &digest),
+            (_, Body::Decrees(decrees)) => self.take_decrees(now, lower, decrees),
+            (_, Body::Directory(message)) => self.take_directory(now, lower, message),
+            (_, Body::EnrolRelayReply(reply)) => self.enrol_relay_reply(now, lower, reply),
+            (true, Body::EnrolRelay(relay)) => self.enrol_relay(now, lower, relay),
+            (true, Body::LinkInfo(info)) => self.link_info(now, lower, &info),
             _ => self.stats.count("drop.unexpected_message"),
         }
     }

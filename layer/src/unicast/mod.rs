@@ -5,7 +5,7 @@
 //! | file | room |
 //! |---|---|
 //! | `member` | identity, names, files: who this is |
-//! | `dial`, `links`, `link` | N-1 flows: whom to dial; hellos, which of two stays; one of them |
+//! | `dial`, `links`, `link`, `leaving` | N-1 flows: whom to dial; hellos, which of two stays; one of them; planned ends |
 //! | `session`, `running`, `gate`, `peer` | handshakes over a link or routed; which of too many goes; how many are answered; what two members share |
 //! | `messages`, `critical` | control messages over the channels of links and of pairs |
 //! | `issuers`, `renew`, `rollover`, `sealing` | members that issue; another certificate in time; another root; its key under a passphrase |
@@ -45,6 +45,7 @@ mod hostile;
 mod hybrid;
 mod issuers;
 mod law;
+mod leaving;
 mod limits;
 mod link;
 mod links;
@@ -78,7 +79,7 @@ pub use pdu::decode_pdu;
 pub use prepared::Standing;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use proto::ipcp::{Answer, Command, CommandId, Congestion};
 use proto::{Addr, Batch, EndpointId, FlowId, Label, Reason};
@@ -142,7 +143,7 @@ pub struct Unicast {
     wake: Option<Instant>,
     /// What comes now met a queue that stands: one of it is to be marked.
     mark: bool,
-    exit_at: Option<Instant>,
+    exit: Option<leaving::Exit>,
     state: proto::ipcp::State,
     warnings: BTreeMap<String, String>,
     /// What a link carries unless it is known better, in Mbit/s.
@@ -193,7 +194,7 @@ impl Unicast {
             pump: false,
             wake: None,
             mark: false,
-            exit_at: None,
+            exit: None,
             state: proto::ipcp::State::Waiting,
             warnings: BTreeMap::new(),
             rate_mbit: admission::RATE_MBIT,
@@ -252,14 +253,6 @@ impl Unicast {
         self.done(id, Ok(Answer::Ok));
     }
 
-    /// Ends all in good order; what was said of it is given a moment to arrive.
-    fn shutdown(&mut self, now: Now, id: CommandId) {
-        self.close_all_flows(now);
-        self.done(id, Ok(Answer::Ok));
-        self.exit_at.get_or_insert(now.mono + FAREWELL);
-        self.pump = true;
-    }
-
     /// Everything that control has to do now; afterwards the deadline holds.
     fn pump(&mut self, now: Now) {
         self.pump = false;
@@ -278,12 +271,7 @@ impl Unicast {
             self.pump_peer_channel(now, address);
         }
         self.say_hellos(now);
-        let quiet = self.peers.values().all(|p| p.channel.is_idle());
-        if self.exit_at.is_some_and(|at| at <= now.mono || quiet) {
-            self.exit_at = None;
-            self.part_with(now, None);
-            self.out.push_back(Output::Exit);
-        }
+        self.exit_in_time(now);
         self.wake = self.next_wake(now);
     }
 
@@ -330,7 +318,7 @@ impl Unicast {
             self.damper.deadline(),
             self.outbox.deadline(),
             self.hold.deadline(),
-            self.exit_at,
+            self.exit.map(|exit| exit.deadline(now.mono)),
         ];
         links.chain(peers).chain(rooms.into_iter().flatten()).min()
     }
@@ -457,7 +445,5 @@ impl Unicast {
     }
 }
 
-/// How long the last words may take to be acknowledged.
-const FAREWELL: Duration = Duration::from_millis(500);
 /// Rounds of control after one input: each does what the one before gave rise to.
 const MAX_ROUNDS: usize = 8;

@@ -156,7 +156,7 @@ impl Unicast {
         // Back to where it came from: the two do not agree on the way yet.
         let back = |to: &Addr| matches!(asker, Asker::Neighbour(from, _) if from == *to);
         let next = self.path(address).and_then(|path| {
-            let to = self.links.get(&path.lower)?.up()?;
+            let to = self.links.get(&path.lower)?.peer()?;
             Some((path.lower, to)).filter(|(_, to)| !back(to) && relay.hops < MAX_HOPS)
         });
         let Some((lower, to)) = next else {

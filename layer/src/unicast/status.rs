@@ -78,6 +78,7 @@ impl Unicast {
             Phase::Joining => "enrolling",
             Phase::Up(_) if link.is_mute() => "faulty",
             Phase::Up(_) => "up",
+            Phase::Leaving(..) => "leaving",
             Phase::Retired(..) => "retired",
         };
         let dialled = link

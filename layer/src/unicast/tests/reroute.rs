@@ -139,6 +139,31 @@ fn a_neighbour_whose_link_says_that_it_is_down_is_routed_round_with_the_next_pac
 }
 
 #[test]
+fn a_member_that_shuts_down_in_order_costs_no_packet() {
+    let mut ring = Ring::new();
+    let back = ring.net.node("c").open.iter().next().copied().unwrap();
+    let (middle, first) = (ring.middle, ring.sent);
+    // What is under way at any moment is lost if the link that it is on ends.
+    ring.net.jitter = Duration::from_millis(20);
+    ring.net.node("a").received.clear();
+    for milli in 0..2_000_u32 {
+        if milli == 500 {
+            ring.net.command(middle, Command::Shutdown);
+        }
+        ring.write();
+        flows::write(&mut ring.net, "c", back.0, &[&milli.to_be_bytes()]);
+        ring.net.run(Duration::from_millis(1));
+    }
+    ring.net.run(Duration::from_millis(100));
+    assert!(ring.net.node(middle).exited);
+    for (at, sent) in [("c", first + 2_000), ("a", 2_000)] {
+        let came = ring.net.node(at).received.values();
+        let came: BTreeSet<_> = came.flatten().collect();
+        assert_eq!(came.len(), sent as usize, "of {sent} at {at}");
+    }
+}
+
+#[test]
 fn a_quiet_link_says_little_and_a_dead_one_is_given_up_all_the_same() {
     let mut ring = Ring::new();
     ring.net.seconds(10);
