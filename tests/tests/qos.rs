@@ -75,7 +75,7 @@ fn voice_beyond_what_a_link_is_said_to_carry_is_refused_with_the_reason_and_othe
     }
     let one = "ping talk --layer overlay --qos voice -c 1";
     let refused = a.run("irm", one.split(' ')).unwrap();
-    assert_eq!(refused.code, 6, "{refused:?}");
+    assert_eq!(refused.code, 1, "{refused:?}");
     let why = refused.stderr;
     assert!(
         why.contains("not granted") && why.contains("--rate"),
