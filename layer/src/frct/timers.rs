@@ -50,10 +50,23 @@ impl Frct {
             .stalled()
             .filter(|_| waits)
             .map(|at| (at + params.r, Failure::NoAnswer(params.r)));
-        let silence = self
-            .timeout()
-            .map(|most| (self.heard + most, Failure::Silence(most)));
+        let silence = self.silent_at();
         answer.into_iter().chain(silence).min_by_key(|(at, _)| *at)
+    }
+
+    /// When the peer will have been silent for too long.
+    pub fn silent_at(&self) -> Option<(Instant, Failure)> {
+        let most = self.timeout().filter(|_| !self.is_done())?;
+        Some((self.heard + most, Failure::Silence(most)))
+    }
+
+    /// Fails if the peer is silent for too long, and does nothing else: for whoever can't send and so doesn't poll.
+    pub fn mind_silence(&mut self, now: Instant) {
+        if let Some((at, failure)) = self.silent_at()
+            && at <= now
+        {
+            self.failed.get_or_insert(failure);
+        }
     }
 
     /// When a packet must go so that the other side hears something.

@@ -261,13 +261,17 @@ impl Unicast {
             let down = Event::FlowDown(id, reason);
             return self.out.push_back(Output::Control(down));
         }
+        let waits = matches!(turn, Turn::Waits | Turn::Blocked);
+        if waits {
+            transfer.waits(now.mono);
+        }
         let served = !matches!(transfer.ending(), Some(Ending::Peers { .. }));
         if let Some(failure) = transfer.failure().filter(|_| served) {
             let reason = Reason::from(failure);
             self.say_dealloc(now, endpoint, &reason);
             return self.flow_down(now, endpoint, reason);
         }
-        let at = transfer.deadline(matches!(turn, Turn::Waits | Turn::Blocked));
+        let at = transfer.deadline(waits);
         if turn == Turn::Blocked {
             self.flows.block(endpoint);
         }

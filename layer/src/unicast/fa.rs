@@ -461,7 +461,10 @@ impl Unicast {
         self.out
             .push_back(Output::UpperOpen(flow.id, user, allocated.clone()));
         self.done(command, Ok(Answer::Allocated(allocated)));
+        let endpoint = flow.local;
         self.flows.insert(flow);
+        // Its time-out runs from now on, whether anybody writes or not.
+        self.flows.make_ready(endpoint);
     }
 
     /// The answer that accepts a flow.

@@ -300,12 +300,21 @@ impl Transfer {
         self.frct.widen(buffers);
     }
 
+    /// FRCT can't send anything now: the other side may be silent for too long all the same.
+    pub(super) fn waits(&mut self, now: Instant) {
+        self.frct.mind_silence(now);
+    }
+
     /// When it wants a look; `waits`: FRCT can't send anything now, whatever it wants.
     pub(super) fn deadline(&self, waits: bool) -> Option<Instant> {
         let until = self.ending.as_ref().map(|ending| match ending {
             Ending::Own { until, .. } | Ending::Peers { until, .. } => *until,
         });
-        let frct = self.frct.deadline().filter(|_| !waits);
+        let frct = if waits {
+            self.frct.silent_at().map(|(at, _)| at)
+        } else {
+            self.frct.deadline()
+        };
         [until, frct].into_iter().flatten().min()
     }
 

@@ -40,7 +40,7 @@ enum Verb {
         #[arg(long)]
         layer: Label,
     },
-    /// Send bytes to a name at a steady rate
+    /// Send bytes to a name at a steady rate; prints a line of JSON with the reason when the flow ends
     Pour {
         name: String,
         #[arg(long)]
@@ -96,6 +96,7 @@ async fn main() -> anyhow::Result<()> {
             let flow = irm.allocate(&name, options).await?;
             tokio::select! {
                 end = pour(&flow, bytes_per_s, size) => end,
+                end = silence(&flow) => print(&serde_json::json!({"end": end.to_string()})),
                 () = stdin_ends() => Ok(()),
             }
         }
@@ -171,6 +172,16 @@ async fn sink(irm: &Irm, name: &str, layer: Label) -> anyhow::Result<()> {
             }
             _ = tick.tick() => print(&serde_json::json!({"bytes": bytes}))?,
             () = stdin_ends() => return Ok(()),
+        }
+    }
+}
+
+/// Reads what nobody sends: the end of the flow shows there.
+async fn silence(flow: &Flow) -> FlowError {
+    let mut batch = Batch::new(Framing::Record);
+    loop {
+        if let Err(end) = flow.read_batch(&mut batch).await {
+            return end;
         }
     }
 }

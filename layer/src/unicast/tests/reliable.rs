@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use proto::{Batch, Code, FlowId, Framing, QosSpec};
 
-use super::Net;
 use super::flows::{flow, line, register};
+use super::{Net, status};
 use crate::Input;
 
 /// Loses each packet of a flow's size that a small generator says, and lets control pass.
@@ -96,4 +96,42 @@ fn a_data_flow_loses_nothing_whether_to_a_neighbour_or_through_one_at_any_loss()
         assert_eq!(numbers(&mut net, "a", 5), [7]);
         assert_eq!(net.node("a").closed[&FlowId(5)].code, Code::Closed);
     }
+}
+
+#[test]
+fn silence_ends_a_flow_after_its_time_out_whether_its_member_counts_as_reachable_or_not() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    let qos = |timeout_ms| QosSpec {
+        timeout_ms,
+        ..QosSpec::DATA
+    };
+    // Before the layer knows that c is cut off, and long after.
+    for (id, ms) in [(5, 300), (6, 8000)] {
+        flow(&mut net, "a", "c", "server", id, qos(ms));
+    }
+    flow(&mut net, "a", "c", "server", 7, QosSpec::DATA);
+    net.seconds(20);
+    for end in ["a", "c"] {
+        assert!(net.node(end).closed.is_empty(), "keep-alives hold it up");
+    }
+    net.cut("b", "c");
+    let cut = net.now().mono;
+    let closed =
+        |net: &mut Net, id| ["a", "c"].map(|end| net.node(end).closed.get(&FlowId(id)).cloned());
+    // What it heard last may be a quarter of the time-out old.
+    for (id, after, until) in [(5, 200, 400), (6, 5_900, 8_100)] {
+        let since = net.now().mono - cut;
+        net.run(Duration::from_millis(after) - since);
+        assert_eq!(closed(&mut net, id), [None, None], "flow {id}");
+        net.run(Duration::from_millis(until - after));
+        for (end, reason) in ["a", "c"].into_iter().zip(closed(&mut net, id)) {
+            let reason = reason.unwrap_or_else(|| panic!("flow {id} stands at {end}"));
+            assert_eq!(reason.code, Code::TimedOut, "flow {id} at {end}: {reason}");
+            assert!(reason.text.contains("the time-out of the flow's QoS"));
+        }
+    }
+    assert_eq!(closed(&mut net, 7), [None, None]);
+    let routes = status(&mut net, "a").routes;
+    assert!(routes.iter().all(|r| r.member != "c"), "{routes:?}");
 }
