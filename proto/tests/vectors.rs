@@ -9,7 +9,7 @@ use prost::Message as _;
 use proto::record::{Item, Peer, Record, Welcome};
 use proto::wire::message::Body;
 use proto::wire::{self, directory};
-use proto::{Batch, Code, FlowId, Framing, Label, Name, QosSpec, Reason, Token};
+use proto::{Batch, Code, FlowId, Framing, Label, Name, QosSpec, Reason, Token, irm};
 
 /// What the file has for a name.
 fn vector(name: &str) -> Vec<u8> {
@@ -101,6 +101,32 @@ fn control_items_are_those_of_the_document() {
         batch.push(sdu.len()).unwrap().copy_from_slice(sdu);
     }
     assert_eq!(batch.bytes(), sdus);
+}
+
+#[test]
+fn words_with_irmd_are_those_of_the_document() {
+    let failure = irm::Failure {
+        code: 4,
+        text: "no".into(),
+    };
+    assert_eq!(failure.encode_to_vec(), vector("grpc.failure"));
+    let said = Reason::from(failure);
+    assert_eq!((said.code, said.text.as_str()), (Code::NotFound, "no"));
+    let end = irm::FlowEnd {
+        flow: 7,
+        socket: "/run/irm/x".into(),
+        token: vec![3; 16],
+    };
+    assert_eq!(end.encode_to_vec(), vector("grpc.flow_end"));
+    let ask = irm::AllocFlowRequest {
+        name: "echo".into(),
+        qos: Some(QosSpec::BEST.into()),
+        layer: "home".into(),
+        timeout_ms: 10_000,
+        session: vec![5; 4],
+        ..Default::default()
+    };
+    assert_eq!(ask.encode_to_vec(), vector("grpc.alloc_flow_request"));
 }
 
 #[test]

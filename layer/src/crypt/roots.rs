@@ -34,6 +34,8 @@ pub struct Roots {
     crosses: Arc<Vec<Vec<u8>>>,
     /// The longest that the certificate of a member lives that a member has issued.
     member_life: Option<Duration>,
+    /// The member that holds the root's key, and that member's own key.
+    holder: Option<(Label, [u8; 32])>,
 }
 
 /// A key that may sign what the authority of a layer says to all members.
@@ -60,6 +62,7 @@ impl Roots {
                 known: Arc::default(),
                 crosses: Arc::default(),
                 member_life: None,
+                holder: None,
                 ders,
                 anchors,
             }),
@@ -127,6 +130,11 @@ impl Roots {
         }
     }
 
+    /// The same, but no member that issues gives the holder's name to another key than this.
+    pub fn with_holder(self, holder: Option<(Label, [u8; 32])>) -> Self {
+        Self { holder, ..self }
+    }
+
     /// The same, but only the root that issues now is believed, not the one before.
     pub fn first(&self) -> Self {
         let mut first = self.clone();
@@ -175,6 +183,12 @@ impl Roots {
     /// The certificates of members that may issue, as the layer's authority said it last.
     pub(super) fn known(&self) -> &[Vec<u8>] {
         &self.known
+    }
+
+    /// Whether it would be the holder's name with another key.
+    pub(super) fn poses_as_holder(&self, member: &Label, key: &[u8; 32]) -> bool {
+        let holder = self.holder.as_ref();
+        holder.is_some_and(|(name, own)| name == member && own != key)
     }
 
     /// What two roots have certified of each other.

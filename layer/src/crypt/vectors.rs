@@ -1,13 +1,15 @@
 //! Certificates, requests, keys and seals of docs/vectors.txt.
 
-use proto::{Addr, EndpointId, Label};
+use proto::{Addr, Code, EndpointId, Label, wire};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use zeroize::Zeroizing;
 
 use super::identity::renewal_part;
 use super::invitation::{seed_public, signed_part};
 use super::issue::Request;
-use super::{Aead, Agreed, CertError, KeyExchange, MemberCert, Roots, Secrets, Voice, prefix};
+use super::{
+    Aead, Agreed, Authority, CertError, KeyExchange, MemberCert, Roots, Secrets, Voice, prefix,
+};
 use crate::vectors::{NOW, member, vector};
 
 fn label(text: &str) -> Label {
@@ -124,4 +126,27 @@ fn who_was_met_is_recognised_by_what_the_document_says() {
         .introduce(0x0102_0304);
     let bytes = [&[4][..], &shown.id.to_be_bytes(), &shown.mac].concat();
     assert_eq!(bytes, vector("met"));
+}
+
+#[test]
+fn an_authority_that_another_implementation_exported_is_taken_and_lets_in_whom_it_should() {
+    let file = vector("export");
+    let wrong = Authority::import(&file, b"another passphrase").map(drop);
+    assert_eq!(wrong.unwrap_err().code, Code::Denied);
+    let mut authority = Authority::import(&file, b"correct horse battery").unwrap();
+    let alice = member("alice", 0x12);
+    let key = *alice.cert().public_key();
+    assert_eq!(authority.key_of(&label("alice")), Some(key));
+    let request = wire::EnrolRequest {
+        invitation: vec![1; 16],
+        csr: vector("csr"),
+        seed_signature: vector("csr.seed_signature"),
+        issuer: "alice".into(),
+        ..Default::default()
+    };
+    // It is for bob, and carol asks.
+    let refused = authority.redeem(&request, &[9; 32], NOW).map(drop);
+    assert_eq!(refused.unwrap_err().code, Code::Conflict);
+    let elsewhere = authority.redeem(&request, &[8; 32], NOW).map(drop);
+    assert_eq!(elsewhere.unwrap_err().code, Code::Denied);
 }

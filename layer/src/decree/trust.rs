@@ -21,6 +21,8 @@ pub struct Trust {
     pub cert_life: Option<Duration>,
     /// The member that holds the root's key.
     pub holder: Option<Label>,
+    /// The key in that member's certificate, so that nobody else can have another with its name.
+    pub holder_key: Option<[u8; 32]>,
     /// While the root is changed, two are believed, the first of which issues: what each has certified of the other, DER.
     pub crosses: Vec<Vec<u8>>,
     /// The second of Unix time at which the change of the root ends by itself; `None`: when somebody says so.
@@ -49,6 +51,10 @@ impl Trust {
                 "" => None,
                 name => Some(Label::new(name).ok()?),
             },
+            holder_key: match trust.holder_key.as_slice() {
+                [] => None,
+                key => Some(key.try_into().ok()?),
+            },
             crosses: trust.crosses,
             until: (trust.until > 0).then_some(trust.until),
         })
@@ -70,6 +76,7 @@ impl Trust {
                 .as_ref()
                 .map(ToString::to_string)
                 .unwrap_or_default(),
+            holder_key: self.holder_key.map_or_else(Vec::new, Into::into),
             crosses: self.crosses.clone(),
             until: self.until.unwrap_or_default(),
         }
@@ -81,6 +88,7 @@ impl Trust {
         let roots = Roots::new(self.roots.clone())?;
         let roots = roots.with_issuers(&self.issuers, self.retired.iter().copied());
         let roots = roots.with_member_life(self.cert_life);
+        let roots = roots.with_holder(self.holder.clone().zip(self.holder_key));
         Ok(roots.with_crosses(self.crosses.clone()))
     }
 
@@ -107,6 +115,7 @@ mod tests {
             retired: vec![([4; 32], 5)],
             cert_life: Some(Duration::from_secs(600)),
             holder: Label::new("a").ok(),
+            holder_key: Some([9; 32]),
             crosses: vec![vec![6], vec![7]],
             until: Some(8),
         };

@@ -70,6 +70,7 @@ impl Unicast {
                 roots: me.identity.roots().ders().to_vec(),
                 cert_life: Some(authority.cert_life()),
                 holder: Some(me.label().clone()),
+                holder_key: Some(*me.identity.cert().public_key()),
                 ..Trust::default()
             },
         };

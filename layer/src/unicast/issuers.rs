@@ -107,6 +107,7 @@ impl Unicast {
         me.issuer = Some(me.label().clone());
         let trust = Trust {
             holder: Some(me.label().clone()),
+            holder_key: Some(*me.identity.cert().public_key()),
             ..me.trust()
         };
         self.save("authority", bytes);

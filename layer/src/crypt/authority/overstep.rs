@@ -15,7 +15,7 @@ use crate::decree::Trust;
     reason = "what is asked is whether it is believed; all else must work"
 )]
 fn given(layer: &str, member: &str, grant: &Grant, life: u64) -> Result<MemberCert, CertError> {
-    let (mut root, _) = first("ovl");
+    let (mut root, a) = first("ovl");
     let (b, c) = (enrolled(&mut root, "b"), enrolled(&mut root, "c"));
     let delegate = |to: &Identity| {
         let prefixes = ["10.9.0.0/16".parse().unwrap()];
@@ -26,6 +26,8 @@ fn given(layer: &str, member: &str, grant: &Grant, life: u64) -> Result<MemberCe
         roots: vec![root.own_cert().to_vec()],
         issuers: vec![own.clone(), other],
         cert_life: Some(Duration::from_secs(LIFE)),
+        holder: Some(label("a")),
+        holder_key: Some(*a.cert().public_key()),
         ..Trust::default()
     };
     let issuer = b.issue_with(&own).unwrap();
@@ -79,6 +81,9 @@ fn more_than_it_may_give_is_refused() {
     let name = given("ovl", "c", &none, LIFE);
     let why = CertError::Malformed("it gives the name of a member that issues to another key");
     assert_eq!(name, Err(why));
+    let holder = given("ovl", "a", &none, LIFE);
+    let why = "it gives the name of the member that holds the root's key to another key";
+    assert_eq!(holder, Err(CertError::Malformed(why)));
     let layer = given("other", "d", &none, LIFE);
     assert!(
         matches!(layer, Err(CertError::WrongLayer { .. })),

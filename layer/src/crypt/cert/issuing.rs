@@ -72,6 +72,11 @@ impl Issuing {
                 "it gives the name of a member that issues to another key",
             ));
         }
+        if roots.poses_as_holder(&cert.member, &cert.public_key) {
+            return Err(CertError::Malformed(
+                "it gives the name of the member that holds the root's key to another key",
+            ));
+        }
         let life = cert.not_after.0.saturating_sub(cert.not_before.0);
         if roots.member_life().is_some_and(|most| life > most + DATED) {
             return Err(CertError::Malformed(
