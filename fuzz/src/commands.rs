@@ -13,6 +13,7 @@ pub(super) fn commands() -> [(&'static str, Command); 12] {
         over: over.clone(),
         prefixes,
         cert_life: None,
+        passphrase: None,
         shim_udp: None,
     };
     let invite = Invite {

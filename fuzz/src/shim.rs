@@ -148,6 +148,7 @@ pub fn run(bytes: &[u8]) {
         over: vec![],
         prefixes: vec![],
         cert_life: None,
+        passphrase: None,
         shim_udp: Some(own),
     }));
     world.command(Command::Register(Name::new("echo").unwrap()));

@@ -19,7 +19,7 @@ use crate::config::Config;
 #[derive(Debug)]
 pub(crate) enum Call {
     /// irmd asks.
-    Command(CommandId, Command),
+    Command(CommandId, Box<Command>),
     /// The stream is being opened: who are you, now? Events from here on go to the new stream.
     Hello(oneshot::Sender<pb::IpcpHello>),
     /// The stream is lost: this process is an orphan until the next [`Call::Hello`].
@@ -212,7 +212,11 @@ impl Link {
     async fn command(&self, message: pb::IpcpCommand, out: &mpsc::Sender<pb::IpcpEvent>) -> bool {
         let id = message.id;
         match Command::from_message(message) {
-            Ok(Some(command)) => self.calls.send(Call::Command(id, command)).await.is_ok(),
+            Ok(Some(command)) => self
+                .calls
+                .send(Call::Command(id, Box::new(command)))
+                .await
+                .is_ok(),
             Ok(None) => true,
             Err(bad) => {
                 let event = Event::Done(id, Err(bad.into()));

@@ -249,7 +249,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
 
     fn call(&mut self, call: Call) {
         match call {
-            Call::Command(id, command) => self.command(id, command),
+            Call::Command(id, command) => self.command(id, *command),
             Call::Hello(answer) => {
                 let hello = self.introduce();
                 // If the stream's task is gone, so is its wish.

@@ -259,6 +259,7 @@ fn ipcp_items(t: IpcpTable, items: &mut Vec<Item>) -> Result<(), Reason> {
                 over: t.over,
                 prefixes: t.prefixes,
                 cert_life_s: t.cert_life_s,
+                passphrase: None,
                 shim_udp,
             };
             Item::Bootstrap(name.clone(), kind, message.try_into()?)

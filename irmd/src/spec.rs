@@ -291,6 +291,7 @@ impl SavedSpec {
                     over: Vec::new(),
                     prefixes,
                     cert_life_s,
+                    passphrase: None,
                     shim_udp,
                 };
                 Role::First(Box::new(message.try_into()?))

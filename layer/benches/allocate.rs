@@ -96,6 +96,7 @@ impl Pair {
             over: over.clone(),
             prefixes: Vec::new(),
             cert_life: None,
+            passphrase: None,
             shim_udp: None,
         };
         self.command(1, Command::Bootstrap(bootstrap));

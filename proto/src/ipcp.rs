@@ -64,6 +64,8 @@ pub struct Bootstrap {
     pub prefixes: Vec<IpNet>,
     /// Unicast: how long the certificate of a member lives; `None`: 90 days.
     pub cert_life: Option<Duration>,
+    /// Unicast: the root's key lies on disk under this passphrase only, from the beginning; `None`: as it is.
+    pub passphrase: Option<Vec<u8>>,
     /// The shim's own part.
     pub shim_udp: Option<ShimUdp>,
 }

@@ -105,6 +105,40 @@ fn a_sealed_authority_starts_locked_and_says_what_to_do() {
     refused(&net.a, "layer invite ovl --member ovl-d", 5, locked);
 }
 
+#[test]
+fn a_key_that_was_never_on_disk_as_it_is_starts_locked() {
+    let lab = Lab::new().unwrap();
+    let a = lab.host("a").unwrap();
+    let _irmd = a.irmd().unwrap();
+    a.irm("ipcp bootstrap udp --type shim-udp --layer net --ip 127.0.0.1")
+        .unwrap();
+    let pass = lab.dir().join("pass");
+    let found = format!(
+        "ipcp bootstrap ovl-a --type unicast --layer ovl --passphrase-file {}",
+        pass.display()
+    );
+    fs::write(&pass, "short\n").unwrap();
+    refused(&a, &found, 2, "fewer than 12 bytes");
+    fs::write(&pass, "correct horse battery\n").unwrap();
+    a.irm(&found).unwrap();
+    let is = |key: &str| {
+        let shown = a.irm_json("layer show ovl");
+        shown.is_ok_and(|shown| shown["key"] == key)
+    };
+    assert!(is("sealed"));
+    a.irm("layer invite ovl --member ovl-b").unwrap();
+    // irmd starts it again, and has kept no passphrase.
+    for pid in a.programs("ipcpd") {
+        kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    }
+    eventually(TEN, "it is locked", || is("locked")).unwrap();
+    let unlock = format!("layer unlock ovl --passphrase-file {}", pass.display());
+    a.irm(&unlock).unwrap();
+    a.irm("layer invite ovl --member ovl-c").unwrap();
+    // The same again is the same.
+    a.irm(&found).unwrap();
+}
+
 /// A has founded the layer `ovl`, B is its second member.
 struct Net {
     // In the order in which they end.

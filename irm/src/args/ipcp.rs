@@ -92,6 +92,10 @@ pub(crate) struct Bootstrap {
     /// unicast: how long the certificates of members live; they renew themselves [default: 90d]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) cert_life: Option<Duration>,
+    /// unicast: keep the root key on disk under a passphrase only, the first line of this file, of at least 12 bytes; - is the
+    /// standard input. After each start it has to be unlocked: irm layer unlock
+    #[arg(long, value_name = "FILE")]
+    pub(crate) passphrase_file: Option<PathBuf>,
     /// unicast: a lower layer [default: every shim layer of this host]
     #[arg(long, value_name = "LAYER")]
     pub(crate) over: Vec<Label>,

@@ -7,6 +7,7 @@ use proto::irm as pb;
 use proto::{Code, Reason};
 use serde_json::json;
 
+use super::layer::passphrase;
 use super::{Context, texts};
 use crate::args::{Adjacency, Bootstrap, Enroll, IpcpVerb, Kind, Set};
 use crate::client::{GRACE, QUICK, answer};
@@ -133,8 +134,10 @@ fn sentence(i: &pb::IpcpInfo) -> String {
 fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason> {
     let shim = args.shim;
     let shim_only = shim.ip.is_some();
-    let unicast_only =
-        !args.prefixes.is_empty() || !args.over.is_empty() || args.cert_life.is_some();
+    let unicast_only = !args.prefixes.is_empty()
+        || !args.over.is_empty()
+        || args.cert_life.is_some()
+        || args.passphrase_file.is_some();
     match args.kind {
         Some(Kind::ShimUdp) if !shim_only => {
             return Err(usage(
@@ -143,7 +146,7 @@ fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason
         }
         Some(Kind::ShimUdp) if unicast_only => {
             return Err(usage(
-                "--prefix, --cert-life and --over are for unicast, not for shim-udp",
+                "--prefix, --cert-life, --passphrase-file and --over are for unicast, not for shim-udp",
             ));
         }
         Some(Kind::Unicast) if shim_only => {
@@ -155,9 +158,14 @@ fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason
     }
     if shim_only && unicast_only {
         return Err(usage(
-            "--ip is for shim-udp, --prefix, --cert-life and --over are for unicast; give one or the other",
+            "--ip is for shim-udp, --prefix, --cert-life, --passphrase-file and --over are for unicast; give one or the other",
         ));
     }
+    let passphrase = args
+        .passphrase_file
+        .as_deref()
+        .map(passphrase)
+        .transpose()?;
     let shim_udp = shim.ip.map(|ip| pb::ShimUdpConfig {
         ip: ip.to_string(),
         port: shim.port.map_or(0, u32::from),
@@ -174,6 +182,7 @@ fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason
         over: texts(&args.over),
         prefixes: texts(&args.prefixes),
         cert_life_s: args.cert_life.map_or(0, |life| life.as_secs()),
+        passphrase,
         shim_udp,
     };
     Ok(pb::BootstrapIpcpRequest {

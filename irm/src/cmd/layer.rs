@@ -157,7 +157,8 @@ async fn import(c: &Context, args: Sealed, sealed: bool) -> Result<(), Reason> {
     act(c, args.layer, Act::Import(import)).await
 }
 
-fn passphrase(file: &Path) -> Result<Vec<u8>, Reason> {
+/// The first line of a file, or of the standard input.
+pub(super) fn passphrase(file: &Path) -> Result<Vec<u8>, Reason> {
     let mut line = String::new();
     let read = match file.as_os_str() == "-" {
         true => std::io::stdin().lock().read_line(&mut line),

@@ -134,8 +134,10 @@ async fn bootstrap_created(
     daemon: &Arc<Daemon>,
     ipcp: &Arc<Ipcp>,
     named: Vec<Label>,
-    config: Bootstrap,
+    mut config: Bootstrap,
 ) -> Result<(), Reason> {
+    // Told once, and kept nowhere.
+    let passphrase = config.passphrase.take();
     let layer = config.layer.clone();
     match (ipcp.kind, config.shim_udp.is_some()) {
         (Kind::ShimUdp, false) => {
@@ -171,7 +173,12 @@ async fn bootstrap_created(
         (inner.spec.over, inner.layer) = (named.clone(), Some(layer.clone()));
     }
     let over = daemon.over(ipcp);
-    let answer = ask_bootstrap(ipcp, Command::Bootstrap(Bootstrap { over, ..config })).await;
+    let asked = Bootstrap {
+        over,
+        passphrase,
+        ..config
+    };
+    let answer = ask_bootstrap(ipcp, Command::Bootstrap(asked)).await;
     let done = settle(daemon, ipcp, answer, |spec| {
         (spec.layer, spec.role, spec.over) = (after.layer, after.role, after.over)
     })

@@ -135,6 +135,7 @@ impl World {
             over: over(),
             prefixes: Vec::new(),
             cert_life: None,
+            passphrase: None,
             shim_udp: None,
         };
         self.command(0, What::Join, Command::Bootstrap(ask));
@@ -259,6 +260,7 @@ impl World {
                 over: over(),
                 prefixes: Vec::new(),
                 cert_life: None,
+                passphrase: None,
                 shim_udp: None,
             })
         } else {

@@ -150,13 +150,16 @@ impl Unicast {
                 }
             },
             None => {
-                let (authority, identity) = Authority::create_for(
+                let (mut authority, identity) = Authority::create_for(
                     &ask.layer,
                     &self.name,
                     &ask.prefixes,
                     ask.cert_life,
                     now.wall,
                 )?;
+                if ask.passphrase.is_some() {
+                    authority.seal(ask.passphrase.as_deref())?;
+                }
                 self.save("authority", authority.to_bytes());
                 self.save("identity", identity.to_bytes());
                 (Kept::Open(Box::new(authority)), identity)

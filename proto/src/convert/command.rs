@@ -96,6 +96,7 @@ impl From<Bootstrap> for pb::Bootstrap {
             over: texts(b.over),
             prefixes: texts(b.prefixes),
             cert_life_s: b.cert_life.map_or(0, |life| life.as_secs()),
+            passphrase: b.passphrase,
             shim_udp: b.shim_udp.map(Into::into),
         }
     }
@@ -109,6 +110,7 @@ impl TryFrom<pb::Bootstrap> for Bootstrap {
             over: labels("over", b.over)?,
             prefixes: parsed("prefix", &b.prefixes)?,
             cert_life: (b.cert_life_s > 0).then(|| Duration::from_secs(b.cert_life_s)),
+            passphrase: b.passphrase,
             shim_udp: b.shim_udp.map(TryInto::try_into).transpose()?,
         })
     }

@@ -72,6 +72,7 @@ impl Host {
                 over: vec![],
                 prefixes: vec![],
                 cert_life: None,
+                passphrase: None,
                 shim_udp: Some(shim_udp),
             }),
         );

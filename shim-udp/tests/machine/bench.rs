@@ -117,6 +117,7 @@ impl Wire {
             over: vec![],
             prefixes: vec![],
             cert_life: None,
+            passphrase: None,
             shim_udp: Some(shim_udp),
         }
     }

@@ -156,6 +156,7 @@ impl Shim {
             over: vec![],
             prefixes: vec![],
             cert_life: None,
+            passphrase: None,
             shim_udp: Some(shim_udp),
         };
         assert!(self.ask(Command::Bootstrap(bootstrap)).await.is_ok());

@@ -101,6 +101,7 @@ fn certificates_are_renewed_by_and_for_members_whose_clock_steps_by_an_hour() {
             over: vec![label("net")],
             prefixes: Vec::new(),
             cert_life: Some(Duration::from_secs(6 * 3600)),
+            passphrase: None,
             shim_udp: None,
         };
         net.ask("b", Command::Bootstrap(ask)).unwrap();

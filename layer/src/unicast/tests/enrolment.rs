@@ -279,6 +279,7 @@ fn the_same_bootstrap_again_is_fine_and_another_is_a_conflict() {
         over: vec![label("net")],
         prefixes: Vec::new(),
         cert_life: None,
+        passphrase: None,
         shim_udp: None,
     };
     assert_eq!(
@@ -309,6 +310,7 @@ fn a_file_cut_at_any_byte_is_named_and_never_replaced() {
         over: vec![label("net")],
         prefixes: Vec::new(),
         cert_life: None,
+        passphrase: None,
         shim_udp: None,
     };
     let rejoin = Enroll {

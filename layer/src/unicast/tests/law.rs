@@ -168,6 +168,7 @@ fn what_stands_is_judged_again_when_a_certificate_is_renewed_with_other_groups()
         over: vec![label("net")],
         prefixes: Vec::new(),
         cert_life: Some(Duration::from_secs(600)),
+        passphrase: None,
         shim_udp: None,
     };
     net.ask("b", Command::Bootstrap(ask)).unwrap();

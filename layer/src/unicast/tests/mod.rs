@@ -402,6 +402,7 @@ pub(super) fn bootstrap(net: &mut Net, first: &'static str) {
         over: vec![label("net")],
         prefixes: Vec::new(),
         cert_life: None,
+        passphrase: None,
         shim_udp: None,
     };
     let answer = net.ask(first, Command::Bootstrap(ask));

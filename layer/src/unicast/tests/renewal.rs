@@ -13,6 +13,7 @@ fn short_lived(net: &mut Net, first: &'static str) {
         over: vec![label("net")],
         prefixes: Vec::new(),
         cert_life: Some(Duration::from_secs(600)),
+        passphrase: None,
         shim_udp: None,
     };
     net.ask(first, Command::Bootstrap(ask)).unwrap();

@@ -16,6 +16,7 @@ fn line() -> Net {
         over: vec![label("net")],
         prefixes: Vec::new(),
         cert_life: Some(Duration::from_secs(600)),
+        passphrase: None,
         shim_udp: None,
     };
     net.ask("a", Command::Bootstrap(ask)).unwrap();

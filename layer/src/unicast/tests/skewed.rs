@@ -21,6 +21,7 @@ fn members_whose_clocks_are_ten_minutes_wrong_join_talk_renew_and_part() {
         over: vec![label("net")],
         prefixes: Vec::new(),
         cert_life: Some(Duration::from_secs(3600)),
+        passphrase: None,
         shim_udp: None,
     };
     net.ask("a", Command::Bootstrap(ask)).unwrap();
