@@ -42,6 +42,17 @@ fn what_failed_once_holds() {
     }
 }
 
+/// A handshake that was begun again before its other side could have answered (38, 99).
+#[test]
+fn what_failed_once_over_a_satellite_holds() {
+    let scenario = Scenario::parse(include_str!("../../scenarios/satellite.toml")).unwrap();
+    for seed in [10, 38, 99] {
+        if let Err(failure) = play(&scenario, seed, None) {
+            panic!("{} at {:?}", failure.what, failure.at);
+        }
+    }
+}
+
 #[test]
 fn the_same_seed_is_the_same_run() {
     let (one, two) = (passes(3), passes(3));

@@ -14,6 +14,7 @@ pub(super) struct Running {
     /// Its outcome was that of a joiner, who has no certificate yet.
     pub(super) joiner: bool,
     confirmed: bool,
+    failed: bool,
     since: Instant,
     /// The neighbour with whose keys its PDUs are sealed for their way; `None`: anybody may write them.
     via: Option<Addr>,
@@ -43,6 +44,7 @@ impl Running {
             done: false,
             joiner,
             confirmed: false,
+            failed: false,
             since: now,
             via,
             drop_at: None,
@@ -70,7 +72,7 @@ impl Running {
                 Some(Step::Keys(secrets))
             }
             Some(Outcome::Failed(reason)) => {
-                self.done = true;
+                (self.done, self.failed) = (true, true);
                 Some(Step::Failed(reason))
             }
             None if self.done && !self.confirmed && self.handshake.confirmed() => {
@@ -79,6 +81,11 @@ impl Running {
             }
             None => None,
         }
+    }
+
+    /// Whether this side has begun it and can't know yet that the other has the keys too: that takes a round trip more.
+    pub(super) fn is_under_way(&self) -> bool {
+        self.handshake.is_client() && !self.confirmed && !self.failed
     }
 
     /// Whether it may be forgotten.

@@ -356,10 +356,7 @@ impl Unicast {
         let Some(peer) = self.peer(now, address) else {
             return;
         };
-        let running = peer
-            .handshakes
-            .iter()
-            .any(|r| !r.done && r.handshake.is_client());
+        let running = peer.handshakes.iter().any(Running::is_under_way);
         let early = now.mono < peer.retry_at;
         let mtu = routed_mtu(self.path_mtu(address));
         let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&address)) else {
