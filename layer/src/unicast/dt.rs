@@ -236,7 +236,7 @@ impl Unicast {
             Inner::Routed(header, body)
                 if self.me.as_ref().is_some_and(|me| me.address == header.dst) =>
             {
-                self.arrived(now, header, &mut body[Routed::LEN..]);
+                self.arrived(now, Some(peer), header, &mut body[Routed::LEN..]);
             }
             Inner::Routed(header, body) => self.forward(now, peer, header, body),
             Inner::LinkChannel(frame) => self.link_frame(now, lower, frame),
@@ -249,10 +249,16 @@ impl Unicast {
         }
     }
 
-    /// Takes a PDU that was sealed end to end for this member.
-    pub(super) fn arrived(&mut self, now: Now, header: Routed, sealed: &mut [u8]) {
+    /// Takes a PDU that was sealed end to end for this member, from the neighbour `via` unless it was kept for a while.
+    pub(super) fn arrived(
+        &mut self,
+        now: Now,
+        via: Option<Addr>,
+        header: Routed,
+        sealed: &mut [u8],
+    ) {
         let Some(peer) = self.peers.get_mut(&header.src) else {
-            return self.no_session(header.src);
+            return self.no_session(now, via, header.src);
         };
         let ends = match header.endpoint {
             EndpointId(0) => &mut peer.ends,
@@ -269,33 +275,19 @@ impl Unicast {
             },
         };
         let Some(key) = ends.opener(now.mono, header.session, &peer.sessions) else {
-            return self.no_session(header.src);
+            return self.no_session(now, via, header.src);
         };
         let payload = match key.open_with(&header.aad(), header.counter, sealed) {
             Ok(payload) => payload,
             Err(error) => return self.stats.count(drop_reason(error)),
         };
+        peer.heard = Some(now.mono);
         if peer.sessions.confirm(header.session) {
             self.pump = true;
         }
         match header.endpoint {
             EndpointId(0) => self.peer_frame(now, header.src, payload),
             endpoint => self.deliver(now, endpoint, header.src, payload, header.flags),
-        }
-    }
-
-    /// A member seals with keys that this one does not have, maybe since it has restarted: they agree on fresh ones.
-    fn no_session(&mut self, from: Addr) {
-        self.stats.count("drop.no_session");
-        if self
-            .me
-            .as_ref()
-            .is_some_and(|me| me.routing.member(from).is_some())
-        {
-            self.wants_session.insert(from);
-            if let Some(peer) = self.peers.get_mut(&from) {
-                peer.estranged = true;
-            }
         }
     }
 

@@ -403,7 +403,9 @@ impl Unicast {
         for pdu in outgoing.early.into_pdus() {
             match pdu {
                 EarlyPdu::Direct(payload) => self.deliver(now, endpoint, from, &payload, 0),
-                EarlyPdu::Routed(header, mut sealed) => self.arrived(now, header, &mut sealed),
+                EarlyPdu::Routed(header, mut sealed) => {
+                    self.arrived(now, None, header, &mut sealed)
+                }
             }
         }
     }

@@ -1,5 +1,5 @@
-//! How many handshakes that others begin are answered: each costs a signature and two key agreements, and the first PDU of
-//! one costs its sender nothing. It must not know who is right.
+//! How many handshakes that others begin are answered, and how many they can make this member begin: each costs a signature
+//! and two key agreements, and what brings it about costs its sender nothing. It must not know who is right.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -16,6 +16,9 @@ pub(super) struct Gate {
     all: Used,
     /// What came sealed by each neighbour, its own or that of a member behind it, or from a member that showed it was met.
     neighbours: BTreeMap<Addr, Used>,
+    /// Handshakes that this member begins since it can't open what came: all, and those for what each neighbour brought.
+    lost: Used,
+    lost_by: BTreeMap<Addr, Used>,
     /// What the members have by whom this one knows them, and each is known by, the newest last.
     met: BTreeMap<Addr, Vec<Acquaintance>>,
     ids: FxHashMap<u64, Addr>,
@@ -74,16 +77,32 @@ impl Gate {
                 Err("drop.handshake_rate")
             };
         };
-        if self.neighbours.len() >= MAX_KEPT && !self.neighbours.contains_key(&neighbour) {
-            self.neighbours.retain(|_, used| used.is_used(now));
-        }
-        let own = self.neighbours.entry(neighbour).or_default();
+        let own = own(&mut self.neighbours, now, neighbour);
         if own.take(now, NEIGHBOUR) && self.all.take(now, ALL) {
             Ok(())
         } else {
             Err("drop.handshake_rate_neighbour")
         }
     }
+
+    /// Whether another handshake is begun since what the neighbour `via` brought is sealed with keys that are not known here:
+    /// anybody behind it may have made that up, in any name. The error is the reason of the drop.
+    pub(super) fn lost(&mut self, now: Instant, via: Addr) -> Result<(), &'static str> {
+        let own = own(&mut self.lost_by, now, via);
+        if own.take(now, LOST_BY) && self.lost.take(now, LOST) {
+            Ok(())
+        } else {
+            Err("drop.no_session_rate")
+        }
+    }
+}
+
+/// What a neighbour has used. Those are forgotten who have used nothing for long, if there are many.
+fn own(all: &mut BTreeMap<Addr, Used>, now: Instant, neighbour: Addr) -> &mut Used {
+    if all.len() >= MAX_KEPT && !all.contains_key(&neighbour) {
+        all.retain(|_, used| used.is_used(now));
+    }
+    all.entry(neighbour).or_default()
 }
 
 /// Handshakes that are answered: of all, and of these what strangers may take; what they leave is the neighbours'.
@@ -96,6 +115,16 @@ const STRANGERS: Rate = Rate { burst: 100, ..ALL };
 const NEIGHBOUR: Rate = Rate {
     burst: 50,
     per_second: 100,
+};
+/// Handshakes begun for what can't be opened: of all, and for what one neighbour brought. Whoever has truly lost its keys is
+/// waited for by no more members than that at a time.
+const LOST: Rate = Rate {
+    burst: 80,
+    per_second: 40,
+};
+const LOST_BY: Rate = Rate {
+    burst: 20,
+    per_second: 10,
 };
 /// How long what neighbours send may wait, and how long no stranger is answered when it has waited for longer.
 const BEHIND: Duration = Duration::from_millis(20);
@@ -169,12 +198,27 @@ mod tests {
     }
 
     #[test]
+    fn a_neighbour_that_brings_what_nobody_can_open_leaves_the_others_their_share() {
+        let (mut gate, start) = (Gate::default(), begin());
+        let mut begun = 0;
+        for i in 0..60_000u32 {
+            let now = start + Duration::from_micros(500) * i;
+            begun += usize::from(gate.lost(now, Addr(1)).is_ok());
+            if i % 400 == 0 {
+                assert_eq!(gate.lost(now, Addr(2)), Ok(()));
+            }
+        }
+        assert!((300..=320).contains(&begun), "{begun}");
+    }
+
+    #[test]
     fn what_is_kept_of_neighbours_is_bounded() {
         let (mut gate, start) = (Gate::default(), begin());
         for i in 0..10_000u32 {
-            let now = start + Duration::from_millis(3) * i;
+            let now = start + Duration::from_millis(30) * i;
             assert_eq!(gate.admit(now, Some(Addr(u64::from(i)))), Ok(()));
+            assert_eq!(gate.lost(now, Addr(u64::from(i))), Ok(()));
         }
-        assert!(gate.neighbours.len() <= MAX_KEPT);
+        assert!(gate.neighbours.len() <= MAX_KEPT && gate.lost_by.len() <= MAX_KEPT);
     }
 }

@@ -33,7 +33,7 @@ pub(super) const RECORDS: Rate = Rate {
 /// Names that may be registered at one member: as many as others keep for it.
 pub(super) const MAX_NAMES: usize = 4096;
 /// Members with whom something is shared.
-pub(super) const MAX_PEERS: usize = 4096;
+const MAX_PEERS: usize = 4096;
 /// Links of others that have shown no certificate yet.
 pub(super) const MAX_STRANGERS: usize = 256;
 /// Batches that wait in the cubes of one lower flow, of at most 64 KiB each.
@@ -41,6 +41,18 @@ pub(super) const MAX_BATCHES: usize = 64;
 /// The same of all lower flows; when there are many, each has less, but never less than [`MIN_BATCHES`].
 pub(super) const MAX_BATCHES_ALL: usize = 4096;
 pub(super) const MIN_BATCHES: usize = 8;
+
+/// Those that a test may make small, for one machine.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) peers: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { peers: MAX_PEERS }
+    }
+}
 
 /// What was told of limits, and when.
 #[derive(Debug, Default)]
@@ -127,6 +139,10 @@ const WATCHED: &[(&str, &str)] = &[
         "a neighbour, or who is behind it, begins handshakes too often",
     ),
     (
+        "drop.no_session_rate",
+        "what a neighbour, or who is behind it, sends can't be opened: keys for it are agreed on later",
+    ),
+    (
         "drop.record_member_limit",
         "the layer has more members than are taken",
     ),
@@ -145,6 +161,10 @@ const WATCHED: &[(&str, &str)] = &[
     (
         "drop.too_many_peers",
         "too many members are spoken with at once",
+    ),
+    (
+        "peer.displaced",
+        "too many members are spoken with: who was not for longest is forgotten",
     ),
     (
         "drop.directory_rate",

@@ -6,7 +6,8 @@
 //! |---|---|
 //! | `member` | identity, names, files: who this is |
 //! | `dial`, `links`, `link`, `leaving` | N-1 flows: whom to dial; hellos, which of two stays; one of them; planned ends |
-//! | `session`, `running`, `gate`, `peer` | handshakes over a link or routed; which of too many goes; how many are answered; what two members share |
+//! | `session`, `running`, `gate` | handshakes over a link or routed; which of too many goes; how many are answered and begun |
+//! | `peer`, `peers` | what two members share; with how many members, and who of them is doubted |
 //! | `messages`, `critical` | control messages over the channels of links and of pairs |
 //! | `issuers`, `renew`, `rollover`, `sealing` | members that issue; another certificate in time; another root; its key under a passphrase |
 //! | `enrol`, `relay` | the joiner; the dialled member, those on the way to the issuer, and the issuer |
@@ -58,6 +59,7 @@ mod pdu;
 #[cfg(any(test, feature = "sim"))]
 mod peek;
 mod peer;
+mod peers;
 #[cfg(any(test, feature = "sim"))]
 mod prepared;
 mod relay;
@@ -151,6 +153,7 @@ pub struct Unicast {
     /// Of flows that begin.
     congestion: Congestion,
     told: limits::Told,
+    bounds: limits::Bounds,
     forwarded: u64,
     stats: Stats,
     /// What passed through this member, as it could read it.
@@ -200,6 +203,7 @@ impl Unicast {
             rate_mbit: admission::RATE_MBIT,
             congestion: Congestion::default(),
             told: limits::Told::default(),
+            bounds: limits::Bounds::default(),
             forwarded: 0,
             stats: Stats::default(),
             #[cfg(test)]

@@ -26,6 +26,8 @@ pub(super) struct Peer {
     pub(super) handshakes: Vec<Running>,
     /// It has sealed with keys that are not known here: others are needed, however fresh those are that are.
     pub(super) estranged: bool,
+    /// When something was opened last that it had sealed end to end.
+    pub(super) heard: Option<Instant>,
     /// Not before this may another handshake begin.
     pub(super) retry_at: Instant,
     /// The flows that it asked for.
@@ -73,10 +75,24 @@ impl Peer {
             ends: Ends::new(EndpointId(0), EndpointId(0)),
             handshakes: Vec::new(),
             estranged: false,
+            heard: None,
             retry_at: now,
             requests: Used::default(),
             used: now,
         }
+    }
+}
+
+impl Peer {
+    /// Whether this side may begin a handshake with it now.
+    pub(super) fn may_begin(&self, now: Instant) -> bool {
+        now >= self.retry_at && !self.handshakes.iter().any(Running::is_under_way)
+    }
+
+    /// Whether it seals, a moment ago at least, with keys that are known here and need no others yet.
+    pub(super) fn is_well(&self, now: Instant) -> bool {
+        let lately = |at: Instant| now.saturating_duration_since(at) < LATELY;
+        self.heard.is_some_and(lately) && !self.sessions.wants_fresh(now)
     }
 }
 
@@ -259,6 +275,8 @@ pub(super) fn frame_size(mtu: u32) -> usize {
     frame.clamp(FLOOR as usize - ROUTED_OVERHEAD, PEER_FRAME)
 }
 
+/// So long after it was heard, nobody makes it doubtful that a member has the keys that it needs.
+const LATELY: Duration = Duration::from_secs(1);
 /// Records take no longer to come than this, if they come at all.
 const MOMENT: Duration = Duration::from_secs(5);
 /// How long a peer that nothing uses is remembered.

@@ -8,11 +8,9 @@ use rand_core::RngCore;
 use super::Unicast;
 use super::cube::Cube;
 use super::flow::Flow;
-use super::limits::MAX_PEERS;
 use super::link::{Link, Phase, SAFE_MTU};
 use super::out::Class;
 use super::pdu::{self, HOP_OVERHEAD, LINK_HANDSHAKE_LEN, RoutedHandshake, TTL};
-use super::peer::{IDLE, Peer, frame_size};
 use super::running::{Running, Step, admit, displaced};
 use crate::Now;
 use crate::crypt::{Handshake, OpenError, Secrets};
@@ -309,55 +307,13 @@ impl Unicast {
 
 /// Through other members.
 impl Unicast {
-    /// What is kept of a member; `None` if too many are kept.
-    pub(super) fn peer(&mut self, now: Now, address: Addr) -> Option<&mut Peer> {
-        let (me, way) = self
-            .me
-            .as_ref()
-            .map(|me| (me.address, me.routing.way(address)))?;
-        if !self.peers.contains_key(&address) {
-            if self.peers.len() >= MAX_PEERS {
-                self.stats.count("drop.too_many_peers");
-                return None;
-            }
-            let stream = self.rng.next_u32();
-            let mut peer = Peer::new(me, address, stream, now.mono);
-            peer.way = way;
-            let frame = frame_size(self.path_mtu(address));
-            peer.channel.set_frame_size(frame);
-            self.peers.insert(address, peer);
-        }
-        let peer = self.peers.get_mut(&address)?;
-        peer.used = now.mono;
-        Some(peer)
-    }
-
-    /// Forgets keys that may no longer be used, and members with whom nothing was shared for long.
-    pub(super) fn tick_peers(&mut self, now: Now) {
-        let busy: std::collections::BTreeSet<Addr> = self
-            .flows
-            .iter()
-            .map(|f| f.peer)
-            .chain(self.links.values().filter_map(Link::peer))
-            .collect();
-        self.peers.retain(|address, peer| {
-            if peer.sessions.expire(now.mono) {
-                peer.ends.expire(&peer.sessions);
-                let flows = self.flows.iter_mut().filter(|f| f.peer == *address);
-                flows.for_each(|flow| flow.ends.expire(&peer.sessions));
-            }
-            busy.contains(address) || now.mono.saturating_duration_since(peer.used) < IDLE
-        });
-    }
-
     /// Makes sure that PDUs can be sealed to a member, now or soon.
     pub(super) fn associate(&mut self, now: Now, address: Addr) {
         let session = self.rng.next_u32();
         let Some(peer) = self.peer(now, address) else {
             return;
         };
-        let running = peer.handshakes.iter().any(Running::is_under_way);
-        let early = now.mono < peer.retry_at;
+        let begins = peer.may_begin(now.mono);
         let mtu = routed_mtu(self.path_mtu(address));
         let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&address)) else {
             return;
@@ -367,15 +323,17 @@ impl Unicast {
             || peer.sessions.wants_fresh(now.mono)
             || peer.ends.worn(now.mono, &peer.sessions)
             || self.flows.iter().any(worn);
-        if !wanted || running || early {
+        if !wanted || !begins {
             return;
         }
         peer.estranged = false;
         peer.retry_at = now.mono + RETRY;
         match Handshake::client(&me.tls, session, mtu, now.mono) {
-            Ok(handshake) => peer
-                .handshakes
-                .push(Running::begun(now.mono, handshake, None, false)),
+            Ok(handshake) => {
+                self.stats.count("handshake.begun");
+                let running = Running::begun(now.mono, handshake, None, false);
+                peer.handshakes.push(running);
+            }
             Err(_) => self.stats.count("handshake.failed"),
         }
         self.pump = true;
@@ -421,13 +379,8 @@ impl Unicast {
 
     /// Takes the first PDU of a handshake that came through other members: any of them may have sent it in that name.
     fn routed_initial(&mut self, now: Now, via: Addr, from: Addr, session: u32, bytes: &mut [u8]) {
-        if self.peer(now, from).is_none() {
-            return;
-        }
         let mtu = routed_mtu(self.path_mtu(from));
-        let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&from)) else {
-            return;
-        };
+        let Some(me) = &self.me else { return };
         if let Err(reason) = self.gate.admit(now.mono, Some(via)) {
             return self.stats.count(reason);
         }
@@ -437,6 +390,9 @@ impl Unicast {
         if handshake.handle(now.mono, bytes).is_err() {
             return self.stats.count("drop.bad_handshake");
         }
+        let Some(peer) = self.peer(now, from) else {
+            return;
+        };
         if admit(
             &mut peer.handshakes,
             Running::taken(now.mono, handshake, Some(via)),

@@ -266,12 +266,12 @@ fn address(net: &mut Net, of: &'static str) -> Addr {
     net.node(of).machine.me.as_ref().unwrap().address
 }
 
-/// The neighbour `at` of `a` begins a handshake with it in the name of `c`.
-fn forge(net: &mut Net, at: &'static str, session: u32) {
+/// The neighbour `at` of `a` begins a handshake with it in the name of another member.
+pub(super) fn forge(net: &mut Net, at: &'static str, name: &'static str, session: u32) {
     let header = RoutedHandshake {
         ttl: TTL,
         dst: address(net, "a"),
-        src: address(net, "c"),
+        src: address(net, name),
     };
     let tls = net.node(at).machine.me.as_ref().unwrap().tls.clone();
     let first = client(net, &tls, session).poll(net.now().mono).unwrap();
@@ -292,7 +292,7 @@ fn a_handshake_in_the_name_of_another_member_that_fails_refuses_nothing_that_is_
     let mut net = line();
     register(&mut net, "c", "server");
     net.seconds(1);
-    forge(&mut net, "b", 77);
+    forge(&mut net, "b", "c", 77);
     net.run(LATENCY + Duration::from_secs(10) - Duration::from_millis(3));
     let failed = count(&mut net, "a", "handshake.failed");
     flow(&mut net, "a", "c", "server", 5, QosSpec::RAW);
@@ -305,7 +305,7 @@ fn handshakes_in_the_name_of_another_member_do_not_keep_it_out() {
     register(&mut net, "a", "server");
     net.seconds(1);
     for session in 0..50 {
-        forge(&mut net, "b", session);
+        forge(&mut net, "b", "c", session);
     }
     net.run(Duration::from_millis(100));
     let c = address(&mut net, "c");
@@ -327,10 +327,10 @@ fn handshakes_that_are_forged_behind_one_neighbour_take_no_place_from_those_behi
     net.seconds(1);
     // The true one comes through d, and its end is lost.
     net.cut("d", "c");
-    forge(&mut net, "d", 500);
+    forge(&mut net, "d", "c", 500);
     net.run(LATENCY * 2);
     for session in 0..50 {
-        forge(&mut net, "b", session);
+        forge(&mut net, "b", "c", session);
         net.run(LATENCY * 2);
     }
     let c = address(&mut net, "c");

@@ -1,10 +1,16 @@
 //! Handshakes by the thousand, of nobody in particular: who is known gets its own all the same.
 
-use proto::QosSpec;
+use proto::wire::message::Body;
+use proto::wire::{Records, SignedRecord};
+use proto::{Addr, EndpointId, QosSpec};
 
-use super::flows::{allocate, register, request, wait};
+use super::super::out::Class;
+use super::super::pdu::{Routed, TAG_LEN, TTL};
+use super::flows::{allocate, read, register, request, wait, write};
+use super::intruder::forge;
+use super::rekeys::Traffic;
 use super::*;
-use crate::crypt::{Clock, Handshake, Invitation};
+use crate::crypt::{Authority, Clock, Handshake, Invitation};
 
 /// What begins a handshake of somebody without certificate, in one PDU.
 fn hello(net: &mut Net) -> Vec<u8> {
@@ -57,6 +63,10 @@ impl Flood {
             net.run(Duration::from_millis(1));
         }
     }
+}
+
+fn address(net: &mut Net, of: &'static str) -> Addr {
+    net.node(of).machine.me.as_ref().unwrap().address
 }
 
 fn count(net: &mut Net, name: &str) -> u64 {
@@ -142,4 +152,150 @@ fn a_neighbour_that_begins_thousands_of_handshakes_keeps_nobody_else_out() {
     register(&mut net, "a", "server");
     net.seconds(1);
     flows::flow(&mut net, "c", "a", "server", 5, QosSpec::RAW);
+}
+
+/// Members of the layer of `issuer` that were never there, as far as anybody can tell from their records.
+fn ghosts(net: &mut Net, issuer: &'static str, count: usize) -> Vec<(Addr, SignedRecord)> {
+    let now = net.now();
+    let ask = Invite {
+        member: None,
+        prefixes: Vec::new(),
+        expires_ms: 600_000,
+        uses: count as u32,
+        hints: Vec::new(),
+        groups: Vec::new(),
+    };
+    let Ok(Answer::Invitation(url)) = net.ask(issuer, Command::Invite(ask)) else {
+        panic!("no invitation")
+    };
+    let authority = net.node(issuer).files["authority"].clone();
+    let mut authority = Authority::from_bytes(&authority).unwrap();
+    let ghost = |i: usize| {
+        let name = label(&format!("ghost-{i}"));
+        let joiner = Invitation::parse(&url, now.wall).unwrap();
+        let joiner = joiner.start(&name).unwrap();
+        let reply = joiner.request(&[0; 32]);
+        let reply = authority.redeem(&reply, &[0; 32], now.wall).unwrap();
+        let identity = joiner.finish(&reply, now.wall).unwrap();
+        let address = identity.cert().address();
+        let mut machine = Unicast::new(name, [i as u8; 32], Files::new());
+        let mut records = machine.stands(now, identity, None, &[]).unwrap();
+        (address, records.remove(0))
+    };
+    (0..count).map(ghost).collect()
+}
+
+/// The neighbour `b` of `a` sends it a PDU in the name of another member, sealed with keys that nobody has.
+fn made_up(net: &mut Net, src: Addr, session: u32) {
+    let dst = address(net, "a");
+    let header = Routed {
+        flags: 0,
+        cube: 0,
+        ttl: TTL,
+        dst,
+        src,
+        endpoint: EndpointId(0),
+        session,
+        counter: 1,
+    };
+    let machine = &mut net.node("b").machine;
+    let lower = machine.adjacent[&dst];
+    let link = machine.links.get_mut(&lower).unwrap();
+    let sent = link.send(Class::Control, Routed::LEN + 6 + TAG_LEN, |body| {
+        header.write(body);
+        body[Routed::LEN..].fill(7);
+        Ok(())
+    });
+    assert_eq!(sent, Ok(()));
+    net.input("b", Input::Timeout);
+}
+
+#[test]
+fn pdus_in_the_names_of_others_make_a_member_begin_few_handshakes() {
+    let mut net = Net::new(&["a", "b", "c"]);
+    net.cut("a", "c");
+    bootstrap(&mut net, "b");
+    join(&mut net, "b", "a");
+    join(&mut net, "b", "c");
+    net.seconds(1);
+    let ghosts = ghosts(&mut net, "b", 60);
+    let (mut names, records): (Vec<_>, Vec<_>) = ghosts.into_iter().unzip();
+    let a = address(&mut net, "a");
+    let machine = &mut net.node("b").machine;
+    machine.tell_link(machine.adjacent[&a], Body::Records(Records { records }));
+    net.input("b", Input::Timeout);
+    net.seconds(1);
+    assert_eq!(status(&mut net, "a").members.len(), 63, "all are believed");
+
+    // A pair of members that are no neighbours has keys, and uses them.
+    let mut traffic = Traffic::new(&mut net, "c", "a");
+    net.jitter = Duration::ZERO;
+    traffic.run(&mut net, Duration::from_secs(1));
+    let [begun, done] = ["handshake.begun", "handshake.done"].map(|what| count(&mut net, what));
+    let c = address(&mut net, "c");
+    names.push(c);
+    let begin = net.elapsed;
+    for i in 0..2_000 {
+        made_up(&mut net, names[i % names.len()], i as u32);
+        if i % 100 == 0 {
+            traffic.run(&mut net, Duration::from_millis(50));
+        }
+    }
+    let [more, fresh] = ["handshake.begun", "handshake.done"].map(|what| count(&mut net, what));
+    let most = 20 + 10 * (net.elapsed - begin).as_secs();
+    assert!((20..=most).contains(&(more - begun)), "{}", more - begun);
+    assert_eq!(
+        fresh, done,
+        "with whom it hears from it has agreed on others"
+    );
+    let [held, dropped] = ["drop.no_session_rate", "drop.no_session"].map(|w| count(&mut net, w));
+    assert!(held > 200 && held + dropped >= 1_900, "{held}, {dropped}");
+    net.jitter = Duration::from_millis(40);
+    traffic.run(&mut net, Duration::from_millis(500));
+    traffic.nothing_lost(&mut net);
+
+    // Who has truly lost its keys gets others.
+    net.jitter = Duration::ZERO;
+    net.seconds(2);
+    net.node("a").machine.peers.remove(&c);
+    write(&mut net, "c", 5, &[b"lost"]);
+    net.seconds(1);
+    assert!(read(&mut net, "a", 5).is_empty());
+    write(&mut net, "c", 5, &[b"with keys that both have"]);
+    assert_eq!(read(&mut net, "a", 5).len(), 1);
+}
+
+#[test]
+fn a_member_with_whom_too_many_are_spoken_with_forgets_one_and_keeps_nobody_out() {
+    let mut net = Net::new(&["a", "b", "c", "d", "e"]);
+    for (x, y) in [("a", "c"), ("a", "d"), ("a", "e")] {
+        net.cut(x, y);
+    }
+    bootstrap(&mut net, "b");
+    for member in ["a", "c", "d", "e"] {
+        join(&mut net, "b", member);
+    }
+    register(&mut net, "a", "server");
+    net.seconds(1);
+    net.node("a").machine.bounds.peers = 3;
+    flows::flow(&mut net, "c", "a", "server", 5, QosSpec::RAW);
+    // b is its neighbour, c has a flow: what b has begun in the name of d is all that can go.
+    forge(&mut net, "b", "d", 77);
+    net.run(Duration::from_millis(100));
+    assert_eq!(net.node("a").machine.peers.len(), 3);
+    flows::flow(&mut net, "e", "a", "server", 6, QosSpec::RAW);
+    assert_eq!(count(&mut net, "peer.displaced"), 1);
+    // Now all three are needed.
+    let command = net.command("d", Command::Allocate(allocate("server", 7, QosSpec::RAW)));
+    let reason = wait(&mut net, "d", command).unwrap_err();
+    assert_eq!(reason.code, Code::TimedOut, "{reason}");
+    assert!(count(&mut net, "drop.too_many_peers") > 0);
+    write(&mut net, "c", 5, &[b"stands"]);
+    assert_eq!(read(&mut net, "a", 5), [b"stands".to_vec()]);
+    // One flow ends, and its place is free.
+    let closed = Reason::new(Code::Closed, "done");
+    net.ask("e", Command::Dealloc(FlowId(6), closed)).unwrap();
+    net.seconds(15);
+    net.node("a").events.clear();
+    flows::flow(&mut net, "d", "a", "server", 8, QosSpec::RAW);
 }

@@ -1,0 +1,99 @@
+//! With how many members something is shared, who of them gives way, and whom an unknown key makes doubtful. What is shared with
+//! one is in `peer`; it must not agree on keys itself.
+
+use std::collections::BTreeSet;
+
+use proto::Addr;
+use rand_core::RngCore;
+
+use super::Unicast;
+use super::link::Link;
+use super::peer::{IDLE, Peer, frame_size};
+use crate::Now;
+
+impl Unicast {
+    /// What is kept of a member; `None` if too many are kept.
+    pub(super) fn peer(&mut self, now: Now, address: Addr) -> Option<&mut Peer> {
+        let (me, way) = self
+            .me
+            .as_ref()
+            .map(|me| (me.address, me.routing.way(address)))?;
+        if !self.peers.contains_key(&address) {
+            self.make_room()?;
+            let stream = self.rng.next_u32();
+            let mut peer = Peer::new(me, address, stream, now.mono);
+            peer.way = way;
+            let frame = frame_size(self.path_mtu(address));
+            peer.channel.set_frame_size(frame);
+            self.peers.insert(address, peer);
+        }
+        let peer = self.peers.get_mut(&address)?;
+        peer.used = now.mono;
+        Some(peer)
+    }
+
+    /// Makes room for one more. Who has shown no certificate goes first, since anybody may have begun that in its name; then
+    /// who was not spoken with for longest. `None`: all that are kept are needed.
+    fn make_room(&mut self) -> Option<()> {
+        if self.peers.len() < self.bounds.peers {
+            return Some(());
+        }
+        let needed = self.needed();
+        let free =
+            |(address, peer): &(&Addr, &Peer)| !needed.contains(address) && peer.channel.is_idle();
+        let idle = self.peers.iter().filter(free);
+        let goes = idle.min_by_key(|(_, peer)| (peer.cert.is_some(), peer.used));
+        let Some(goes) = goes.map(|(address, _)| *address) else {
+            self.stats.count("drop.too_many_peers");
+            return None;
+        };
+        self.peers.remove(&goes);
+        self.stats.count("peer.displaced");
+        Some(())
+    }
+
+    /// Members with whom there is a flow, or a link, or that were asked for one, or have asked.
+    fn needed(&self) -> BTreeSet<Addr> {
+        let flows = self.flows.iter().map(|f| f.peer);
+        let links = self.links.values().filter_map(Link::peer);
+        let asked = self.flows.outgoing.values().filter_map(|o| o.asked);
+        let asking = self.flows.incoming.values().map(|i| i.peer);
+        let closing = self.flows.closing.keys().map(|(peer, _)| *peer);
+        let waiting = asked.chain(asking).chain(closing);
+        flows.chain(links).chain(waiting).collect()
+    }
+
+    /// Forgets keys that may no longer be used, and members with whom nothing was shared for long.
+    pub(super) fn tick_peers(&mut self, now: Now) {
+        let needed = self.needed();
+        self.peers.retain(|address, peer| {
+            if peer.sessions.expire(now.mono) {
+                peer.ends.expire(&peer.sessions);
+                let flows = self.flows.iter_mut().filter(|f| f.peer == *address);
+                flows.for_each(|flow| flow.ends.expire(&peer.sessions));
+            }
+            needed.contains(address) || now.mono.saturating_duration_since(peer.used) < IDLE
+        });
+    }
+
+    /// A member seals with keys that this one does not have, maybe since it has restarted: they agree on fresh ones. The neighbour
+    /// `via` has brought it, and may have made it up.
+    pub(super) fn no_session(&mut self, now: Now, via: Option<Addr>, from: Addr) {
+        let me = self.me.as_ref();
+        let known = me.is_some_and(|me| me.routing.member(from).is_some());
+        let peer = self.peers.get(&from);
+        // Whoever still is heard has the keys, and with whom a handshake runs will.
+        let needless = peer.is_some_and(|p| p.is_well(now.mono) || !p.may_begin(now.mono));
+        let Some(via) = via.filter(|_| known && !needless) else {
+            return self.stats.count("drop.no_session");
+        };
+        if let Err(reason) = self.gate.lost(now.mono, via) {
+            return self.stats.count(reason);
+        }
+        self.stats.count("drop.no_session");
+        self.wants_session.insert(from);
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.estranged = true;
+        }
+    }
+}
