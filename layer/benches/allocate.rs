@@ -28,6 +28,14 @@ fn data(bencher: Bencher<'_, '_>) {
     bencher.bench_local(|| pair.flow(QosSpec::DATA));
 }
 
+/// One more, while so many stand with the same member.
+#[divan::bench(args = [10, 1_000, 10_000])]
+fn raw_beside(bencher: Bencher<'_, '_>, standing: usize) {
+    let mut pair = Pair::new();
+    pair.stand_by(standing);
+    bencher.bench_local(|| pair.flow(QosSpec::RAW));
+}
+
 /// 64 that are asked for before the first is answered.
 #[divan::bench]
 fn raw_64_at_once(bencher: Bencher<'_, '_>) {
@@ -129,6 +137,16 @@ impl Pair {
         self.settle();
         assert_eq!(self.stand.len(), 1);
         self.end_all();
+    }
+
+    /// Flows that nobody ends.
+    fn stand_by(&mut self, count: usize) {
+        for _ in 0..count {
+            self.ask(QosSpec::RAW);
+            self.settle();
+        }
+        assert_eq!(std::mem::take(&mut self.stand).len(), count);
+        self.answers.clear();
     }
 
     fn ask(&mut self, qos: QosSpec) {

@@ -25,6 +25,11 @@ impl<K: Copy + Ord> Timers<K> {
         }
     }
 
+    /// The deadline of a key, if there is one.
+    pub fn get(&self, key: K) -> Option<Instant> {
+        self.at.get(&key).copied()
+    }
+
     /// Takes the earliest deadline that has come.
     pub fn due(&mut self, now: Instant) -> Option<K> {
         let (at, key) = *self.queue.first()?;

@@ -29,16 +29,15 @@ impl Unicast {
         let (Some(kbit), Some(path)) = (needs_kbit(cube), self.path(peer)) else {
             return Ok(());
         };
-        let same = |qos: &QosSpec, peer: Addr| {
-            Cube::of(qos) == cube && self.path(peer).is_some_and(|p| p.lower == path.lower)
-        };
-        let stands = self.flows.iter().filter(|f| same(&f.qos, f.peer)).count();
+        let same = |peer: Addr| self.path(peer).is_some_and(|p| p.lower == path.lower);
         let asked = self.flows.outgoing.iter().filter(|(endpoint, o)| {
-            Some(**endpoint) != own && o.asked.is_some_and(|peer| same(&o.ask.qos, peer))
+            let other = Some(**endpoint) != own && Cube::of(&o.ask.qos) == cube;
+            other && o.asked.is_some_and(same)
         });
-        let waits = self.flows.incoming.values();
-        let waits = waits.filter(|i| same(&i.qos, i.peer)).count();
-        let carried = stands + asked.count() + waits;
+        let stand = self.flows.by_peer().of(cube);
+        let others = stand.chain(self.flows.incoming.of(cube));
+        let others = others.filter(|(peer, _)| same(*peer)).map(|(_, n)| n);
+        let carried = others.sum::<usize>() + asked.count();
         let share = share_kbit(self.rate_mbit, cube);
         if (carried as u64 + 1) * kbit <= share {
             return Ok(());

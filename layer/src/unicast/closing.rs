@@ -22,13 +22,7 @@ pub(super) struct Closing {
 impl Unicast {
     /// Ends a flow because irmd says so.
     pub(super) fn dealloc(&mut self, now: Now, command: CommandId, id: FlowId, reason: Reason) {
-        let outgoing = self
-            .flows
-            .outgoing
-            .iter()
-            .find(|(_, o)| o.ask.flow == id)
-            .map(|(e, _)| *e);
-        if let Some(endpoint) = outgoing {
+        if let Some(endpoint) = self.flows.outgoing.endpoint(id) {
             self.allocation_failed(endpoint, reason);
         } else if let Some(endpoint) = self.flows.endpoint(id) {
             self.say_dealloc(now, endpoint, &reason);
@@ -120,7 +114,7 @@ impl Unicast {
     }
 
     pub(super) fn flow_dealloc_ack(&mut self, from: Addr, ack: &wire::FlowDeallocAck) {
-        self.flows.closing.remove(&(from, EndpointId(ack.endpoint)));
+        self.flows.closing.remove(from, EndpointId(ack.endpoint));
     }
 }
 
@@ -141,7 +135,7 @@ impl Unicast {
                 reason: reason.clone(),
                 until: now.mono + CLOSING,
             };
-            self.flows.closing.insert((peer, remote), closing);
+            self.flows.closing.insert(peer, remote, closing);
         }
     }
 
@@ -157,9 +151,8 @@ impl Unicast {
     /// What was said to a member of the ends of flows may be lost: says again what it has not acknowledged, lest it keep
     /// its end for ever.
     pub(super) fn say_deallocs_again(&mut self, now: Now, peer: Addr) {
-        let all = (peer, EndpointId(0))..=(peer, EndpointId(u64::MAX));
-        let ends = self.flows.closing.range(all);
-        let ends: Vec<_> = ends.map(|(k, c)| (k.1, c.reason.clone())).collect();
+        let ends = self.flows.closing.of(peer);
+        let ends: Vec<_> = ends.map(|(end, c)| (end, c.reason.clone())).collect();
         for (remote, reason) in ends {
             self.tell_dealloc(now, peer, remote, &reason);
         }

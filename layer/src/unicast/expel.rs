@@ -188,8 +188,8 @@ impl Unicast {
             self.flow_down(now, endpoint, reason.clone());
         }
         self.peer_silent(now, address, &reason);
-        self.flows.incoming.retain(|_, i| i.peer != address);
-        self.flows.closing.retain(|(peer, _), _| *peer != address);
+        self.flows.incoming.forget(address, |_| true);
+        self.flows.closing.forget(address);
         let links = self.links.values();
         let links = links.filter(|l| l.peer() == Some(address));
         let links: Vec<FlowId> = links.map(|l| l.lower).collect();

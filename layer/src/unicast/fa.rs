@@ -13,9 +13,6 @@ use rand_core::RngCore;
 use super::Unicast;
 use super::cube::grant;
 use super::flow::{Early, EarlyPdu, Flow, Incoming, Outgoing};
-use super::limits::{
-    MAX_FLOWS, MAX_FLOWS_PEER, MAX_INCOMING, MAX_INCOMING_PEER, MAX_OUTGOING, REQUESTS,
-};
 use super::transfer::{Transfer, controlled, sdu_mtu};
 use crate::dir::NameHash;
 use crate::frct::{Controller, Params};
@@ -60,8 +57,11 @@ impl Unicast {
             );
         }
         let full = [
-            (self.flows.outgoing.len() >= MAX_OUTGOING, "limit.asking"),
-            (self.flows.len() >= MAX_FLOWS, "limit.flows"),
+            (
+                self.flows.outgoing.len() >= self.bounds.asking,
+                "limit.asking",
+            ),
+            (self.flows.len() >= self.bounds.flows, "limit.flows"),
         ];
         if let Some((_, limit)) = full.iter().find(|(full, _)| *full) {
             self.stats.count(limit);
@@ -255,25 +255,16 @@ impl Unicast {
     pub(super) fn flow_request(&mut self, now: Now, from: Addr, request: wire::FlowRequest) {
         let remote = EndpointId(request.source_endpoint);
         // What has ended here was answered before that, in the same channel; its caller has not said yet that it heard so.
-        if self.flows.closing.contains_key(&(from, remote)) {
+        if self.flows.closing.has(from, remote) {
             return self.stats.count("drop.repeated_request");
         }
         // Asked again, maybe since the answer was lost with a session.
-        let known = self
-            .flows
-            .iter()
-            .find(|f| f.peer == from && f.remote == remote && f.incoming);
-        if let Some(flow) = known {
+        if let Some(flow) = self.flows.asked_by(from, remote) {
             let reply = self.yes(remote, flow.local, flow.qos);
             self.tell_peer(now, from, Body::FlowReply(reply));
             return;
         }
-        if self
-            .flows
-            .incoming
-            .values()
-            .any(|i| i.peer == from && i.remote == remote)
-        {
+        if self.flows.incoming.has(from, remote) {
             return;
         }
         match self.check_request(now, from, request) {
@@ -288,17 +279,19 @@ impl Unicast {
 
     /// Refuses a request if that member, or all together, ask for too much.
     fn has_room(&mut self, now: Now, from: Addr) -> Result<(), Reason> {
-        let asked = self.flows.incoming.values();
-        let asked = asked.filter(|i| i.peer == from).count();
-        let carried = self.flows.iter().filter(|f| f.peer == from).count();
+        let (asked, bounds) = (&self.flows.incoming, &self.bounds);
+        let carried = self.flows.by_peer().count(from);
         let peer = self.peers.get_mut(&from);
-        let often = peer.is_some_and(|p| !p.requests.take(now.mono, REQUESTS));
+        let often = peer.is_some_and(|p| !p.requests.take(now.mono, bounds.requests_member));
         let full = [
             (often, "limit.requests_member"),
-            (asked >= MAX_INCOMING_PEER, "limit.pending_member"),
-            (carried >= MAX_FLOWS_PEER, "limit.flows_member"),
-            (self.flows.incoming.len() >= MAX_INCOMING, "limit.pending"),
-            (self.flows.len() >= MAX_FLOWS, "limit.flows"),
+            (
+                asked.count(from) >= bounds.pending_member,
+                "limit.pending_member",
+            ),
+            (carried >= bounds.flows_member, "limit.flows_member"),
+            (asked.len() >= bounds.pending, "limit.pending"),
+            (self.flows.len() >= bounds.flows, "limit.flows"),
         ];
         let Some((_, limit)) = full.iter().find(|(full, _)| *full) else {
             return Ok(());

@@ -1,14 +1,14 @@
-//! The flows of this member, and those that are being allocated: tables only, the procedures are in `fa`.
+//! The flows of this member: tables only, the procedures are in `fa`.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use proto::ipcp::{Allocate, CommandId, RequestId};
 use proto::wire::FlowReply;
 use proto::{Addr, Batch, EndpointId, FlowId, Name, QosSpec, Reason};
 use rustc_hash::FxHashMap;
 
-use super::closing::Closing;
+use super::by_peer::ByPeer;
 use super::cube::Cube;
 use super::envelope::Way;
 use super::memory::Memory;
@@ -16,6 +16,7 @@ use super::out::Lot;
 use super::pdu::Routed;
 use super::peer::Ends;
 use super::transfer::Transfer;
+use super::waiting::{Requests, Told, Wanted};
 use crate::{Now, Timers};
 
 /// A flow that stands.
@@ -39,7 +40,6 @@ pub(super) struct Flow {
     pub(super) rx: Option<Batch>,
     pub(super) rx_bytes: u64,
     pub(super) tx_bytes: u64,
-    pub(super) unreachable_since: Option<Instant>,
     /// Of any flow but a raw one.
     pub(super) transfer: Option<Box<Transfer>>,
     /// What was written to a raw flow while a session was being made.
@@ -123,15 +123,24 @@ pub(super) struct Incoming {
     pub(super) deadline: Instant,
 }
 
+impl Incoming {
+    /// The QoS cube that is to serve it.
+    pub(super) fn cube(&self) -> Cube {
+        Cube::of(&self.qos)
+    }
+}
+
 /// All of them.
 #[derive(Default)]
 pub(super) struct Flows {
     table: FxHashMap<EndpointId, Flow>,
     ids: BTreeMap<FlowId, EndpointId>,
-    pub(super) outgoing: BTreeMap<EndpointId, Outgoing>,
-    pub(super) incoming: BTreeMap<RequestId, Incoming>,
-    /// Ends of other members that were told of the end of their flow and have not said so yet.
-    pub(super) closing: BTreeMap<(Addr, EndpointId), Closing>,
+    by_peer: ByPeer,
+    /// Those whose other end can't be reached, and until when it may be so.
+    lost: Timers<EndpointId>,
+    pub(super) outgoing: Wanted,
+    pub(super) incoming: Requests,
+    pub(super) closing: Told,
     pub(super) requests: RequestId,
     /// Flows under control whose turn it is to send, the first first: those with priority, and the others.
     urgent: VecDeque<EndpointId>,
@@ -195,7 +204,6 @@ impl Flow {
             rx: None,
             rx_bytes: 0,
             tx_bytes: 0,
-            unreachable_since: None,
             transfer: None,
             waiting: VecDeque::new(),
         }
@@ -278,17 +286,44 @@ impl Flows {
         self.ids.values().filter_map(|e| self.table.get(e))
     }
 
-    /// All of them that stand, in no order.
-    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Flow> {
-        self.table.values_mut()
-    }
-
     /// The flows with one member.
     pub(super) fn with(&self, peer: Addr) -> Vec<EndpointId> {
-        self.iter()
-            .filter(|f| f.peer == peer)
-            .map(|f| f.local)
-            .collect()
+        self.by_peer.with(peer).collect()
+    }
+
+    /// The flows that stand, by whom they are with.
+    pub(super) fn by_peer(&self) -> &ByPeer {
+        &self.by_peer
+    }
+
+    /// The flow that a member has asked for with that end of its own.
+    pub(super) fn asked_by(&self, peer: Addr, remote: EndpointId) -> Option<&Flow> {
+        self.table.get(&self.by_peer.asked(peer, remote)?)
+    }
+
+    /// Whether anything here is with that member, or waits for it, or it for this one.
+    pub(super) fn concerns(&self, peer: Addr) -> bool {
+        self.by_peer.count(peer) + self.incoming.count(peer) > 0
+            || self.closing.of(peer).next().is_some()
+    }
+
+    /// The other end of a flow can't be reached.
+    pub(super) fn lose(&mut self, now: Instant, endpoint: EndpointId) {
+        if self.lost.get(endpoint).is_none() {
+            self.lost.set(endpoint, now + UNREACHABLE);
+        }
+    }
+
+    /// It can. Says whether that is news.
+    pub(super) fn find(&mut self, endpoint: EndpointId) -> bool {
+        let lost = self.lost.get(endpoint).is_some();
+        self.lost.clear(endpoint);
+        lost
+    }
+
+    /// A flow whose other end could not be reached for too long.
+    pub(super) fn lost(&mut self, now: Instant) -> Option<EndpointId> {
+        self.lost.due(now)
     }
 
     pub(super) fn all(&self) -> Vec<EndpointId> {
@@ -301,6 +336,7 @@ impl Flows {
 
     pub(super) fn insert(&mut self, flow: Flow) {
         self.ids.insert(flow.id, flow.local);
+        self.by_peer.insert(&flow);
         self.table.insert(flow.local, flow);
     }
 
@@ -365,7 +401,9 @@ impl Flows {
     pub(super) fn remove(&mut self, endpoint: EndpointId) -> Option<Flow> {
         let flow = self.table.remove(&endpoint)?;
         self.timers.clear(endpoint);
+        self.lost.clear(endpoint);
         self.ids.remove(&flow.id);
+        self.by_peer.remove(&flow);
         if let Some(transfer) = &flow.transfer {
             self.memory.give_back(flow.peer, transfer.buffers().0);
         }
@@ -374,11 +412,11 @@ impl Flows {
 
     /// Whether irmd's number of a flow, or an endpoint, is taken.
     pub(super) fn has_id(&self, id: FlowId) -> bool {
-        self.ids.contains_key(&id) || self.outgoing.values().any(|o| o.ask.flow == id)
+        self.ids.contains_key(&id) || self.outgoing.endpoint(id).is_some()
     }
 
     pub(super) fn has_endpoint(&self, endpoint: EndpointId) -> bool {
-        self.table.contains_key(&endpoint) || self.outgoing.contains_key(&endpoint)
+        self.table.contains_key(&endpoint) || self.outgoing.get(&endpoint).is_some()
     }
 
     /// When something here has waited long enough.
@@ -392,12 +430,15 @@ impl Flows {
             }
         });
         outgoing
-            .chain(self.incoming.values().map(|i| i.deadline))
-            .chain(self.closing.values().map(|c| c.until))
+            .chain(self.incoming.deadline())
+            .chain(self.closing.deadline())
+            .chain(self.lost.deadline())
             .min()
     }
 }
 
+/// How long the other end of a flow may be unreachable.
+pub(super) const UNREACHABLE: Duration = Duration::from_secs(30);
 /// Records that a flow keeps while a session is being made, of at most 64 KiB each.
 const MAX_WAITING: usize = 4;
 /// Bytes kept for one allocation until it is answered, and what each PDU counts besides its own.

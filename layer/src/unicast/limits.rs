@@ -14,14 +14,14 @@ use crate::{Now, Output};
 /// Flows at once.
 pub(super) const MAX_FLOWS: usize = 65_536;
 /// With one member: nobody takes all there are.
-pub(super) const MAX_FLOWS_PEER: usize = 16_384;
+const MAX_FLOWS_PEER: usize = 16_384;
 /// Flows of this host that are being asked for.
-pub(super) const MAX_OUTGOING: usize = 4096;
+const MAX_OUTGOING: usize = 4096;
 /// Flows of others that irmd has not answered: all, and those of one member.
-pub(super) const MAX_INCOMING: usize = 4096;
-pub(super) const MAX_INCOMING_PEER: usize = 1024;
+const MAX_INCOMING: usize = 4096;
+const MAX_INCOMING_PEER: usize = 1024;
 /// Flow requests of one member: at once, and in a second afterwards.
-pub(super) const REQUESTS: Rate = Rate {
+const REQUESTS: Rate = Rate {
     burst: 8192,
     per_second: 8192,
 };
@@ -45,12 +45,26 @@ pub(super) const MIN_BATCHES: usize = 8;
 /// Those that a test may make small, for one machine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
+    pub(super) flows: usize,
+    pub(super) flows_member: usize,
+    pub(super) asking: usize,
+    pub(super) pending: usize,
+    pub(super) pending_member: usize,
+    pub(super) requests_member: Rate,
     pub(super) peers: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { peers: MAX_PEERS }
+        Self {
+            flows: MAX_FLOWS,
+            flows_member: MAX_FLOWS_PEER,
+            asking: MAX_OUTGOING,
+            pending: MAX_INCOMING,
+            pending_member: MAX_INCOMING_PEER,
+            requests_member: REQUESTS,
+            peers: MAX_PEERS,
+        }
     }
 }
 

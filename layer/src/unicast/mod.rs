@@ -15,13 +15,15 @@
 //! | `flood`, `damper`, `outbox`, `hold`, `routing` | signed records between neighbours, how often and when; what follows from them |
 //! | `law` | the layer's policy, where it holds |
 //! | `directory` | what members tell each other of names |
-//! | `fa`, `closing`, `upkeep`, `flow` | flow allocator; ends of flows; what happens to flows by themselves; their tables |
+//! | `fa`, `closing`, `upkeep` | flow allocator; ends of flows; what happens to flows by themselves |
+//! | `flow`, `by_peer`, `waiting` | the tables of flows; those that stand, by whom they are with; what waits for an answer |
 //! | `cube`, `admission`, `limits` | what is granted; whether a link has room for it; every bound on what others may cause |
 //! | `control`, `transfer`, `memory` | the flows under FRCT: whose turn it is; what each keeps; how much all may |
 //! | `dt`, `envelope`, `pdu`, `out`, `codel` | the way of every packet; what it is put into; its headers; the queues of one link; when a queue stands |
 //! | `status`, `stats` | what is told of all this |
 
 mod admission;
+mod by_peer;
 mod clash;
 mod closing;
 mod codel;
@@ -75,6 +77,7 @@ mod status;
 mod tests;
 mod transfer;
 mod upkeep;
+mod waiting;
 
 pub use pdu::decode_pdu;
 #[cfg(any(test, feature = "sim"))]
@@ -314,7 +317,6 @@ impl Unicast {
             self.join.as_ref().map(Join::deadline),
             self.relays.deadline(),
             self.flows.deadline(),
-            self.unreachable_at(),
             self.me.as_ref().and_then(|me| me.routing.deadline()),
             self.me.as_ref().and_then(|me| me.dir.deadline()),
             self.digest_deadline(),

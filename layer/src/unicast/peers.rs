@@ -7,7 +7,6 @@ use proto::Addr;
 use rand_core::RngCore;
 
 use super::Unicast;
-use super::link::Link;
 use super::peer::{IDLE, Peer, frame_size};
 use crate::Now;
 
@@ -38,9 +37,10 @@ impl Unicast {
         if self.peers.len() < self.bounds.peers {
             return Some(());
         }
-        let needed = self.needed();
-        let free =
-            |(address, peer): &(&Addr, &Peer)| !needed.contains(address) && peer.channel.is_idle();
+        let asked = self.asked();
+        let free = |(address, peer): &(&Addr, &Peer)| {
+            !self.needs(&asked, **address) && peer.channel.is_idle()
+        };
         let idle = self.peers.iter().filter(free);
         let goes = idle.min_by_key(|(_, peer)| (peer.cert.is_some(), peer.used));
         let Some(goes) = goes.map(|(address, _)| *address) else {
@@ -52,28 +52,42 @@ impl Unicast {
         Some(())
     }
 
-    /// Members with whom there is a flow, or a link, or that were asked for one, or have asked.
-    fn needed(&self) -> BTreeSet<Addr> {
-        let flows = self.flows.iter().map(|f| f.peer);
-        let links = self.links.values().filter_map(Link::peer);
-        let asked = self.flows.outgoing.values().filter_map(|o| o.asked);
-        let asking = self.flows.incoming.values().map(|i| i.peer);
-        let closing = self.flows.closing.keys().map(|(peer, _)| *peer);
-        let waiting = asked.chain(asking).chain(closing);
-        flows.chain(links).chain(waiting).collect()
+    /// Members that were asked for a flow.
+    fn asked(&self) -> BTreeSet<Addr> {
+        let outgoing = self.flows.outgoing.values();
+        outgoing.filter_map(|o| o.asked).collect()
+    }
+
+    /// Whether there is a link or a flow with a member, or either side waits for the other to answer.
+    fn needs(&self, asked: &BTreeSet<Addr>, address: Addr) -> bool {
+        self.adjacent.contains_key(&address)
+            || asked.contains(&address)
+            || self.flows.concerns(address)
     }
 
     /// Forgets keys that may no longer be used, and members with whom nothing was shared for long.
     pub(super) fn tick_peers(&mut self, now: Now) {
-        let needed = self.needed();
-        self.peers.retain(|address, peer| {
-            if peer.sessions.expire(now.mono) {
-                peer.ends.expire(&peer.sessions);
-                let flows = self.flows.iter_mut().filter(|f| f.peer == *address);
-                flows.for_each(|flow| flow.ends.expire(&peer.sessions));
+        let idle = |peer: &Peer| now.mono.saturating_duration_since(peer.used) >= IDLE;
+        let idle = self.peers.iter().filter(|(_, peer)| idle(peer));
+        let idle: Vec<Addr> = idle.map(|(address, _)| *address).collect();
+        if !idle.is_empty() {
+            let asked = self.asked();
+            let gone = idle.iter().filter(|a| !self.needs(&asked, **a));
+            for address in gone.copied().collect::<Vec<_>>() {
+                self.peers.remove(&address);
             }
-            needed.contains(address) || now.mono.saturating_duration_since(peer.used) < IDLE
-        });
+        }
+        for (address, peer) in &mut self.peers {
+            if !peer.sessions.expire(now.mono) {
+                continue;
+            }
+            peer.ends.expire(&peer.sessions);
+            for endpoint in self.flows.with(*address) {
+                if let Some(flow) = self.flows.get_mut(endpoint) {
+                    flow.ends.expire(&peer.sessions);
+                }
+            }
+        }
     }
 
     /// A member seals with keys that this one does not have, maybe since it has restarted: they agree on fresh ones. The neighbour

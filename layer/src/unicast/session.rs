@@ -313,17 +313,20 @@ impl Unicast {
         let Some(peer) = self.peer(now, address) else {
             return;
         };
-        let begins = peer.may_begin(now.mono);
+        if !peer.may_begin(now.mono) {
+            return;
+        }
         let mtu = routed_mtu(self.path_mtu(address));
         let (Some(me), Some(peer)) = (&self.me, self.peers.get_mut(&address)) else {
             return;
         };
-        let worn = |flow: &Flow| flow.peer == address && flow.ends.worn(now.mono, &peer.sessions);
+        let worn = |flow: &Flow| flow.ends.worn(now.mono, &peer.sessions);
+        let mut with = self.flows.by_peer().with(address);
         let wanted = peer.estranged
             || peer.sessions.wants_fresh(now.mono)
             || peer.ends.worn(now.mono, &peer.sessions)
-            || self.flows.iter().any(worn);
-        if !wanted || !begins {
+            || with.any(|flow| self.flows.get(flow).is_some_and(worn));
+        if !wanted {
             return;
         }
         peer.estranged = false;

@@ -1,11 +1,9 @@
 //! What happens to flows by themselves: routes and names change, members restart, time passes.
 
-use std::time::{Duration, Instant};
-
 use proto::{Addr, Code, Reason};
 
 use super::Unicast;
-use super::flow::Outgoing;
+use super::flow::{Outgoing, UNREACHABLE};
 use super::peer::frame_size;
 use super::transfer::{Ending, sdu_mtu};
 use crate::{Now, Output};
@@ -73,14 +71,14 @@ impl Unicast {
             let payload = self.payload_mtu(peer);
             let me = self.me.as_ref();
             let cost = me.and_then(|me| Some(me.routing.way(peer)?.1));
+            let Some(path) = path else {
+                self.flows.lose(now.mono, endpoint);
+                continue;
+            };
+            let back = self.flows.find(endpoint);
             let Some(flow) = self.flows.get_mut(endpoint) else {
                 continue;
             };
-            let Some(path) = path else {
-                flow.unreachable_since.get_or_insert(now.mono);
-                continue;
-            };
-            let back = flow.unreachable_since.take().is_some();
             if let Some(transfer) = &mut flow.transfer {
                 transfer.set_way((path.lower, cost.unwrap_or(0)), back);
             }
@@ -163,11 +161,9 @@ impl Unicast {
             let text = format!("member {member} has restarted; allocate the flow again");
             self.flow_down(now, endpoint, Reason::new(Code::Unreachable, text));
         }
-        self.flows
-            .incoming
-            .retain(|_, i| i.peer != peer || !void(i.peer_life));
+        self.flows.incoming.forget(peer, |i| void(i.peer_life));
         if life.is_some() {
-            self.flows.closing.retain(|(p, _), _| *p != peer);
+            self.flows.closing.forget(peer);
         }
     }
 
@@ -223,36 +219,22 @@ impl Unicast {
         for endpoint in waiting {
             self.ask_next(now, endpoint);
         }
-        self.flows.incoming.retain(|_, i| i.deadline > now.mono);
-        self.flows.closing.retain(|_, c| c.until > now.mono);
-        for endpoint in self.flows.all() {
+        self.flows.incoming.expire(now.mono);
+        self.flows.closing.expire(now.mono);
+        while let Some(endpoint) = self.flows.lost(now.mono) {
             let Some(flow) = self.flows.get(endpoint) else {
                 continue;
             };
-            if flow
-                .unreachable_since
-                .is_some_and(|since| now.mono.saturating_duration_since(since) >= UNREACHABLE)
-            {
-                let text = format!(
-                    "member {} was unreachable for {} s",
-                    self.member_name(flow.peer),
-                    UNREACHABLE.as_secs()
-                );
-                let reason = Reason::new(Code::Unreachable, text);
-                // The other side may have had a way now and then, and wait no such time.
-                self.say_dealloc(now, endpoint, &reason);
-                self.flow_down(now, endpoint, reason);
-            }
+            let text = format!(
+                "member {} was unreachable for {} s",
+                self.member_name(flow.peer),
+                UNREACHABLE.as_secs()
+            );
+            let reason = Reason::new(Code::Unreachable, text);
+            // The other side may have had a way now and then, and wait no such time.
+            self.say_dealloc(now, endpoint, &reason);
+            self.flow_down(now, endpoint, reason);
         }
-    }
-
-    /// When a flow will have been unreachable for too long.
-    pub(super) fn unreachable_at(&self) -> Option<Instant> {
-        self.flows
-            .iter()
-            .filter_map(|f| f.unreachable_since)
-            .min()
-            .map(|since| since + UNREACHABLE)
     }
 
     /// Ends all flows in good order.
@@ -277,6 +259,3 @@ impl Unicast {
         }
     }
 }
-
-/// How long the other end of a flow may be unreachable.
-const UNREACHABLE: Duration = Duration::from_secs(30);

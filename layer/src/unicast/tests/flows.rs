@@ -293,9 +293,9 @@ fn the_end_of_a_flow_leaves_nothing_on_either_side() {
         assert!(net.node(name).open.is_empty());
         let machine = &net.node(name).machine;
         assert!(
-            machine.flows.closing.is_empty()
-                && machine.flows.outgoing.is_empty()
-                && machine.flows.incoming.is_empty()
+            machine.flows.closing.len() == 0
+                && machine.flows.outgoing.len() == 0
+                && machine.flows.incoming.len() == 0
         );
     }
 }
