@@ -21,6 +21,8 @@ pub(super) struct Finds {
     late: VecDeque<Late>,
     /// The round trip to a keeper, smoothed.
     rtt: Duration,
+    /// How many may run.
+    pub(super) most: usize,
 }
 
 struct Find {
@@ -80,6 +82,7 @@ impl Default for Finds {
             ids: BTreeMap::new(),
             late: VecDeque::new(),
             rtt: FIRST_RTT,
+            most: MAX_FINDS,
         }
     }
 }
@@ -101,7 +104,7 @@ impl Finds {
             find.beside &= beside;
             return true;
         }
-        let room = self.running.len() < MAX_FINDS;
+        let room = self.running.len() < self.most;
         if room {
             let find = Find {
                 member,

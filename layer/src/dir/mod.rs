@@ -232,6 +232,12 @@ impl Directory {
         self.finds.begin(now, hash, member, !fresh, until)
     }
 
+    /// Lets no more look-ups run at once than that.
+    #[cfg(test)]
+    pub(crate) fn find_at_most(&mut self, most: usize) {
+        self.finds.most = most;
+    }
+
     /// What the way to the farthest of those that keep a name costs, if there is one.
     pub fn distance(&self, around: &impl Surroundings, hash: &NameHash) -> u64 {
         let keepers = self.members.keepers(hash, KEEPERS).into_iter();

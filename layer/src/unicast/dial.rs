@@ -156,10 +156,11 @@ impl Unicast {
             return self.done(command, Err(reason));
         }
         let address = me.address_of(&member);
-        if me.kept.len() >= MAX_KEPT && !me.kept.contains(&member) {
+        let most = self.bounds.neighbours;
+        if me.kept.len() >= most && !me.kept.contains(&member) {
             let reason = Reason::new(
                 Code::Busy,
-                format!("{MAX_KEPT} neighbours are kept already; disconnect one first"),
+                format!("{most} neighbours are kept already; disconnect one first"),
             );
             self.stats.count("limit.neighbours");
             return self.done(command, Err(reason));
@@ -315,5 +316,3 @@ const SPARE: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(10);
 /// How long it waits at most.
 const LONGEST: Duration = Duration::from_secs(3600);
-/// Neighbours to which an adjacency is kept.
-const MAX_KEPT: usize = 256;

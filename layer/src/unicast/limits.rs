@@ -31,11 +31,15 @@ pub(super) const RECORDS: Rate = Rate {
     per_second: 4096,
 };
 /// Names that may be registered at one member: as many as others keep for it.
-pub(super) const MAX_NAMES: usize = 4096;
+const MAX_NAMES: usize = 4096;
 /// Members with whom something is shared.
 const MAX_PEERS: usize = 4096;
 /// Links of others that have shown no certificate yet.
-pub(super) const MAX_STRANGERS: usize = 256;
+const MAX_STRANGERS: usize = 256;
+/// Neighbours that are dialled until they are there.
+const MAX_NEIGHBOURS: usize = 256;
+/// Requests to issuers at once that wait for an answer: of joiners, and of each neighbour.
+const MAX_RELAYS: usize = 64;
 /// Batches that wait in the cubes of one lower flow, of at most 64 KiB each.
 pub(super) const MAX_BATCHES: usize = 64;
 /// The same of all lower flows; when there are many, each has less, but never less than [`MIN_BATCHES`].
@@ -52,6 +56,10 @@ pub(super) struct Bounds {
     pub(super) pending_member: usize,
     pub(super) requests_member: Rate,
     pub(super) peers: usize,
+    pub(super) names: usize,
+    pub(super) neighbours: usize,
+    pub(super) relays: usize,
+    pub(super) strangers: usize,
 }
 
 impl Default for Bounds {
@@ -64,6 +72,10 @@ impl Default for Bounds {
             pending_member: MAX_INCOMING_PEER,
             requests_member: REQUESTS,
             peers: MAX_PEERS,
+            names: MAX_NAMES,
+            neighbours: MAX_NEIGHBOURS,
+            relays: MAX_RELAYS,
+            strangers: MAX_STRANGERS,
         }
     }
 }

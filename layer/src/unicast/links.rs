@@ -10,7 +10,7 @@ use rand_core::RngCore;
 
 use super::Unicast;
 use super::leaving;
-use super::limits::{MAX_BATCHES, MAX_BATCHES_ALL, MAX_STRANGERS, MIN_BATCHES};
+use super::limits::{MAX_BATCHES, MAX_BATCHES_ALL, MIN_BATCHES};
 use super::link::{GREETING, JOINING, Link, Phase, RETIRING, Stands};
 use super::out::Class;
 use super::pdu::{Hello, Probe};
@@ -110,7 +110,7 @@ impl Unicast {
     fn room_for_stranger(&mut self, now: Now) -> bool {
         let mut strangers: Vec<&Link> = self.links.values().collect();
         strangers.retain(|l| l.dialled.is_none() && l.peer().is_none());
-        if strangers.len() < MAX_STRANGERS {
+        if strangers.len() < self.bounds.strangers {
             return true;
         }
         strangers.retain(|l| l.phase == Phase::Greeting);
@@ -120,7 +120,7 @@ impl Unicast {
         let oldest = |of: &[&Link]| of.iter().map(|l| (l.since, l.lower)).min();
         let heard = oldest(&answered)
             .filter(|(since, _)| now.mono.saturating_duration_since(*since) >= HEARING)
-            .filter(|_| answered.len() >= MAX_STRANGERS / 2);
+            .filter(|_| answered.len() >= self.bounds.strangers / 2);
         let Some((_, lower)) = heard.or_else(|| oldest(&silent)) else {
             return false;
         };

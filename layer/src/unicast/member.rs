@@ -11,7 +11,6 @@ use zeroize::Zeroizing;
 use super::Unicast;
 use super::expel::trusted;
 use super::law::Law;
-use super::limits::MAX_NAMES;
 use super::renew::Renewal;
 use super::routing::Routing;
 use crate::crypt::{Authority, Identity, Kept, Sealed, TlsConfig, address, name_hash};
@@ -323,10 +322,10 @@ impl Unicast {
             let reason = self.not_a_member();
             return self.done(command, Err(reason));
         };
-        let hash = me.hash(&name);
-        if wanted && me.names.len() >= MAX_NAMES && !me.names.contains_key(&hash) {
+        let (hash, most) = (me.hash(&name), self.bounds.names);
+        if wanted && me.names.len() >= most && !me.names.contains_key(&hash) {
             let text = format!(
-                "{MAX_NAMES} names are registered at {} already; unregister one first",
+                "{most} names are registered at {} already; unregister one first",
                 me.label()
             );
             self.stats.count("limit.names");

@@ -55,7 +55,7 @@ impl Relays {
 
     /// Notes a request, and gives the number that the next member is told. One that is asked again keeps its number:
     /// whichever answer comes first will do, since the issuer says the same each time. `None`: too many wait.
-    fn note(&mut self, relay: Relay) -> Option<u64> {
+    fn note(&mut self, relay: Relay, most: usize) -> Option<u64> {
         let known = self.list.iter().find(|(_, r)| r.asker == relay.asker);
         let known = known.map(|(id, _)| *id);
         let same = |r: &&Relay| match (r.asker, relay.asker) {
@@ -63,7 +63,7 @@ impl Relays {
             (Asker::Joiner(..), Asker::Joiner(..)) | (Asker::Own, Asker::Own) => true,
             (Asker::Neighbour(..) | Asker::Joiner(..) | Asker::Own, _) => false,
         };
-        if known.is_none() && self.list.values().filter(same).count() >= MAX_RELAYS {
+        if known.is_none() && self.list.values().filter(same).count() >= most {
             return None;
         }
         let id = known.unwrap_or_else(|| {
@@ -165,7 +165,8 @@ impl Unicast {
         };
         let busy = format!("{label} relays too many requests; try again");
         let until = now.mono + RELAY;
-        let id = self.relays.note(Relay { asker, to, until });
+        let relays = self.bounds.relays;
+        let id = self.relays.note(Relay { asker, to, until }, relays);
         let Some(id) = id else {
             self.stats.count("limit.relays");
             return Err(Reason::new(Code::Busy, busy));
@@ -320,7 +321,5 @@ fn refusal(reason: Reason) -> wire::EnrolReply {
 
 /// How long the issuer is given to answer.
 const RELAY: Duration = Duration::from_secs(30);
-/// Requests at once that wait for an answer: of joiners, and of each neighbour.
-const MAX_RELAYS: usize = 64;
 /// Members that hand a request on at most: one that goes in a circle ends.
 const MAX_HOPS: u32 = 64;

@@ -9,6 +9,7 @@ mod flows;
 mod hostile;
 mod intruder;
 mod law;
+mod limits;
 mod meddler;
 mod mischief;
 mod model;

@@ -1,0 +1,337 @@
+//! Limits that bite: whoever is over one is told so at once and why, it is counted and told once, and what another member has
+//! stands meanwhile. Each is made small here; what it is otherwise stands in `limits`.
+
+use proto::QosSpec;
+use proto::ipcp::{Respond, User};
+
+use super::super::limits::Bounds;
+use super::flows::{allocate, flow, read, register, write};
+use super::*;
+use crate::tokens::Rate;
+
+/// b in the middle of a and c. It serves two names, of which the program of one never answers; c has a flow to the other.
+fn world() -> Net {
+    let mut net = Net::new(&["a", "b", "c"]);
+    net.cut("a", "c");
+    bootstrap(&mut net, "b");
+    join(&mut net, "b", "a");
+    join(&mut net, "b", "c");
+    register(&mut net, "b", "server");
+    register(&mut net, "b", "mute");
+    net.seconds(1);
+    flow(&mut net, "c", "b", "server", 100, QosSpec::RAW);
+    net
+}
+
+fn bounds<'a>(net: &'a mut Net, at: &'static str) -> &'a mut Bounds {
+    &mut net.node(at).machine.bounds
+}
+
+/// Asks for a flow to a name from `at`, and lets the request arrive.
+fn ask(net: &mut Net, at: &'static str, name: &str, flow: u64) -> CommandId {
+    let command = Command::Allocate(allocate(name, flow, QosSpec::RAW));
+    let command = net.command(at, command);
+    net.run(Duration::from_millis(50));
+    command
+}
+
+/// Lets b accept what was asked last.
+fn accept(net: &mut Net, flow: u64) {
+    let last = net.node("b").events.iter().rev().find_map(|e| match e {
+        Event::FlowRequest(asked) => Some(asked.request),
+        _ => None,
+    });
+    let user = User {
+        uid: 1000,
+        ipcp: false,
+    };
+    let respond = Respond {
+        request: last.unwrap(),
+        verdict: Ok((FlowId(flow), user)),
+    };
+    let answer = net.ask("b", Command::Respond(respond));
+    assert!(matches!(answer, Ok(Answer::Allocated(_))), "{answer:?}");
+    net.run(Duration::from_millis(50));
+}
+
+fn waits(net: &mut Net, at: &'static str, command: CommandId) -> bool {
+    !net.node(at).answers.contains_key(&command)
+}
+
+/// The answer that is there already: the reason of a refusal.
+fn refused(net: &mut Net, at: &'static str, command: CommandId, why: &str) {
+    let answer = net.node(at).answers.remove(&command);
+    let Some(Err(reason)) = answer else {
+        panic!("{answer:?}")
+    };
+    assert_eq!(reason.code, Code::Busy, "{reason}");
+    assert!(reason.text.contains(why), "{reason}");
+}
+
+/// A member asks for one flow more, which b accepts.
+fn another(net: &mut Net, at: &'static str, id: u64) {
+    let command = ask(net, at, "server", id);
+    accept(net, id);
+    let answer = net.node(at).answers.remove(&command);
+    assert!(matches!(answer, Some(Ok(_))), "{answer:?}");
+    write(net, at, id, &[b"one more"]);
+    assert_eq!(read(net, "b", id), [b"one more".to_vec()]);
+}
+
+/// How often a limit has bitten each time that it was told.
+fn told(net: &mut Net, at: &'static str, limit: &str) -> Vec<String> {
+    let notices = net.node(at).events.iter().filter_map(|e| match e {
+        Event::Notice(n) if n.kind == "limit.reached" => Some(&n.fields),
+        _ => None,
+    });
+    let of = notices.filter(|f| f.contains(&("limit".to_owned(), limit.to_owned())));
+    let counts = of.flatten().filter(|(key, _)| key == "count");
+    counts.map(|(_, count)| count.clone()).collect()
+}
+
+/// A limit has bitten once at `at`, which is counted and told once; the flow of c stands all the while.
+fn bitten(net: &mut Net, at: &'static str, limit: &str) {
+    write(net, "c", 100, &[b"stands"]);
+    assert_eq!(read(net, "b", 100), [b"stands".to_vec()]);
+    assert_eq!(status(net, at).counters.get(limit), Some(&1), "{limit}");
+    net.seconds(30);
+    assert_eq!(told(net, at, limit), ["1"], "{limit}");
+    let bites = status(net, at).counters;
+    let mut others = bites.keys().filter(|k| k.starts_with("limit."));
+    assert!(others.all(|k| k == limit), "{bites:?}");
+}
+
+const OVER: &str = "b has as many flows as it can carry or answer; try later";
+
+#[test]
+fn who_has_too_many_requests_that_wait_is_refused_and_others_are_not() {
+    let mut net = world();
+    bounds(&mut net, "b").pending_member = 4;
+    let asked: Vec<_> = (1..=5).map(|id| ask(&mut net, "a", "mute", id)).collect();
+    refused(&mut net, "a", asked[4], OVER);
+    assert!(asked[..4].iter().all(|id| waits(&mut net, "a", *id)));
+    another(&mut net, "c", 7);
+    bitten(&mut net, "b", "limit.pending_member");
+}
+
+#[test]
+fn requests_that_wait_are_bounded_for_all_together() {
+    let mut net = world();
+    bounds(&mut net, "b").pending = 4;
+    let asked = [("a", 1), ("c", 2), ("a", 3), ("c", 4)];
+    let asked = asked.map(|(at, id)| (at, ask(&mut net, at, "mute", id)));
+    let over = ask(&mut net, "a", "mute", 5);
+    refused(&mut net, "a", over, OVER);
+    assert!(asked.iter().all(|(at, id)| waits(&mut net, at, *id)));
+    bitten(&mut net, "b", "limit.pending");
+    // Those who wait no longer leave their places to others.
+    another(&mut net, "a", 6);
+}
+
+#[test]
+fn who_asks_too_often_is_refused_and_others_are_not() {
+    let mut net = world();
+    bounds(&mut net, "b").requests_member = Rate {
+        burst: 4,
+        per_second: 1,
+    };
+    let asked: Vec<_> = (1..=5).map(|id| ask(&mut net, "a", "mute", id)).collect();
+    refused(&mut net, "a", asked[4], OVER);
+    assert!(asked[..4].iter().all(|id| waits(&mut net, "a", *id)));
+    another(&mut net, "c", 7);
+    bitten(&mut net, "b", "limit.requests_member");
+    another(&mut net, "a", 8);
+}
+
+#[test]
+fn who_has_too_many_flows_is_refused_and_others_are_not() {
+    let mut net = world();
+    bounds(&mut net, "b").flows_member = 4;
+    (1..=4).for_each(|id| another(&mut net, "a", id));
+    let over = ask(&mut net, "a", "server", 5);
+    refused(&mut net, "a", over, OVER);
+    another(&mut net, "c", 7);
+    bitten(&mut net, "b", "limit.flows_member");
+    let closed = Reason::new(Code::Closed, "done");
+    net.ask("a", Command::Dealloc(FlowId(1), closed)).unwrap();
+    net.run(Duration::from_millis(50));
+    another(&mut net, "a", 8);
+}
+
+#[test]
+fn flows_are_bounded_for_all_together_on_either_side() {
+    for at in ["a", "b"] {
+        let mut net = world();
+        bounds(&mut net, at).flows = 4;
+        // One of b is that of c.
+        let room = if at == "a" { 4 } else { 3 };
+        (1..=room).for_each(|id| another(&mut net, "a", id));
+        let over = ask(&mut net, "a", "server", 9);
+        let why = if at == "a" {
+            "a has as many flows as it can carry"
+        } else {
+            OVER
+        };
+        refused(&mut net, "a", over, why);
+        bitten(&mut net, at, "limit.flows");
+    }
+}
+
+#[test]
+fn a_host_that_asks_for_too_many_flows_at_once_is_refused_the_rest() {
+    let mut net = world();
+    bounds(&mut net, "a").asking = 4;
+    let asked: Vec<_> = (1..=5).map(|id| ask(&mut net, "a", "mute", id)).collect();
+    refused(
+        &mut net,
+        "a",
+        asked[4],
+        "a has as many flows as it can carry",
+    );
+    assert!(asked[..4].iter().all(|id| waits(&mut net, "a", *id)));
+    another(&mut net, "c", 7);
+    bitten(&mut net, "a", "limit.asking");
+    another(&mut net, "a", 8);
+}
+
+#[test]
+fn a_host_that_looks_for_too_many_names_at_once_is_refused_the_rest_and_finds_what_it_knows() {
+    let mut net = world();
+    another(&mut net, "a", 50);
+    let me = net.node("a").machine.me.as_mut().unwrap();
+    me.dir.find_at_most(3);
+    let names = ["one", "two", "three", "four"];
+    let asked: Vec<_> = (1..).zip(names).collect();
+    let asked = asked.iter().map(|(id, name)| {
+        let command = Command::Allocate(allocate(name, *id, QosSpec::RAW));
+        net.command("a", command)
+    });
+    let asked: Vec<_> = asked.collect();
+    refused(
+        &mut net,
+        "a",
+        asked[3],
+        "too many names are looked up here at once; try later",
+    );
+    assert!(asked[..3].iter().all(|id| waits(&mut net, "a", *id)));
+    another(&mut net, "a", 51);
+    bitten(&mut net, "a", "limit.look_ups");
+}
+
+#[test]
+fn names_beyond_what_one_member_may_register_are_refused_and_others_register_theirs() {
+    let mut net = world();
+    bounds(&mut net, "a").names = 2;
+    register(&mut net, "a", "one");
+    register(&mut net, "a", "two");
+    let third = Command::Register(proto::Name::new("three").unwrap());
+    let reason = net.ask("a", third.clone()).unwrap_err();
+    assert_eq!(reason.code, Code::Busy);
+    assert!(
+        reason
+            .text
+            .contains("2 names are registered at a already; unregister one first")
+    );
+    // What is registered already is no more.
+    register(&mut net, "a", "two");
+    register(&mut net, "c", "three");
+    bitten(&mut net, "a", "limit.names");
+    let one = proto::Name::new("one").unwrap();
+    assert_eq!(net.ask("a", Command::Unregister(one)), Ok(Answer::Ok));
+    assert_eq!(net.ask("a", third), Ok(Answer::Ok));
+}
+
+#[test]
+fn neighbours_beyond_those_that_are_kept_are_refused_and_others_keep_theirs() {
+    let mut net = world();
+    net.mend("a", "c");
+    let kept = net.node("a").machine.me.as_ref().unwrap().kept.len();
+    bounds(&mut net, "a").neighbours = kept;
+    let reason = net
+        .ask("a", Command::Connect(label("c"), None))
+        .unwrap_err();
+    assert_eq!(reason.code, Code::Busy);
+    assert!(
+        reason
+            .text
+            .contains("neighbours are kept already; disconnect one first")
+    );
+    assert_eq!(
+        net.ask("c", Command::Connect(label("a"), None)),
+        Ok(Answer::Ok)
+    );
+    bitten(&mut net, "a", "limit.neighbours");
+}
+
+#[test]
+fn joiners_beyond_those_that_wait_for_an_issuer_are_refused_and_come_in_later() {
+    let mut net = Net::new(&["a", "b", "c", "x", "y", "z"]);
+    for joiner in ["x", "y", "z"] {
+        net.cut("a", joiner);
+        net.cut("c", joiner);
+    }
+    net.cut("a", "c");
+    bootstrap(&mut net, "a");
+    join(&mut net, "a", "b");
+    net.seconds(1);
+    join(&mut net, "a", "c");
+    register(&mut net, "b", "server");
+    net.seconds(1);
+    flow(&mut net, "c", "b", "server", 100, QosSpec::RAW);
+    bounds(&mut net, "b").relays = 2;
+    let joiners = ["x", "y", "z"];
+    let urls = joiners.map(|joiner| invite(&mut net, "a", joiner).unwrap());
+    // What they ask doesn't come to the issuer for a while.
+    net.tamper = Some(Box::new(|from, to, pdu| {
+        if (from, to) == ("b", "a") && pdu.len() > 300 {
+            pdu.clear();
+        }
+    }));
+    let asked = urls.map(|url| Enroll {
+        entry: Entry::Invitation(url),
+        over: vec![label("net")],
+        timeout_ms: 30_000,
+    });
+    let mut commands = Vec::new();
+    for (joiner, ask) in joiners.into_iter().zip(asked) {
+        commands.push((joiner, net.command(joiner, Command::Enroll(ask))));
+        net.run(Duration::from_millis(300));
+    }
+    let limit = "limit.relays";
+    assert!(status(&mut net, "b").counters.get(limit) >= Some(&1));
+    write(&mut net, "c", 100, &[b"stands"]);
+    assert_eq!(read(&mut net, "b", 100), [b"stands".to_vec()]);
+    net.tamper = None;
+    for (joiner, command) in commands {
+        let answer = flows::wait(&mut net, joiner, command);
+        assert!(
+            matches!(answer, Ok(Answer::Configured(_))),
+            "{joiner}: {answer:?}"
+        );
+    }
+    assert_eq!(told(&mut net, "b", limit).len(), 1);
+}
+
+#[test]
+fn strangers_beyond_those_that_are_heard_make_an_older_one_go_and_members_stay() {
+    let mut net = world();
+    bounds(&mut net, "b").strangers = 4;
+    for stranger in 1..=5u64 {
+        let up = FlowTell::Up {
+            lower: FlowId(1 << 40 | stranger),
+            over: label("net"),
+            mtu: MTU,
+            framing: Framing::Train,
+            via: Via::Accepted(None),
+        };
+        net.input("b", Input::Tell(up));
+    }
+    let has = |net: &mut Net, n: u64| {
+        net.node("b")
+            .machine
+            .links
+            .contains_key(&FlowId(1 << 40 | n))
+    };
+    assert!(!has(&mut net, 1) && (2..=5).all(|n| has(&mut net, n)));
+    bitten(&mut net, "b", "link.displaced");
+}
