@@ -4,14 +4,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use proto::ipcp::{Command, Event, Settings};
-use proto::{Code, EndpointId, FlowId, QosSpec, Reason};
+use proto::{Addr, Code, EndpointId, FlowId, QosSpec, Reason};
 
 use super::super::cube::Cube;
 use super::super::out::{Class, Lot};
-use super::super::pdu::{CONGESTION, Direct};
+use super::super::pdu::{CONGESTION, Direct, Routed, TAG_LEN, TTL};
 use super::flows::{allocate, flow, line, read, register, write};
-use super::{Net, status};
-use crate::{Ipcp, Meddler, Output};
+use super::{Net, bootstrap, join, status};
+use crate::{Input, Ipcp, Meddler, Output};
 
 /// Whether the only neighbour of `at` takes packets from now on.
 fn room(net: &mut Net, at: &'static str, room: bool) {
@@ -240,4 +240,93 @@ fn a_member_with_many_flows_that_keep_what_waits_gets_no_more_and_another_does()
     net.ask("a", Command::Dealloc(FlowId(7), done)).unwrap();
     net.seconds(20);
     flow(&mut net, "a", "c", "server", 96, QosSpec::DATA);
+}
+
+/// The neighbour `d` of `b` sends packets of flows to `dst` through it, each in the name of another.
+fn forge(net: &mut Net, dst: Addr, names: &[Addr]) {
+    let b = address(net, "b");
+    let machine = &mut net.node("d").machine;
+    let link = machine.links.get_mut(&machine.adjacent[&b]).unwrap();
+    for (counter, src) in (0..).zip(names) {
+        let header = Routed {
+            flags: 0,
+            cube: Cube::Raw as u8,
+            ttl: TTL,
+            dst,
+            src: *src,
+            endpoint: EndpointId(7),
+            session: 1,
+            counter,
+        };
+        let sent = link.send(Class::Control, Routed::LEN + 1000 + TAG_LEN, |body| {
+            header.write(body);
+            body[Routed::LEN..].fill(7);
+            Ok(())
+        });
+        assert_eq!(sent, Ok(()));
+    }
+    net.input("d", Input::Timeout);
+}
+
+/// Lets `at` send one batch of flows' PDUs over a link that takes nothing otherwise.
+fn one_batch(net: &mut Net, at: &'static str, lower: FlowId) {
+    for open in [true, false] {
+        let now = net.now();
+        net.node(at).machine.lower_room(now, lower, open);
+        while let Some(output) = net.node(at).machine.poll() {
+            let data =
+                matches!(&output, Output::Lower(to, batch) if *to == lower && batch.dscp() < 48);
+            net.output(at, output);
+            if data && open {
+                break;
+            }
+        }
+    }
+}
+
+fn address(net: &mut Net, of: &'static str) -> Addr {
+    net.node(of).machine.me.as_ref().unwrap().address
+}
+
+#[test]
+fn who_floods_in_the_names_of_others_gets_one_share_of_a_link() {
+    let mut net = Net::new(&["a", "b", "c", "d"]);
+    for (one, other) in [("a", "c"), ("a", "d"), ("c", "d")] {
+        net.cut(one, other);
+    }
+    bootstrap(&mut net, "b");
+    for member in ["a", "c", "d"] {
+        join(&mut net, "b", member);
+    }
+    net.seconds(1);
+    register(&mut net, "c", "server");
+    flow(&mut net, "a", "c", "server", 1, QosSpec::RAW);
+    let [a, c, d] = ["a", "c", "d"].map(|name| address(&mut net, name));
+    // Members that nobody knows, itself, and the very one whose share it would like to have.
+    let mut names: Vec<Addr> = (1..=48).map(Addr).collect();
+    names.extend([a, d]);
+    let lower = net.node("b").machine.adjacent[&c];
+    let now = net.now();
+    net.node("b").machine.lower_room(now, lower, false);
+    net.trace.clear();
+    // Either alone would fill the link.
+    for _ in 0..200 {
+        for _ in 0..names.len() {
+            write(&mut net, "a", 1, &[&[1; 1000]]);
+        }
+        forge(&mut net, c, &names);
+        net.run(Duration::from_millis(10));
+        for _ in 0..4 {
+            one_batch(&mut net, "b", lower);
+        }
+    }
+    net.run(Duration::from_millis(10));
+    let carried = |(_, from, to, len): &&(Duration, &str, &str, usize)| {
+        (*from, *to) == ("b", "c") && *len > 1000
+    };
+    let all = net.trace.iter().filter(carried).count();
+    let honest = net.node("c").received[&FlowId(1)].len();
+    let part = honest as f64 / all as f64;
+    assert!(all > 1_000, "{all}");
+    assert!((0.45..=0.55).contains(&part), "{honest} of {all}");
 }
