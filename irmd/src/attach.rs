@@ -236,9 +236,12 @@ fn heed(daemon: &Arc<Daemon>, ipcp: &Ipcp, notice: &Notice) {
         .map(|(k, v)| (k.as_str(), v.as_str()))
         .collect();
     fields.push(("ipcp", ipcp.name.as_str()));
-    daemon
-        .events
-        .emit(&notice.kind, notice.text.clone(), &fields);
+    let text = notice.text.clone();
+    if notice.warning {
+        daemon.events.warn(&notice.kind, text, &fields);
+    } else {
+        daemon.events.emit(&notice.kind, text, &fields);
+    }
 }
 
 /// What a notice is about: `certificate.renewed` takes the warning of `certificate.ends` of the same member away.

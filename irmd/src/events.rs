@@ -33,6 +33,17 @@ impl Events {
         } else {
             tracing::info!(kind, "{text}");
         }
+        self.tell(kind, text, fields);
+    }
+
+    /// Tells everybody of what somebody should see to.
+    pub(crate) fn warn(&self, kind: &str, text: impl Into<String>, fields: &[(&str, &str)]) {
+        let text = text.into();
+        tracing::warn!(kind, "{text}");
+        self.tell(kind, text, fields);
+    }
+
+    fn tell(&self, kind: &str, text: String, fields: &[(&str, &str)]) {
         let fields = fields
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))

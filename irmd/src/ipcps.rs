@@ -122,6 +122,11 @@ impl Ipcp {
         self.seen.borrow().state
     }
 
+    /// Whether its process is there to be asked.
+    pub(crate) fn is_attached(&self) -> bool {
+        self.seen.borrow().attached != 0
+    }
+
     /// A process has attached; returns which attachment this is. Commands to an earlier one are lost.
     pub(crate) fn attach(
         &self,

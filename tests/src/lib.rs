@@ -11,6 +11,7 @@ pub mod host;
 pub mod lab;
 pub mod line;
 pub mod look;
+pub mod pki;
 pub mod tool;
 
 pub use host::Impairment;

@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
@@ -85,6 +88,17 @@ pub fn leaks(before: &Look, after: &Look, kib: u64) -> Vec<String> {
     let new = after.keys().filter(|who| !before.contains_key(who));
     leaks.extend(new.map(|who| format!("{who:?} is new")));
     leaks
+}
+
+/// What Prometheus would hear of an irmd, by the socket for administrators.
+pub fn metrics(socket: &Path) -> anyhow::Result<String> {
+    let what = || format!("can't read the metrics of {}", socket.display());
+    let mut stream = UnixStream::connect(socket).with_context(what)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).with_context(what)?;
+    Ok(text)
 }
 
 /// The flows of a host in a layer.

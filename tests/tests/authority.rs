@@ -69,6 +69,41 @@ fn an_authority_moves_by_its_export_and_is_not_destroyed_by_mistake() {
 }
 
 #[test]
+fn an_authority_that_sees_nobody_yet_is_not_destroyed_by_mistake_and_one_that_let_nobody_in_is() {
+    let net = Net::new();
+    // B can't be seen: A knows of it by what it has issued alone.
+    for pid in net.b.programs("ipcpd") {
+        kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGSTOP).unwrap();
+    }
+    for pid in net.a.programs("ipcpd") {
+        kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
+    }
+    let destroyed = || net.a.run("irm", ["ipcp", "destroy", "ovl-a"]).unwrap();
+    // While it is down, and when it is up.
+    for _ in 0..20 {
+        let out = destroyed();
+        assert_eq!(out.code, 6, "{out:?}");
+        assert!(out.stderr.contains("holds the authority of"), "{out:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    until(TEN, || {
+        let members = net.a.irm_json("layer members ovl")?;
+        anyhow::ensure!(members["members"].as_array().map(Vec::len) == Some(1));
+        Ok(())
+    })
+    .unwrap();
+    let destroy = "ipcp destroy ovl-a";
+    refused(
+        &net.a,
+        destroy,
+        6,
+        "irm layer export ovl first, or give --force",
+    );
+    net.a.irm("layer revoke ovl ovl-b").unwrap();
+    net.a.irm(destroy).unwrap();
+}
+
+#[test]
 fn a_sealed_authority_starts_locked_and_says_what_to_do() {
     let net = Net::new();
     let pass = net.pass("right", "correct horse battery");

@@ -6,17 +6,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use rcgen::{
-    BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, PKCS_ED25519, SanType,
-    date_time_ymd,
-};
+use rcgen::date_time_ymd;
+use tests::pki::{Issued, Pki};
 use tests::{Host, Lab, Link, Output, Process};
 
 #[test]
 fn a_foreign_authority_lets_nobody_in_whichever_side_looks() {
     let net = Net::new();
-    let (foreign, other) = (Authority::new(), Authority::new());
-    let member = foreign.issue("strata://ovl/ovl-b", |_| {});
+    let (foreign, other) = (Pki::new().unwrap(), Pki::new().unwrap());
+    let member = foreign.issue("strata://ovl/ovl-b", |_| {}).unwrap();
     // Who shows a certificate that its own roots don't know is told so before it dials.
     let out = net.enroll("ovl-b", &[&other.root], &member);
     refused(&out, 2, "issued by an unknown authority");
@@ -43,27 +41,31 @@ fn a_foreign_authority_lets_nobody_in_whichever_side_looks() {
 #[test]
 fn a_certificate_out_of_its_time_or_for_somebody_else_is_refused_before_anybody_is_dialled() {
     let net = Net::new();
-    let authority = Authority::new();
-    let enroll = |member: &Member| net.enroll("ovl-b", &[&authority.root], member);
+    let authority = Pki::new().unwrap();
+    let enroll = |member: &Issued| net.enroll("ovl-b", &[&authority.root], member);
     let name = "strata://ovl/ovl-b";
-    let expired = authority.issue(name, |p| p.not_after = date_time_ymd(2020, 1, 1));
+    let expired = authority
+        .issue(name, |p| p.not_after = date_time_ymd(2020, 1, 1))
+        .unwrap();
     refused(
         &enroll(&expired),
         2,
         "the certificate expired at 2020-01-01",
     );
-    let early = authority.issue(name, |p| p.not_before = date_time_ymd(2090, 1, 1));
+    let early = authority
+        .issue(name, |p| p.not_before = date_time_ymd(2090, 1, 1))
+        .unwrap();
     refused(&enroll(&early), 2, "valid only from 2090-01-01");
-    let layer = authority.issue("strata://other/ovl-b", |_| {});
+    let layer = authority.issue("strata://other/ovl-b", |_| {}).unwrap();
     refused(&enroll(&layer), 2, "for layer other, not for ovl");
-    let whose = authority.issue("strata://ovl/ovl-c", |_| {});
+    let whose = authority.issue("strata://ovl/ovl-c", |_| {}).unwrap();
     refused(&enroll(&whose), 6, "for member ovl-c, not for ovl-b");
-    let stolen = Member {
+    let stolen = Issued {
         key: whose.key,
-        ..authority.issue(name, |_| {})
+        ..authority.issue(name, |_| {}).unwrap()
     };
     refused(&enroll(&stolen), 2, "its key is another one");
-    let itself = Member {
+    let itself = Issued {
         cert: authority.root.clone(),
         ..stolen
     };
@@ -105,21 +107,10 @@ impl Net {
         }
     }
 
-    fn enroll(&self, name: &str, roots: &[&Vec<u8>], member: &Member) -> Output {
-        let file = |name: &str, label: &str, ders: &[&Vec<u8>]| -> PathBuf {
-            let path = self.lab.dir().join(name);
-            let pem = ders.iter().map(|der| pem(label, der));
-            fs::write(&path, pem.collect::<String>()).unwrap();
-            path
-        };
-        let ca = file("ca.pem", "CERTIFICATE", roots);
-        let cert = file("cert.pem", "CERTIFICATE", &[&member.cert]);
-        let key = file("key.pem", "PRIVATE KEY", &[&member.key]);
+    fn enroll(&self, name: &str, roots: &[&Vec<u8>], member: &Issued) -> Output {
+        let files = member.options(self.lab.dir(), roots).unwrap();
         let line = format!(
-            "ipcp enroll {name} --type unicast --layer ovl --dst ovl-a --timeout 2s --ca {} --cert {} --key {}",
-            ca.display(),
-            cert.display(),
-            key.display()
+            "ipcp enroll {name} --type unicast --layer ovl --dst ovl-a --timeout 2s {files}"
         );
         self.b.run("irm", line.split(' ')).unwrap()
     }
@@ -138,41 +129,6 @@ fn refused(out: &Output, code: i32, why: &str) {
     assert_eq!(out.code, code, "{out:?}");
     assert_eq!(out.stderr.trim().lines().count(), 1, "{out:?}");
     assert!(out.stderr.contains(why), "{out:?}");
-}
-
-/// A site's own authority.
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    root: Vec<u8>,
-}
-
-/// What it issued, DER.
-struct Member {
-    cert: Vec<u8>,
-    key: Vec<u8>,
-}
-
-impl Authority {
-    fn new() -> Self {
-        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-        let mut params = CertificateParams::default();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let root = params.self_signed(&key).unwrap().der().to_vec();
-        let issuer = Issuer::new(params, key);
-        Self { issuer, root }
-    }
-
-    fn issue(&self, uri: &str, change: impl FnOnce(&mut CertificateParams)) -> Member {
-        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
-        let mut params = CertificateParams::default();
-        params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
-        change(&mut params);
-        let cert = params.signed_by(&key, &self.issuer).unwrap();
-        Member {
-            cert: cert.der().to_vec(),
-            key: key.serialize_der(),
-        }
-    }
 }
 
 /// The certificate of the layer's authority, as any member may know it: found in the file of one.
@@ -198,23 +154,4 @@ fn find(dir: &Path, name: &str) -> Option<PathBuf> {
         }
         (path.file_name()? == name).then_some(path)
     })
-}
-
-/// RFC 7468, on one line of base64, which all readers take.
-fn pem(label: &str, der: &[u8]) -> String {
-    let digits = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::new();
-    for chunk in der.chunks(3) {
-        let byte = |i: usize| u32::from(chunk.get(i).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for digit in 0..4 {
-            let index = bits >> (18 - 6 * digit) & 63;
-            text.push(if digit > chunk.len() {
-                '='
-            } else {
-                char::from(digits[index as usize])
-            });
-        }
-    }
-    format!("-----BEGIN {label}-----\n{text}\n-----END {label}-----\n")
 }

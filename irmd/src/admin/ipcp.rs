@@ -77,7 +77,7 @@ pub(crate) async fn destroy(
     force: bool,
 ) -> Result<(), Reason> {
     if !force {
-        keep_authority(ipcp).await?;
+        keep_authority(daemon, ipcp).await?;
     }
     life::stop(ipcp).await;
     daemon.ipcps.remove(&ipcp.name);
@@ -101,20 +101,31 @@ pub(crate) async fn destroy(
     Ok(())
 }
 
-/// Refuses to lose the key of a layer that has other members.
-async fn keep_authority(ipcp: &Ipcp) -> Result<(), Reason> {
-    let status = status::ask(ipcp).await;
-    let status = status.filter(|s| s.settings.get("authority").is_some_and(|a| a == "root"));
-    match status {
-        Some(status) if status.members.len() > 1 => Err(Reason::new(
-            Code::Conflict,
-            format!(
-                "{} holds the authority of {}, without which nobody can be invited or revoked; irm layer export {1} first, or give --force",
-                ipcp.name, status.layer
-            ),
-        )),
-        Some(_) | None => Ok(()),
+/// Refuses to lose the key of a layer that has other members, or may have: right after its start a holder sees nobody.
+async fn keep_authority(daemon: &Daemon, ipcp: &Ipcp) -> Result<(), Reason> {
+    let name = &ipcp.name;
+    let Some(status) = status::ask(ipcp).await else {
+        let kept = daemon.dirs.state.join("ipcps").join(name.as_str());
+        if !kept.join("authority").exists() {
+            return Ok(());
+        }
+        let text = format!(
+            "{name} holds the authority of its layer and doesn't say whether others are in it; wait until it is up, or give --force"
+        );
+        return Err(Reason::new(Code::Conflict, text));
+    };
+    let set = |key: &str| status.settings.get(key).map(String::as_str);
+    let alone = status.members.len() <= 1 && set("alone") == Some("true");
+    if set("authority") != Some("root") || alone {
+        return Ok(());
     }
+    Err(Reason::new(
+        Code::Conflict,
+        format!(
+            "{name} holds the authority of {layer}, without which nobody can be invited or revoked; irm layer export {layer} first, or give --force",
+            layer = status.layer
+        ),
+    ))
 }
 
 /// Makes an IPC process the first member of its layer, or a shim.
@@ -263,8 +274,9 @@ async fn enroll_created(
         if !same {
             return Err(other_arguments(ipcp));
         }
-        // One that was revoked is made a member anew.
-        if !ipcp.was_revoked() {
+        // One that was revoked is made a member anew, and one of the site's own PKI may get another certificate.
+        let another = matches!(config.entry, Entry::Certificate { .. }) && ipcp.is_attached();
+        if !ipcp.was_revoked() && !another {
             return Ok(());
         }
     }

@@ -287,6 +287,11 @@ impl Authority {
         Some(*cert.public_key())
     }
 
+    /// Whether it knows of no member but this one.
+    pub fn is_alone(&self, member: &Label) -> bool {
+        self.members.keys().all(|known| known == member)
+    }
+
     /// The longest that a certificate of today can live.
     pub fn cert_life(&self) -> Duration {
         self.cert_life

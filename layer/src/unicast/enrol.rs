@@ -122,7 +122,7 @@ impl Unicast {
         let known = self.known_identity(&layer)?.is_some();
         if let Some(me) = &self.me {
             if *me.layer() == layer {
-                return Ok(Some(me.configured()));
+                return self.take_certificate(now, identity).map(Some);
             }
             let text = format!(
                 "{} is a member of {} already; destroy it first",

@@ -57,7 +57,10 @@ impl Unicast {
             );
             return Err(Reason::new(Code::Conflict, text));
         }
-        let refusal = me.no_authority();
+        let refusal = match me.is_of_a_site() {
+            true => no_decrees(me.layer(), member),
+            false => me.no_authority(),
+        };
         let above = protected(&me.trust()).contains(member);
         let address = me.address_of(member);
         let seen = me.routing.member(address).map(|cert| *cert.public_key());
@@ -112,9 +115,15 @@ impl Unicast {
 impl Unicast {
     /// Other decrees say now whom to believe: whoever is out is parted with.
     pub(super) fn trust_changed(&mut self, now: Now) {
-        let Some(me) = &mut self.me else { return };
+        let Some(me) = &self.me else { return };
         let before = me.identity.roots().clone();
         let after = trusted(before.clone(), &me.decrees);
+        self.believe(now, &before, &after);
+    }
+
+    /// Other roots are believed than before.
+    pub(super) fn believe(&mut self, now: Now, before: &Roots, after: &Roots) {
+        let Some(me) = &mut self.me else { return };
         let revoked = revocations(&me.decrees);
         let is_new = |r: &&Revocation| !before.is_revoked(&r.key, &r.member);
         let mut gone: BTreeMap<Addr, (Label, &str)> = revoked
@@ -123,7 +132,7 @@ impl Unicast {
             .map(|r| (me.address_of(&r.member), (r.member.clone(), REVOKED)))
             .collect();
         me.identity.set_roots(after.clone());
-        let narrowed = before.lost_any(&after);
+        let narrowed = before.lost_any(after);
         if narrowed {
             me.narrowed = Some(now.mono);
         }
@@ -133,7 +142,7 @@ impl Unicast {
         if let Err(reason) = me.trust_anew(&self.clock) {
             return self.state(State::Down, &reason.text);
         }
-        self.notice_roots(&before, &after);
+        self.notice_roots(before, after);
         self.issue_as_told();
         let Some(me) = &mut self.me else { return };
         let roots = me.identity.roots();
@@ -168,7 +177,7 @@ impl Unicast {
                 self.say_digest(now, lower);
             }
         }
-        if after.lost_any(&before) {
+        if after.lost_any(before) {
             if let Some(me) = &mut self.me {
                 me.renewal.look_again();
             }
@@ -295,6 +304,14 @@ impl Member {
         self.tls = TlsConfig::member(&self.identity, clock)?;
         Ok(())
     }
+}
+
+/// Nobody signs decrees in a layer of a site's own PKI.
+fn no_decrees(layer: &Label, member: &Label) -> Reason {
+    let text = format!(
+        "nothing in {layer} revokes a certificate of the site's own PKI: give {member} no other, and it is out when its last one ends; to have it out at once, enroll the others again with --ca, --cert and --key of another CA"
+    );
+    Reason::new(Code::Denied, text)
 }
 
 /// Whom to believe, after all that the authority has said.

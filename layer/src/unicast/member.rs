@@ -74,6 +74,11 @@ impl Member {
         self.names.values()
     }
 
+    /// Whether its certificate is one of a site's own PKI: nobody here renews it, and no decree of the layer says anything.
+    pub(super) fn is_of_a_site(&self) -> bool {
+        self.issuer.is_none() && !self.has_authority()
+    }
+
     /// Why this member can't do what only the holder of the authority can.
     pub(super) fn no_authority(&self) -> Reason {
         if let Some(locked) = self.locked() {

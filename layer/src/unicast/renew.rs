@@ -3,14 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use proto::ipcp::{Event, Notice};
+use proto::ipcp::{Configured, Event, Notice};
 use proto::wire;
-use proto::{Label, Reason};
+use proto::{Code, Label, Reason};
 use rand_core::RngCore;
 
 use super::Unicast;
+use super::expel::trusted;
+use super::member::Member;
 use super::relay::Asker;
-use crate::crypt::MemberCert;
+use crate::crypt::{Identity, MemberCert};
 use crate::{Now, Output, UnixTime};
 
 /// When the certificate of this member is looked at, and whom it asks.
@@ -141,22 +143,56 @@ impl Unicast {
         let taken = answer.and_then(|reply| me.identity.renew(&reply, now.wall));
         match taken {
             Ok(false) => {}
-            Ok(true) => {
-                me.renewal = Renewal::default();
-                let until = me.identity.cert().not_after();
-                let bytes = me.identity.to_bytes();
-                self.save("identity", bytes);
-                self.stats.count("renew.done");
-                self.certificate_changed(now);
-                let text = format!(
-                    "the certificate was renewed; it ends at second {}",
-                    until.secs()
-                );
-                let name = self.name.to_string();
-                self.notice("certificate.renewed", text, &name, false);
-            }
+            Ok(true) => self.certificate_taken(now),
             Err(reason) => self.renewal_failed(reason),
         }
+    }
+
+    /// Takes another certificate of the site's own PKI into use, with its key and the roots that came with it.
+    pub(super) fn take_certificate(
+        &mut self,
+        now: Now,
+        identity: Identity,
+    ) -> Result<Configured, Reason> {
+        let Some(me) = &mut self.me else {
+            return Err(self.not_a_member());
+        };
+        let (old, new) = (&me.identity, &identity);
+        if old.cert().der() == new.cert().der() && old.roots().ders() == new.roots().ders() {
+            return Ok(me.configured());
+        }
+        if !me.is_of_a_site() {
+            let text = format!(
+                "{} has its certificate of the layer's own authority; destroy it first, to enroll it with another",
+                me.label()
+            );
+            return Err(Reason::new(Code::Conflict, text));
+        }
+        let before = me.identity.roots().clone();
+        let after = trusted(identity.roots().clone(), &me.decrees);
+        me.identity = identity;
+        self.believe(now, &before, &after);
+        self.certificate_taken(now);
+        let me = self.me.as_ref();
+        me.map(Member::configured)
+            .ok_or_else(|| self.not_a_member())
+    }
+
+    /// Another certificate of this member counts from now on.
+    fn certificate_taken(&mut self, now: Now) {
+        let Some(me) = &mut self.me else { return };
+        me.renewal = Renewal::default();
+        let until = me.identity.cert().not_after();
+        let bytes = me.identity.to_bytes();
+        self.save("identity", bytes);
+        self.stats.count("renew.done");
+        self.certificate_changed(now);
+        let text = format!(
+            "the certificate was renewed; it ends at second {}",
+            until.secs()
+        );
+        let name = self.name.to_string();
+        self.notice("certificate.renewed", text, &name, false);
     }
 
     /// Shakes hands with another certificate from now on, and signs what this member says with it.
@@ -178,7 +214,7 @@ impl Unicast {
         if level <= before {
             return;
         }
-        let text = ending(cert, now.wall, me.renewal.last.as_ref());
+        let text = me.ending(now);
         let fields = vec![("member".to_owned(), cert.member().to_string())];
         self.out.push_back(Output::Control(Event::Notice(Notice {
             kind: "certificate.ends".to_owned(),
@@ -192,11 +228,33 @@ impl Unicast {
     pub(super) fn status_ending(&self, now: Now) -> Option<String> {
         let me = self.me.as_ref()?;
         let cert = me.identity.cert();
-        (level(cert, now.wall) > 0).then(|| ending(cert, now.wall, me.renewal.last.as_ref()))
+        (level(cert, now.wall) > 0).then(|| me.ending(now))
     }
 }
 
-impl super::member::Member {
+impl Member {
+    /// What is said of the end of its certificate, and what to do.
+    fn ending(&self, now: Now) -> String {
+        let cert = self.identity.cert();
+        let left = cert.not_after().0.saturating_sub(now.wall.0).as_secs();
+        let (member, layer) = (cert.member(), cert.layer());
+        let when = match (left, left / 86_400) {
+            (0, _) => "has expired".to_owned(),
+            (_, 0) => format!("expires in {} min", left / 60),
+            (_, days) => format!("expires in {days} days"),
+        };
+        let what = match (&self.renewal.last, left) {
+            _ if self.is_of_a_site() => format!(
+                "; give it another of your PKI: irm ipcp enroll {member} --layer {layer} --dst MEMBER --ca FILE --cert FILE --key FILE"
+            ),
+            (Some(why), 0) => format!("; it wasn't renewed: {why}; enroll it anew"),
+            (Some(why), _) => format!("; it wasn't renewed: {why}"),
+            (None, 0) => "; enroll it anew".to_owned(),
+            (None, _) => String::new(),
+        };
+        format!("the certificate of {member} {when}{what}")
+    }
+
     /// Whom to ask for another certificate, whoever gave this one first.
     fn issuers(&self) -> Vec<Label> {
         let trust = self.trust();
@@ -234,22 +292,6 @@ fn level(cert: &MemberCert, now: UnixTime) -> usize {
     let times = [(30, 4), (7, 8), (1, 16)];
     let passed = |(days, part): &(u32, u32)| left < (DAY * *days).min(life / *part);
     times.iter().filter(|time| passed(time)).count()
-}
-
-fn ending(cert: &MemberCert, now: UnixTime, last: Option<&Reason>) -> String {
-    let left = cert.not_after().0.saturating_sub(now.0).as_secs();
-    let why = last.map_or_else(String::new, |reason| {
-        format!("; it wasn't renewed: {reason}")
-    });
-    let member = cert.member();
-    match (left, left / 86_400) {
-        (0, _) => format!("the certificate of {member} has expired{why}; enroll it anew"),
-        (_, 0) => format!(
-            "the certificate of {member} expires in {} min{why}",
-            left / 60
-        ),
-        (_, days) => format!("the certificate of {member} expires in {days} days{why}"),
-    }
 }
 
 /// How far our own issuers date a certificate back.

@@ -58,6 +58,10 @@ impl Unicast {
             .and_then(|me| me.issuer.as_ref())
             .map(ToString::to_string);
         let held = me.and_then(|me| me.authority.as_ref());
+        // Of what is locked nobody knows.
+        let alone = me
+            .zip(held)
+            .map(|(me, held)| held.is_alone(me.label()).to_string());
         let held = held.map(|a| if a.is_root() { "root" } else { "issuer" }.to_owned());
         let sealed = me.and_then(|me| me.sealed.as_ref());
         let held = held.or_else(|| sealed.map(|_| "root".to_owned()));
@@ -66,6 +70,7 @@ impl Unicast {
             ("neighbours", kept),
             ("issuer", issuer),
             ("authority", held),
+            ("alone", alone),
             ("congestion", Some(self.congestion.to_string())),
         ]
         .into_iter()
