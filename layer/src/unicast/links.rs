@@ -140,6 +140,7 @@ impl Unicast {
         link.drop_certless();
         link.begin_channel(stream);
         link.heard(now.mono);
+        link.guess_cost(now.mono);
         let over = link.over.clone();
         self.say_link_info(lower, false);
         self.say_digest(now, lower);

@@ -74,6 +74,12 @@ impl Routing {
         self.repairs = Arc::new(repairs);
     }
 
+    /// Whether packets to a member go round a neighbour that others don't yet know to be lost.
+    #[cfg(test)]
+    pub(super) fn is_repaired(&self, dst: Addr) -> bool {
+        self.repairs.contains_key(&dst)
+    }
+
     /// The newest life in which a member was seen.
     pub(super) fn life(&self, member: Addr) -> Option<u64> {
         self.lsdb.life(member)

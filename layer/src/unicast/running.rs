@@ -61,6 +61,17 @@ impl Running {
         self.via
     }
 
+    /// How long a packet takes there and back, as far as one can tell that ends now: who began it knows its end after two
+    /// round trips, the other side after one.
+    pub(super) fn round_trip(&self, now: Instant) -> Duration {
+        let took = now.saturating_duration_since(self.since);
+        if self.handshake.is_client() {
+            took / 2
+        } else {
+            took
+        }
+    }
+
     pub(super) fn deadline(&self) -> Option<Instant> {
         self.handshake.deadline().or(self.drop_at)
     }

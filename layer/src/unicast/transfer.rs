@@ -51,6 +51,7 @@ struct Counted {
     gaps: u64,
     torn: u64,
     probes: u64,
+    marked: u64,
 }
 
 /// Whether FRCT serves flows of that QoS: a raw flow is nothing but PDUs.
@@ -323,6 +324,13 @@ impl Transfer {
         u64::try_from(self.frct.stats().rtt.as_micros()).unwrap_or(u64::MAX)
     }
 
+    /// The congestion window, and how often a mark has reduced it.
+    #[cfg(test)]
+    pub(super) fn window(&self) -> (usize, u64) {
+        let stats = self.frct.stats();
+        (stats.window, stats.marked)
+    }
+
     /// Adds what has happened to the counters.
     pub(super) fn count(&mut self, stats: &mut Stats) {
         let now = self.frct.stats();
@@ -335,6 +343,7 @@ impl Transfer {
         add("frct.sent_again", now.again, &mut self.counted.again);
         add("frct.lost", now.lost, &mut self.counted.lost);
         add("frct.probes", now.probes, &mut self.counted.probes);
+        add("frct.marked", now.marked, &mut self.counted.marked);
         add("drop.deadline", now.late, &mut self.counted.late);
         add("drop.late", now.gaps, &mut self.counted.gaps);
         add("drop.torn", now.torn, &mut self.counted.torn);

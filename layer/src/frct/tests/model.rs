@@ -15,7 +15,9 @@ struct World {
     now: Instant,
     ends: [Frct; 2],
     way: [Vec<Vec<u8>>; 2],
-    read: Vec<Vec<u8>>,
+    /// How many SDUs each end has written, and what each has read.
+    written: [u32; 2],
+    read: [Vec<Vec<u8>>; 2],
     /// How many PDUs may still be lost, doubled, and how many timers may run out before.
     losses: u32,
     doubles: u32,
@@ -28,17 +30,21 @@ enum Act {
     Deliver(usize, usize),
     Double(usize, usize),
     Lose(usize, usize),
-    Read,
+    Read(usize),
     Time,
 }
 
-const SDUS: u32 = 3;
 /// Bytes of an SDU: with its length and the header, a PDU.
 const LEN: usize = 44;
 
 impl World {
     /// `window` in bytes.
-    fn new(qos: QosSpec, window: u64, [losses, doubles, timers]: [u32; 3]) -> Self {
+    fn new(
+        qos: QosSpec,
+        window: u64,
+        written: [u32; 2],
+        [losses, doubles, timers]: [u32; 3],
+    ) -> Self {
         let now = super::start();
         let params = Params {
             receive_buffer: window as usize,
@@ -46,16 +52,18 @@ impl World {
             ..Params::new(qos, Frct::LEAST_PAYLOAD, 7)
         };
         let mut ends = [(); 2].map(|()| Frct::begin(now, params.clone()));
-        for n in 0..SDUS {
-            assert_eq!(ends[0].write(now, &sdu(n, LEN)), Ok(()));
+        for (from, end) in ends.iter_mut().enumerate() {
+            for n in 0..written[from] {
+                assert_eq!(end.write(now, &its_sdu(from, n)), Ok(()));
+            }
+            end.shut();
         }
-        ends[0].shut();
-        ends[1].shut();
         let mut world = Self {
             now,
             ends,
             way: Default::default(),
-            read: Vec::new(),
+            written,
+            read: Default::default(),
             losses,
             doubles,
             timers,
@@ -89,9 +97,8 @@ impl World {
                 }
             }
         }
-        if self.ends[1].next_len().is_some() {
-            acts.push(Act::Read);
-        }
+        let readable = |at: &usize| self.ends[*at].next_len().is_some();
+        acts.extend((0..2).filter(readable).map(Act::Read));
         if self.timers > 0 {
             acts.push(Act::Time);
         }
@@ -113,7 +120,7 @@ impl World {
                 self.losses -= 1;
                 self.way[from].remove(i);
             }
-            Act::Read => self.read(),
+            Act::Read(at) => self.read(at),
             Act::Time => {
                 self.timers -= 1;
                 self.wait();
@@ -122,11 +129,11 @@ impl World {
         self.flush();
     }
 
-    fn read(&mut self) {
-        let Some(read) = self.ends[1].read() else {
+    fn read(&mut self, at: usize) {
+        let Some(read) = self.ends[at].read() else {
             return;
         };
-        self.read.push(read.to_vec());
+        self.read[at].push(read.to_vec());
     }
 
     /// Goes to the next deadline; false: there is none.
@@ -140,15 +147,17 @@ impl World {
 
     /// What was read is what was written: none twice, none changed, and none left out but by a lossy flow.
     fn check(&self, reliable: bool) -> Result<(), String> {
-        let mut sdus = (0..SDUS).map(|n| sdu(n, LEN));
-        for (i, read) in self.read.iter().enumerate() {
-            let right = if reliable {
-                sdus.next().as_ref() == Some(read)
-            } else {
-                sdus.any(|sdu| sdu == *read)
-            };
-            if !right {
-                return Err(format!("SDU {i} is {read:?}"));
+        for (from, written) in self.written.into_iter().enumerate() {
+            let mut sdus = (0..written).map(|n| its_sdu(from, n));
+            for (i, read) in self.read[1 - from].iter().enumerate() {
+                let right = if reliable {
+                    sdus.next().as_ref() == Some(read)
+                } else {
+                    sdus.any(|sdu| sdu == *read)
+                };
+                if !right {
+                    return Err(format!("SDU {i} of {from} is {read:?}"));
+                }
             }
         }
         for end in &self.ends {
@@ -165,7 +174,7 @@ impl World {
         for _ in 0..300 {
             if self.ends.iter().all(|end| end.state() == State::Finished) {
                 self.check(reliable)?;
-                let all = self.read.len() == SDUS as usize;
+                let all = (0..2).all(|at| self.read[at].len() == self.written[1 - at] as usize);
                 return if all || !reliable {
                     Ok(())
                 } else {
@@ -177,8 +186,10 @@ impl World {
                     let _ = self.ends[1 - from].receive(self.now, &pdu, false);
                 }
             }
-            while self.ends[1].next_len().is_some() {
-                self.read();
+            for at in 0..2 {
+                while self.ends[at].next_len().is_some() {
+                    self.read(at);
+                }
             }
             self.flush();
             if self.way.iter().all(Vec::is_empty) && !self.wait() {
@@ -215,6 +226,11 @@ impl World {
         (way, &self.read, self.losses, self.doubles, self.timers).hash(&mut hasher);
         hasher.finish()
     }
+}
+
+/// An SDU of one end.
+fn its_sdu(from: usize, n: u32) -> Vec<u8> {
+    sdu(100 * from as u32 + n, LEN)
 }
 
 /// The text without times: they say nothing that the deadlines don't.
@@ -256,16 +272,22 @@ fn explore(what: &str, world: World, reliable: bool) -> usize {
 fn whatever_is_lost_doubled_or_swapped_all_arrives_once_and_in_order() {
     // A window of one SDU closes and opens; in one of all PDUs overtake each other.
     let mut states = 0;
-    for (window, budget) in [
-        (50, [1, 1, 0]),
-        (50, [0, 0, 1]),
-        (200, [1, 1, 0]),
-        (200, [2, 0, 0]),
+    for (window, written, budget) in [
+        (50, [3, 0], [1, 1, 0]),
+        (50, [3, 0], [0, 0, 1]),
+        (50, [2, 0], [1, 0, 1]),
+        (50, [1, 0], [0, 1, 1]),
+        (200, [3, 0], [1, 1, 0]),
+        (200, [3, 0], [2, 0, 0]),
+        (200, [1, 1], [1, 1, 0]),
+        (200, [1, 1], [0, 0, 1]),
     ] {
         let [losses, doubles, timers] = budget;
-        let what =
-            format!("window of {window}, {losses} lost, {doubles} doubled, {timers} timers early");
-        states += explore(&what, World::new(QosSpec::DATA, window, budget), true);
+        let what = format!(
+            "window of {window}, {written:?} written, {losses} lost, {doubles} doubled, {timers} timers early"
+        );
+        let world = World::new(QosSpec::DATA, window, written, budget);
+        states += explore(&what, world, true);
     }
     assert!(states > 10_000, "{states}");
 }
@@ -274,7 +296,11 @@ fn whatever_is_lost_doubled_or_swapped_all_arrives_once_and_in_order() {
 fn whatever_is_lost_doubled_or_swapped_a_lossy_flow_ends_and_delivers_in_order() {
     let mut states = 0;
     for budget in [[0, 1, 0], [2, 0, 0]] {
-        states += explore("lossy", World::new(QosSpec::BEST, 100, budget), false);
+        states += explore(
+            "lossy",
+            World::new(QosSpec::BEST, 100, [3, 0], budget),
+            false,
+        );
     }
     assert!(states > 1000, "{states}");
 }

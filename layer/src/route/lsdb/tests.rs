@@ -392,6 +392,24 @@ fn what_nobody_renews_is_forgotten_and_its_age_travels_along() {
 }
 
 #[test]
+fn members_that_began_together_renew_their_records_apart() {
+    let mut layer = Layer::of(20);
+    let mut due: Vec<_> = (0..20)
+        .map(|i| {
+            layer.links(i, &[(i + 1) % 20]);
+            let at = layer.members[i].1.renew_at.unwrap();
+            at.duration_since(layer.start.mono).as_secs()
+        })
+        .collect();
+    due.sort_unstable();
+    let (first, last) = (due[0], due[19]);
+    assert!(first >= 540 && last <= 660, "{due:?}");
+    assert!(last - first > 60, "{due:?}");
+    due.dedup();
+    assert!(due.len() >= 15, "some renew in the same second: {due:?}");
+}
+
+#[test]
 fn a_member_renews_its_records_in_time() {
     let mut layer = Layer::of(2);
     let first = layer.links(1, &[0]);

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use super::Link;
+
 /// The cost of a link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in super::super) struct Cost {
@@ -19,6 +21,14 @@ impl Cost {
         rest: FIRST_REST,
     };
 
+    /// Takes a first idea of the round trip for true until it is measured.
+    fn guess(&mut self, rtt: Duration) {
+        let millis = u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX);
+        if self.changed.is_none() {
+            self.value = BASE + millis.min(MAX_GUESS);
+        }
+    }
+
     /// Takes what was measured. Says whether the cost changed: by more than a quarter, and the more seldom the more often it
     /// did so lately.
     pub(super) fn update(&mut self, now: Instant, rtt_us: u32, loss_permille: u32) -> bool {
@@ -35,8 +45,8 @@ impl Cost {
             if since < self.rest {
                 return false;
             }
-            self.rest = if since < self.rest * 4 {
-                (self.rest * 2).min(MAX_REST)
+            self.rest = if since < CALM.max(self.rest * 4) {
+                (self.rest * 2).clamp(CALM, MAX_REST)
             } else {
                 FIRST_REST
             };
@@ -46,16 +56,32 @@ impl Cost {
     }
 }
 
+impl Link {
+    /// Takes the other side for as far away as the handshake made it seem that has just ended: a long way must not draw
+    /// traffic only because it is new.
+    pub(in super::super) fn guess_cost(&mut self, now: Instant) {
+        let ended = self.handshakes.iter().rfind(|running| running.done);
+        if let Some(rtt) = ended.map(|running| running.round_trip(now)) {
+            self.cost.guess(rtt);
+        }
+    }
+}
+
 /// What a link costs that is short and loses nothing.
 const BASE: u32 = 10;
 /// A millisecond of round trip costs 1, up to this.
 const MAX_RTT: u32 = 10_000;
+/// A handshake may have taken long for other reasons.
+const MAX_GUESS: u32 = 1_000;
 /// Loss in permille that chance may have made.
 const TOLERATED: u32 = 20;
 /// What a percent of loss costs beyond that: a link that loses a tenth is worth a detour of four links.
 const PER_TEN_PERMILLE: u32 = 4;
 const MARGIN: u32 = 2;
+/// What is first seen of a change may be only a part of it.
 const FIRST_REST: Duration = Duration::from_secs(5);
+/// The cost changes twice in that time at most.
+const CALM: Duration = Duration::from_secs(60);
 const MAX_REST: Duration = Duration::from_secs(160);
 
 #[cfg(test)]

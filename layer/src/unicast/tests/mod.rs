@@ -3,6 +3,7 @@
 mod chaos;
 mod clash;
 mod clock;
+mod costs;
 mod decrees;
 mod enrolment;
 mod flows;
@@ -66,6 +67,8 @@ pub(super) struct Net {
     pub(super) mtu: u32,
     /// By how much more a packet may be late than the one after it.
     pub(super) jitter: Duration,
+    /// How much longer packets take from one member to another.
+    pub(super) slow: BTreeMap<(&'static str, &'static str), Duration>,
     /// How long what comes to a member has waited in its kernel.
     pub(super) waits: BTreeMap<&'static str, Duration>,
     /// Machines whose wall clock is ahead by so many seconds.
@@ -113,6 +116,7 @@ impl Net {
             framing: Framing::Train,
             mtu: MTU,
             jitter: Duration::ZERO,
+            slow: BTreeMap::new(),
             waits: BTreeMap::new(),
             ahead: BTreeMap::new(),
         };
@@ -338,7 +342,8 @@ impl Net {
             if !pdu.is_empty() {
                 // Some order or other, the same in each run.
                 let share = (self.serial.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 59) as u32;
-                let late = self.jitter * share / 32;
+                let longer = self.slow.get(&(name, to)).copied();
+                let late = self.jitter * share / 32 + longer.unwrap_or_default();
                 let mut batch = train(&pdu);
                 batch.set_waited(self.waits.get(to).copied().unwrap_or_default());
                 self.after(late, to, Input::Lower(at, batch));

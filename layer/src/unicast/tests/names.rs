@@ -58,6 +58,35 @@ fn of_several_that_serve_a_name_the_next_is_asked_when_the_nearest_dies_or_serve
 }
 
 #[test]
+fn the_nearest_of_several_answers_whatever_its_address_and_when_it_dies_the_next() {
+    for (near, far) in [("b", "d"), ("d", "b")] {
+        let mut net = Net::new(&["a", "b", "c", "d"]);
+        bootstrap(&mut net, "a");
+        for member in [near, "c", far] {
+            join(&mut net, "a", member);
+        }
+        // It is one link to the near one, and two to the far one.
+        let connect = Command::Connect(label("c"), None);
+        assert_eq!(net.ask(far, connect), Ok(Answer::Ok));
+        for (at, from) in [(far, "a"), ("a", far)] {
+            let apart = Command::Disconnect(label(from));
+            assert_eq!(net.ask(at, apart), Ok(Answer::Ok));
+        }
+        for at in [near, far] {
+            register(&mut net, at, "svc");
+        }
+        net.seconds(3);
+        flow(&mut net, "a", near, "svc", 5, QosSpec::RAW);
+        net.cut("a", near);
+        net.seconds(40);
+        flow(&mut net, "a", far, "svc", 6, QosSpec::RAW);
+        net.mend("a", near);
+        net.seconds(10);
+        flow(&mut net, "a", near, "svc", 7, QosSpec::RAW);
+    }
+}
+
+#[test]
 fn a_name_that_only_this_member_serves_is_told_at_once_and_one_that_nobody_does_in_time() {
     let mut net = triangle();
     register(&mut net, "a", "own");

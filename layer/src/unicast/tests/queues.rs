@@ -10,7 +10,7 @@ use super::super::cube::Cube;
 use super::super::out::{Class, Lot};
 use super::super::pdu::{CONGESTION, Direct, Routed, TAG_LEN, TTL};
 use super::flows::{allocate, flow, line, read, register, write};
-use super::{Net, bootstrap, join, status};
+use super::{Net, bootstrap, join, label, status};
 use crate::{Input, Ipcp, Meddler, Output};
 
 /// Whether the only neighbour of `at` takes packets from now on.
@@ -83,6 +83,85 @@ fn voice_that_waited_beyond_its_deadline_is_dropped_and_counted() {
     assert_eq!(read(&mut net, "c", 2), [b"in time"]);
     // So has the probe that asks what became of it.
     assert!(count(&mut net, "a", "drop.late_voice") >= 1);
+}
+
+/// Lets so many bytes of flows' PDUs go over a link, and all that goes before them; gives how many more than that they were.
+fn drain(net: &mut Net, at: &'static str, lower: FlowId, most: usize) -> usize {
+    let (now, mut bytes) = (net.now(), 0);
+    net.node(at).machine.lower_room(now, lower, true);
+    while bytes < most {
+        let Some(output) = net.node(at).machine.poll() else {
+            break;
+        };
+        if let Output::Lower(_, batch) = &output
+            && batch.dscp() < 48
+        {
+            bytes += batch.bytes().len();
+        }
+        net.output(at, output);
+    }
+    net.node(at).machine.lower_room(now, lower, false);
+    bytes.saturating_sub(most)
+}
+
+#[test]
+fn a_queue_in_the_midst_marks_its_sender_sends_less_and_nothing_is_lost() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    flow(&mut net, "a", "c", "server", 1, QosSpec::DATA);
+    let c = crate::crypt::address(&label("ovl"), &label("c"));
+    let narrow = net.node("b").machine.adjacent[&c];
+    let (mut sent, mut over, mut cuts) = (0_u32, 0, Vec::new());
+    let window = |net: &mut Net| {
+        let flow = net.node("a").machine.flows.with(c)[0];
+        let flow = net.node("a").machine.flows.get(flow).unwrap();
+        flow.transfer.as_ref().unwrap().window()
+    };
+    let mut before = window(&mut net);
+    // A megabyte a second fits the link from b to c, for five seconds; a writes as much as it may.
+    for _ in 0..5_000 {
+        while !net.node("a").paused.contains(&FlowId(1)) {
+            let mut sdu = [0; 1_000];
+            sdu[..4].copy_from_slice(&sent.to_be_bytes());
+            write(&mut net, "a", 1, &[&sdu]);
+            sent += 1;
+        }
+        over = match 1_000_usize.checked_sub(over) {
+            Some(most) => drain(&mut net, "b", narrow, most),
+            None => over - 1_000,
+        };
+        net.run(Duration::from_millis(1));
+        let after = window(&mut net);
+        if after.1 > before.1 {
+            cuts.push((before.0, after.0));
+        }
+        before = after;
+    }
+    let now = net.now();
+    net.node("b").machine.lower_room(now, narrow, true);
+    net.seconds(5);
+    println!("FIGURE windows that a mark reduced: {cuts:?}");
+    assert!(
+        cuts.len() >= 2 && cuts.iter().all(|(before, after)| after < before),
+        "{cuts:?}"
+    );
+    assert!(count(&mut net, "b", "congestion.marked") as usize >= cuts.len());
+    let came = net
+        .node("c")
+        .received
+        .remove(&FlowId(1))
+        .unwrap_or_default();
+    let came = came
+        .iter()
+        .map(|s| u32::from_be_bytes(*s.first_chunk().unwrap()));
+    assert!(came.eq(0..sent), "of {sent}");
+    assert!(sent > 4_000, "the link was not used: {sent}");
+    assert_eq!(count(&mut net, "a", "frct.lost"), 0);
+    for at in ["a", "b", "c"] {
+        let counters = net.node(at).machine.stats.iter();
+        let dropped: Vec<_> = counters.filter(|(k, _)| k.starts_with("drop.")).collect();
+        assert!(dropped.is_empty(), "{at}: {dropped:?}");
+    }
 }
 
 /// What a member could read of what came.

@@ -107,6 +107,42 @@ fn no_sdu_is_lost_while_keys_change_and_the_way_does_too() {
 }
 
 #[test]
+fn no_sdu_is_lost_while_keys_change_over_several_hops_and_ways_end_and_begin() {
+    // a - b - c - d and a - e - d.
+    let mut net = Net::new(&["a", "b", "c", "d", "e"]);
+    bootstrap(&mut net, "a");
+    for member in ["b", "c", "d", "e"] {
+        join(&mut net, "a", member);
+    }
+    for (from, to) in [("c", "b"), ("d", "c"), ("d", "e")] {
+        let connect = Command::Connect(label(to), None);
+        assert_eq!(net.ask(from, connect), Ok(Answer::Ok));
+    }
+    for (at, from) in [("c", "a"), ("a", "c"), ("d", "a"), ("a", "d")] {
+        let apart = Command::Disconnect(label(from));
+        assert_eq!(net.ask(at, apart), Ok(Answer::Ok));
+    }
+    net.seconds(3);
+    let mut traffic = Traffic::new(&mut net, "a", "d");
+    let (before, d) = (done(&mut net, "a"), address(&mut net, "d"));
+    let mut ways = BTreeSet::new();
+    for round in 0..10 {
+        traffic.run(&mut net, Duration::from_secs(25));
+        let ended = ["e", "c"][round % 2];
+        traffic.write(&mut net);
+        net.command("d", Command::Disconnect(label(ended)));
+        traffic.run(&mut net, Duration::from_secs(20));
+        ways.insert(net.node("a").machine.path(d).unwrap().lower);
+        net.command("d", Command::Connect(label(ended), None));
+        traffic.run(&mut net, Duration::from_secs(5));
+    }
+    assert_eq!(ways.len(), 2);
+    let fresh = done(&mut net, "a") - before;
+    assert!(fresh >= 8, "{fresh} fresh keys");
+    traffic.nothing_lost(&mut net);
+}
+
+#[test]
 fn keys_that_have_done_much_are_renewed_before_they_are_refused() {
     let mut net = line();
     let mut traffic = Traffic::new(&mut net, "a", "c");

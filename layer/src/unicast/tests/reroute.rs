@@ -2,6 +2,7 @@
 
 use proto::QosSpec;
 
+use super::super::pdu::Inner;
 use super::flows::{flow, register};
 use super::*;
 
@@ -182,6 +183,65 @@ fn a_quiet_link_says_little_and_a_dead_one_is_given_up_all_the_same() {
             .any(|l| l.member == ring.middle && l.state == "up"),
         "{links:?}"
     );
+}
+
+#[test]
+fn what_went_over_a_lost_neighbour_goes_over_an_alternate_before_anybody_else_has_heard() {
+    let mut net = routes::triangle();
+    let [b, c] = ["b", "c"].map(|of| crate::crypt::address(&label("ovl"), &label(of)));
+    let [lost, other] = [b, c].map(|to| net.node("a").machine.adjacent[&to]);
+    assert_eq!(net.node("a").machine.path(b).unwrap().lower, lost);
+    net.cut("a", "b");
+    let reason = Reason::new(Code::Unreachable, "port unreachable");
+    net.input("a", Input::Tell(FlowTell::Down(lost, reason)));
+    // No time has passed, so that nobody else knows.
+    let machine = &net.node("a").machine;
+    assert_eq!(
+        machine.path(b).map(|p| (p.lower, p.direct)),
+        Some((other, false))
+    );
+    assert!(machine.me.as_ref().unwrap().routing.is_repaired(b));
+    net.run(Duration::from_millis(260));
+    let machine = &net.node("a").machine;
+    assert_eq!(machine.path(b).map(|p| p.lower), Some(other));
+    assert!(!machine.me.as_ref().unwrap().routing.is_repaired(b));
+}
+
+/// The ends of flows from a to c of which a member has forwarded packets.
+fn forwarded(net: &mut Net, by: &'static str) -> BTreeSet<u64> {
+    let [a, c] = ["a", "c"].map(|of| crate::crypt::address(&label("ovl"), &label(of)));
+    let mut seen = net.node(by).machine.seen.clone();
+    let ends = seen.iter_mut().filter_map(|pdu| match Inner::parse(pdu) {
+        Some(Inner::Routed(header, _)) => Some(header),
+        _ => None,
+    });
+    let ends = ends.filter(|header| (header.src, header.dst) == (a, c));
+    ends.map(|h| h.endpoint.0).filter(|e| *e != 0).collect()
+}
+
+#[test]
+fn flows_are_spread_over_equal_ways_and_each_keeps_to_one() {
+    let mut net = Ring::new().net;
+    let ids = 100..132;
+    for id in ids.clone() {
+        flow(&mut net, "a", "c", "server", id, QosSpec::RAW);
+    }
+    for at in ["b", "d"] {
+        net.node(at).machine.seen.clear();
+    }
+    net.node("c").received.clear();
+    for n in 0..20 {
+        for id in ids.clone() {
+            flows::write(&mut net, "a", id, &[&[n]]);
+        }
+        net.run(Duration::from_millis(20));
+    }
+    let [b, d] = ["b", "d"].map(|by| forwarded(&mut net, by));
+    assert!(b.is_disjoint(&d), "{b:?} {d:?}");
+    assert_eq!(b.len() + d.len(), 32);
+    assert!(b.len() >= 6 && d.len() >= 6, "{} and {}", b.len(), d.len());
+    let came = net.node("c").received.values();
+    assert!(came.map(Vec::len).eq([20; 32]));
 }
 
 #[test]

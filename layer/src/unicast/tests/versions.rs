@@ -1,6 +1,9 @@
 //! Members of two releases in one layer.
 
+use prost::Message as _;
+use prost::encoding::{WireType, encode_key, encode_varint};
 use proto::QosSpec;
+use proto::wire::{self, message::Body};
 
 use super::flows::{flow, line, read, register, write};
 use super::*;
@@ -96,4 +99,47 @@ fn a_sealed_pdu_of_another_version_than_was_agreed_on_is_dropped_and_counted() {
     net.seconds(1);
     assert!(status(&mut net, "b").counters["drop.unknown_version"] > 0);
     assert!(!status(&mut net, "b").counters.contains_key("drop.forged"));
+}
+
+#[test]
+fn a_message_with_a_field_that_must_be_understood_is_dropped_and_counted_and_what_follows_is_taken()
+{
+    let mut net = line();
+    let [a, b] = ["a", "b"].map(|of| crate::crypt::address(&label("ovl"), &label(of)));
+    let mtu = |net: &mut Net| status(net, "a").links[0].mtu;
+    let dropped = |net: &mut Net| {
+        status(net, "a")
+            .counters
+            .get("drop.critical_field")
+            .copied()
+    };
+    assert_eq!((mtu(&mut net), dropped(&mut net)), (MTU, None));
+    let tell = |net: &mut Net, mtu, number| {
+        let info = wire::LinkInfo {
+            mtu,
+            ..Default::default()
+        };
+        let mut message = wire::Message {
+            body: Some(Body::LinkInfo(info)),
+        }
+        .encode_to_vec();
+        encode_key(number, WireType::Varint, &mut message);
+        encode_varint(1, &mut message);
+        let machine = &mut net.node("b").machine;
+        let lower = machine.adjacent[&a];
+        let channel = &mut machine.links.get_mut(&lower).unwrap().channel;
+        channel.send(&message).unwrap();
+        machine.pump = true;
+        net.input("b", Input::Timeout);
+        net.run(Duration::from_millis(50));
+    };
+    tell(&mut net, 1_300, 1_000);
+    assert_eq!((mtu(&mut net), dropped(&mut net)), (MTU, Some(1)));
+    // Below that number nobody need understand it.
+    tell(&mut net, 1_300, 999);
+    assert_eq!((mtu(&mut net), dropped(&mut net)), (1_300, Some(1)));
+    tell(&mut net, 1_250, u32::MAX >> 3);
+    assert_eq!((mtu(&mut net), dropped(&mut net)), (1_300, Some(2)));
+    assert!(net.node("a").machine.adjacent.contains_key(&b));
+    carries(&mut net);
 }
