@@ -109,6 +109,16 @@ impl Unicast {
             }
             return;
         };
+        self.ask_member(now, endpoint, peer);
+    }
+
+    /// Asks this member.
+    pub(super) fn ask_member(&mut self, now: Now, endpoint: EndpointId, peer: Addr) {
+        let (Some(me), Some(outgoing)) = (&self.me, self.flows.outgoing.get_mut(&endpoint)) else {
+            return;
+        };
+        outgoing.asked = Some(peer);
+        outgoing.tried.push(peer);
         let qos = outgoing.ask.qos;
         let request = wire::FlowRequest {
             source_endpoint: endpoint.0,
@@ -129,10 +139,6 @@ impl Unicast {
             )
             .unwrap_or(u64::MAX),
         };
-        if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint) {
-            outgoing.asked = Some(peer);
-            outgoing.tried.push(peer);
-        }
         if let Err(reason) = self.admit(&qos, peer, Some(endpoint)) {
             return self.allocation_failed(endpoint, reason);
         }

@@ -169,6 +169,7 @@ impl Unicast {
 
     /// What a member was asked, it may never have heard, or has forgotten. Where `anew`, it has forgotten for sure, and an
     /// answer to what it was asked before may still be on its way, with an end that is gone: it is asked from another end.
+    /// Otherwise it may have heard and said yes: what it says to that end still counts.
     pub(super) fn ask_again(&mut self, now: Now, peer: Addr, anew: bool) {
         let asked: Vec<_> = self
             .flows
@@ -186,7 +187,11 @@ impl Unicast {
                     self.resolve_until(now, &outgoing.ask.name, outgoing.deadline);
                 self.flows.outgoing.insert(endpoint, outgoing);
             }
-            self.ask_next(now, endpoint);
+            if anew {
+                self.ask_next(now, endpoint);
+            } else {
+                self.ask_member(now, endpoint, peer);
+            }
         }
     }
 

@@ -595,6 +595,37 @@ fn an_answer_to_what_was_asked_before_a_member_forgot_makes_no_half_of_a_flow() 
 }
 
 #[test]
+fn what_a_member_has_granted_in_its_new_life_stands_though_one_hears_of_that_life_later() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    join(&mut net, "a", "b");
+    register(&mut net, "b", "server");
+    net.seconds(1);
+    let command = net.command("a", Command::Allocate(allocate("server", 6, QosSpec::RAW)));
+    let request = request(&mut net, "b").request;
+    let user = User {
+        uid: 1000,
+        ipcp: false,
+    };
+    let verdict = Ok((FlowId(6), user));
+    net.command("b", Command::Respond(Respond { request, verdict }));
+    write(&mut net, "b", 6, &[b"what follows the answer"]);
+    // Both are on their way when a hears that b runs anew, and knows no names of it for a while.
+    let now = net.now();
+    let machine = &mut net.node("a").machine;
+    let me = machine.me.as_mut().unwrap();
+    let b = me.address_of(&label("b"));
+    me.dir.reborn(now.mono, b, u64::MAX);
+    machine.ask_again(now, b, false);
+    net.input("a", Input::Timeout);
+    assert!(wait(&mut net, "a", command).is_ok());
+    net.run(Duration::from_millis(100));
+    assert_eq!(requests(&mut net, "b"), 0);
+    assert_eq!(net.node("b").open, BTreeSet::from([FlowId(6)]));
+    assert_eq!(read(&mut net, "a", 6), [b"what follows the answer"]);
+}
+
+#[test]
 fn members_of_whom_one_seals_with_keys_that_the_other_has_not_agree_on_others() {
     let mut net = line();
     register(&mut net, "c", "server");
