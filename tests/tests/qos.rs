@@ -4,9 +4,20 @@
 
 use std::time::Duration;
 
-use tests::{Line, eventually, until};
+use tests::{Line, Process, eventually, until};
 
 const TEN: Duration = Duration::from_secs(10);
+
+/// Three hosts with their layer, and C that echoes what is said to `talk`.
+fn talking() -> (Line, Process) {
+    let mut line = Line::new(None).unwrap();
+    line.start_daemons().unwrap();
+    line.shims().unwrap();
+    line.overlay().unwrap();
+    let c = line.host("c").unwrap();
+    let echo = c.spawn("irm", ["echo", "talk", "--layer", "overlay"]);
+    (line, echo.unwrap())
+}
 
 /// The p99 of round trips of voice in µs, and how many came back.
 fn voice(host: &tests::Host) -> (u64, u64) {
@@ -19,14 +30,8 @@ fn voice(host: &tests::Host) -> (u64, u64) {
 /// The short form of `lab-bench voice`: what is promised is measured there, on a quiet machine.
 #[test]
 fn voice_is_heard_beside_bulk_that_takes_all_there_is() {
-    let mut line = Line::new(None).unwrap();
-    line.start_daemons().unwrap();
-    line.shims().unwrap();
-    line.overlay().unwrap();
+    let (line, _echo) = talking();
     let [a, c] = ["a", "c"].map(|name| line.host(name).unwrap());
-    let _echo = c
-        .spawn("irm", ["echo", "talk", "--layer", "overlay"])
-        .unwrap();
     let _server = c
         .spawn("irm", ["perf", "bulk", "--layer", "overlay", "--server"])
         .unwrap();
@@ -51,14 +56,8 @@ fn voice_is_heard_beside_bulk_that_takes_all_there_is() {
 
 #[test]
 fn voice_beyond_what_a_link_is_said_to_carry_is_refused_with_the_reason_and_other_flows_are_not() {
-    let mut line = Line::new(None).unwrap();
-    line.start_daemons().unwrap();
-    line.shims().unwrap();
-    line.overlay().unwrap();
-    let [a, c] = ["a", "c"].map(|name| line.host(name).unwrap());
-    let _echo = c
-        .spawn("irm", ["echo", "talk", "--layer", "overlay"])
-        .unwrap();
+    let (line, _echo) = talking();
+    let a = line.host("a").unwrap();
     until(TEN, || a.irm("ping talk --layer overlay -c 1")).unwrap();
     a.irm("ipcp set ovl-a --rate 3").unwrap();
     let voice = "ping talk --layer overlay --qos voice -c 1000 -i 0.05";

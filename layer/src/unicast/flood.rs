@@ -194,10 +194,7 @@ impl Unicast {
         let raised = me.routing.lsdb.incarnation();
         let reborn = me.routing.lsdb.take_reborn();
         if raised != incarnation {
-            self.save(
-                "incarnation",
-                Zeroizing::new(format!("{raised}\n").into_bytes()),
-            );
+            self.save_incarnation(raised);
         }
         if !back.is_empty() {
             self.tell_link(lower, Body::Records(wire::Records { records: back }));
@@ -219,6 +216,11 @@ impl Unicast {
             self.rerouted(now, false);
         }
         self.part_with_doubles(now);
+    }
+
+    fn save_incarnation(&mut self, life: u64) {
+        let line = format!("{life}\n").into_bytes();
+        self.save("incarnation", Zeroizing::new(line));
     }
 
     /// A member runs anew: what was agreed with its earlier life is void.
