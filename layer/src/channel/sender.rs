@@ -350,7 +350,7 @@ impl Rtt {
             .smooth
             .map_or(FIRST_TIMEOUT, |smooth| smooth + self.variance * 4);
         once.clamp(MIN_TIMEOUT, MAX_TIMEOUT)
-            .saturating_mul(1 << self.backoff.min(8))
+            .saturating_mul(1 << (self.backoff / 2).min(8))
             .min(MAX_TIMEOUT)
     }
 }

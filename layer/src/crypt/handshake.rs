@@ -445,9 +445,13 @@ impl Handshake {
             self.fail(Reason::new(Code::TimedOut, text), None);
         } else if self.retry.at.is_some_and(|at| now >= at) {
             self.out.iter_mut().for_each(Outgoing::rewind);
-            self.retry.wait = (self.retry.wait * 2).min(LONGEST_WAIT);
-            self.retry.at = Some(now + self.retry.wait);
             self.retry.unanswered += 1;
+            // Every second one doubles the pause: two lossy links in a row leave a quarter of what is asked answered.
+            if self.retry.unanswered.is_multiple_of(2) {
+                let longest = if self.heard { HEARD_WAIT } else { LONGEST_WAIT };
+                self.retry.wait = (self.retry.wait * 2).min(longest);
+            }
+            self.retry.at = Some(now + self.retry.wait);
             self.path_mtu = match self.retry.unanswered {
                 ..UNANSWERED => self.path_mtu,
                 UNANSWERED..VERY_UNANSWERED => self.path_mtu.min(SAFE_MTU),
@@ -521,6 +525,8 @@ const MASTER_LABEL: &[u8] = b"EXPORTER-strata-association-v1";
 const ENROL_LABEL: &[u8] = b"EXPORTER-strata-enrol-v1";
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+/// The same once the other side has shown that it is there and waits for the rest.
+const HEARD_WAIT: Duration = Duration::from_millis(400);
 /// How long nothing new may come.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long it may take at most, however slowly it goes on.
@@ -528,8 +534,8 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// An alert that nothing authenticates is believed if nothing better has come for so long.
 const HINT_PATIENCE: Duration = Duration::from_secs(1);
 /// Time-outs in a row after which large PDUs are given up.
-const UNANSWERED: u32 = 3;
-const VERY_UNANSWERED: u32 = 5;
+const UNANSWERED: u32 = 4;
+const VERY_UNANSWERED: u32 = 7;
 /// What every path must take, as far as the flow below does.
 const SAFE_MTU: usize = 1200;
 /// What even the smallest takes.

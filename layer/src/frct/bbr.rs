@@ -3,7 +3,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::control::{Acked, CongestionControl, Lost, MAX_WINDOW, first_window};
+use super::control::{Acked, CongestionControl, LEAST_PACKETS, Lost, MAX_WINDOW, first_window};
 
 /// A model of the path, and where the flow is in probing it.
 #[derive(Debug, Clone)]
@@ -283,7 +283,6 @@ const FULL_ROUNDS: u32 = 3;
 /// The least round trip is measured anew after this time, for that time.
 const LEAST_LIVES: Duration = Duration::from_secs(5);
 const REST: Duration = Duration::from_millis(100);
-const LEAST_PACKETS: usize = 4;
 /// More lost packets of 1000 in a round than this are a sign of congestion.
 const TOO_MANY: usize = 20;
 const BETA: f64 = 0.85;

@@ -99,5 +99,7 @@ pub(super) fn first_window(payload: usize) -> usize {
     10 * payload
 }
 
+/// No window is less, in packets: three behind a lost one find it without waiting for a probe.
+pub(super) const LEAST_PACKETS: usize = 4;
 /// No window is larger.
 pub(super) const MAX_WINDOW: usize = 64 << 20;

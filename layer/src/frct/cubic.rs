@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::control::{Acked, CongestionControl, Lost, MAX_WINDOW, first_window};
+use super::control::{Acked, CongestionControl, LEAST_PACKETS, Lost, MAX_WINDOW, first_window};
 
 /// Grows by a cubic function of the time since the last loss, however long the round trip.
 #[derive(Debug, Clone)]
@@ -55,6 +55,10 @@ impl Cubic {
         }
     }
 
+    fn least(&self) -> f64 {
+        LEAST_PACKETS as f64 * self.payload
+    }
+
     fn reduce(&mut self, now: Instant, sent: Instant) -> bool {
         if self.recovery.is_some_and(|at| sent <= at) {
             return false;
@@ -68,7 +72,7 @@ impl Cubic {
         } else {
             self.window
         };
-        self.window = (self.window * BETA).max(2.0 * self.payload);
+        self.window = (self.window * BETA).max(self.least());
         self.threshold = self.window;
         true
     }
@@ -156,7 +160,7 @@ impl CongestionControl for Cubic {
     fn on_loss(&mut self, loss: &Lost) {
         self.reduce(loss.now, loss.sent);
         if loss.persistent {
-            self.window = 2.0 * self.payload;
+            self.window = self.least();
             (self.epoch, self.before, self.recovery) = (None, None, None);
             self.start = Start::default();
         }
@@ -182,7 +186,7 @@ impl CongestionControl for Cubic {
 
     fn set_payload(&mut self, payload: usize) {
         self.payload = payload as f64;
-        self.window = self.window.max(2.0 * self.payload);
+        self.window = self.window.max(self.least());
     }
 
     fn window(&self) -> usize {

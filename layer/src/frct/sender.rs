@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Fault;
-use super::control::{Acked, CongestionControl, Controller, Lost};
+use super::control::{Acked, CongestionControl, Controller, LEAST_PACKETS, Lost};
 use super::flight::{Flight, Losses};
 use super::header::{self, Ack, DELAY_UNIT};
 use super::outgoing::{Outgoing, Piece};
@@ -24,7 +24,7 @@ pub(super) struct Sender {
     /// The other side may keep an acknowledgement for this long.
     ack_delay: Duration,
     /// Probes that go whatever the window says, and how often in a row that was needed.
-    probes: u8,
+    probes: usize,
     backoff: u32,
     /// An empty packet is to go: something is to be heard of the other side.
     ping: bool,
@@ -196,11 +196,12 @@ impl Sender {
             self.lose(now);
         } else if self.probe_at().is_some_and(|at| at <= now) && self.probes == 0 {
             self.backoff += 1;
-            self.probes = if self.backoff > 1 { 2 } else { 1 };
+            // One more each time, up to the least window.
+            self.probes = LEAST_PACKETS.min(self.backoff as usize);
             self.counts.probes += 1;
         }
         if self.ask_at().is_some_and(|at| at <= now) {
-            self.persist = (self.persist + 1).min(MAX_BACKOFF);
+            self.persist += 1;
             self.asked = Some(now);
             self.ping = true;
         }
@@ -211,8 +212,7 @@ impl Sender {
         if self.flight.is_empty() || self.flight.loss_at().is_some() {
             return None;
         }
-        let timeout = self.rtt.probe_timeout(self.ack_delay) * (1 << self.backoff.min(MAX_BACKOFF));
-        Some(self.flight.last_sent().max(self.lost_at)? + timeout.min(LONGEST))
+        Some(self.flight.last_sent().max(self.lost_at)? + self.pause_after(self.backoff))
     }
 
     /// When to ask for a wider window.
@@ -220,9 +220,15 @@ impl Sender {
         if !self.stream.blocked() || !self.flight.is_empty() || self.ping {
             return None;
         }
-        let pause = self.rtt.probe_timeout(self.ack_delay) * (1 << self.persist);
         let since = self.asked.or_else(|| self.flight.last_sent())?;
-        Some(since + pause.min(LONGEST))
+        Some(since + self.pause_after(self.persist))
+    }
+
+    /// How long to wait for an answer after so many times without. Every second time doubles it: where two links in a row lose
+    /// a third each way, two questions in three bring none, and a pause that doubled each time would have no bound on average.
+    fn pause_after(&self, times: u32) -> Duration {
+        let doublings = (times / 2).min(MAX_BACKOFF);
+        (self.rtt.probe_timeout(self.ack_delay) * (1 << doublings)).min(LONGEST)
     }
 
     /// There is another path, or it is back: what waits for a probe needn't wait longer.

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use proto::QosSpec;
 
 use super::link::{Link, Pair, sdu};
-use crate::frct::{Failure, Params, State, WriteError};
+use crate::frct::{Failure, Frct, Params, State, WriteError};
 
 fn data() -> Params {
     Params::new(QosSpec::DATA, 1200, 7)
@@ -70,4 +70,39 @@ proptest! {
             other => prop_assert!(false, "{:?} {:?}", other, pair.ends),
         }
     }
+}
+
+#[test]
+fn a_path_that_loses_half_each_way_holds_a_file_up_by_moments() {
+    let mut took: Vec<Duration> = (0..200)
+        .map(|seed| {
+            let link = Link {
+                loss: 510,
+                delay: Duration::from_micros(150),
+                jitter: Duration::from_micros(200),
+                ..Link::default()
+            };
+            let params = Params {
+                rtt: Duration::from_millis(1),
+                ..data()
+            };
+            let mut pair = Pair::new(&params, link, seed);
+            let begin = pair.now;
+            let sdus: Vec<_> = (0..100).map(|n| sdu(n, 1000)).collect();
+            for sdu in &sdus {
+                assert_eq!(pair.ends[0].write(pair.now, sdu), Ok(()));
+            }
+            pair.ends.iter_mut().for_each(Frct::shut);
+            while pair.read[1].len() < sdus.len() && pair.step(begin + Duration::from_secs(60)) {}
+            let took = pair.now - begin;
+            pair.settle(Duration::from_secs(600));
+            let states = pair.ends.each_ref().map(Frct::state);
+            assert_eq!((states, &pair.read[1]), ([State::Finished; 2], &sdus));
+            took
+        })
+        .collect();
+    took.sort();
+    let (median, most) = (took[100], took[199]);
+    let well = median < Duration::from_secs(1) && most < Duration::from_secs(3);
+    assert!(well, "half of them within {median:?}, all within {most:?}");
 }
