@@ -165,6 +165,11 @@ impl Flow {
         }
     }
 
+    /// How long its other end may be out of reach.
+    pub(super) fn bears(&self) -> Duration {
+        UNREACHABLE.max(Duration::from_millis(self.qos.timeout_ms.into()))
+    }
+
     /// One that a member has granted; the other program is called by the name that was asked for.
     pub(super) fn granted(
         local: EndpointId,
@@ -309,8 +314,10 @@ impl Flows {
 
     /// The other end of a flow can't be reached.
     pub(super) fn lose(&mut self, now: Instant, endpoint: EndpointId) {
-        if self.lost.get(endpoint).is_none() {
-            self.lost.set(endpoint, now + UNREACHABLE);
+        if self.lost.get(endpoint).is_none()
+            && let Some(flow) = self.table.get(&endpoint)
+        {
+            self.lost.set(endpoint, now + flow.bears());
         }
     }
 
@@ -437,8 +444,8 @@ impl Flows {
     }
 }
 
-/// How long the other end of a flow may be unreachable.
-pub(super) const UNREACHABLE: Duration = Duration::from_secs(30);
+/// How long the other end of a flow may be unreachable, unless its QoS bears more.
+const UNREACHABLE: Duration = Duration::from_secs(30);
 /// Records that a flow keeps while a session is being made, of at most 64 KiB each.
 const MAX_WAITING: usize = 4;
 /// Bytes kept for one allocation until it is answered, and what each PDU counts besides its own.

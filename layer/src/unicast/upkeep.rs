@@ -3,7 +3,7 @@
 use proto::{Addr, Code, Reason};
 
 use super::Unicast;
-use super::flow::{Outgoing, UNREACHABLE};
+use super::flow::Outgoing;
 use super::peer::frame_size;
 use super::transfer::{Ending, sdu_mtu};
 use crate::{Now, Output};
@@ -233,7 +233,7 @@ impl Unicast {
             let text = format!(
                 "member {} was unreachable for {} s",
                 self.member_name(flow.peer),
-                UNREACHABLE.as_secs()
+                flow.bears().as_secs()
             );
             let reason = Reason::new(Code::Unreachable, text);
             // The other side may have had a way now and then, and wait no such time.

@@ -138,6 +138,36 @@ fn silence_ends_a_flow_after_its_time_out_whether_its_member_counts_as_reachable
 }
 
 #[test]
+fn a_member_may_be_out_of_reach_for_as_long_as_the_qos_of_a_flow_bears() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    let patient = QosSpec {
+        timeout_ms: 55_000,
+        ..QosSpec::DATA
+    };
+    flow(&mut net, "a", "c", "server", 5, patient);
+    flow(&mut net, "a", "c", "server", 6, QosSpec::DATA);
+    net.cut("b", "c");
+    net.seconds(5);
+    net.input("a", Input::Upper(FlowId(5), record(0, 10)));
+    net.seconds(40);
+    for end in ["a", "c"] {
+        let closed = &net.node(end).closed;
+        let gone: Vec<_> = closed.iter().map(|(id, why)| (*id, why.code)).collect();
+        assert_eq!(gone, [(FlowId(6), Code::Unreachable)], "at {end}");
+    }
+    net.mend("b", "c");
+    let expected: Vec<u32> = (0..10).collect();
+    until(&mut net, "all is there", |net| {
+        net.node("c")
+            .received
+            .get(&FlowId(5))
+            .is_some_and(|sdus| sdus.len() == 10)
+    });
+    assert_eq!(numbers(&mut net, "c", 5), expected);
+}
+
+#[test]
 fn a_flow_through_two_links_that_lose_a_third_each_is_there_within_seconds() {
     // No association stands yet: half of what goes gets through, and of what is asked a quarter is answered.
     let took: Vec<Duration> = (1..=8).map(allocated_through_loss).collect();
