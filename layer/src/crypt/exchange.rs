@@ -8,12 +8,11 @@ use std::fmt;
 use ml_kem::array::Array;
 use ml_kem::ml_kem_768::{DecapsulationKey, EncapsulationKey};
 use ml_kem::{Decapsulate, KeyExport};
-use rustls::crypto::ring::kx_group;
 use rustls::crypto::{ActiveKeyExchange, CompletedKeyExchange, SharedSecret, SupportedKxGroup};
 use rustls::{Error, NamedGroup, PeerMisbehaved, ProtocolVersion};
 use zeroize::Zeroizing;
 
-use super::random;
+use super::chance::{CURVE, random};
 
 /// How two sides agreed on their first secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +24,7 @@ pub enum KeyExchange {
 }
 
 /// The groups that are offered and taken, in our order.
-pub(super) const GROUPS: [&dyn SupportedKxGroup; 2] = [&Hybrid, kx_group::X25519];
+pub(super) const GROUPS: [&dyn SupportedKxGroup; 2] = [&Hybrid, CURVE];
 
 impl KeyExchange {
     /// As people know it.
@@ -75,7 +74,7 @@ struct Active {
 
 impl SupportedKxGroup for Hybrid {
     fn start(&self) -> Result<Box<dyn ActiveKeyExchange>, Error> {
-        let curve = kx_group::X25519.start()?;
+        let curve = CURVE.start()?;
         let lattice = DecapsulationKey::from_seed(Array(*chance::<64>()?));
         let share = [&lattice.encapsulation_key().to_bytes()[..], curve.pub_key()].concat();
         Ok(Box::new(Active {
@@ -89,7 +88,7 @@ impl SupportedKxGroup for Hybrid {
         let (lattice, curve) = split::<CLIENT>(client)?;
         // Its coefficients must be reduced (FIPS 203, 7.2).
         let lattice = EncapsulationKey::new(&Array(*lattice)).map_err(|_| INVALID)?;
-        let curve = kx_group::X25519.start_and_complete(curve)?;
+        let curve = CURVE.start_and_complete(curve)?;
         let (sealed, secret) = lattice.encapsulate_deterministic(&Array(*chance::<32>()?));
         let secret = Zeroizing::new(secret);
         Ok(CompletedKeyExchange {
@@ -147,7 +146,7 @@ impl ActiveKeyExchange for Active {
 fn split<const N: usize>(share: &[u8]) -> Result<(&[u8; N], &[u8]), Error> {
     share
         .split_first_chunk()
-        .filter(|(_, curve)| curve.len() == CURVE)
+        .filter(|(_, curve)| curve.len() == SHARE)
         .ok_or(INVALID)
 }
 
@@ -168,7 +167,7 @@ const INVALID: Error = Error::PeerMisbehaved(PeerMisbehaved::InvalidKeyShare);
 /// The bytes of an encapsulation key of ML-KEM-768, of its ciphertext, and of a share of X25519.
 const CLIENT: usize = 1184;
 const SERVER: usize = 1088;
-const CURVE: usize = 32;
+const SHARE: usize = 32;
 
 #[cfg(test)]
 mod tests {
@@ -251,7 +250,7 @@ mod tests {
         assert_eq!(server.pub_key.len(), 1088 + 32);
         assert_eq!(u16::from(server.group), 0x11ec);
         // ML-KEM's half of the secret first: what the curve alone yields is the last 32 bytes.
-        let curve = kx_group::X25519.start().unwrap();
+        let curve = CURVE.start().unwrap();
         let mut mixed = share;
         mixed.splice(1184.., curve.pub_key().iter().copied());
         let server = Hybrid.start_and_complete(&mixed).unwrap();

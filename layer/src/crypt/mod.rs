@@ -5,6 +5,7 @@
 //! | `cert` | a member's certificate and when it is believed |
 //! | `roots` | whom a member trusts, and who speaks for that |
 //! | `prefix` | the prefixes in it (RFC 3779) |
+//! | `chance` | what keys and ids are drawn from |
 //! | `key` | an Ed25519 key |
 //! | `issue` | making certificates, reading requests |
 //! | `identity` | key, chain and roots of one member |
@@ -25,6 +26,7 @@
 mod acquaintance;
 mod authority;
 mod cert;
+mod chance;
 mod exchange;
 mod file;
 #[cfg(test)]
@@ -65,7 +67,10 @@ pub use window::ReplayWindow;
 
 use proto::{Addr, Code, Label, Name, Reason};
 use ring::digest;
-use ring::rand::{SecureRandom, SystemRandom};
+
+#[cfg(any(test, feature = "sim"))]
+pub(crate) use chance::Seeded;
+use chance::random;
 
 /// The address of a member: the first 8 bytes of SHA-256(layer ‖ 0 ‖ member).
 pub fn address(layer: &Label, member: &Label) -> Addr {
@@ -92,20 +97,6 @@ fn sha256(parts: &[&[u8]]) -> [u8; 32] {
     let mut out = [0; 32];
     out.copy_from_slice(context.finish().as_ref());
     out
-}
-
-/// Chance for keys and ids, from ring.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "keys are made of the system's chance, also under a seed"
-)]
-fn random<const N: usize>() -> Result<[u8; N], Reason> {
-    let mut out = [0; N];
-    let text = "the system gives no random numbers; see why /dev/urandom fails";
-    SystemRandom::new()
-        .fill(&mut out)
-        .map_err(|_| Reason::new(Code::Failed, text))?;
-    Ok(out)
 }
 
 /// Something that fails only if a library or a file of ours is broken.

@@ -20,6 +20,7 @@ use rustls::{
 };
 use rustls_pki_types::{self as pki, CertificateDer, ServerName};
 
+use super::chance::Source;
 use super::exchange::GROUPS;
 use super::{CertError, Identity, MemberCert, Roots, Versions};
 use crate::UnixTime;
@@ -228,6 +229,7 @@ impl Trust {
         let provider = CryptoProvider {
             cipher_suites,
             kx_groups: groups.to_vec(),
+            secure_random: &Source,
             ..default_provider()
         };
         Arc::new(Self {

@@ -74,7 +74,7 @@ pub struct Report {
     pub topology: Topology,
     /// How many there were.
     pub members: usize,
-    /// Over the order, time, kind and size of all events.
+    /// Over the order, time, kind and bytes of all events.
     pub hash: u64,
     /// How many events.
     pub events: u64,
@@ -97,6 +97,8 @@ pub struct Failure {
     pub at: Duration,
     /// What.
     pub what: String,
+    /// Over all events until then.
+    pub hash: u64,
     /// What led to it, as a mermaid sequence diagram.
     pub mermaid: String,
 }

@@ -330,6 +330,7 @@ impl Run<'_> {
             return Err(Box::new(Failure {
                 at: world.elapsed,
                 what,
+                hash: world.story.hash(),
                 mermaid,
             }));
         }
@@ -362,7 +363,7 @@ fn world(script: Script<'_>, seed: u64, trace: Option<fn(&Told<'_>)>, plan: &mut
         Script::Told(scenario) => scenario.cables(plan),
     };
     let (net, story) = (Net::new(members, cables), Story::new(trace));
-    let mut world = World::new(layer, hosts, net, story, Chance::new(seed, 1));
+    let mut world = World::new(layer, hosts, net, story, seed);
     world.pool = Some(Pool::default());
     if let Script::Told(scenario) = script {
         world.loads.clone_from(&scenario.loads);

@@ -152,7 +152,7 @@ impl Large {
         let mut net = Net::new(scale.members, cables);
         net.quiet = true;
         let story = Story::new(None);
-        let mut world = World::new(layer, hosts, net, story, Chance::new(scale.seed, 1));
+        let mut world = World::new(layer, hosts, net, story, scale.seed);
         world.pool = Some(Pool::default());
         Self {
             world,
@@ -218,6 +218,7 @@ impl Large {
             Some(what) => Err(Box::new(Failure {
                 at: self.world.elapsed,
                 what,
+                hash: self.world.story.hash(),
                 mermaid: String::new(),
             })),
         }

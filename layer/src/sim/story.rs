@@ -44,24 +44,25 @@ impl Story {
         }
     }
 
-    /// Counts an event into the hash: when, at whom, of which kind, how large. Contents don't count: keys differ from run
-    /// to run.
-    pub(super) fn mark(&mut self, at: Duration, host: usize, kind: u8, size: usize) {
+    /// Counts an event into the hash: when, at whom, of which kind, and all its bytes.
+    pub(super) fn mark(&mut self, at: Duration, host: usize, kind: u8, bytes: &[u8]) {
         self.events += 1;
-        let micros = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-        for word in [micros, host as u64, u64::from(kind), size as u64] {
-            for byte in word.to_be_bytes() {
-                // FNV-1a.
-                self.hash = (self.hash ^ u64::from(byte)).wrapping_mul(PRIME);
-            }
+        let nanos = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+        for word in [nanos, host as u64, u64::from(kind), bytes.len() as u64] {
+            self.count(word);
         }
+        let (words, rest) = bytes.as_chunks();
+        words
+            .iter()
+            .for_each(|w| self.count(u64::from_le_bytes(*w)));
+        rest.iter().for_each(|b| self.count(u64::from(*b)));
         if let Some(trace) = self.trace {
             trace(&Told {
                 at,
                 from: host,
                 to: host,
                 what: KINDS.get(usize::from(kind)).unwrap_or(&"?"),
-                size: Some(size),
+                size: Some(bytes.len()),
             });
         }
     }
@@ -82,6 +83,11 @@ impl Story {
             self.scenes.pop_front();
         }
         self.scenes.push_back(Scene { at, from, to, text });
+    }
+
+    /// As FNV-1a, but by words, whose upper bits must reach the lower ones, too.
+    fn count(&mut self, word: u64) {
+        self.hash = (self.hash.rotate_left(23) ^ word).wrapping_mul(PRIME);
     }
 
     pub(super) fn hash(&self) -> u64 {
@@ -119,8 +125,9 @@ pub(super) const COMMAND: u8 = 3;
 pub(super) const WRITE: u8 = 4;
 pub(super) const DELIVER: u8 = 5;
 pub(super) const EVENT: u8 = 6;
-const KINDS: [&str; 7] = [
-    "packet", "tell", "timeout", "command", "write", "deliver", "event",
+pub(super) const SEND: u8 = 7;
+const KINDS: [&str; 8] = [
+    "packet", "tell", "timeout", "command", "write", "deliver", "event", "send",
 ];
 /// How much of the end a picture shows.
 const SCENES: usize = 200;

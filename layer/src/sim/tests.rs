@@ -60,6 +60,24 @@ fn the_same_seed_is_the_same_run() {
     assert_ne!(one.hash, passes(4).hash);
 }
 
+/// Addresses, the order of a table with chance of its own, keys that the system drew: what a process has by itself shows here.
+#[test]
+fn the_same_seed_is_the_same_run_in_another_process() {
+    let ours = passes(7).hash;
+    if std::env::var_os(CHILD).is_some() {
+        return println!("{TELLS}{ours:016x}");
+    }
+    let test = "sim::tests::the_same_seed_is_the_same_run_in_another_process";
+    let other = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(CHILD, "1")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&other.stdout);
+    let theirs = said.split(TELLS).nth(1).map(|rest| &rest[..16]);
+    assert_eq!(theirs, Some(format!("{ours:016x}").as_str()), "{said}");
+}
+
 #[test]
 fn a_picture_names_every_host_and_breaks_no_line() {
     let mut story = story::Story::new(None);
@@ -99,3 +117,6 @@ fn every_scenario_of_the_repository_holds_and_some_are_run_twice_alike() {
 
 /// Lies, lost files, flows under FRCT, members that are put out, and names whose keepers crash.
 const TWICE: [&str; 5] = ["liar", "disk-loss", "reliable", "expel", "keepers"];
+/// Set in the process that repeats a run.
+const CHILD: &str = "STRATA_SIM_REPEATS";
+const TELLS: &str = "hash of the run: ";

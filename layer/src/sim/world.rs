@@ -15,7 +15,8 @@ use super::ledger::{Ledger, shows_plaintext};
 use super::net::{Cable, End, Net};
 use super::programs::Usage;
 use super::scenario::Load;
-use super::story::{COMMAND, DELIVER, EVENT, PACKET, Story, TELL, TIMEOUT, WRITE};
+use super::story::{COMMAND, DELIVER, EVENT, PACKET, SEND, Story, TELL, TIMEOUT, WRITE};
+use crate::crypt::Seeded;
 use crate::route::Pool;
 use crate::{FlowAsk, FlowTell, Input, Ipcp, Now, Output, Unicast, UnixTime, Via};
 
@@ -28,6 +29,8 @@ pub(super) struct World {
     pub(super) story: Story,
     /// For what the network does.
     pub(super) chance: Chance,
+    /// What keys and ids are drawn from.
+    _keys: Seeded,
     pub(super) elapsed: Duration,
     pub(super) counts: Counts,
     /// The first thing that went wrong; nothing happens after it.
@@ -71,13 +74,7 @@ pub struct Counts {
 }
 
 impl World {
-    pub(super) fn new(
-        layer: Label,
-        hosts: Vec<Host>,
-        net: Net,
-        story: Story,
-        chance: Chance,
-    ) -> Self {
+    pub(super) fn new(layer: Label, hosts: Vec<Host>, net: Net, story: Story, seed: u64) -> Self {
         #[expect(
             clippy::disallowed_methods,
             reason = "somewhere the virtual clock must begin; only differences count"
@@ -91,7 +88,8 @@ impl World {
             net,
             ledger: Ledger::default(),
             story,
-            chance,
+            chance: Chance::new(seed, 1),
+            _keys: Seeded::new(Chance::new(seed, 3).seed()),
             elapsed: Duration::ZERO,
             counts: Counts::default(),
             failure: None,
@@ -131,7 +129,7 @@ impl World {
         match (timer, event) {
             (Some((at, host)), event) if at <= end && event.is_none_or(|e| at < e) => {
                 self.elapsed = at;
-                self.story.mark(at, host, TIMEOUT, 0);
+                self.story.mark(at, host, TIMEOUT, &[]);
                 self.input(host, Input::Timeout);
                 let next = self.hosts[host].alarm;
                 if next.is_some_and(|next| next <= self.start + at) {
@@ -155,7 +153,7 @@ impl World {
             Due::Packet(end, bytes) => self.arrive(end, &bytes),
             Due::Tell(host, life, tell) => {
                 if self.hosts[host].life == life {
-                    self.story.mark(self.elapsed, host, TELL, 0);
+                    self.story.mark(self.elapsed, host, TELL, &[]);
                     self.input(host, Input::Tell(*tell));
                 } else if let FlowTell::Up { lower, .. } = *tell {
                     self.net.remove((host, lower));
@@ -212,14 +210,13 @@ impl World {
             self.story
                 .tell(self.elapsed, host, host, format!("{word} {what:?}"));
         }
-        self.story.mark(self.elapsed, host, COMMAND, 0);
+        self.story.mark(self.elapsed, host, COMMAND, &[]);
         self.input(host, Input::Control(id, command));
     }
 
     /// A program writes.
     pub(super) fn write(&mut self, host: usize, flow: FlowId, batch: Batch) {
-        self.story
-            .mark(self.elapsed, host, WRITE, batch.bytes().len());
+        self.story.mark(self.elapsed, host, WRITE, batch.bytes());
         self.input(host, Input::Upper(flow, batch));
     }
 
@@ -367,7 +364,7 @@ impl World {
             ),
             Event::Notice(notice) => self.story.tell(self.elapsed, host, host, notice.text),
         }
-        self.story.mark(self.elapsed, host, EVENT, 0);
+        self.story.mark(self.elapsed, host, EVENT, &[]);
     }
 
     fn answered(&mut self, host: usize, what: What, answer: Result<Answer, Reason>) {
@@ -450,8 +447,7 @@ impl World {
     }
 
     fn deliver(&mut self, host: usize, flow: FlowId, batch: &Batch) {
-        self.story
-            .mark(self.elapsed, host, DELIVER, batch.bytes().len());
+        self.story.mark(self.elapsed, host, DELIVER, batch.bytes());
         if self.hosts[host].left.contains(&flow) {
             return;
         }
@@ -507,6 +503,7 @@ impl World {
             if shows_plaintext(pdu) {
                 self.fail(format!("m{host} sends an SDU in plain text"));
             }
+            self.story.mark(self.elapsed, host, SEND, pdu);
             for (at, to, bytes) in
                 self.net
                     .carry(self.elapsed, (host, lower), pdu, &mut self.chance)
@@ -528,7 +525,7 @@ impl World {
             return;
         };
         room.copy_from_slice(bytes);
-        self.story.mark(self.elapsed, host, PACKET, bytes.len());
+        self.story.mark(self.elapsed, host, PACKET, bytes);
         self.input(host, Input::Lower(lower, batch));
     }
 

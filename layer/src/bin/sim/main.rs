@@ -124,10 +124,11 @@ fn seeds(args: &Args) -> ExitCode {
 
 fn tell_failure(args: &Args, seed: u64, failure: &Failure) {
     say(&format!(
-        "seed {seed} failed after {:.3} s: {}\n  repeat: {}",
+        "seed {seed} failed after {:.3} s: {}\n  repeat: {} (hash {:016x})",
         failure.at.as_secs_f64(),
         failure.what,
-        args.repeat(seed)
+        args.repeat(seed),
+        failure.hash
     ));
     if let Some(file) = &args.mermaid {
         match std::fs::write(file, &failure.mermaid) {
