@@ -238,10 +238,11 @@ impl Member {
         let cert = self.identity.cert();
         let left = cert.not_after().0.saturating_sub(now.wall.0).as_secs();
         let (member, layer) = (cert.member(), cert.layer());
-        let when = match (left, left / 86_400) {
-            (0, _) => "has expired".to_owned(),
-            (_, 0) => format!("expires in {} min", left / 60),
-            (_, days) => format!("expires in {days} days"),
+        let when = match (left / 60, left / 3600, left / 86_400) {
+            _ if left == 0 => "has expired".to_owned(),
+            (minutes, 0..2, _) => format!("expires in {minutes} min"),
+            (_, hours, 0..2) => format!("expires in {hours} h"),
+            (_, _, days) => format!("expires in {days} days"),
         };
         let what = match (&self.renewal.last, left) {
             _ if self.is_of_a_site() => format!(
@@ -285,13 +286,14 @@ fn life(cert: &MemberCert) -> Duration {
     all.saturating_sub(BACK).max(all / 3)
 }
 
-/// How many of the times before its end at which people are warned have come: 30, 7 and 1 days, less of one that lives shortly.
+/// How many of the times at which people are warned have come: 30, 7 and 1 days before its end, less of one that lives shortly,
+/// and its end.
 fn level(cert: &MemberCert, now: UnixTime) -> usize {
     let life = life(cert);
     let left = cert.not_after().0.saturating_sub(now.0);
     let times = [(30, 4), (7, 8), (1, 16)];
     let passed = |(days, part): &(u32, u32)| left < (DAY * *days).min(life / *part);
-    times.iter().filter(|time| passed(time)).count()
+    times.iter().filter(|time| passed(time)).count() + usize::from(left.is_zero())
 }
 
 /// How far our own issuers date a certificate back.

@@ -5,6 +5,7 @@ mod clash;
 mod clock;
 mod costs;
 mod decrees;
+mod ending;
 mod enrolment;
 mod flows;
 mod hostile;
