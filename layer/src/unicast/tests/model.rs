@@ -1,5 +1,8 @@
 //! Every fate of the packets that a flow's beginning and end are made of, up to a bound: lost, doubled, late, in any
-//! combination. Whatever happens to them, both sides agree in the end, and nothing is asked twice.
+//! combination. Whatever happens to them, both sides agree in the end, and nothing is asked twice. [`crossed`] has requests of
+//! both sides at once, and refusals.
+
+mod crossed;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -84,40 +87,61 @@ impl World {
 
     /// Lets time pass, and what is late arrive. The callee's irmd accepts whatever it is asked; gives how often that was.
     fn run(&mut self, time: Duration, flow: FlowId) -> usize {
-        let (end, mut asked) = (self.net.elapsed + time, 0);
+        let mut asked = 0;
+        self.run_judged(time, |_, _| {
+            asked += 1;
+            Ok(flow)
+        });
+        asked
+    }
+
+    /// The same; whether a request for a name, at a member, is accepted, and as which flow, is said by `judge`.
+    fn run_judged(
+        &mut self,
+        time: Duration,
+        mut judge: impl FnMut(&'static str, &str) -> Result<FlowId, Reason>,
+    ) {
+        let (begin, end) = (self.net.elapsed, self.net.elapsed + time);
         while self.net.elapsed < end {
-            self.net.run(LATENCY);
-            for (wait, _, _) in &mut self.plan.borrow_mut().again {
-                *wait = wait.saturating_sub(LATENCY);
-            }
-            let due: Vec<_> = self
-                .plan
-                .borrow_mut()
-                .again
-                .extract_if(.., |(wait, _, _)| wait.is_zero())
-                .collect();
-            for (_, to, pdu) in due {
-                let lower = *self.net.node(to).machine.links.keys().next().unwrap();
-                self.net.input(to, Input::Lower(lower, train(&pdu)));
-            }
-            let events = std::mem::take(&mut self.net.node("b").events);
-            for event in events {
-                let Event::FlowRequest(request) = event else {
-                    continue;
-                };
-                asked += 1;
-                let user = User {
-                    uid: 1000,
-                    ipcp: false,
-                };
-                let respond = Respond {
-                    request: request.request,
-                    verdict: Ok((flow, user)),
-                };
-                self.net.command("b", Command::Respond(respond));
+            // Later, only what is said again is left to come.
+            let early = self.net.elapsed < begin + LATE * 2;
+            let step = if early { LATENCY } else { LATENCY * 10 };
+            self.net.run(step);
+            self.bring_late(step);
+            for at in ["a", "b"] {
+                let events = std::mem::take(&mut self.net.node(at).events);
+                for event in events {
+                    let Event::FlowRequest(request) = event else {
+                        continue;
+                    };
+                    let user = User {
+                        uid: 1000,
+                        ipcp: false,
+                    };
+                    let verdict = judge(at, request.name.as_str()).map(|flow| (flow, user));
+                    let respond = Respond {
+                        request: request.request,
+                        verdict,
+                    };
+                    self.net.command(at, Command::Respond(respond));
+                }
             }
         }
-        asked
+    }
+
+    /// What is doubled or late comes when it is due.
+    fn bring_late(&mut self, step: Duration) {
+        let mut plan = self.plan.borrow_mut();
+        for (wait, _, _) in &mut plan.again {
+            *wait = wait.saturating_sub(step);
+        }
+        let due = plan.again.extract_if(.., |(wait, _, _)| wait.is_zero());
+        let due: Vec<_> = due.collect();
+        drop(plan);
+        for (_, to, pdu) in due {
+            let lower = *self.net.node(to).machine.links.keys().next().unwrap();
+            self.net.input(to, Input::Lower(lower, train(&pdu)));
+        }
     }
 
     /// Whether a flow stands at each side.
