@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 
+use super::sender::KEPT;
 use super::{BadFrame, Channel};
 
 /// What is known of the other side's stream.
@@ -196,6 +197,9 @@ impl Stream {
             at += 4 + len;
         }
         self.partial.drain(..at);
+        if self.partial.is_empty() && self.partial.capacity() > KEPT {
+            self.partial = Vec::new();
+        }
         Ok(())
     }
 }

@@ -153,11 +153,7 @@ impl Sender {
         let segment = &mut self.flight[index];
         segment.sent = Some(now);
         let (offset, from) = (segment.offset, (segment.offset - self.base) as usize);
-        let bytes = self
-            .queue
-            .range(from..from + segment.len)
-            .copied()
-            .collect();
+        let bytes = copied(&self.queue, from, segment.len);
         self.retry_at
             .get_or_insert_with(|| now + self.rtt.timeout());
         self.stalled.get_or_insert(now);
@@ -256,6 +252,9 @@ impl Sender {
 
     fn advance(&mut self, now: Instant, ack: u64) {
         self.queue.drain(..(ack - self.base) as usize);
+        if self.queue.is_empty() && self.queue.capacity() > KEPT {
+            self.queue = VecDeque::new();
+        }
         self.base = ack;
         self.established = true;
         self.doubled = 0;
@@ -291,6 +290,15 @@ impl Sender {
             (first.sent, first.again) = (None, true);
         }
     }
+}
+
+/// So many bytes of a queue.
+fn copied(queue: &VecDeque<u8>, from: usize, len: usize) -> Vec<u8> {
+    let (head, tail) = queue.as_slices();
+    let of_head = head.get(from..).unwrap_or_default();
+    let of_tail = &tail[from.saturating_sub(head.len())..];
+    let in_head = of_head.len().min(len);
+    [&of_head[..in_head], &of_tail[..len - in_head]].concat()
 }
 
 impl Segment {
@@ -368,6 +376,8 @@ impl fmt::Debug for Sender {
 }
 
 const MAX_QUEUE: usize = 4 << 20;
+/// The room in bytes that an empty queue keeps: a burst on one of thousands of links must not cost memory for good.
+pub(super) const KEPT: usize = 4096;
 const FIRST_WINDOW: u32 = 16;
 const MIN_WINDOW: u32 = 2;
 const MAX_WINDOW: u32 = 256;
