@@ -91,7 +91,8 @@ impl Unicast {
         link.path_is_known(now.mono);
         let heard = Hello {
             sequence: 0,
-            time: 1,
+            // Nobody has sent it: an echo of it would tell half a round trip.
+            time: 0,
             echo: 1,
             ..Hello::default()
         };
