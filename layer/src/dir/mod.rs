@@ -155,9 +155,28 @@ impl Directory {
     ) {
         let all = reachable.chain([me]).collect();
         let beside = beside.filter(|addr| *addr != me).collect();
-        let Some(back) = self.members.set(all, beside) else {
-            return;
-        };
+        if let Some(back) = self.members.set(all, beside) {
+            self.moved(now, me, back);
+        }
+    }
+
+    /// The same, where only these can be reached and could not before, or the other way round.
+    pub fn move_members(
+        &mut self,
+        now: Instant,
+        me: Addr,
+        come: Vec<Addr>,
+        gone: &[Addr],
+        beside: impl Iterator<Item = Addr>,
+    ) {
+        let beside = beside.filter(|addr| *addr != me).collect();
+        if let Some(back) = self.members.change(come, gone, beside) {
+            self.moved(now, me, back);
+        }
+    }
+
+    /// Other members can be reached than before, these among them.
+    fn moved(&mut self, now: Instant, me: Addr, back: Vec<Addr>) {
         let back: BTreeSet<_> = back.into_iter().collect();
         // What they say of their names since may not have got here; they ask the same of nobody, and tell their own again.
         self.doubts.add(now, self.store.by(&back));

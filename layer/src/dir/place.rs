@@ -22,12 +22,10 @@ impl Members {
     }
 
     /// Takes note of others. Gives those that could not be reached before, or `None` if all is as it was.
-    pub(super) fn set(&mut self, mut all: Vec<Addr>, mut beside: Vec<Addr>) -> Option<Vec<Addr>> {
+    pub(super) fn set(&mut self, mut all: Vec<Addr>, beside: Vec<Addr>) -> Option<Vec<Addr>> {
         all.sort_unstable();
         all.dedup();
-        beside.retain(|addr| all.binary_search(addr).is_ok());
-        beside.sort_unstable();
-        beside.dedup();
+        let beside = tidied(&all, beside);
         if (&all, &beside) == (&self.all, &self.beside) {
             return None;
         }
@@ -36,6 +34,33 @@ impl Members {
         let back = back.collect();
         *self = Self { all, beside };
         Some(back)
+    }
+
+    /// The same, where only these come and go: a few of thousands.
+    pub(super) fn change(
+        &mut self,
+        mut come: Vec<Addr>,
+        gone: &[Addr],
+        beside: Vec<Addr>,
+    ) -> Option<Vec<Addr>> {
+        let mut other = false;
+        for addr in gone {
+            if let Ok(at) = self.all.binary_search(addr) {
+                self.all.remove(at);
+                other = true;
+            }
+        }
+        come.retain(|addr| match self.all.binary_search(addr) {
+            Ok(_) => false,
+            Err(at) => {
+                self.all.insert(at, *addr);
+                true
+            }
+        });
+        let beside = tidied(&self.all, beside);
+        other |= !come.is_empty() || beside != self.beside;
+        self.beside = beside;
+        other.then_some(come)
     }
 
     /// The members nearest to a name, at most `k` of them.
@@ -59,6 +84,14 @@ impl Members {
     pub(super) fn beside(&self, hash: &NameHash) -> Vec<Addr> {
         nearest(&self.beside, hash, BESIDE)
     }
+}
+
+/// Those of some members that are among all, sorted.
+fn tidied(all: &[Addr], mut some: Vec<Addr>) -> Vec<Addr> {
+    some.retain(|addr| all.binary_search(addr).is_ok());
+    some.sort_unstable();
+    some.dedup();
+    some
 }
 
 /// The members nearest to a name, at most `k` of them, the nearest first; `members` are sorted.
@@ -131,6 +164,23 @@ mod tests {
             all.sort_by_key(|a| a.0 ^ key(&hash));
             all.truncate(k);
             prop_assert_eq!(nearest(&members, &hash, k), all);
+        }
+
+        #[test]
+        fn a_few_that_come_and_go_leave_what_telling_all_anew_would(
+            before in proptest::collection::btree_set(0u64..40, 0..30),
+            after in proptest::collection::btree_set(0u64..40, 0..30),
+            beside in proptest::collection::vec((0u64..40).prop_map(Addr), 0..6),
+        ) {
+            let addrs = |of: &std::collections::BTreeSet<u64>| of.iter().copied().map(Addr).collect::<Vec<_>>();
+            let (mut whole, mut part) = (Members::new(Addr(99)), Members::new(Addr(99)));
+            whole.set(addrs(&before), Vec::new());
+            part.set(addrs(&before), Vec::new());
+            let come = after.difference(&before).copied().map(Addr).collect();
+            let gone: Vec<_> = before.difference(&after).copied().map(Addr).collect();
+            let told = whole.set(addrs(&after), beside.clone());
+            prop_assert_eq!(part.change(come, &gone, beside), told);
+            prop_assert_eq!((part.all, part.beside), (whole.all, whole.beside));
         }
 
         #[test]

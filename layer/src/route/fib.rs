@@ -98,13 +98,6 @@ impl Fib {
         all.into_iter()
     }
 
-    /// Whether the same members are known to be reached as by another; `false` may be said too often.
-    pub fn reaches_the_same(&self, other: &Self) -> bool {
-        let reached = self.labels.iter().map(Label::is_way);
-        let others = other.labels.iter().map(Label::is_way);
-        Arc::ptr_eq(&self.names, &other.names) && reached.eq(others)
-    }
-
     /// How many members can be reached.
     pub fn len(&self) -> usize {
         self.labels.iter().filter(|label| label.is_way()).count()

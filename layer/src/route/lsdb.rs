@@ -24,7 +24,7 @@ use super::fib::{Fib, Repair};
 use super::graph::{LinkState, Links, tidy};
 use super::lfa;
 use super::record::{self, Content, Kind, MAX_LINKS, MAX_MEMBERS, Parsed, RecordError, Version};
-use super::spf::Spf;
+use super::spf::{Moves, Spf};
 use crate::crypt::{CertError, Identity, MemberCert};
 use crate::{Now, UnixTime};
 use clash::Clashes;
@@ -275,6 +275,12 @@ impl Lsdb {
     pub fn reroute(&mut self, spf: &mut Spf) -> Fib {
         let dirty = self.store.take_dirty();
         spf.update(&self.store, &dirty)
+    }
+
+    /// Who can be reached by these ways, compared with the last time that this was asked; `None`: nearly everybody may be
+    /// another.
+    pub(crate) fn moves(&self, spf: &mut Spf) -> Option<Moves> {
+        spf.moves(self.store.names())
     }
 
     /// Over whom to send to members that were reached over neighbours that are lost; to be asked before our record of links

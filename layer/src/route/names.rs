@@ -14,6 +14,8 @@ pub(super) struct Names {
     table: Vec<Slot>,
     /// Numbers of forgotten members.
     free: Vec<Slot>,
+    /// How many were forgotten so far.
+    forgotten: u64,
 }
 
 impl Names {
@@ -60,6 +62,7 @@ impl Names {
     pub(super) fn remove(&mut self, addr: Addr) {
         let Some(slot) = self.find(addr) else { return };
         self.free.push(slot);
+        self.forgotten += 1;
         let mut hole = self.home(addr);
         while self.table[hole] != slot {
             hole = self.after(hole);
@@ -91,6 +94,11 @@ impl Names {
     /// How many members have a number.
     pub(super) fn len(&self) -> usize {
         self.addrs.len() - self.free.len()
+    }
+
+    /// As long as this is the same, numbers stand for the same members as before.
+    pub(super) fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     fn rehash(&mut self) {

@@ -22,6 +22,33 @@ pub struct Spf {
     root: Option<Slot>,
     labels: Arc<Vec<Label>>,
     sets: Arc<Sets>,
+    before: Before,
+}
+
+/// Who could be reached when that was last asked.
+#[derive(Debug, Default)]
+struct Before {
+    /// Of members that may be reached now and were not, or the other way round: whether they were.
+    reached: FxHashMap<Slot, bool>,
+    /// Whether all others are as they were, and numbers stand for the same members.
+    known: bool,
+    forgotten: u64,
+}
+
+/// Who can be reached and could not before, and who could and can't now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moves {
+    /// Those that can be reached now.
+    pub come: Vec<Addr>,
+    /// Those that can't be reached any longer.
+    pub gone: Vec<Addr>,
+}
+
+impl Moves {
+    /// Whether the same members can be reached as before.
+    pub fn is_empty(&self) -> bool {
+        self.come.is_empty() && self.gone.is_empty()
+    }
 }
 
 /// How one member is reached.
@@ -57,19 +84,25 @@ impl Spf {
             root: None,
             labels: Arc::default(),
             sets: Arc::default(),
+            before: Before::default(),
         }
     }
 
     /// Finds all ways anew.
     pub(super) fn full(&mut self, graph: &impl Links) -> Fib {
         let names = graph.names();
-        let mut labels = std::mem::take(Arc::make_mut(&mut self.labels));
-        labels.clear();
-        labels.resize(names.slots(), Label::FAR);
+        let old = std::mem::take(&mut self.labels);
+        let mut labels = vec![Label::FAR; names.slots()];
         let mut sets = Sets::default();
         self.root = names.find(self.me);
         if let Some(root) = self.root {
             dijkstra(graph, root, &mut labels, &mut sets);
+        }
+        for (slot, label) in (0..).zip(&labels) {
+            let reached = old.get(slot as usize).is_some_and(Label::is_way);
+            if reached != label.is_way() {
+                self.before.reached.entry(slot).or_insert(reached);
+            }
         }
         self.labels = Arc::new(labels);
         self.sets = Arc::new(sets);
@@ -93,6 +126,7 @@ impl Spf {
             expected: FxHashMap::default(),
             queue: BinaryHeap::new(),
             touched: Vec::new(),
+            reached: &mut self.before.reached,
         };
         for slot in dirty {
             change.look(*slot);
@@ -102,6 +136,26 @@ impl Spf {
         }
         change.relabel(Arc::make_mut(&mut self.sets), dirty);
         self.fib(names)
+    }
+
+    /// Who can be reached, compared with the last time that this was asked; `None`: nearly everybody may be another.
+    pub(super) fn moves(&mut self, names: &Names) -> Option<Moves> {
+        let before = std::mem::take(&mut self.before);
+        self.before.known = true;
+        self.before.forgotten = names.forgotten();
+        let same = before.known && before.forgotten == names.forgotten();
+        if !same {
+            return None;
+        }
+        let (mut come, mut gone) = (Vec::new(), Vec::new());
+        for (slot, was) in before.reached {
+            match (was, self.label(slot).is_some()) {
+                (false, true) => come.push(names.addr(slot)),
+                (true, false) => gone.push(names.addr(slot)),
+                _ => {}
+            }
+        }
+        (come.len() + gone.len() <= MANY_MOVES).then_some(Moves { come, gone })
     }
 
     /// The number of the member whose ways these are.
@@ -213,6 +267,8 @@ struct Change<'a, G> {
     queue: BinaryHeap<Reverse<(u32, Slot)>>,
     /// Members whose cost has changed, some of them twice.
     touched: Vec<Slot>,
+    /// Whether members that were looked at were reached before.
+    reached: &'a mut FxHashMap<Slot, bool>,
 }
 
 impl<G: Links> Change<'_, G> {
@@ -246,6 +302,7 @@ impl<G: Links> Change<'_, G> {
             if key != cost.min(said) {
                 continue;
             }
+            self.note(at);
             self.touched.push(at);
             if self.touched.len() > most {
                 return false;
@@ -257,6 +314,12 @@ impl<G: Links> Change<'_, G> {
             }
         }
         true
+    }
+
+    /// Notes whether a member is reached, before that changes.
+    fn note(&mut self, at: Slot) {
+        let reached = self.labels[at as usize].is_way();
+        self.reached.entry(at).or_insert(reached);
     }
 
     /// A member has become nearer: so may have those behind it.
@@ -417,6 +480,8 @@ const ROOT: Label = Label {
 const NOBODY: SetId = 0;
 /// Changes of so many members are always worth the incremental way.
 const FEW: usize = 16;
+/// So many members that may have come or gone are not told one by one.
+const MANY_MOVES: usize = 64;
 /// Sets that are no longer used are thrown away when there are so many.
 const MANY_SETS: usize = 32_768;
 

@@ -14,6 +14,7 @@ use super::routing::Routing;
 use crate::Now;
 use crate::crypt::{CertError, Identity};
 use crate::dir::{EntryError, Kind, NameHash, Output, Surroundings};
+use crate::route::Moves;
 
 /// What the directory sees of its member.
 pub(super) struct Around<'a> {
@@ -112,12 +113,20 @@ impl Unicast {
         }
     }
 
-    /// Other members may be reached than before.
-    pub(super) fn directory_rerouted(&mut self, now: Now) {
+    /// Other members may be reached than before: these; `None`: any.
+    pub(super) fn directory_rerouted(&mut self, now: Now, moves: Option<Moves>) {
         if let Some(me) = &mut self.me {
-            let reachable = me.routing.ways().map(|(addr, _)| addr);
             let beside = self.adjacent.keys().copied();
-            me.dir.set_members(now.mono, me.address, reachable, beside);
+            match moves {
+                Some(moves) => {
+                    me.dir
+                        .move_members(now.mono, me.address, moves.come, &moves.gone, beside)
+                }
+                None => {
+                    let reachable = me.routing.ways().map(|(addr, _)| addr);
+                    me.dir.set_members(now.mono, me.address, reachable, beside);
+                }
+            }
             self.pump = true;
         }
     }

@@ -1,7 +1,7 @@
 //! Routing and directory between neighbours: signed records over the link channels.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use prost::Message;
 use proto::wire::{self, SignedRecord, message::Body};
@@ -45,13 +45,13 @@ impl Unicast {
     fn rerouted(&mut self, now: Now, at_once: bool) {
         let Some(me) = &mut self.me else { return };
         (self.way, self.share) = (None, None);
-        let before = me.routing.fib.clone();
         if me.routing.refresh(now.mono, at_once) || at_once {
-            let others = !me.routing.fib.reaches_the_same(&before);
+            let moves = me.routing.moves();
+            let others = moves.as_ref().is_none_or(|m| !m.is_empty());
             self.stats.count("routes.found");
             // At once: neighbours, who know names too, have come or gone.
             if others || at_once {
-                self.directory_rerouted(now);
+                self.directory_rerouted(now, moves);
             }
             self.flows_rerouted(now);
         }
@@ -255,14 +255,12 @@ impl Unicast {
         records.iter_mut().for_each(bare);
         self.flood(now, records, None);
         self.rerouted(now, false);
-        let owing: Vec<FlowId> = self
-            .links
-            .values()
-            .filter(|l| l.up().is_some())
-            .filter(|l| l.next_digest <= now.mono || l.owes_digest && l.channel.is_idle())
-            .map(|l| l.lower)
-            .collect();
-        for lower in owing {
+    }
+
+    /// Says what this member holds to one that is owed it.
+    pub(super) fn pump_digest(&mut self, now: Now, lower: FlowId) {
+        let link = self.links.get(&lower);
+        if link.is_some_and(|link| link.is_owed_digest(now.mono)) {
             self.say_digest(now, lower);
         }
     }
@@ -279,14 +277,6 @@ impl Unicast {
         // Who may be believed comes before what they say.
         self.say_decree_digest(lower);
         self.tell_link(lower, Body::Summary(summary));
-    }
-
-    pub(super) fn digest_deadline(&self) -> Option<Instant> {
-        self.links
-            .values()
-            .filter(|l| l.up().is_some())
-            .map(|l| l.next_digest)
-            .min()
     }
 }
 

@@ -332,8 +332,8 @@ impl Unicast {
 impl Unicast {
     /// Everything about links that the time has come for.
     pub(super) fn tick_links(&mut self, now: Now) {
-        let all: Vec<FlowId> = self.links.keys().copied().collect();
-        for lower in all {
+        self.links.wake(now.mono);
+        for lower in self.links.stirred() {
             self.tick_link(now, lower);
         }
         self.dial_due(now);
@@ -398,8 +398,7 @@ impl Unicast {
 
     /// Says the hellos that have become due by what has just come or gone.
     pub(super) fn say_hellos(&mut self, now: Now) {
-        let all: Vec<FlowId> = self.links.keys().copied().collect();
-        for lower in all {
+        for lower in self.links.stirred() {
             self.say_hello(now, lower);
         }
     }

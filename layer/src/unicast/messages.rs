@@ -159,6 +159,7 @@ impl Unicast {
             let stream = self.rng.next_u32();
             link.begin_channel(stream);
             link.owes_digest = true;
+            self.pump = true;
             self.stats.count("channel.dead");
         }
     }

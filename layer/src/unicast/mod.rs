@@ -5,7 +5,7 @@
 //! | file | room |
 //! |---|---|
 //! | `member` | identity, names, files: who this is |
-//! | `dial`, `links`, `link`, `leaving` | N-1 flows: whom to dial; hellos, which of two stays; one of them; planned ends |
+//! | `dial`, `links`, `link`, `table`, `leaving` | N-1 flows: whom to dial; hellos, which of two stays; one of them; which of them have something to do; planned ends |
 //! | `session`, `running`, `gate` | handshakes over a link or routed; which of too many goes; how many are answered and begun |
 //! | `peer`, `peers` | what two members share; with how many members, and who of them is doubted |
 //! | `messages`, `critical` | control messages over the channels of links and of pairs |
@@ -73,6 +73,7 @@ mod sealing;
 mod session;
 mod stats;
 mod status;
+mod table;
 #[cfg(test)]
 mod tests;
 mod transfer;
@@ -102,12 +103,12 @@ use gate::Gate;
 use hold::Hold;
 #[cfg(any(test, feature = "hostile"))]
 pub use hostile::{Meddler, Own, Sent};
-use link::Link;
 use member::Member;
 use outbox::Outbox;
 use peer::Peer;
 use relay::Relays;
 use stats::Stats;
+use table::Links;
 
 /// One member of a unicast layer, as a pure machine.
 pub struct Unicast {
@@ -122,7 +123,7 @@ pub struct Unicast {
     me: Option<Member>,
     join: Option<Join>,
     relays: Relays,
-    links: BTreeMap<FlowId, Link>,
+    links: Links,
     /// The link that reaches each neighbour best.
     adjacent: BTreeMap<Addr, FlowId>,
     /// The last way that was looked up for a packet of others; forgotten when any way changes.
@@ -182,7 +183,7 @@ impl Unicast {
             me: None,
             join: None,
             relays: Relays::default(),
-            links: BTreeMap::new(),
+            links: Links::default(),
             adjacent: BTreeMap::new(),
             way: None,
             share: None,
@@ -267,9 +268,9 @@ impl Unicast {
             self.associate(now, address);
         }
         self.pump_directory(now);
-        let links: Vec<FlowId> = self.links.keys().copied().collect();
-        for lower in links {
+        for lower in self.links.stirred() {
             self.pump_link_handshakes(now, lower);
+            self.pump_digest(now, lower);
             self.pump_link_channel(now, lower);
         }
         let peers: Vec<Addr> = self.peers.keys().copied().collect();
@@ -280,6 +281,9 @@ impl Unicast {
         self.say_hellos(now);
         self.exit_in_time(now);
         self.wake = self.next_wake(now);
+        if !self.pump {
+            self.links.settle();
+        }
     }
 
     fn tick(&mut self, now: Now) {
@@ -293,18 +297,8 @@ impl Unicast {
         self.pump = true;
     }
 
-    fn next_wake(&self, now: Now) -> Option<Instant> {
-        let links = self.links.values().flat_map(|l| {
-            let joining = l.joining.iter().filter(|j| l.is_confirmed(j.session));
-            let joining = joining.filter_map(|j| j.channel.deadline()).min();
-            let up = l.peer().is_some() && l.can_seal();
-            let channel = up.then(|| l.channel.deadline()).flatten();
-            l.handshakes
-                .iter()
-                .map(running::Running::deadline)
-                .chain([l.deadline(), l.rekey_at(now.mono), channel, joining])
-                .flatten()
-        });
+    fn next_wake(&mut self, now: Now) -> Option<Instant> {
+        self.links.ask(now.mono);
         let peers = self.peers.iter().flat_map(|(address, p)| {
             p.handshakes
                 .iter()
@@ -313,20 +307,20 @@ impl Unicast {
                 .flatten()
         });
         let rooms = [
+            self.links.deadline(),
             self.dialling.deadline(),
             self.join.as_ref().map(Join::deadline),
             self.relays.deadline(),
             self.flows.deadline(),
             self.me.as_ref().and_then(|me| me.routing.deadline()),
             self.me.as_ref().and_then(|me| me.dir.deadline()),
-            self.digest_deadline(),
             self.me.as_ref().and_then(|me| me.renewal.deadline()),
             self.damper.deadline(),
             self.outbox.deadline(),
             self.hold.deadline(),
             self.exit.map(|exit| exit.deadline(now.mono)),
         ];
-        links.chain(peers).chain(rooms.into_iter().flatten()).min()
+        peers.chain(rooms.into_iter().flatten()).min()
     }
 
     fn done(&mut self, id: CommandId, answer: Result<Answer, Reason>) {
@@ -422,11 +416,9 @@ impl Unicast {
         if let Some(output) = self.out.pop_front() {
             return Some(output);
         }
-        let control = self
-            .links
-            .iter_mut()
-            .find_map(|(lower, link)| Some(Output::Lower(*lower, link.pop_control()?)));
+        let control = self.links.pop_control();
         control
+            .map(|(lower, batch)| Output::Lower(lower, batch))
             .or_else(|| {
                 self.uppers
                     .pop_front()
@@ -437,8 +429,8 @@ impl Unicast {
 
     fn output_data(&mut self) -> Option<Output<FlowId, FlowAsk>> {
         let (now, stats) = (self.now?.mono, &mut self.stats);
-        let mut links = self.links.iter_mut();
-        links.find_map(|(lower, link)| Some(Output::Lower(*lower, link.pop_data(now, stats)?)))
+        let (lower, batch) = self.links.pop_data(now, stats)?;
+        Some(Output::Lower(lower, batch))
     }
 
     /// Does what control has to do, and what that gives rise to.

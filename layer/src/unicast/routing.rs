@@ -8,7 +8,7 @@ use proto::{Addr, EndpointId};
 use rustc_hash::FxHashMap;
 
 use crate::crypt::{Identity, MemberCert};
-use crate::route::{Fib, Hop, Lsdb, Repair, Spf, flow_hash};
+use crate::route::{Fib, Hop, Lsdb, Moves, Repair, Spf, flow_hash};
 
 /// What this member knows of its layer.
 pub(super) struct Routing {
@@ -124,10 +124,17 @@ impl Routing {
                 self.wait = (self.wait * 2).min(LONGEST_WAIT);
                 self.found = Some(now);
             }
+            // What is shared is copied before it is changed, so the old table goes first.
+            self.fib = Fib::default();
             let fib = self.lsdb.reroute(&mut self.spf);
             self.fib = fib.repaired(self.repairs.clone());
         }
         due
+    }
+
+    /// Who can be reached, compared with the last time that this was asked; `None`: nearly everybody may be another.
+    pub(super) fn moves(&mut self) -> Option<Moves> {
+        self.lsdb.moves(&mut self.spf)
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

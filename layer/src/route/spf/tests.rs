@@ -139,7 +139,9 @@ proptest! {
     ) {
         let (mut drawn, mut spf) = (graph(&start), Spf::new(me));
         spf.full(&drawn);
+        prop_assert_eq!(spf.moves(drawn.names()), None, "nothing was told before");
         for change in changes {
+            let before = reached(&spf, &drawn);
             let mut dirty = Vec::new();
             for (member, links, what) in change {
                 // Mostly a single link changes, now and then all of a member's, or the member goes.
@@ -159,8 +161,23 @@ proptest! {
                 });
             }
             prop_assert_eq!(spf.update(&drawn, &dirty), drawn.routes(me).1);
+            let after = reached(&spf, &drawn);
+            // Numbers that were given anew tell nothing.
+            if let Some(moves) = spf.moves(drawn.names()) {
+                let come: BTreeSet<_> = moves.come.into_iter().collect();
+                let gone: BTreeSet<_> = moves.gone.into_iter().collect();
+                prop_assert_eq!(come, after.difference(&before).copied().collect());
+                prop_assert_eq!(gone, before.difference(&after).copied().collect());
+            }
         }
     }
+}
+
+/// Who can be reached.
+fn reached(spf: &Spf, drawn: &Drawn) -> BTreeSet<Addr> {
+    spf.slots()
+        .map(|(slot, _)| drawn.names().addr(slot))
+        .collect()
 }
 
 /// A torus of `side` × `side` members with costs by chance.

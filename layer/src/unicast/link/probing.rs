@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{HOP_OVERHEAD, Link, MAX_MTU, MIN_MTU};
 use crate::unicast::out::Class;
 use crate::unicast::pdu::Probe;
+use crate::unicast::running::Running;
 
 impl Link {
     /// The lower network has another MTU. Says whether that of the link changed.
@@ -73,6 +74,31 @@ impl Link {
             Ok(len)
         };
         self.send_whole(hop, Class::Control, len, fill).map(drop)
+    }
+
+    /// When anything of this link wants to be looked at: its life, its handshakes and all that is said on it.
+    pub(in crate::unicast) fn wake_at(&self, now: Instant) -> Option<Instant> {
+        let joining = self.joining.iter().filter(|j| self.is_confirmed(j.session));
+        let joining = joining.filter_map(|j| j.channel.deadline()).min();
+        let up = self.peer().is_some() && self.can_seal();
+        let channel = up.then(|| self.channel.deadline()).flatten();
+        let digest = self.up().map(|_| self.next_digest);
+        let own = [
+            self.deadline(),
+            self.rekey_at(now),
+            channel,
+            joining,
+            digest,
+        ];
+        let handshakes = self.handshakes.iter().map(Running::deadline);
+        handshakes.chain(own).flatten().min()
+    }
+
+    /// Whether the other side is to hear what this one holds: it is time again, or what it was to hear did not fit and there is
+    /// room now.
+    pub(in crate::unicast) fn is_owed_digest(&self, now: Instant) -> bool {
+        let owed = self.next_digest <= now || self.owes_digest && self.channel.is_idle();
+        self.up().is_some() && owed
     }
 
     /// When the path is to be probed next.
