@@ -238,6 +238,9 @@ impl Authority {
             self.members.insert(cert.member().clone(), issued);
             return;
         };
+        if known.certificate == cert.der() {
+            return;
+        }
         // Another of those that issue may have renewed it since.
         let before = MemberCert::parse(&known.certificate);
         let newer = |before: MemberCert| {

@@ -59,19 +59,24 @@ impl Unicast {
 
     /// Sends records to all neighbours but the one that they came from. What changes too often goes later. Those without a
     /// certificate are sent without.
-    pub(super) fn flood(&mut self, now: Now, mut records: Vec<SignedRecord>, from: Option<Addr>) {
-        records.retain(|record| {
-            let passes = key(record).is_none_or(|key| self.damper.passes(now.mono, key));
+    pub(super) fn flood(&mut self, now: Now, records: Vec<SignedRecord>, from: Option<Addr>) {
+        let news = records.iter();
+        let news = news.filter_map(|r| Some((key(r)?, !r.certificate.is_empty())));
+        self.flood_newest(now, news.collect(), from);
+    }
+
+    /// The same of records that are held here: each with whether its certificate goes with it.
+    fn flood_newest(&mut self, now: Now, mut news: Vec<(Key, bool)>, from: Option<Addr>) {
+        news.retain(|(key, _)| {
+            let passes = self.damper.passes(now.mono, *key);
             if !passes {
                 self.stats.count("record.delayed");
             }
             passes
         });
-        let news = records
-            .iter()
-            .filter_map(|record| Some((key(record)?, !record.certificate.is_empty())));
-        let news: Vec<(Key, bool)> = news.collect();
-        self.spread(now, &news, from);
+        if !news.is_empty() {
+            self.spread(now, &news, from);
+        }
     }
 
     /// Sends the newest versions of the records whose time has come.
@@ -161,18 +166,17 @@ impl Unicast {
                 continue;
             }
             let (key, came_bare) = (key(&record), record.certificate.is_empty());
-            let known = key.and_then(|(origin, _)| me.routing.lsdb.member(origin));
-            let groups = known.map(|cert| cert.groups().to_vec());
-            let known = known.is_some_and(|cert| cert.der() == record.certificate) || came_bare;
+            // What came without a certificate is of the one that is known.
+            let before = key.filter(|_| !came_bare);
+            let before = before.and_then(|(origin, _)| me.routing.lsdb.member(origin));
+            let known = before.map_or(came_bare, |cert| cert.der() == record.certificate);
+            let groups = before.filter(|_| !known).map(|cert| cert.groups().to_vec());
             match me.routing.lsdb.insert(now, &me.identity, record) {
-                Ok(Inserted::New(mut record)) => {
-                    let cert = key.and_then(|(origin, _)| me.routing.lsdb.member(origin));
+                Ok(Inserted::New(_)) => {
+                    let cert = || key.and_then(|(origin, _)| me.routing.lsdb.member(origin));
                     let same = |cert: &MemberCert| groups.as_deref() == Some(cert.groups());
-                    regrouped |= groups.is_some() && !cert.is_some_and(same);
-                    if known {
-                        bare(&mut record);
-                    }
-                    news.push(record);
+                    regrouped |= groups.is_some() && !cert().is_some_and(same);
+                    news.extend(key.map(|key| (key, !known)));
                 }
                 Ok(Inserted::Known) => {
                     self.stats.count("record.known");
@@ -204,7 +208,7 @@ impl Unicast {
         }
         self.stats.add("record.new", news.len() as u64);
         let any = !news.is_empty() || !own.is_empty();
-        self.flood(now, news, from);
+        self.flood_newest(now, news, from);
         self.flood(now, own, None);
         for (member, life) in reborn {
             self.member_reborn(now, member, life);

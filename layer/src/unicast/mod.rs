@@ -273,8 +273,9 @@ impl Unicast {
             self.pump_digest(now, lower);
             self.pump_link_channel(now, lower);
         }
-        let peers: Vec<Addr> = self.peers.keys().copied().collect();
-        for address in peers {
+        let busy = self.peers.iter().filter(|(_, peer)| peer.is_busy());
+        let busy: Vec<Addr> = busy.map(|(address, _)| *address).collect();
+        for address in busy {
             self.pump_peer_handshakes(now, address);
             self.pump_peer_channel(now, address);
         }

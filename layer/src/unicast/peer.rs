@@ -81,6 +81,12 @@ impl Peer {
             used: now,
         }
     }
+
+    /// Whether anything may be to be said to it.
+    pub(super) fn is_busy(&self) -> bool {
+        let quiet = self.channel.is_idle() && !self.channel.dead();
+        !(quiet && self.handshakes.is_empty())
+    }
 }
 
 impl Peer {
