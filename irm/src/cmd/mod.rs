@@ -84,3 +84,13 @@ fn now() -> Duration {
 fn texts<T: ToString>(values: &[T]) -> Vec<String> {
     values.iter().map(T::to_string).collect()
 }
+
+/// What docs/vectors.txt has for a name.
+#[cfg(test)]
+fn vector(name: &str) -> Vec<u8> {
+    let file = include_str!("../../../docs/vectors.txt");
+    let mut found = file.lines().filter_map(|line| line.split_once(" = "));
+    let (_, text) = found.find(|(n, _)| *n == name).unwrap();
+    let byte = |at: usize| u8::from_str_radix(&text[at..at + 2], 16).unwrap();
+    (0..text.len()).step_by(2).map(byte).collect()
+}

@@ -165,6 +165,7 @@ const MAX_TEXT: usize = 512;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cmd::vector;
     use proptest::prelude::*;
 
     fn words() -> impl Strategy<Value = Word> {
@@ -220,6 +221,37 @@ mod tests {
             Word::number(&mut sdu, sequence);
             prop_assert_eq!(Word::decode(&sdu), Ok(Word::Data { sequence }));
         }
+    }
+
+    #[test]
+    fn the_words_are_those_of_the_document() {
+        let counted = Counted {
+            bytes: 12_600,
+            sdus: 9,
+            reordered: 1,
+            nanos: 2_000_000,
+        };
+        let start = Start {
+            reverse: true,
+            size: 1400,
+            millis: 4000,
+        };
+        for (name, word) in [
+            ("start", Word::Start(start)),
+            ("ready", Word::Ready),
+            ("data", Word::Data { sequence: 7 }),
+            ("end", Word::End { sdus: 9 }),
+            ("result", Word::Result(counted)),
+            ("done", Word::Done),
+            ("refused", Word::Refused("busy".to_owned())),
+        ] {
+            let bytes = vector(&format!("perf.{name}"));
+            assert_eq!(word.encode(), bytes, "{name}");
+            assert_eq!(Word::decode(&bytes), Ok(word), "{name}");
+        }
+        let mut sdu = vector("perf.data");
+        Word::number(&mut sdu, 7);
+        assert_eq!(sdu, vector("perf.data"));
     }
 
     #[test]

@@ -32,7 +32,14 @@ const LEAST: usize = 16;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cmd::vector;
     use proptest::prelude::*;
+
+    #[test]
+    fn a_ping_has_the_bytes_of_the_document() {
+        assert_eq!(payload(5, 24), vector("ping"));
+        assert_eq!(sequence(&vector("ping"), 24), Some(5));
+    }
 
     proptest! {
         #[test]
