@@ -3,6 +3,7 @@
 mod arrivals;
 mod cost;
 mod joining;
+mod keys;
 mod life;
 mod probing;
 
@@ -16,12 +17,13 @@ use super::pdu::{self, HOP_OVERHEAD, Hello, LINK_HANDSHAKE_LEN, SEALED_LEN};
 use super::running::Running;
 use super::stats::Stats;
 use crate::channel::Channel;
-use crate::crypt::{KeyExchange, OpenKey, REKEY_BLOCKS, SealKey, Secrets};
 use crate::mtu::{BASE, FLOOR, PathMtu};
 use crate::tokens::Used;
 use arrivals::Arrivals;
 use cost::Cost;
 use joining::Joining;
+use keys::Hop;
+pub(super) use keys::{KEY_LIFE, KEY_USE};
 use life::Life;
 
 /// One N-1 flow.
@@ -73,40 +75,6 @@ pub(super) enum Phase {
     Leaving(Addr, Instant),
     /// Another link to the same member or another way took over: nothing more is sent on it, what is under way is still taken.
     Retired(Addr, Instant),
-}
-
-/// The keys of one session on this link.
-struct Hop {
-    session: u32,
-    version: u8,
-    seal: SealKey,
-    open: OpenKey,
-    born: Instant,
-    client: bool,
-    confirmed: bool,
-    exchange: KeyExchange,
-    /// `None`: one side of it has no certificate.
-    peer: Option<Addr>,
-}
-
-impl Hop {
-    /// Seals a PDU for the other side, where it lies.
-    fn seal(&mut self, pdu: &mut [u8]) -> Result<(), &'static str> {
-        let (header, body) = pdu.split_at_mut(SEALED_LEN);
-        pdu::write_sealed(header, self.version, self.session);
-        let sealed = self.seal.seal(header, body);
-        sealed.map_err(|_| "drop.key_exhausted")
-    }
-}
-
-/// What was opened, and with which keys.
-pub(super) struct Opened<'a> {
-    pub(super) body: &'a mut [u8],
-    pub(super) session: u32,
-    /// The member that sealed it; `None`: one side has no certificate.
-    pub(super) peer: Option<Addr>,
-    /// It is the first sign that the other side has the keys.
-    pub(super) first: bool,
 }
 
 /// When a handshake is begun again that somebody, who need not be the neighbour, has brought to nothing.
@@ -206,49 +174,6 @@ impl Link {
         mtu != before
     }
 
-    /// Takes the keys of a session into use: for opening at once, for sealing when both sides have them.
-    pub(super) fn add_session(
-        &mut self,
-        now: Instant,
-        session: u32,
-        client: bool,
-        peer: Option<Addr>,
-        secrets: &Secrets,
-    ) {
-        let (seal, open) = secrets.hop_keys(client);
-        // A server has the client's last word, so the client has the keys.
-        let confirmed = !client;
-        let most = self.peer().map_or(MAX_JOINING, |_| MAX_HOPS);
-        if self.hops.len() >= most {
-            let oldest = self.hops.remove(0).session;
-            self.joining.retain(|j| j.session != oldest);
-        }
-        self.hops.push(Hop {
-            session,
-            version: secrets.agreed().version,
-            seal,
-            open,
-            born: now,
-            client,
-            confirmed,
-            exchange: secrets.key_exchange(),
-            peer,
-        });
-        self.life.begin(now);
-    }
-
-    /// The other side has the keys of this session too; gives the member that it is.
-    pub(super) fn confirm(&mut self, session: u32) -> Option<Addr> {
-        let hop = self.hops.iter_mut().find(|h| h.session == session)?;
-        hop.confirmed = true;
-        hop.peer
-    }
-
-    /// Whether the keys of this session were taken into use.
-    pub(super) fn has_session(&self, session: u32) -> bool {
-        self.hops.iter().any(|h| h.session == session)
-    }
-
     /// A handshake of this side came to nothing, by whom is not known: another begins soon, the later the more often.
     pub(super) fn greet_again(&mut self, now: Instant, why: Reason) {
         self.refusal = Some(why);
@@ -261,73 +186,10 @@ impl Link {
         self.regreet.at.take_if(|at| *at <= now).is_some()
     }
 
-    /// Whether anything can be sealed.
-    pub(super) fn can_seal(&self) -> bool {
-        self.sealing().is_some()
-    }
-
-    /// The newest keys that both sides have, of those agreed with whoever this link is to: no other may read what it sends.
-    fn sealing(&self) -> Option<usize> {
-        let peer = self.peer();
-        self.hops
-            .iter()
-            .rposition(|h| h.confirmed && h.peer == peer)
-    }
-
-    /// How the keys that seal were agreed on.
-    pub(super) fn key_exchange(&self) -> Option<KeyExchange> {
-        self.sealing().map(|hop| self.hops[hop].exchange)
-    }
-
-    /// Forgets the sessions without certificate, once there is one with.
-    pub(super) fn drop_certless(&mut self) {
-        self.hops.retain(|h| h.peer.is_some());
-        self.joining.clear();
-    }
-
-    /// Forgets keys that may no longer be used.
-    pub(super) fn expire_keys(&mut self, now: Instant) {
-        self.hops
-            .retain(|h| now.saturating_duration_since(h.born) < KEY_LIFE);
-    }
-
-    /// Since when it has the oldest of its keys.
-    #[cfg(any(test, feature = "sim"))]
-    pub(super) fn oldest_key(&self) -> Option<Instant> {
-        self.hops.iter().map(|h| h.born).min()
-    }
-
     /// Takes the path for one that was found to carry what the lower network says.
     #[cfg(any(test, feature = "sim"))]
     pub(super) fn path_is_known(&mut self, now: Instant) {
         self.path.is_known(now);
-    }
-
-    /// Whether it is on this side to begin a fresh handshake.
-    pub(super) fn wants_rekey(&self, now: Instant) -> bool {
-        let running = self.handshakes.iter().any(|r| !r.done);
-        self.hops.last().is_some_and(|h| {
-            h.client
-                && !running
-                && (now.saturating_duration_since(h.born) >= KEY_USE
-                    || h.seal.blocks().max(h.open.blocks()) >= REKEY_BLOCKS)
-        })
-    }
-
-    /// Makes the newest keys as used as that, one of them or both.
-    #[cfg(test)]
-    pub(super) fn wear(&mut self, sealed: u64, opened: u64) {
-        let newest = self.hops.last_mut();
-        newest.map(|h| (h.seal.wear(sealed), h.open.wear(opened)));
-    }
-
-    /// When [`Link::wants_rekey`] will turn true by time alone.
-    pub(super) fn rekey_at(&self, now: Instant) -> Option<Instant> {
-        self.hops
-            .last()
-            .filter(|h| h.client)
-            .map(|h| h.born + KEY_USE)
-            .filter(|at| *at > now)
     }
 
     /// Sends a PDU of `len` bytes, written by `fill` where it will be sealed; the error is the reason of the drop.
@@ -446,31 +308,6 @@ impl Link {
             }
         }
         None
-    }
-
-    /// Opens a sealed PDU where it lies.
-    pub(super) fn open<'a>(&mut self, pdu: &'a mut [u8]) -> Result<Opened<'a>, &'static str> {
-        let (session, version) = pdu::sealed_session(pdu).ok_or("drop.malformed")?;
-        let hop = self
-            .hops
-            .iter_mut()
-            .find(|h| h.session == session)
-            .ok_or("drop.unknown_session")?;
-        if hop.version != version {
-            return Err("drop.unknown_version");
-        }
-        let (header, body) = pdu.split_at_mut(SEALED_LEN);
-        let body = hop
-            .open
-            .open(header, body)
-            .map_err(super::session::drop_reason)?;
-        let first = !std::mem::replace(&mut hop.confirmed, true);
-        Ok(Opened {
-            body,
-            session,
-            peer: hop.peer,
-            first,
-        })
     }
 
     /// Something authentic came. Says whether the link was thought to be mute.
@@ -596,10 +433,6 @@ pub(super) const GREETING: Duration = Duration::from_secs(12);
 pub(super) const JOINING: Duration = Duration::from_secs(30);
 /// How long what is under way on a link that was replaced is still taken.
 pub(super) const RETIRING: Duration = Duration::from_secs(1);
-/// The use after which keys are renewed.
-pub(super) const KEY_USE: Duration = Duration::from_secs(120);
-/// The age at which keys are refused.
-pub(super) const KEY_LIFE: Duration = Duration::from_secs(180);
 /// The pauses before a handshake is begun again.
 const FIRST_REGREET: Duration = Duration::from_millis(50);
 const MAX_REGREET: Duration = Duration::from_secs(1);
@@ -611,9 +444,5 @@ const MAX_MTU: u32 = Batch::MAX_PACKET as u32;
 /// Without packets for so long, those of a flow may have been moved to another link.
 const PAUSE: Duration = Duration::from_millis(10);
 const LATELY: Duration = Duration::from_secs(1);
-const MAX_HOPS: usize = 3;
-/// Sessions on a link on which no member has shown its certificate yet.
-const MAX_JOINING: usize = 8;
-
 #[cfg(test)]
 mod tests;
