@@ -8,13 +8,14 @@ use nix::sys::signal::Signal;
 use tests::cat::{Carry, Cat, bytes};
 use tests::{Impairment, Lab, Line};
 
-/// Carries bytes from A to a host, and others back.
-fn carry(line: &Line, to: &str, there: &[u8], back: &[u8], most: Duration) {
+/// Carries bytes from A to a host, and others back; says how long that took.
+fn carry(line: &Line, to: &str, there: &[u8], back: &[u8], most: Duration) -> Duration {
     let (a, b) = (line.host("a").unwrap(), line.host(to).unwrap());
     let name = format!("file-{to}");
     let carry = Carry::start(a, b, &name, there.to_vec(), back.to_vec()).unwrap();
     let took = carry.end(most).unwrap();
     eprintln!("{} + {} bytes to {to}: {took:?}", there.len(), back.len());
+    took
 }
 
 fn lossy(loss: f64) -> Impairment {
@@ -83,6 +84,25 @@ fn a_file_passes_a_member_in_between_with_two_links_that_lose_a_third() {
     line.impair(lossy(0.3)).unwrap();
     // Of what is asked a quarter is answered: mostly it takes 2 s, and by chance a multiple.
     carry(&line, "c", &there, &back, MINUTE);
+}
+
+#[test]
+fn a_path_that_loses_without_being_full_carries_more_with_the_other_congestion_control() {
+    let mut line = Line::impairable(15).unwrap();
+    let lossy = Impairment {
+        delay_us: 10_000,
+        loss: 0.03,
+        ..Impairment::default()
+    };
+    line.impair(lossy).unwrap();
+    let (there, back) = (bytes(8, 2_000_000), bytes(9, 1000));
+    let took = ["cubic", "bbr"].map(|control| {
+        let a = line.host("a").unwrap();
+        a.irm(&format!("ipcp set ovl-a --congestion {control}"))
+            .unwrap();
+        carry(&line, "b", &there, &back, MINUTE)
+    });
+    assert!(took[1] * 2 < took[0], "cubic and BBR took {took:?}");
 }
 
 #[test]

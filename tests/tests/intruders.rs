@@ -71,6 +71,15 @@ fn a_bad_invitation_is_refused_in_one_line_that_says_what_is_wrong() {
     refused(&out);
     let members = a.irm_json("layer members ovl").unwrap();
     assert_eq!(members["members"].as_array().unwrap().len(), 2, "{members}");
+    // One of two uses lets two in, and no third.
+    let twice = invite("--uses 2");
+    let mut last = "ovl-b";
+    for (member, code) in [("ovl-d", 0), ("ovl-e", 0), ("ovl-f", 6)] {
+        b.irm(&format!("ipcp destroy {last}")).unwrap();
+        last = member;
+        let out = enroll(&b, member, &twice);
+        assert_eq!(out.code, code, "{member}: {out:?}");
+    }
     for irmd in [ia, ib] {
         assert!(!irmd.log().contains("panicked"), "{}", irmd.log());
     }
