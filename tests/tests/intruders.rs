@@ -74,7 +74,7 @@ fn a_bad_invitation_is_refused_in_one_line_that_says_what_is_wrong() {
     // One of two uses lets two in, and no third.
     let twice = invite("--uses 2");
     let mut last = "ovl-b";
-    for (member, code) in [("ovl-d", 0), ("ovl-e", 0), ("ovl-f", 6)] {
+    for (member, code) in [("ovl-d", 0), ("ovl-e", 0), ("ovl-f", 5)] {
         b.irm(&format!("ipcp destroy {last}")).unwrap();
         last = member;
         let out = enroll(&b, member, &twice);
