@@ -27,6 +27,11 @@ pub trait Lower<M: Ipcp> {
     /// Sends packets, or keeps a bounded number until the network takes them; what is dropped is counted in `io`.
     fn send(&mut self, io: &mut Io, to: M::Lower, batch: Batch);
 
+    /// The lower end whose packets come by the descriptor of `key`; `None`: what comes there is the process's own affair.
+    fn end(&self, _key: Key) -> Option<M::Lower> {
+        None
+    }
+
     /// Reads once from the descriptor of `key`, which is ready; `None` when nothing is left there. The runtime calls it
     /// at most 64 times before others get their turn.
     fn recv(&mut self, io: &mut Io, key: Key) -> Option<In<M>>;

@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::attach::{Attach, Call};
 use crate::config::Config;
 use crate::descriptors::Descriptors;
-use crate::io::{Epoll, Io, Ready, Side};
+use crate::io::{Epoll, Io, Key, Ready, Side};
 use crate::lower::Lower;
 use crate::store::Store;
 use crate::upper::{Did, Uppers};
@@ -58,6 +58,8 @@ pub async fn run<M: Ipcp, L: Lower<M>>(
         exit: false,
         parked: false,
         ready: Vec::new(),
+        strangers: Vec::new(),
+        next_stranger: 0,
     };
     let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     let (mut asleep_until, mut busy) = (None, 0);
@@ -120,6 +122,9 @@ struct Runtime<M: Ipcp, L: Lower<M>> {
     parked: bool,
     /// What the last look at the descriptors found; kept for its memory.
     ready: Vec<Ready>,
+    /// Of these the lower descriptors of those whom the machine doesn't know, and which of them was read last.
+    strangers: Vec<Key>,
+    next_stranger: usize,
 }
 
 impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
@@ -166,11 +171,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
             Err(e) => return Err(e).context("waiting for packets failed"),
         }
-        for n in 0..self.ready.len() {
-            if self.ready[n].key.side() == Side::Lower {
-                self.lower_ready(self.ready[n]);
-            }
-        }
+        self.lowers();
         self.settle();
         // Those with priority come first, and don't wait while the lower network is full.
         for urgent in [true, false] {
@@ -184,19 +185,42 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         Ok(true)
     }
 
-    fn lower_ready(&mut self, ready: Ready) {
-        if ready.write {
-            self.lower.writable(&mut self.io, ready.key);
-            if self.room() {
-                self.drain();
+    /// Lower ends that are known, each for itself; then all others, in turn, as if they were one.
+    fn lowers(&mut self) {
+        let mut strangers = std::mem::take(&mut self.strangers);
+        strangers.clear();
+        for n in 0..self.ready.len() {
+            let Ready { key, read, write } = self.ready[n];
+            if key.side() != Side::Lower {
+                continue;
+            }
+            if write {
+                self.lower.writable(&mut self.io, key);
+                if self.room() {
+                    self.drain();
+                }
+            }
+            let end = self.lower.end(key);
+            if !end.is_none_or(|end| self.machine.knows(end)) {
+                strangers.extend(read.then_some(key));
+            } else if read {
+                self.read_lower(key, LOWER_READS);
             }
         }
-        if ready.read {
+        if !strangers.is_empty() {
             for _ in 0..LOWER_READS {
-                match self.lower.recv(&mut self.io, ready.key) {
-                    Some(input) => self.feed(input),
-                    None => break,
-                }
+                self.next_stranger = (self.next_stranger + 1) % strangers.len();
+                self.read_lower(strangers[self.next_stranger], 1);
+            }
+        }
+        self.strangers = strangers;
+    }
+
+    fn read_lower(&mut self, key: Key, times: usize) {
+        for _ in 0..times {
+            match self.lower.recv(&mut self.io, key) {
+                Some(input) => self.feed(input),
+                None => break,
             }
         }
     }

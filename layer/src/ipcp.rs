@@ -31,6 +31,12 @@ pub trait Ipcp {
     /// dropped. Drained afterwards, as after an input.
     fn lower_room(&mut self, _now: Now, _lower: Self::Lower, _room: bool) {}
 
+    /// Whether what comes by a lower end is of somebody who was asked, or has shown who it is. Of all others together no more
+    /// is read than of one that is known: whoever opens many lower ends must not keep the machine from those.
+    fn knows(&self, _lower: Self::Lower) -> bool {
+        true
+    }
+
     /// When the machine wants [`Input::Timeout`] if nothing else happens before.
     fn deadline(&self) -> Option<Instant>;
 }

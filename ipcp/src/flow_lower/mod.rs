@@ -329,6 +329,10 @@ impl<M: Ipcp<Lower = FlowId, Ask = FlowAsk, Tell = FlowTell>> Lower<M> for FlowL
         }
     }
 
+    fn end(&self, key: Key) -> Option<FlowId> {
+        self.keys.get(&key).map(|(flow, _)| *flow)
+    }
+
     fn recv(&mut self, io: &mut Io, key: Key) -> Option<In<M>> {
         if self.carrier.as_ref().is_some_and(|c| c.key() == key) {
             self.carrier_lost(io);

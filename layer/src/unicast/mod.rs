@@ -393,6 +393,11 @@ impl Ipcp for Unicast {
         }
     }
 
+    fn knows(&self, lower: FlowId) -> bool {
+        let link = self.links.get(&lower);
+        link.is_some_and(|l| l.dialled.is_some() || l.peer().is_some())
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let flows = self.flows.timers.deadline();
         self.wake.into_iter().chain(flows).min()

@@ -494,3 +494,27 @@ fn handshakes_that_fail_do_not_end_the_link_of_somebody_who_is_enrolling() {
         "it took another link"
     );
 }
+
+#[test]
+fn a_link_is_known_when_it_was_dialled_or_a_member_has_shown_whose_it_is() {
+    let mut net = Net::new(&["a", "b"]);
+    bootstrap(&mut net, "a");
+    join(&mut net, "a", "b");
+    let stranger = FlowId(900);
+    let up = FlowTell::Up {
+        lower: stranger,
+        over: label("net"),
+        mtu: MTU,
+        framing: Framing::Train,
+        via: Via::Accepted(None),
+    };
+    net.input("a", Input::Tell(up));
+    for at in ["a", "b"] {
+        let machine = &net.node(at).machine;
+        for lower in machine.links.keys() {
+            assert_eq!(machine.knows(*lower), *lower != stranger, "{at}: {lower}");
+        }
+    }
+    assert!(net.node("a").machine.links.contains_key(&stranger));
+    assert!(!net.node("a").machine.knows(FlowId(901)));
+}
