@@ -550,3 +550,5 @@ const PROTOCOL_VERSION: u8 = 70;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vectors;
