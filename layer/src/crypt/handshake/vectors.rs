@@ -4,13 +4,12 @@
 use ml_kem::Decapsulate;
 use ml_kem::array::Array;
 use ml_kem::ml_kem_768::{DecapsulationKey, EncapsulationKey};
+use proto::Label;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use ring::agreement::{EphemeralPrivateKey, UnparsedPublicKey, X25519, agree_ephemeral};
 use ring::signature::Ed25519KeyPair;
 use ring::{digest, hmac};
 use rustls::crypto::ring::cipher_suite;
-
-use proto::Label;
 
 use super::*;
 use crate::crypt::exchange::GROUPS;
