@@ -86,6 +86,12 @@ impl Channel {
         self.sender.set_frame_size(frame_size);
     }
 
+    /// Lets no more bytes wait than that.
+    #[cfg(test)]
+    pub(crate) fn hold_at_most(&mut self, most: usize) {
+        self.sender.most = most;
+    }
+
     /// Queues a message.
     pub fn send(&mut self, message: &[u8]) -> Result<(), Full> {
         if message.len() > Self::MAX_MESSAGE {

@@ -12,8 +12,9 @@ use super::{BadFrame, Full};
 pub(super) struct Sender {
     stream: u32,
     frame_size: usize,
-    /// The bytes from `base` on.
+    /// The bytes from `base` on, and how many there may be.
     queue: VecDeque<u8>,
+    pub(super) most: usize,
     /// Everything before it is acknowledged.
     base: u64,
     /// Everything before it was cut into segments.
@@ -62,6 +63,7 @@ impl Sender {
             stream,
             frame_size: 0,
             queue: VecDeque::new(),
+            most: MAX_QUEUE,
             base: 0,
             next: 0,
             flight: VecDeque::new(),
@@ -97,7 +99,7 @@ impl Sender {
     }
 
     pub(super) fn queue(&mut self, message: &[u8]) -> Result<(), Full> {
-        if self.queue.len() + 4 + message.len() > MAX_QUEUE {
+        if self.queue.len() + 4 + message.len() > self.most {
             return Err(Full::Queue);
         }
         // At most 1 MiB, as the caller has checked.

@@ -257,6 +257,18 @@ impl Directory {
         self.finds.most = most;
     }
 
+    /// How much it hears of others.
+    #[cfg(test)]
+    pub(crate) fn hears(&mut self) -> &mut rate::Most {
+        &mut self.rates.most
+    }
+
+    /// Keeps no more entries of one member than that.
+    #[cfg(test)]
+    pub(crate) fn keep_at_most(&mut self, most: usize) {
+        self.store.most = most;
+    }
+
     /// What the way to the farthest of those that keep a name costs, if there is one.
     pub fn distance(&self, around: &impl Surroundings, hash: &NameHash) -> u64 {
         let keepers = self.members.keepers(hash, KEEPERS).into_iter();

@@ -9,24 +9,48 @@ use crate::tokens::{Rate, Used};
 
 /// What they have used. Who said something is known by the link that it came over; an originator, which is a known member, only
 /// by what it signed, so it has a share behind each neighbour: who forges in its name spends only what comes from there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Rates {
+    pub(super) most: Most,
     neighbours: BTreeMap<Addr, Used>,
     origins: BTreeMap<(Addr, Addr), Used>,
     relayed: BTreeMap<Addr, Used>,
+}
+
+/// What each neighbour may have looked at, each originator behind one, and what each neighbour may have handed on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Most {
+    pub(crate) neighbour: Rate,
+    pub(crate) origin: Rate,
+    pub(crate) relayed: Rate,
+}
+
+impl Default for Rates {
+    fn default() -> Self {
+        Self {
+            most: Most {
+                neighbour: NEIGHBOUR,
+                origin: ORIGIN,
+                relayed: NEIGHBOUR,
+            },
+            neighbours: BTreeMap::new(),
+            origins: BTreeMap::new(),
+            relayed: BTreeMap::new(),
+        }
+    }
 }
 
 impl Rates {
     /// Whether a neighbour may have `n` things looked at.
     pub(super) fn neighbour(&mut self, now: Instant, via: Addr, n: u32) -> bool {
         let used = self.neighbours.entry(via).or_default();
-        used.take_all(now, n, NEIGHBOUR)
+        used.take_all(now, n, self.most.neighbour)
     }
 
     /// Whether a neighbour may have one more message handed on.
     pub(super) fn relays(&mut self, now: Instant, via: Addr) -> bool {
         let used = self.relayed.entry(via).or_default();
-        used.take(now, NEIGHBOUR)
+        used.take(now, self.most.relayed)
     }
 
     /// Whether a signature of an originator that came over a neighbour may be looked at.
@@ -35,7 +59,7 @@ impl Rates {
             return false;
         }
         let used = self.origins.entry((via, origin)).or_default();
-        used.take(now, ORIGIN)
+        used.take(now, self.most.origin)
     }
 
     /// Forgets those that have asked nothing for a while.

@@ -10,8 +10,9 @@ use super::NameHash;
 use super::entry::{Entry, EntryError, Held};
 
 /// Entries of other members.
-#[derive(Default)]
 pub(super) struct Store {
+    /// How many each originator may have.
+    pub(super) most: usize,
     entries: BTreeMap<(NameHash, Addr), Held>,
     /// How many each originator has.
     shares: BTreeMap<Addr, usize>,
@@ -19,6 +20,18 @@ pub(super) struct Store {
     guests: BTreeMap<Addr, usize>,
     /// Who asked for a name lately, the latest last.
     askers: BTreeMap<NameHash, VecDeque<(Addr, Instant)>>,
+}
+
+impl Default for Store {
+    fn default() -> Self {
+        Self {
+            most: MAX_PER_ORIGIN,
+            entries: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            guests: BTreeMap::new(),
+            askers: BTreeMap::new(),
+        }
+    }
 }
 
 /// What became of an entry that was not refused.
@@ -57,7 +70,7 @@ impl Store {
             return Err(EntryError::Full);
         }
         let of_name = self.of(&entry.hash).count();
-        if share >= MAX_PER_ORIGIN || of_name >= MAX_PER_NAME || self.entries.len() >= MAX_ENTRIES {
+        if share >= self.most || of_name >= MAX_PER_NAME || self.entries.len() >= MAX_ENTRIES {
             return Err(EntryError::Full);
         }
         Ok(Kept::New)

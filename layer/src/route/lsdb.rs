@@ -50,6 +50,8 @@ pub struct Lsdb {
     changed: bool,
     /// When the newest certificate begins that was believed.
     newest: UnixTime,
+    /// Members that are known at once.
+    most: usize,
     #[cfg(any(test, feature = "sim"))]
     pool: Option<Pool>,
 }
@@ -91,9 +93,16 @@ impl Lsdb {
             clashes: Clashes::default(),
             changed: false,
             newest: UnixTime(Duration::ZERO),
+            most: MAX_MEMBERS,
             #[cfg(any(test, feature = "sim"))]
             pool: None,
         }
+    }
+
+    /// Lets no more members be known at once than that.
+    #[cfg(test)]
+    pub(crate) fn hold_at_most(&mut self, most: usize) {
+        self.most = most;
     }
 
     /// Shares records with the other members of the layer in this process.
@@ -158,7 +167,7 @@ impl Lsdb {
             return Err(RecordError::TooOld(origin));
         }
         let signed_at = now.mono.checked_sub(age).unwrap_or(now.mono);
-        if !self.store.knows(origin) && self.store.len() >= MAX_MEMBERS {
+        if !self.store.knows(origin) && self.store.len() >= self.most {
             return Err(RecordError::TooManyMembers);
         }
         // What we hold is looked at first: it costs nothing, and most records come more than once.

@@ -16,7 +16,7 @@ impl Unicast {
         own: Option<EndpointId>,
     ) -> Result<(), Reason> {
         if controlled(qos)
-            && let Err(limit) = self.flows.memory.room(peer)
+            && let Err(limit) = self.flows.memory.room(peer, &self.bounds)
         {
             self.stats.count(limit);
             let text = format!(

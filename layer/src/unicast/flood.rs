@@ -11,7 +11,6 @@ use zeroize::Zeroizing;
 
 use super::Unicast;
 use super::damper::Key;
-use super::limits::RECORDS;
 use super::link::{Link, SAFE_MTU};
 use super::pdu::{DIRECT_OVERHEAD, ROUTED_OVERHEAD};
 use crate::Now;
@@ -161,7 +160,7 @@ impl Unicast {
         };
         let incarnation = me.routing.lsdb.incarnation();
         for record in records.records {
-            if !link.records.take(now.mono, RECORDS) {
+            if !link.records.take(now.mono, self.bounds.records) {
                 self.stats.count("drop.too_many_records");
                 continue;
             }

@@ -26,7 +26,7 @@ const REQUESTS: Rate = Rate {
     per_second: 8192,
 };
 /// Records of one neighbour, each of which may cost a signature's check: at once, and in a second afterwards.
-pub(super) const RECORDS: Rate = Rate {
+const RECORDS: Rate = Rate {
     burst: 65_536,
     per_second: 4096,
 };
@@ -40,6 +40,9 @@ const MAX_STRANGERS: usize = 256;
 const MAX_NEIGHBOURS: usize = 256;
 /// Requests to issuers at once that wait for an answer: of joiners, and of each neighbour.
 const MAX_RELAYS: usize = 64;
+/// Flows under FRCT at once, each of which keeps what waits in it, and those with one member: 4 GiB and 1 GiB if nobody reads.
+const MAX_KEEPING: usize = 16_384;
+const MAX_KEEPING_PEER: usize = 4096;
 /// Batches that wait in the cubes of one lower flow, of at most 64 KiB each.
 pub(super) const MAX_BATCHES: usize = 64;
 /// The same of all lower flows; when there are many, each has less, but never less than [`MIN_BATCHES`].
@@ -55,6 +58,9 @@ pub(super) struct Bounds {
     pub(super) pending: usize,
     pub(super) pending_member: usize,
     pub(super) requests_member: Rate,
+    pub(super) memory: usize,
+    pub(super) memory_member: usize,
+    pub(super) records: Rate,
     pub(super) peers: usize,
     pub(super) names: usize,
     pub(super) neighbours: usize,
@@ -71,6 +77,9 @@ impl Default for Bounds {
             pending: MAX_INCOMING,
             pending_member: MAX_INCOMING_PEER,
             requests_member: REQUESTS,
+            memory: MAX_KEEPING,
+            memory_member: MAX_KEEPING_PEER,
+            records: RECORDS,
             peers: MAX_PEERS,
             names: MAX_NAMES,
             neighbours: MAX_NEIGHBOURS,
@@ -118,7 +127,7 @@ impl Unicast {
 }
 
 /// The counters of limits that bite, and what happens then: the table of docs/operations.md.
-const WATCHED: &[(&str, &str)] = &[
+pub(super) const WATCHED: &[(&str, &str)] = &[
     ("limit.flows", "no more flows are given or taken"),
     (
         "limit.flows_member",
@@ -250,44 +259,5 @@ mod tests {
                 ("limit.flows", 120)
             ]
         );
-    }
-
-    /// The sources of this crate without this file, as they are.
-    fn sources() -> String {
-        fn walk(dir: &std::path::Path, all: &mut String) {
-            for entry in std::fs::read_dir(dir).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() && path.file_name().is_some_and(|n| n != "tests") {
-                    walk(&path, all);
-                } else if path.is_file() && !path.ends_with("limits.rs") {
-                    all.push_str(&std::fs::read_to_string(path).unwrap());
-                }
-            }
-        }
-        let mut all = String::new();
-        let src = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-        walk(&src, &mut all);
-        all
-    }
-
-    #[test]
-    fn every_limit_is_counted_somewhere_told_as_an_event_and_in_the_operators_table() {
-        let (table, sources) = (include_str!("../../../docs/operations.md"), sources());
-        for (what, means) in WATCHED {
-            let counted = sources.contains(&format!("\"{what}\""));
-            assert!(counted, "nobody counts {what}");
-            let documented = table.contains(what) || what.starts_with("drop.full_");
-            assert!(documented, "{what} is not in docs/operations.md");
-            let (mut told, mut stats) = (Told::default(), Stats::default());
-            stats.count(what);
-            let due = told.due(Instant::now(), &stats);
-            assert_eq!(due, [(*what, 1, *means)]);
-        }
-        // And what is counted as a limit is in the table.
-        for part in sources.split("\"limit.").skip(1) {
-            let what = format!("limit.{}", part.split('"').next().unwrap());
-            let known = WATCHED.iter().any(|(w, _)| *w == what);
-            assert!(known || what == "limit.reached", "{what} is not watched");
-        }
     }
 }

@@ -4,6 +4,7 @@
 use proto::Addr;
 use rustc_hash::FxHashMap;
 
+use super::limits::Bounds;
 use crate::frct::Buffers;
 
 /// What is shared, and who has how much of it.
@@ -35,12 +36,12 @@ impl Default for Memory {
 
 impl Memory {
     /// Whether one more flow with that member may begin; if not, the word for what is used up.
-    pub(super) fn room(&self, peer: Addr) -> Result<(), &'static str> {
+    pub(super) fn room(&self, peer: Addr, bounds: &Bounds) -> Result<(), &'static str> {
         let with = self.peers.get(&peer).map_or(0, |share| share.flows);
-        if self.flows >= FLOWS {
+        if self.flows >= bounds.memory {
             return Err("limit.memory");
         }
-        if with >= FLOWS_PEER {
+        if with >= bounds.memory_member {
             return Err("limit.memory_member");
         }
         Ok(())
@@ -97,9 +98,6 @@ impl Memory {
 
 /// What all flows share beyond what each has in any case, in bytes.
 const SHARED: usize = 512 << 20;
-/// Flows under FRCT at once, and those with one member: with [`LEAST`] each way, 4 GiB and 1 GiB if nobody reads.
-const FLOWS: usize = 16_384;
-const FLOWS_PEER: usize = if cfg!(test) { 64 } else { 4096 };
 /// The most of one flow, one way: 12 Gbit/s at 20 ms.
 const MOST: usize = 32 << 20;
 /// What a flow begins with, one way: less than the buffer of a socket below, so that a burst isn't lost there.
@@ -148,16 +146,16 @@ mod tests {
 
     #[test]
     fn a_member_that_takes_all_it_gets_leaves_as_much_for_others() {
-        let mut memory = Memory::default();
+        let (mut memory, bounds) = (Memory::default(), Bounds::default());
         let greedy = Addr(1);
-        while memory.room(greedy).is_ok() {
+        while memory.room(greedy, &bounds).is_ok() {
             let held = memory.begin(greedy);
             memory.grow(greedy, held, ALL);
         }
-        assert_eq!(memory.room(greedy), Err("limit.memory_member"));
+        assert_eq!(memory.room(greedy, &bounds), Err("limit.memory_member"));
         assert!(memory.left >= SHARED / 2, "{}", memory.left);
         for other in 2..5 {
-            assert_eq!(memory.room(Addr(other)), Ok(()));
+            assert_eq!(memory.room(Addr(other), &bounds), Ok(()));
             let held = memory.begin(Addr(other));
             let held = memory.grow(Addr(other), held, ALL);
             assert_eq!((held.send, held.receive), (MOST, MOST));
@@ -166,16 +164,16 @@ mod tests {
 
     #[test]
     fn there_are_so_many_flows_and_no_more() {
-        let mut memory = Memory::default();
+        let (mut memory, bounds) = (Memory::default(), Bounds::default());
         let taken = (0..).map(|n| Addr(n / 50));
         let taken = taken.take_while(|peer| {
-            let room = memory.room(*peer).is_ok();
+            let room = memory.room(*peer, &bounds).is_ok();
             if room {
                 memory.begin(*peer);
             }
             room
         });
-        assert_eq!(taken.count(), FLOWS);
-        assert_eq!(memory.room(Addr(u64::MAX)), Err("limit.memory"));
+        assert_eq!(taken.count(), bounds.memory);
+        assert_eq!(memory.room(Addr(u64::MAX), &bounds), Err("limit.memory"));
     }
 }

@@ -3,13 +3,14 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use proto::ipcp::{Command, Event, Settings};
+use proto::ipcp::{Command, Settings};
 use proto::{Addr, Code, EndpointId, FlowId, QosSpec, Reason};
 
 use super::super::cube::Cube;
 use super::super::out::{Class, Lot};
 use super::super::pdu::{CONGESTION, Direct, Routed, TAG_LEN, TTL};
 use super::flows::{allocate, flow, line, read, register, write};
+use super::limits::{told, told_once};
 use super::{Net, bootstrap, join, label, status};
 use crate::{Input, Ipcp, Meddler, Output};
 
@@ -261,8 +262,9 @@ fn what_waits_for_long_before_it_is_read_is_marked_where_its_sender_reacts() {
     assert!(count(&mut net, "c", "congestion.marked_arriving") > 3);
 }
 
-#[test]
-fn video_is_granted_as_far_as_the_link_has_room_and_more_when_it_is_said_to_carry_more() {
+pub(super) fn video_is_granted_as_far_as_the_link_has_room_and_more_when_it_is_said_to_carry_more(
+    [limit]: [&str; 1],
+) {
     let mut net = line();
     register(&mut net, "c", "server");
     let ask = |net: &mut Net, id| {
@@ -278,7 +280,7 @@ fn video_is_granted_as_far_as_the_link_has_room_and_more_when_it_is_said_to_carr
     let reason = ask(&mut net, 99).unwrap_err();
     assert_eq!(reason.code, Code::QosNotGranted);
     assert!(reason.text.contains("--rate"), "{reason}");
-    assert_eq!(count(&mut net, "a", "limit.admission"), 1);
+    assert_eq!(count(&mut net, "a", limit), 1);
     // Whoever is asked checks its own link too.
     let more = Settings {
         rate_mbit: 2000,
@@ -287,31 +289,30 @@ fn video_is_granted_as_far_as_the_link_has_room_and_more_when_it_is_said_to_carr
     net.ask("a", Command::Set(more.clone())).unwrap();
     let reason = ask(&mut net, 98).unwrap_err();
     assert!(reason.text.contains("the link to b carries 26"), "{reason}");
-    assert_eq!(count(&mut net, "c", "limit.admission"), 1);
+    assert_eq!(count(&mut net, "c", limit), 1);
     net.ask("c", Command::Set(more)).unwrap();
     flow(&mut net, "a", "c", "server", 97, QosSpec::VIDEO);
     // Other cubes promise nothing and are not counted.
     flow(&mut net, "a", "c", "server", 96, QosSpec::BEST);
     // A minute later at the latest people have heard of it.
     net.seconds(61);
-    let told = net.node("a").events.iter().filter(|e| {
-        matches!(e, Event::Notice(n) if n.kind == "limit.reached" && n.fields.iter().any(|(_, v)| v == "limit.admission"))
-    });
-    assert_eq!(told.count(), 1);
+    assert_eq!(told(&mut net, "a", limit), ["1"]);
 }
 
-#[test]
-fn a_member_with_many_flows_that_keep_what_waits_gets_no_more_and_another_does() {
+pub(super) fn a_member_with_many_flows_that_keep_what_waits_gets_no_more_and_another_does(
+    [limit]: [&str; 1],
+) {
     let mut net = line();
     register(&mut net, "c", "server");
-    for id in 1..=64 {
+    net.node("a").machine.bounds.memory_member = 8;
+    for id in 1..=8 {
         flow(&mut net, "a", "c", "server", id, QosSpec::DATA);
     }
     let data = allocate("server", 99, QosSpec::DATA);
     let reason = net.ask("a", Command::Allocate(data)).unwrap_err();
     assert_eq!(reason.code, Code::Busy);
     assert!(reason.text.contains("memory"), "{reason}");
-    assert_eq!(count(&mut net, "a", "limit.memory_member"), 1);
+    assert_eq!(count(&mut net, "a", limit), 1);
     // What keeps nothing needs no memory, and another member has its own.
     flow(&mut net, "a", "c", "server", 98, QosSpec::RAW);
     flow(&mut net, "b", "c", "server", 97, QosSpec::DATA);
@@ -319,6 +320,7 @@ fn a_member_with_many_flows_that_keep_what_waits_gets_no_more_and_another_does()
     net.ask("a", Command::Dealloc(FlowId(7), done)).unwrap();
     net.seconds(20);
     flow(&mut net, "a", "c", "server", 96, QosSpec::DATA);
+    told_once(&mut net, "a", limit);
 }
 
 /// The neighbour `d` of `b` sends packets of flows to `dst` through it, each in the name of another.
