@@ -16,5 +16,5 @@ pub mod talk;
 pub mod tool;
 
 pub use host::Impairment;
-pub use lab::{Clock, Host, How, Lab, Link, Output, Process, eventually, example, until};
+pub use lab::{Clock, Group, Host, How, Lab, Link, Output, Process, eventually, example, until};
 pub use line::Line;

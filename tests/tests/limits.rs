@@ -4,15 +4,19 @@
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
 
 use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
 use std::time::Duration;
 
 use serde_json::Value;
+use tests::cat::{Carry, bytes};
 use tests::look::{DAEMONS, memory_kib, settled};
-use tests::{Host, How, Line, until};
+use tests::{Group, Host, How, Line, until};
 
 const TEN: Duration = Duration::from_secs(10);
 const THIRTY: Duration = Duration::from_secs(30);
 const MIB: u64 = 1 << 20;
+/// All daemons of three hosts, the pages of their programs, and what the kernel keeps for their sockets.
+const GROUP: u64 = 512 * MIB;
 
 #[test]
 fn a_thousand_flows_and_as_many_that_wait_fit_into_little_memory() {
@@ -51,6 +55,48 @@ fn a_thousand_flows_and_as_many_that_wait_fit_into_little_memory() {
     mute.finish(TEN).unwrap();
     settled(&line.hosts, "overlay", THIRTY).unwrap();
     assert_eq!(pids(&line), daemons, "a daemon died");
+}
+
+#[test]
+fn a_program_that_takes_all_memory_of_a_cgroup_ends_alone_and_flows_in_it_go_on() {
+    let group = Group::with_memory(GROUP).unwrap();
+    let line = limited(How {
+        group: Some(group.dir().to_owned()),
+        ..How::default()
+    });
+    let (a, c) = (line.host("a").unwrap(), line.host("c").unwrap());
+    let daemons = pids(&line);
+    let inside = group.processes().unwrap();
+    let mut all = daemons.iter().flat_map(|(_, of)| of.iter().flatten());
+    assert!(all.all(|pid| inside.contains(pid)), "{inside:?}");
+    let _echo = c
+        .spawn("irm", ["echo", "many", "--layer", "overlay"])
+        .unwrap();
+    until(TEN, || a.irm("ping many --layer overlay -c 1")).unwrap();
+    let many = flows(a, "many --count 500 --timeout-ms 15000");
+    assert_eq!(many["allocated"], 500, "{many}");
+    let most = group.most().unwrap();
+    assert!(
+        most < GROUP * 3 / 4,
+        "{most} bytes before anybody else came"
+    );
+    assert_eq!(group.killed().unwrap(), 0);
+    let carry = Carry::start(a, c, "kept", bytes(1, 3_000_000), bytes(2, 1000)).unwrap();
+    // One line without an end, all of which it keeps.
+    let hog = How {
+        group: Some(group.dir().to_owned()),
+        ..How::default()
+    };
+    let hog = c.command_as(&hog, "tail", ["/dev/zero"]).status().unwrap();
+    assert_eq!(hog.signal(), Some(9), "{hog:?}");
+    let most = group.most().unwrap();
+    eprintln!("{} KiB of {} KiB", most >> 10, GROUP >> 10);
+    assert!(most > GROUP * 15 / 16, "the limit did not bite: {most}");
+    assert_eq!(group.killed().unwrap(), 1);
+    carry.end(THIRTY).unwrap();
+    assert_eq!(pids(&line), daemons, "a daemon died");
+    let many = flows(a, "many --count 500 --timeout-ms 15000");
+    assert_eq!(many["allocated"], 500, "{many}");
 }
 
 #[test]

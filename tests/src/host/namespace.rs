@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -119,6 +120,9 @@ pub(super) struct How {
     /// Have no more than so many bytes of memory that is its own, each process for itself
     #[arg(long)]
     memory: Option<u64>,
+    /// Live in the cgroup that is here
+    #[arg(long)]
+    group: Option<PathBuf>,
     /// Have no more than so many descriptors, each process for itself
     #[arg(long)]
     descriptors: Option<u64>,
@@ -126,6 +130,10 @@ pub(super) struct How {
 
 /// Enters, then becomes the program.
 pub(super) fn enter_and_run(pid: u32, how: &How, command: &[OsString]) -> anyhow::Result<ExitCode> {
+    if let Some(dir) = &how.group {
+        // 0 is whoever writes it.
+        fs::write(dir.join("cgroup.procs"), "0").context("can't enter the cgroup")?;
+    }
     enter(pid, how.user)?;
     if !how.disk.is_empty() {
         disks(&how.disk)?;

@@ -1,6 +1,7 @@
 //! Hosts, links between them, and processes on them. All of it goes with the [`Lab`], also when a test panics.
 
 mod bins;
+mod cgroup;
 mod clock;
 mod process;
 
@@ -17,6 +18,7 @@ use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
 pub use bins::{binaries, example, hostile};
+pub use cgroup::Group;
 pub use clock::Clock;
 pub use process::{Output, Process, processes_of, programs_of};
 
@@ -53,6 +55,8 @@ pub struct How {
     pub disks: Vec<(u32, PathBuf)>,
     /// Has no more than so many bytes of memory of its own; each process that it starts has as many.
     pub memory: Option<u64>,
+    /// Lives in a [`Group`] that is here, with all that it starts.
+    pub group: Option<PathBuf>,
     /// Has no more than so many descriptors; each process that it starts has as many.
     pub descriptors: Option<u64>,
     /// Has a clock of its own.
@@ -262,6 +266,9 @@ impl Host {
         }
         if let Some(most) = how.memory {
             command.args(["--memory", &most.to_string()]);
+        }
+        if let Some(dir) = &how.group {
+            command.arg("--group").arg(dir);
         }
         if let Some(most) = how.descriptors {
             command.args(["--descriptors", &most.to_string()]);
