@@ -9,12 +9,15 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::RngCore;
 
 use super::NameHash;
+use super::entry::Version;
+use super::store::Store;
 
 /// Whom to ask whether it still serves a name.
 #[derive(Default)]
 pub(super) struct Doubts {
     open: BTreeSet<(Addr, NameHash)>,
-    asked: BTreeMap<u64, (Addr, NameHash)>,
+    /// With what was kept when it was asked.
+    asked: BTreeMap<u64, (Addr, NameHash, Version)>,
     next: Option<Instant>,
 }
 
@@ -27,33 +30,40 @@ impl Doubts {
         }
     }
 
-    /// Whom to ask now, under which id, for what.
+    /// Whom to ask now, under which id, for what. What is not kept any more needs no question.
     pub(super) fn poll(
         &mut self,
         now: Instant,
+        store: &Store,
         chance: &mut ChaCha20Rng,
     ) -> Vec<(Addr, u64, NameHash)> {
         if self.next.is_none_or(|at| at > now) {
             return Vec::new();
         }
         let some = std::iter::from_fn(|| self.open.pop_first()).take(BURST);
-        let some: Vec<_> = some
-            .map(|(of, hash)| (of, chance.next_u64(), hash))
-            .collect();
-        for (of, id, hash) in &some {
+        let some: Vec<_> = some.collect();
+        let mut questions = Vec::new();
+        for (of, hash) in some {
+            let Some(version) = store.version(&hash, of) else {
+                continue;
+            };
             if self.asked.len() >= MAX_ASKED {
                 self.asked.pop_first();
             }
-            self.asked.insert(*id, (*of, *hash));
+            let id = chance.next_u64();
+            self.asked.insert(id, (of, hash, version));
+            questions.push((of, id, hash));
         }
         self.next = (!self.open.is_empty()).then_some(now + PAUSE);
-        some
+        questions
     }
 
-    /// A member answers that question; gives the name.
-    pub(super) fn answered(&mut self, from: Addr, id: u64) -> Option<NameHash> {
-        self.asked.get(&id).filter(|(of, _)| *of == from)?;
-        self.asked.remove(&id).map(|(_, hash)| hash)
+    /// A member answers that question; gives the name, and what was kept of it.
+    pub(super) fn answered(&mut self, from: Addr, id: u64) -> Option<(NameHash, Version)> {
+        self.asked.get(&id).filter(|(of, ..)| *of == from)?;
+        self.asked
+            .remove(&id)
+            .map(|(_, hash, version)| (hash, version))
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {

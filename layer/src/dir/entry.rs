@@ -79,6 +79,8 @@ pub(super) struct Entry {
 pub(super) struct Held {
     pub(super) entry: Entry,
     pub(super) signed_at: Instant,
+    /// When it was told here last.
+    pub(super) taken: Instant,
     /// It is here since its originator is a neighbour, and not because this member is to keep it.
     pub(super) guest: bool,
     signed: SignedName,
@@ -137,6 +139,7 @@ impl Held {
         Self {
             entry,
             signed_at: now.checked_sub(age).unwrap_or(now),
+            taken: now,
             guest: false,
             signed,
         }

@@ -40,7 +40,7 @@ use rand_core::{RngCore, SeedableRng};
 
 use cache::Cache;
 use doubt::Doubts;
-use entry::{Entry, Held};
+use entry::{Entry, Held, Version};
 use find::{Finds, Step};
 use own::Own;
 use rate::Rates;
@@ -65,6 +65,8 @@ pub struct Directory {
     rates: Rates,
     chance: ChaCha20Rng,
     sweep_at: Option<Instant>,
+    /// When all have noticed who can be reached now: until then nothing goes for being others' to keep.
+    settled_at: Option<Instant>,
     out: VecDeque<Output>,
 }
 
@@ -129,6 +131,7 @@ impl Directory {
             rates: Rates::default(),
             chance: ChaCha20Rng::from_seed(seed),
             sweep_at: None,
+            settled_at: None,
             out: VecDeque::new(),
         }
     }
@@ -182,9 +185,12 @@ impl Directory {
         self.doubts.add(now, self.store.by(&back));
         self.own.moved(now, me, &self.members);
         self.finds.moved(now);
-        // What is no longer for this member to keep goes when all have noticed.
-        let soon = now + SETTLE;
-        self.sweep_at = Some(self.sweep_at.map_or(soon, |at| at.min(soon)));
+        self.settled_at = Some(now + SETTLE);
+    }
+
+    /// Whether these, sorted, are the neighbours that were told of last, as far as they can be reached.
+    pub fn is_beside(&self, neighbours: impl Iterator<Item = Addr>) -> bool {
+        self.members.are_beside(neighbours)
     }
 
     /// A member runs anew: what it kept for us is gone, and what it signed before is void.
@@ -330,20 +336,22 @@ impl Directory {
             self.finds.deadline(),
             self.doubts.deadline(),
             self.sweep_at,
+            self.settled_at,
         ];
         all.into_iter().flatten().min()
     }
 
     /// Does what the time has come for. To be called at [`Directory::deadline`]; earlier does no harm.
     pub fn tick(&mut self, now: Instant, around: &impl Surroundings) {
-        if self.sweep_at.is_none_or(|at| at <= now) {
+        let settled = self.settled_at.take_if(|at| *at <= now).is_some();
+        if settled || self.sweep_at.is_none_or(|at| at <= now) {
             self.sweep(now, around.me());
         }
         for (to, id, store) in self.own.poll(now, around, &mut self.chance) {
             self.count("directory.told");
             self.send(to, id, Body::Store(store));
         }
-        for (of, id, hash) in self.doubts.poll(now, &mut self.chance) {
+        for (of, id, hash) in self.doubts.poll(now, &self.store, &mut self.chance) {
             self.count("directory.doubted");
             let find = wire::NameFind {
                 name_hash: hash.to_vec(),
@@ -430,8 +438,8 @@ impl Directory {
         (from, id): (Addr, u64),
         found: NameFound,
     ) {
-        if let Some(hash) = self.doubts.answered(from, id) {
-            return self.cleared(from, &hash, &found);
+        if let Some((hash, version)) = self.doubts.answered(from, id) {
+            return self.cleared(from, &hash, version, &found);
         }
         let Some(answered) = self.finds.answered(now, from, id) else {
             return self.count("drop.name_unasked");
@@ -477,8 +485,13 @@ impl Directory {
         }
     }
 
-    /// A member says whether it still serves a name that it served before it was out of reach.
-    fn cleared(&mut self, from: Addr, hash: &NameHash, found: &NameFound) {
+    /// A member says whether it still serves a name that it served before it was out of reach. What it has said since it was
+    /// asked may have overtaken the answer, and holds.
+    fn cleared(&mut self, from: Addr, hash: &NameHash, asked: Version, found: &NameFound) {
+        let kept = self.store.version(hash, from);
+        if kept.is_some_and(|version| version != asked) {
+            return;
+        }
         let serves = |signed: &SignedName| {
             Entry::parse(signed).is_ok_and(|e| e.origin == from && e.hash == *hash)
         };
@@ -542,13 +555,16 @@ impl Directory {
     fn sweep(&mut self, now: Instant, me: Addr) {
         self.sweep_at = Some(now + SWEEP);
         let members = &self.members;
+        let settling = self.settled_at.is_some();
         self.store.sweep_held(now, |held| {
+            // Who tells may have noticed before this member that it is to keep an entry, and will not tell again.
+            let new = now.saturating_duration_since(held.taken) < SETTLE;
             let keeps = || {
                 members
                     .keepers(&held.entry.hash, SPARE_KEEPERS)
                     .contains(&me)
             };
-            held.guest && members.is_beside(held.entry.origin) || keeps()
+            settling || new || held.guest && members.is_beside(held.entry.origin) || keeps()
         });
         self.cache.sweep(now);
         self.own.sweep(now);
@@ -571,5 +587,5 @@ pub const SPARE_KEEPERS: usize = 12;
 /// Entries in one answer.
 const PER_ANSWER: usize = 16;
 const SWEEP: Duration = Duration::from_secs(30);
-/// How long after a change of members what is for others to keep is given up.
+/// How long after a change of members, and after it was told here, what is for others to keep is given up.
 const SETTLE: Duration = Duration::from_secs(5);

@@ -73,6 +73,12 @@ impl Members {
         self.beside.binary_search(&member).is_ok()
     }
 
+    /// Whether all of these, sorted, that can be reached are known to be at the other end of a link, and nobody else is.
+    pub(super) fn are_beside(&self, these: impl Iterator<Item = Addr>) -> bool {
+        let known = these.filter(|addr| self.all.binary_search(addr).is_ok());
+        known.eq(self.beside.iter().copied())
+    }
+
     /// Whether a keeper of a name is a neighbour, or this member: then nobody is asked or told sooner than it.
     pub(super) fn has_keeper_beside(&self, me: Addr, hash: &NameHash) -> bool {
         let keepers = self.keepers(hash, KEEPERS);

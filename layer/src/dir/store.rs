@@ -7,7 +7,7 @@ use proto::Addr;
 use proto::wire::SignedName;
 
 use super::NameHash;
-use super::entry::{Entry, EntryError, Held};
+use super::entry::{Entry, EntryError, Held, Version};
 
 /// Entries of other members.
 pub(super) struct Store {
@@ -58,6 +58,7 @@ impl Store {
                 // The age isn't signed: one who makes an entry old can't have it forgotten while others say otherwise.
                 let new = Held::new(now, *entry, signed.clone());
                 held.signed_at = held.signed_at.max(new.signed_at);
+                held.taken = now;
                 return Ok(Kept::Known);
             }
             if entry.version <= held.entry.version {
@@ -100,6 +101,12 @@ impl Store {
     /// Whether there is an entry of that member for that name, withdrawn or not.
     pub(super) fn has(&self, hash: &NameHash, origin: Addr) -> bool {
         self.entries.contains_key(&(*hash, origin))
+    }
+
+    /// Which entry of that member for that name there is, withdrawn or not.
+    pub(super) fn version(&self, hash: &NameHash, origin: Addr) -> Option<Version> {
+        let held = self.entries.get(&(*hash, origin))?;
+        Some(held.entry.version)
     }
 
     /// Notes that a member asked for a name.

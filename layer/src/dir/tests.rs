@@ -550,6 +550,64 @@ fn a_refusal_that_is_older_than_an_entry_takes_nothing_away_and_a_true_one_does(
 }
 
 #[test]
+fn an_answer_to_a_doubt_takes_nothing_away_that_was_said_since() {
+    let mut world = World::clique(30);
+    let server = 5;
+    world.serve(server, name(1), true);
+    world.run(Duration::from_secs(1));
+    let keepers = world.keepers(&name(1));
+    let keeper = keepers.into_iter().find(|k| *k != server).unwrap();
+    // What was said when the name was taken back is lost, and the answer comes after what is said when it is served again.
+    let of = world.addrs[server];
+    world.deaf.extend([(server, keeper), (keeper, server)]);
+    world.serve(server, name(1), false);
+    world.run(Duration::from_millis(100));
+    world.with(keeper, |dir, now, _| dir.refused_by(now, &name(1), of));
+    let mut asked = world.packets.values().filter(|p| p.0 == keeper);
+    let id = asked.find(|p| matches!(p.3, Body::Find(_))).unwrap().2;
+    world.run(Duration::from_millis(100));
+    world.deaf.clear();
+    world.serve(server, name(1), true);
+    world.run(Duration::from_millis(100));
+    let none = Body::Found(NameFound { names: Vec::new() });
+    world.with(keeper, |dir, now, a| dir.handle(now, a, of, of, id, none));
+    assert_eq!(world.stores(keeper, &name(1)), 1);
+    assert_eq!(world.dirs[&server].kept().0, KEEPERS);
+}
+
+/// Its originator has noticed sooner that others are gone, and doesn't tell twice who says that it has the entry.
+#[test]
+fn what_was_told_is_not_given_up_before_it_can_be_noticed_why() {
+    let mut world = World::clique(40);
+    let mut all = world.addrs.clone();
+    all.sort_unstable();
+    let by_distance = nearest(&all, &name(1), all.len());
+    let (early, server) = (by_distance[SPARE_KEEPERS + 2], by_distance[30]);
+    let (early, server) = (world.hosts[&early], world.hosts[&server]);
+    world.with(early, |_, _, _| {});
+    world.run(SWEEP - Duration::from_secs(1));
+    let entry = Entry {
+        hash: name(1),
+        origin: world.addrs[server],
+        version: Version {
+            incarnation: 1,
+            counter: 1,
+        },
+        life: Duration::from_secs(1800),
+        withdrawn: false,
+    };
+    let of = entry.origin;
+    let names = vec![entry.sign(&world.layer, |bytes| signature(of, bytes))];
+    let body = Body::Store(NameStore { names });
+    world.with(early, |dir, now, a| dir.handle(now, a, of, of, 1, body));
+    world.run(Duration::from_secs(3));
+    assert_eq!(world.stores(early, &name(1)), 1);
+    // Nobody is gone: it is for others to keep.
+    world.run(2 * SWEEP);
+    assert_eq!(world.stores(early, &name(1)), 0);
+}
+
+#[test]
 fn both_sides_of_a_cut_go_on_and_agree_again_after_it() {
     let mut world = World::clique(40);
     world.serve(3, name(1), true);
@@ -645,7 +703,7 @@ fn a_member_registers_for_nobody_else_and_a_keeper_invents_nothing() {
     let entry = Entry {
         hash: name(1),
         origin: world.addrs[victim],
-        version: entry::Version {
+        version: Version {
             incarnation: 9,
             counter: 1,
         },
@@ -713,7 +771,7 @@ fn one_member_fills_its_own_share_and_no_other_and_is_kept_only_where_it_belongs
     let entry = Entry {
         hash: name(1),
         origin: all[5],
-        version: entry::Version::default(),
+        version: Version::default(),
         life: Duration::from_secs(1800),
         withdrawn: false,
     };

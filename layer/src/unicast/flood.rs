@@ -48,8 +48,9 @@ impl Unicast {
             let moves = me.routing.moves();
             let others = moves.as_ref().is_none_or(|m| !m.is_empty());
             self.stats.count("routes.found");
-            // At once: neighbours, who know names too, have come or gone.
-            if others || at_once {
+            // Neighbours know names, too: one may have come though it could be reached before.
+            let beside = me.dir.is_beside(self.adjacent.keys().copied());
+            if others || !beside {
                 self.directory_rerouted(now, moves);
             }
             self.flows_rerouted(now);
@@ -231,11 +232,7 @@ impl Unicast {
         self.stats.count("member.restarted");
         let adjacent = self.adjacent.contains_key(&member);
         if let Some(peer) = self.peers.get_mut(&member) {
-            // A neighbour has shaken hands in its new life already.
-            peer.sessions.forget(now.mono, adjacent);
-            // What was begun with the earlier life would be waited for until it is given up.
-            peer.handshakes.retain(|running| running.done);
-            peer.retry_at = now.mono;
+            peer.reborn(now.mono, adjacent);
         }
         if let Some(me) = &mut self.me {
             me.dir.reborn(now.mono, member, life);

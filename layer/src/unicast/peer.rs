@@ -95,6 +95,16 @@ impl Peer {
         now >= self.retry_at && !self.handshakes.iter().any(Running::is_under_way)
     }
 
+    /// It runs anew: what was agreed with its earlier life is void, but not what may be of the present one, which may have
+    /// spoken before its records come. A `neighbour` has shaken hands in it for sure.
+    pub(super) fn reborn(&mut self, now: Instant, neighbour: bool) {
+        self.sessions.forget(now, neighbour);
+        // What this side began with the earlier life would be waited for until it is given up.
+        self.handshakes
+            .retain(|r| r.done || r.open().is_some_and(|(.., since)| is_recent(now, since)));
+        self.retry_at = now;
+    }
+
     /// Whether it seals, a moment ago at least, with keys that are known here and need no others yet.
     pub(super) fn is_well(&self, now: Instant) -> bool {
         let lately = |at: Instant| now.saturating_duration_since(at) < LATELY;
@@ -145,11 +155,11 @@ impl Sessions {
         self.list.iter().map(|s| s.born).min()
     }
 
-    /// Forgets sessions with an earlier life of the peer, but those that may be of the present one: a neighbour has shaken
-    /// hands before its records come, another member perhaps a moment ago.
+    /// Forgets sessions with an earlier life of the peer, but those that may be of the present one: the newest of a
+    /// neighbour, and those of a moment ago.
     pub(super) fn forget(&mut self, now: Instant, neighbour: bool) {
         let newest = self.list.last().map(|s| s.id).filter(|_| neighbour);
-        self.retain(|s| s.age(now) < MOMENT || Some(s.id) == newest);
+        self.retain(|s| is_recent(now, s.born) || Some(s.id) == newest);
     }
 
     /// Forgets the newest.
@@ -281,6 +291,11 @@ pub(super) fn frame_size(mtu: u32) -> usize {
     frame.clamp(FLOOR as usize - ROUTED_OVERHEAD, PEER_FRAME)
 }
 
+/// Whether something may be of a life whose records have come only now.
+fn is_recent(now: Instant, since: Instant) -> bool {
+    now.saturating_duration_since(since) < MOMENT
+}
+
 /// So long after it was heard, nobody makes it doubtful that a member has the keys that it needs.
 const LATELY: Duration = Duration::from_secs(1);
 /// Records take no longer to come than this, if they come at all.
@@ -295,7 +310,33 @@ const PEER_FRAME: usize = 960;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crypt::Authority;
+    use crate::crypt::{Authority, Clock, Handshake, TlsConfig};
+
+    const WALL: crate::UnixTime = crate::UnixTime(Duration::from_secs(1_800_000_000));
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some beginning of time"
+    )]
+    fn what_a_new_life_has_begun_outlasts_the_news_of_it_and_what_the_earlier_one_had_does_not() {
+        let (start, label) = (Instant::now(), |text| proto::Label::new(text).unwrap());
+        let (_, identity) = Authority::create(&label("home"), &label("a"), &[], WALL).unwrap();
+        let tls = TlsConfig::member(&identity, &Clock::new()).unwrap();
+        let mut peer = Peer::new(Addr(1), Addr(2), 1, start);
+        let late = start + MOMENT;
+        let taken = |at, id| Handshake::server(&tls, id, 1200, at).unwrap();
+        let begun = Handshake::client(&tls, 3, 1200, late).unwrap();
+        peer.handshakes = vec![
+            Running::taken(start, taken(start, 1), None),
+            Running::taken(late, taken(late, 2), None),
+            Running::begun(late, begun, None, false),
+        ];
+        peer.reborn(late, false);
+        let left = peer.handshakes.iter().map(|r| r.handshake.session());
+        assert_eq!(left.collect::<Vec<_>>(), [2]);
+        assert!(peer.may_begin(late));
+    }
 
     #[test]
     #[expect(
@@ -304,8 +345,7 @@ mod tests {
     )]
     fn keys_of_a_session_that_is_over_are_forgotten_though_nothing_is_sent() {
         let (start, label) = (Instant::now(), |text| proto::Label::new(text).unwrap());
-        let wall = crate::UnixTime(Duration::from_secs(1_800_000_000));
-        let (_, identity) = Authority::create(&label("home"), &label("a"), &[], wall).unwrap();
+        let (_, identity) = Authority::create(&label("home"), &label("a"), &[], WALL).unwrap();
         let mut peer = Peer::new(Addr(1), Addr(2), 1, start);
         let secrets = Secrets::made([7; 32], identity.cert().clone());
         peer.sessions.add(start, 5, false, secrets);

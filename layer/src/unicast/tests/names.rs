@@ -1,6 +1,6 @@
 //! Names: who is asked for a flow to one, and whom nobody asks.
 
-use proto::{Name, QosSpec};
+use proto::{Addr, Name, QosSpec};
 
 use super::flows::{allocate, flow, register, request, wait};
 use super::routes::triangle;
@@ -117,4 +117,45 @@ fn a_name_that_is_taken_back_is_remembered_by_nobody() {
     }
     let ask = Command::Allocate(allocate("svc", 6, QosSpec::RAW));
     assert_eq!(net.ask("a", ask).unwrap_err().code, Code::NotFound);
+}
+
+/// It could be reached before, over others: nothing but that it is a neighbour now is new.
+#[test]
+fn a_neighbour_that_comes_is_told_of_names_and_hears_when_they_are_taken_back() {
+    let mut net = Net::new(&["a", "b", "c", "d", "e", "f", "g", "h", "i", "j"]);
+    bootstrap(&mut net, "a");
+    for member in ["b", "c", "d", "e", "f", "g", "h", "i", "j"] {
+        join(&mut net, "a", member);
+    }
+    net.seconds(3);
+    let (name, server, other) = kept_by_neither(&mut net);
+    let connect = Command::Connect(label(other), None);
+    assert_eq!(net.ask(server, connect), Ok(Answer::Ok));
+    net.seconds(1);
+    register(&mut net, server, &name);
+    net.seconds(1);
+    let known = |net: &mut Net| status(net, other).directory.len();
+    assert_eq!(known(&mut net), 1);
+    unregister(&mut net, server, &name);
+    net.seconds(1);
+    assert_eq!(known(&mut net), 0);
+}
+
+/// A name, and two members that are not to keep it, nor is "a", their neighbour.
+fn kept_by_neither(net: &mut Net) -> (String, &'static str, &'static str) {
+    let names: Vec<&'static str> = net.nodes.keys().copied().collect();
+    let address = |name| (net.node(name).machine.me.as_ref().unwrap().address, name);
+    let members: BTreeMap<Addr, &'static str> = names.into_iter().map(address).collect();
+    let all: Vec<Addr> = members.keys().copied().collect();
+    for name in (0..100).map(|i| format!("svc{i}")) {
+        let hash = crate::crypt::name_hash(&label("ovl"), &Name::new(&name).unwrap());
+        let keepers = crate::dir::nearest(&all, &hash, crate::dir::KEEPERS);
+        let rest = members.iter().filter(|(addr, _)| !keepers.contains(addr));
+        let rest: Vec<_> = rest.map(|(_, name)| *name).collect();
+        if rest.contains(&"a") {
+            let mut rest = rest.into_iter().filter(|name| *name != "a");
+            return (name, rest.next().unwrap(), rest.next().unwrap());
+        }
+    }
+    panic!("\"a\" keeps all names");
 }
