@@ -32,6 +32,9 @@ pub trait Lower<M: Ipcp> {
         None
     }
 
+    /// Packets come by an end that the machine knows. Called again and again.
+    fn known(&mut self, _end: M::Lower) {}
+
     /// Reads once from the descriptor of `key`, which is ready; `None` when nothing is left there. The runtime calls it
     /// at most 64 times before others get their turn.
     fn recv(&mut self, io: &mut Io, key: Key) -> Option<In<M>>;

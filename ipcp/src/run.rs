@@ -201,10 +201,14 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                 }
             }
             let end = self.lower.end(key);
-            if !end.is_none_or(|end| self.machine.knows(end)) {
-                strangers.extend(read.then_some(key));
-            } else if read {
+            if !read {
+                continue;
+            }
+            if end.is_none_or(|end| self.machine.knows(end)) {
+                end.into_iter().for_each(|end| self.lower.known(end));
                 self.read_lower(key, LOWER_READS);
+            } else {
+                strangers.push(key);
             }
         }
         if !strangers.is_empty() {

@@ -96,6 +96,8 @@ impl UdpPort {
     pub const SILENCE: Duration = Duration::from_secs(20);
     /// What is asked for as the socket's buffer of what arrives, in bytes.
     pub const BUFFER: usize = 1 << 20;
+    /// The same while nobody knows whose the socket is: a few dozen packets.
+    pub const NARROW: usize = 104 << 10;
     /// The same of what is sent: a few trains, so that what waits does so where it is put in order, and not in the kernel.
     pub const SEND_BUFFER: usize = 256 << 10;
 
@@ -104,6 +106,13 @@ impl UdpPort {
 
     /// Takes a connected socket.
     pub fn new(socket: UdpSocket, offloads: Offloads, now: Instant) -> io::Result<Self> {
+        let port = Self::narrow(socket, offloads, now)?;
+        port.widen();
+        Ok(port)
+    }
+
+    /// Takes a connected socket of which nobody knows whose it is: little waits in it until [`UdpPort::widen`].
+    pub fn narrow(socket: UdpSocket, offloads: Offloads, now: Instant) -> io::Result<Self> {
         let peer = socket.peer_addr()?;
         let state = UdpSocketState::new((&socket).into())?;
         if offloads.gro == OffloadMode::Off {
@@ -113,7 +122,9 @@ impl UdpPort {
                 &false,
             )?;
         }
-        widen(&socket);
+        widen_sent(&socket);
+        // It holds memory of the kernel: a failure leaves more than is wanted.
+        let _ = sockopt::set_socket_recv_buffer_size(&socket, Self::NARROW);
         let mut port = Self {
             socket,
             peer,
@@ -132,6 +143,11 @@ impl UdpPort {
         };
         port.mtu = port.path_mtu();
         Ok(port)
+    }
+
+    /// Lets as much wait to be read as [`UdpPort::BUFFER`] says.
+    pub fn widen(&self) {
+        widen_received(&self.socket);
     }
 
     /// The kernel's queue was full for so long. It is made smaller where that was long, so that what waits does so with the
@@ -505,9 +521,17 @@ pub fn path_mtu(socket: &impl AsFd, peer: SocketAddr) -> u32 {
 
 /// Gives a socket buffers of [`UdpPort::BUFFER`] and [`UdpPort::SEND_BUFFER`]: beyond the system's limit only for who may, else as much as is allowed.
 pub fn widen(socket: &impl AsFd) {
+    widen_sent(socket);
+    widen_received(socket);
+}
+
+fn widen_sent(socket: &impl AsFd) {
     if sockopt::set_socket_send_buffer_size_force(socket, UdpPort::SEND_BUFFER).is_err() {
         let _ = sockopt::set_socket_send_buffer_size(socket, UdpPort::SEND_BUFFER);
     }
+}
+
+fn widen_received(socket: &impl AsFd) {
     if sockopt::set_socket_recv_buffer_size_force(socket, UdpPort::BUFFER).is_err() {
         let _ = sockopt::set_socket_recv_buffer_size(socket, UdpPort::BUFFER);
     }

@@ -13,14 +13,16 @@ mod probe;
 use std::net::UdpSocket;
 use std::path::Path;
 
-use daemon::{Attached, Daemon, within};
+use daemon::{Attached, Daemon, Listening, within};
+use ipcp::udp::UdpPort;
 use ipcp::{Config, FlowLower};
 use layer::{FlowTell, Via};
 use libflow::{Code, FlowId, Framing, QosSpec, Reason, Secret};
 use mirror::{Mirror, Nothing};
-use probe::{Heard, Probe};
+use probe::{Heard, IT_IS_ME, Probe};
 use proto::ipcp::{Allocate, Answer, Command, Event, User};
 use proto::irm as pb;
+use rustix::net::sockopt;
 use tokio::sync::mpsc;
 
 /// A daemon, a mirror below and a probe over it.
@@ -80,6 +82,29 @@ impl Stack {
         );
         let end = self.allocate_below(flow).await;
         reply.send(Ok(end)).unwrap();
+    }
+
+    /// Does irmd's part in a flow to the process' own name.
+    async fn accept(&mut self, flow: u64) -> Listening {
+        let mut listening = self.daemon.listening().await;
+        let listen = &listening.listen;
+        assert_eq!((listen.name.as_str(), listen.layers.len()), ("probe", 0));
+        let ready = self.allocate_below(flow).await;
+        let offer = offer(&listening, flow, false);
+        listening.commands.send(offer).await.unwrap();
+        assert!(within(listening.answers.recv()).await.unwrap().accept);
+        let ready = say(pb::program_command::Command::Ready(ready));
+        listening.commands.send(ready).await.unwrap();
+        let Heard::Tell(FlowTell::Up {
+            lower,
+            via: Via::Accepted(_),
+            ..
+        }) = self.heard().await
+        else {
+            panic!("the flow did not come up");
+        };
+        assert_eq!(lower, FlowId(flow));
+        listening
     }
 
     async fn allocate_below(&mut self, flow: u64) -> pb::FlowEnd {
@@ -191,15 +216,19 @@ async fn a_flow_that_is_hung_up_is_given_back_below() {
 #[tokio::test]
 async fn flows_to_the_own_name_are_accepted_and_programs_of_the_host_are_not() {
     let mut stack = start(None).await;
-    let mut listening = stack.daemon.listening().await;
-    assert_eq!(
-        (
-            listening.listen.name.as_str(),
-            listening.listen.layers.len()
-        ),
-        ("probe", 0)
-    );
-    let offer = |flow, direct| pb::FlowOffer {
+    let mut listening = stack.accept(9).await;
+    let offer = offer(&listening, 10, true);
+    listening.commands.send(offer).await.unwrap();
+    assert!(!within(listening.answers.recv()).await.unwrap().accept);
+}
+
+/// A flow to the probe's own name, from a program of this host or not.
+fn offer(
+    listening: &Listening,
+    flow: u64,
+    direct: bool,
+) -> Result<pb::ProgramCommand, tonic::Status> {
+    say(pb::program_command::Command::Offer(pb::FlowOffer {
         flow,
         listener: listening.listen.id,
         name: "probe".into(),
@@ -214,35 +243,38 @@ async fn flows_to_the_own_name_are_accepted_and_programs_of_the_host_are_not() {
         direct,
         token: vec![1; 16],
         uid: 0,
-    };
-    let say = |command| {
-        Ok(pb::ProgramCommand {
-            command: Some(command),
-        })
-    };
-    let ready = stack.allocate_below(9).await;
-    use pb::program_command::Command as C;
-    listening
-        .commands
-        .send(say(C::Offer(offer(9, false))))
-        .await
-        .unwrap();
-    assert!(within(listening.answers.recv()).await.unwrap().accept);
-    listening.commands.send(say(C::Ready(ready))).await.unwrap();
-    let Heard::Tell(FlowTell::Up {
-        lower: FlowId(9),
-        via: Via::Accepted(_),
-        ..
-    }) = stack.heard().await
-    else {
-        panic!("the flow did not come up");
-    };
-    listening
-        .commands
-        .send(say(C::Offer(offer(10, true))))
-        .await
-        .unwrap();
-    assert!(!within(listening.answers.recv()).await.unwrap().accept);
+    }))
+}
+
+fn say(command: pb::program_command::Command) -> Result<pb::ProgramCommand, tonic::Status> {
+    let command = Some(command);
+    Ok(pb::ProgramCommand { command })
+}
+
+#[tokio::test]
+async fn little_waits_in_a_flow_that_was_accepted_until_it_is_known_whose_it_is() {
+    let (far, near) = (
+        UdpSocket::bind("127.0.0.1:0").unwrap(),
+        UdpSocket::bind("127.0.0.1:0").unwrap(),
+    );
+    near.connect(far.local_addr().unwrap()).unwrap();
+    far.connect(near.local_addr().unwrap()).unwrap();
+    let room = |socket: &UdpSocket| sockopt::socket_recv_buffer_size(socket).unwrap();
+    let looks = near.try_clone().unwrap();
+    // As the process below hands it over.
+    ipcp::udp::widen(&near);
+    let wide = room(&near);
+    sockopt::set_socket_recv_buffer_size(&far, UdpPort::NARROW).unwrap();
+    let narrow = room(&far);
+    let mut stack = start(Some(near)).await;
+    stack.accept(9).await;
+    for said in [b"a stranger".as_slice(), IT_IS_ME, b"a neighbour"] {
+        assert_eq!(room(&looks), narrow, "{said:?}");
+        far.send(said).unwrap();
+        let heard = Heard::Packets(FlowId(9), vec![said.to_vec()]);
+        assert_eq!(stack.heard().await, heard);
+    }
+    assert_eq!(room(&looks), wide);
 }
 
 #[tokio::test]

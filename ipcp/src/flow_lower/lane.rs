@@ -72,7 +72,7 @@ pub(super) fn control_item(received: io::Result<Received>) -> Heard {
 }
 
 impl Data {
-    /// Takes the socket of a flow, and the one that was handed over with it.
+    /// Takes the socket of a flow, and the one that was handed over with it. Little waits there until [`Data::widen`].
     pub(super) fn new(
         io: &mut Io,
         socket: RecordSocket,
@@ -83,7 +83,8 @@ impl Data {
             let watch = io.watch(&socket, Interest::READ)?;
             return Ok(Self::Records { socket, watch });
         };
-        let port = Box::new(UdpPort::new(UdpSocket::from(fd), offloads, Instant::now())?);
+        let port = UdpPort::narrow(UdpSocket::from(fd), offloads, Instant::now())?;
+        let port = Box::new(port);
         let watch = io.watch(&port.as_fd(), Interest::READ)?;
         let control_key = io.watch(&socket, Interest::READ)?.key();
         Ok(Self::Udp {
@@ -136,6 +137,13 @@ impl Data {
         match self {
             Self::Udp { port, .. } => port.has_news(),
             Self::Records { .. } => false,
+        }
+    }
+
+    /// It is known whose it is: more may wait to be read.
+    pub(super) fn widen(&self) {
+        if let Self::Udp { port, .. } = self {
+            port.widen();
         }
     }
 

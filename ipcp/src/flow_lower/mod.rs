@@ -12,7 +12,7 @@ use libflow::port::Joined;
 use proto::ipcp::{Offload, OffloadKind, Settings};
 use proto::record::{Item, Peer};
 use proto::{Batch, Code, FlowId, Framing, Reason};
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc;
 
 use crate::config::Config;
@@ -31,6 +31,8 @@ pub struct FlowLower {
     offloads: Offloads,
     flows: FxHashMap<FlowId, Lane>,
     keys: FxHashMap<Key, (FlowId, End)>,
+    /// Lanes that were accepted, of which the machine doesn't know yet whose they are.
+    narrow: FxHashSet<FlowId>,
     /// Lanes whose sending found something that their receiving reports.
     news: Vec<FlowId>,
     /// Lanes from which nothing gets out any longer, and the machine doesn't know yet.
@@ -58,6 +60,7 @@ impl FlowLower {
             offloads: Offloads::default(),
             flows: FxHashMap::default(),
             keys: FxHashMap::default(),
+            narrow: FxHashSet::default(),
             news: Vec::new(),
             faulty: Vec::new(),
             full: FxHashMap::default(),
@@ -84,6 +87,7 @@ impl FlowLower {
             via
         };
         let mtu = joined.welcome.mtu;
+        let accepted = matches!(via, Via::Accepted(_));
         let data = Data::new(io, joined.socket, joined.handed, self.offloads).map_err(|e| {
             Reason::new(
                 Code::Failed,
@@ -106,6 +110,11 @@ impl FlowLower {
                 (mtu.min(port.mtu()), Framing::Train)
             }
         };
+        if accepted {
+            self.narrow.insert(lower);
+        } else {
+            data.widen();
+        }
         self.flows.insert(
             lower,
             Lane {
@@ -128,6 +137,7 @@ impl FlowLower {
             return;
         };
         self.full.remove(&flow);
+        self.narrow.remove(&flow);
         let control = match lane.data {
             Data::Records { socket, watch } => {
                 self.keys.remove(&watch.key());
@@ -331,6 +341,14 @@ impl<M: Ipcp<Lower = FlowId, Ask = FlowAsk, Tell = FlowTell>> Lower<M> for FlowL
 
     fn end(&self, key: Key) -> Option<FlowId> {
         self.keys.get(&key).map(|(flow, _)| *flow)
+    }
+
+    fn known(&mut self, end: FlowId) {
+        if self.narrow.remove(&end)
+            && let Some(lane) = self.flows.get(&end)
+        {
+            lane.data.widen();
+        }
     }
 
     fn recv(&mut self, io: &mut Io, key: Key) -> Option<In<M>> {
