@@ -229,5 +229,5 @@ impl Counters {
     }
 }
 
-/// Descriptors that are looked at in one step.
-const EVENTS: usize = 64;
+/// Descriptors that are looked at in one step; if more are ready, the next step goes on with those.
+pub(crate) const EVENTS: usize = 64;

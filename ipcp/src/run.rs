@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::attach::{Attach, Call};
 use crate::config::Config;
 use crate::descriptors::Descriptors;
-use crate::io::{Epoll, Io, Key, Ready, Side};
+use crate::io::{EVENTS as DESCRIPTORS, Epoll, Io, Key, Ready, Side};
 use crate::lower::Lower;
 use crate::store::Store;
 use crate::upper::{Did, Uppers};
@@ -212,7 +212,9 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             }
         }
         if !strangers.is_empty() {
-            for _ in 0..LOWER_READS {
+            // A look that is full has not seen all who are known.
+            let full = self.ready.len() >= DESCRIPTORS;
+            for _ in 0..if full { 1 } else { LOWER_READS } {
                 self.next_stranger = (self.next_stranger + 1) % strangers.len();
                 self.read_lower(strangers[self.next_stranger], 1);
             }

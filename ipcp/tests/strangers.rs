@@ -62,8 +62,8 @@ struct Waiting {
 }
 
 impl Waiting {
-    fn new() -> Self {
-        let sockets = (0..=STRANGERS).map(|_| {
+    fn new(strangers: usize) -> Self {
+        let sockets = (0..=strangers).map(|_| {
             let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
             socket.set_nonblocking(true).unwrap();
             let other = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -115,9 +115,8 @@ impl Lower<Tells> for Waiting {
     }
 }
 
-#[tokio::test]
-async fn all_strangers_together_are_read_as_often_as_one_who_is_known_and_each_as_often_as_another()
-{
+/// The ends from which packets came, in that order, beside so many strangers.
+async fn order(strangers: usize) -> Vec<usize> {
     let dir = tempfile::tempdir().unwrap();
     let run_dir = dir.path().join("run");
     std::fs::create_dir(&run_dir).unwrap();
@@ -131,27 +130,47 @@ async fn all_strangers_together_are_read_as_often_as_one_who_is_known_and_each_a
         state_dir: dir.path().join("state"),
         secret: Secret::from([9; 32]),
     };
-    let process = tokio::spawn(ipcp::run(Tells { out, heard }, Waiting::new(), config));
+    let lower = Waiting::new(strangers);
+    let process = tokio::spawn(ipcp::run(Tells { out, heard }, lower, config));
     let _attached = daemon.attached().await;
-    let mut came = [0; STRANGERS + 1];
-    let mut strangers = 0;
-    for n in 1..=(STRANGERS + 1) * EACH {
-        let end = within(hears.recv()).await.unwrap();
-        came[end] += 1;
-        strangers += usize::from(end != 0);
-        let known = n - strangers;
-        assert!(
-            known == EACH || strangers <= known + SHARE,
-            "{strangers} before {known}"
-        );
-        let (least, most) = (came[1..].iter().min(), came[1..].iter().max());
-        assert!(most.unwrap() - least.unwrap() <= 1, "{came:?}");
+    let mut order = Vec::new();
+    while order.len() < (strangers + 1) * EACH {
+        order.push(within(hears.recv()).await.unwrap());
     }
     process.abort();
+    order
 }
 
-/// As many ends as one look at the descriptors takes, but for that which is known.
-const STRANGERS: usize = 40;
+/// How many packets of strangers had come with each of those of the one that is known.
+fn before(order: &[usize]) -> impl Iterator<Item = (usize, usize)> {
+    let known = order.iter().enumerate().filter(|(_, end)| **end == 0);
+    known.enumerate().map(|(n, (at, _))| (n, at - n))
+}
+
+#[tokio::test]
+async fn all_strangers_together_are_read_as_often_as_one_who_is_known_and_each_as_often_as_another()
+{
+    let order = order(40).await;
+    for (known, strangers) in before(&order) {
+        assert!(strangers <= known + SHARE, "{strangers} before {known}");
+    }
+    let mut came = BTreeMap::from_iter((1..=40).map(|end| (end, 0)));
+    for end in order.iter().filter(|end| **end > 0) {
+        *came.entry(*end).or_default() += 1;
+        let (least, most) = (came.values().min(), came.values().max());
+        assert!(most.unwrap() - least.unwrap() <= 1, "{came:?}");
+    }
+}
+
+#[tokio::test]
+async fn more_strangers_than_one_look_takes_are_together_read_little_more_than_one_who_is_known() {
+    let order = order(250).await;
+    for (known, strangers) in before(&order) {
+        let most = (known + SHARE) * 2;
+        assert!(strangers <= most, "{strangers} before {known}");
+    }
+}
+
 /// Packets that wait at each.
 const EACH: usize = 60;
 /// What is read of one end in one turn.
