@@ -183,7 +183,14 @@ impl PathMtu {
         match self.stage {
             Stage::Hope => Some(self.limit),
             Stage::Base => Some(BASE),
-            Stage::Search => self.next(),
+            Stage::Search => {
+                let next = self.next();
+                // What passes and what doesn't may lie close from the start: there is nothing to search then.
+                if next.is_none() {
+                    self.settle(now);
+                }
+                next
+            }
             Stage::Settled if self.good < self.limit && now >= self.raise_at => {
                 self.bad = self.limit + 1;
                 self.stage = Stage::Search;
@@ -279,7 +286,8 @@ mod tests {
                         self.mtu.answered(self.now, size);
                     }
                 } else {
-                    self.now = self.mtu.deadline().max(self.now).min(end);
+                    assert!(self.mtu.deadline() > self.now, "it spins");
+                    self.now = self.mtu.deadline().min(end);
                 }
             }
         }
@@ -371,6 +379,19 @@ mod tests {
         let mut usual = Path::new(1472, 1472);
         usual.mtu.passed_only(1200, usual.now);
         assert_eq!(usual.mtu.mtu(), 1472);
+    }
+
+    #[test]
+    fn where_there_is_nothing_to_search_the_search_is_over() {
+        for limit in BASE + 1..=BASE + GRAIN {
+            let mut path = Path::new(limit, BASE);
+            path.run(Duration::from_secs(20));
+            assert_eq!((path.mtu.mtu(), path.mtu.stage), (BASE, Stage::Settled));
+        }
+        let mut path = Path::new(FLOOR, FLOOR);
+        path.mtu.passed_only(FLOOR - 8, path.now);
+        path.run(Duration::from_secs(1));
+        assert_eq!((path.mtu.mtu(), path.mtu.stage), (FLOOR, Stage::Settled));
     }
 
     #[test]

@@ -130,6 +130,11 @@ impl Ledger {
         flow.arrived.iter().map(behind).sum()
     }
 
+    /// How many SDUs have not arrived, nor anything that was written later.
+    pub(super) fn cut_off(&self, tag: u32) -> u64 {
+        self.missing(tag) - self.overtaken(tag)
+    }
+
     /// How many SDUs were written, by either side, and have not arrived.
     pub(super) fn missing(&self, tag: u32) -> u64 {
         let Some(flow) = self.flows.get(&tag) else {

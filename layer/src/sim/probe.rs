@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::acts::Act;
-use super::programs::{PROBE_LASTS, Usage, name_of};
+use super::programs::{MOST_AT_ONCE, PROBE_LASTS, Usage, name_of};
 use super::run::Run;
 
 impl Run<'_> {
@@ -83,9 +83,10 @@ impl Run<'_> {
             })
         };
         let ordered = self.world.ledger.get(tag).is_some_and(|f| f.qos.ordered);
-        // Several SDUs may be in what one gap lacks.
+        // Several SDUs may be in what one gap lacks. What was written last is overtaken by what asks whether it arrived.
         let late = if ordered && take("drop.late", 1) > 0 {
-            self.world.ledger.overtaken(tag)
+            let last = self.world.ledger.cut_off(tag);
+            self.world.ledger.overtaken(tag) + last.min(MOST_AT_ONCE as u64)
         } else {
             0
         };

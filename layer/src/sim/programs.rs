@@ -160,7 +160,7 @@ impl World {
             .map_or(0, |mtu| (*mtu as usize).min(LARGEST));
         let (burst, sizes) = self
             .load(usage)
-            .map_or(((1, 4), None), |load| ((1, 1), Some(load.size)));
+            .map_or(((1, MOST_AT_ONCE), None), |load| ((1, 1), Some(load.size)));
         let mut batch = Batch::new(Framing::Record);
         for _ in 0..self.chance.between(burst.0, burst.1) {
             let (least, most) = match sizes {
@@ -241,5 +241,7 @@ const LARGEST: usize = 9000;
 const PROBE_WAITS: Duration = Duration::from_millis(500);
 const PROBE_WRITES: usize = 8;
 const PROBE_PAUSE: Duration = Duration::from_millis(5);
+/// SDUs that a program writes at once, at most.
+pub(super) const MOST_AT_ONCE: usize = 4;
 /// From when a side stands until it has written all.
 pub(super) const PROBE_LASTS: Duration = Duration::from_millis(600);
