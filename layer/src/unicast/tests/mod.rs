@@ -1,5 +1,6 @@
 //! A few machines on one virtual clock, over a lower network that connects whoever dials whom by name.
 
+mod certified;
 mod chaos;
 mod clash;
 mod clock;
@@ -57,6 +58,10 @@ pub(super) struct Net {
     wires: BTreeMap<(&'static str, FlowId), (&'static str, FlowId)>,
     /// When, from whom, to whom and how much, of every packet.
     pub(super) trace: Vec<(Duration, &'static str, &'static str, usize)>,
+    /// From whom, to whom and in which class, how many packets.
+    pub(super) classes: BTreeMap<(&'static str, &'static str, u8), usize>,
+    /// Every file that a machine has ever written.
+    pub(super) written: Vec<(&'static str, Vec<u8>)>,
     cut: BTreeSet<(&'static str, &'static str)>,
     /// The lower layer of each flow, and the layers that carry nothing.
     overs: BTreeMap<FlowId, Label>,
@@ -110,6 +115,8 @@ impl Net {
             serial: 1,
             wires: BTreeMap::new(),
             trace: Vec::new(),
+            classes: BTreeMap::new(),
+            written: Vec::new(),
             cut: BTreeSet::new(),
             overs: BTreeMap::new(),
             dark: BTreeSet::new(),
@@ -316,7 +323,10 @@ impl Net {
             }
             Output::Ask(FlowAsk::Hangup(lower)) => self.hangup(name, lower),
             Output::Save(file, bytes) if bytes.is_empty() => drop(node.files.remove(file)),
-            Output::Save(file, bytes) => drop(node.files.insert(file.to_owned(), bytes)),
+            Output::Save(file, bytes) => {
+                self.written.push((name, bytes.to_vec()));
+                node.files.insert(file.to_owned(), bytes);
+            }
             Output::Exit => node.exited = true,
         }
     }
@@ -337,6 +347,7 @@ impl Net {
             );
             let mut pdu = pdu.to_vec();
             self.trace.push((self.elapsed, name, to, pdu.len()));
+            *self.classes.entry((name, to, batch.dscp())).or_default() += 1;
             if let Some(tamper) = &mut self.tamper {
                 tamper(name, to, &mut pdu);
             }
@@ -404,12 +415,17 @@ impl Net {
 
 /// A layer `ovl` that `first` begins, over the one lower layer there is.
 pub(super) fn bootstrap(net: &mut Net, first: &'static str) {
+    bootstrap_under(net, first, None);
+}
+
+/// The same, with the root's key under a passphrase.
+pub(super) fn bootstrap_under(net: &mut Net, first: &'static str, passphrase: Option<Vec<u8>>) {
     let ask = Bootstrap {
         layer: label("ovl"),
         over: vec![label("net")],
         prefixes: Vec::new(),
         cert_life: None,
-        passphrase: None,
+        passphrase,
         shim_udp: None,
     };
     let answer = net.ask(first, Command::Bootstrap(ask));

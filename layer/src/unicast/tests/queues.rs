@@ -411,3 +411,43 @@ fn who_floods_in_the_names_of_others_gets_one_share_of_a_link() {
     assert!(all > 1_000, "{all}");
     assert!((0.45..=0.55).contains(&part), "{honest} of {all}");
 }
+
+#[test]
+fn packets_of_a_flow_go_in_the_class_of_its_cube_at_every_hop_and_control_in_its_own() {
+    // EF, AF41, AF11 and the default (RFC 4594).
+    let kinds = [
+        (QosSpec::RAW, 0),
+        (QosSpec::BEST, 0),
+        (QosSpec::DATA, 10),
+        (QosSpec::VIDEO, 34),
+        (QosSpec::VOICE, 46),
+    ];
+    let mut net = line();
+    register(&mut net, "c", "server");
+    for (id, (qos, class)) in (1..).zip(kinds) {
+        net.classes.clear();
+        flow(&mut net, "a", "c", "server", id, qos);
+        let asked = ["a", "b", "c"].iter().zip(["b", "c", "b"]);
+        for (from, to) in asked {
+            assert!(net.classes[&(*from, to, 48)] > 0, "{qos}: control");
+        }
+        net.classes.clear();
+        for _ in 0..10 {
+            write(&mut net, "a", id, &[b"there"]);
+            write(&mut net, "c", id, &[b"back"]);
+            net.run(Duration::from_millis(10));
+        }
+        assert_eq!(read(&mut net, "c", id).len(), 10);
+        assert_eq!(read(&mut net, "a", id).len(), 10);
+        for hop in [("a", "b"), ("b", "c"), ("c", "b"), ("b", "a")] {
+            let of = |class| net.classes.get(&(hop.0, hop.1, class));
+            assert!(
+                of(class).is_some_and(|n| *n >= 10),
+                "{qos}: {:?}",
+                net.classes
+            );
+        }
+        let mut used = net.classes.keys().map(|(.., used)| *used);
+        assert!(used.all(|used| used == class || used == 48), "{qos}");
+    }
+}

@@ -26,11 +26,18 @@ fn restart(net: &mut Net, name: &'static str) {
     net.seconds(3);
 }
 
-/// Whether the file of the authority holds these bytes of its key: they follow the head of every key in PKCS#8.
-fn shows_a_key(net: &mut Net) -> bool {
+/// The keys in the file of the authority, as they are: they follow the head of every key in PKCS#8.
+fn keys(net: &mut Net) -> Vec<[u8; 32]> {
     let head = [0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
-    let file = net.node("a").files["authority"].clone();
-    file.windows(head.len()).any(|w| w == head)
+    let file = &net.node("a").files["authority"];
+    let all = file
+        .windows(head.len() + 32)
+        .filter(|w| w.starts_with(&head));
+    all.map(|w| w[head.len()..].try_into().unwrap()).collect()
+}
+
+fn shows_a_key(net: &mut Net) -> bool {
+    !keys(net).is_empty()
 }
 
 #[test]
@@ -105,4 +112,28 @@ fn another_root_is_sealed_like_the_one_before_and_an_unsealed_one_needs_no_word(
     restart(&mut net, "a");
     assert_eq!(key(&mut net), "open");
     assert!(invite(&mut net, "a", "c").is_ok());
+}
+
+#[test]
+fn the_keys_of_roots_that_were_sealed_from_the_beginning_are_in_no_file_that_was_ever_written() {
+    let mut net = Net::new(&["a", "b", "c"]);
+    bootstrap_under(&mut net, "a", Some(PASS.to_vec()));
+    assert_eq!(key(&mut net), "sealed");
+    join(&mut net, "a", "b");
+    restart(&mut net, "a");
+    assert_eq!(key(&mut net), "locked");
+    act(&mut net, AuthorityAct::Unlock(PASS.to_vec())).unwrap();
+    join(&mut net, "a", "c");
+    act(&mut net, AuthorityAct::Revoke(label("c"))).unwrap();
+    let begin = AuthorityAct::Rollover(Rollover::Begin(None));
+    act(&mut net, begin).unwrap();
+    net.seconds(600);
+    let written = std::mem::take(&mut net.written);
+    // Now they are shown, so that they can be looked for.
+    act(&mut net, AuthorityAct::Seal(None)).unwrap();
+    let keys = keys(&mut net);
+    assert_eq!(keys.len(), 2, "that of either root");
+    let shown = |bytes: &[u8]| keys.iter().any(|key| bytes.windows(32).any(|w| w == key));
+    assert!(shown(&net.written[0].1) && written.len() > 10);
+    assert!(written.iter().all(|(_, bytes)| !shown(bytes)));
 }
