@@ -74,6 +74,9 @@ impl Run<'_> {
     /// agreement on ways doesn't end that): where it is shorter, what was sent on the longer one comes too late for an
     /// ordered flow; where it is narrower, what was sent before the writer heard of that no longer fits. Takes these drops off.
     fn excused(&self, tag: u32, missing: u64, drops: &mut BTreeMap<&'static str, u64>) -> u64 {
+        if missing == 0 {
+            return 0;
+        }
         let mut take = |what: &str, most: u64| {
             let left = drops.get_mut(what);
             left.map_or(0, |left| {

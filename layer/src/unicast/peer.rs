@@ -99,9 +99,11 @@ impl Peer {
     /// spoken before its records come. A `neighbour` has shaken hands in it for sure.
     pub(super) fn reborn(&mut self, now: Instant, neighbour: bool) {
         self.sessions.forget(now, neighbour);
-        // What this side began with the earlier life would be waited for until it is given up.
+        // What this side began with the earlier life, and lacks an answer or but the last, would be waited for until it is
+        // given up.
+        let opened = |r: &Running| r.open().is_some_and(|(.., since)| is_recent(now, since));
         self.handshakes
-            .retain(|r| r.done || r.open().is_some_and(|(.., since)| is_recent(now, since)));
+            .retain(|r| !r.is_under_way() && (r.done || opened(r)));
         self.retry_at = now;
     }
 
@@ -326,12 +328,15 @@ mod tests {
         let mut peer = Peer::new(Addr(1), Addr(2), 1, start);
         let late = start + MOMENT;
         let taken = |at, id| Handshake::server(&tls, id, 1200, at).unwrap();
-        let begun = Handshake::client(&tls, 3, 1200, late).unwrap();
+        let begun = |id| Handshake::client(&tls, id, 1200, late).unwrap();
         peer.handshakes = vec![
             Running::taken(start, taken(start, 1), None),
             Running::taken(late, taken(late, 2), None),
-            Running::begun(late, begun, None, false),
+            Running::begun(late, begun(3), None, false),
+            // It has the keys, and waits for a sign that the other side has them.
+            Running::begun(late, begun(4), None, false),
         ];
+        peer.handshakes[3].done = true;
         peer.reborn(late, false);
         let left = peer.handshakes.iter().map(|r| r.handshake.session());
         assert_eq!(left.collect::<Vec<_>>(), [2]);
