@@ -141,7 +141,7 @@ fn a_sealed_authority_starts_locked_and_says_what_to_do() {
 }
 
 #[test]
-fn a_key_that_was_never_on_disk_as_it_is_starts_locked() {
+fn a_key_that_was_sealed_from_the_beginning_starts_locked_and_is_in_no_file() {
     let lab = Lab::new().unwrap();
     let a = lab.host("a").unwrap();
     let _irmd = a.irmd().unwrap();
@@ -161,17 +161,64 @@ fn a_key_that_was_never_on_disk_as_it_is_starts_locked() {
         shown.is_ok_and(|shown| shown["key"] == key)
     };
     assert!(is("sealed"));
+    let mut seen = files(a.dir());
     a.irm("layer invite ovl --member ovl-b").unwrap();
     // irmd starts it again, and has kept no passphrase.
     for pid in a.programs("ipcpd") {
         kill(Pid::from_raw(pid.try_into().unwrap()), Signal::SIGKILL).unwrap();
     }
     eventually(TEN, "it is locked", || is("locked")).unwrap();
+    seen.extend(files(a.dir()));
     let unlock = format!("layer unlock ovl --passphrase-file {}", pass.display());
     a.irm(&unlock).unwrap();
     a.irm("layer invite ovl --member ovl-c").unwrap();
     // The same again is the same.
     a.irm(&found).unwrap();
+    seen.extend(files(a.dir()));
+    // Now the key is shown, so that it can be looked for.
+    a.irm("layer seal ovl --off").unwrap();
+    let open = files(a.dir());
+    let authority = open.iter().find(|(path, _)| path.ends_with("authority"));
+    let (path, bytes) = authority.unwrap();
+    let key = key_in(bytes).unwrap();
+    assert!(seen.iter().any(|(p, _)| p == path) && seen.len() > 10);
+    let shown = seen.iter().filter(|(_, bytes)| holds(bytes, &key));
+    let shown: Vec<_> = shown.map(|(path, _)| path).collect();
+    assert!(shown.is_empty(), "{shown:?}");
+    // The key of the member beside it, which is open, is another.
+    let identity = open.iter().find(|(path, _)| path.ends_with("identity"));
+    assert_ne!(key_in(&identity.unwrap().1), Some(key));
+    let mode = fs::metadata(path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "that of an open key");
+}
+
+/// Every file below a directory, as it is now: the state, the logs, whatever there is.
+fn files(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut all = Vec::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else if path.is_file() {
+            let bytes = fs::read(&path).unwrap();
+            all.push((path, bytes));
+        }
+    }
+    all
+}
+
+/// The secret part of a key that lies open in a file: 32 bytes behind the head of every Ed25519 key in PKCS#8.
+fn key_in(bytes: &[u8]) -> Option<Vec<u8>> {
+    let head = [0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+    let at = bytes.windows(head.len()).position(|w| w == head)? + head.len();
+    bytes.get(at..at + 32).map(<[u8]>::to_vec)
+}
+
+/// Whether the bytes of a key are there: as they are, or in hexadecimal digits.
+fn holds(bytes: &[u8], key: &[u8]) -> bool {
+    let hex: String = key.iter().map(|b| format!("{b:02x}")).collect();
+    let has = |what: &[u8]| bytes.windows(what.len()).any(|w| w == what);
+    has(key) || has(hex.as_bytes())
 }
 
 /// A has founded the layer `ovl`, B is its second member.

@@ -85,3 +85,30 @@ fn voice_beyond_what_a_link_is_said_to_carry_is_refused_with_the_reason_and_othe
     a.irm(one).unwrap();
     drop(calls);
 }
+
+#[test]
+fn what_flows_carry_is_on_the_wire_in_the_class_of_their_qos_on_either_side_of_a_member_between() {
+    let (line, _echo) = talking();
+    let [a, b] = ["a", "b"].map(|name| line.host(name).unwrap());
+    until(TEN, || a.irm("ping talk --layer overlay -c 1")).unwrap();
+    // EF, AF41, AF11 and the default (RFC 4594).
+    for (qos, class) in [("voice", 46), ("video", 34), ("data", 10), ("best", 0)] {
+        let capture = b.spawn_piped("lab-tool", ["capture", "no such text"]);
+        let capture = capture.unwrap();
+        eventually(TEN, "the capture runs", || {
+            capture.log().contains("capturing")
+        })
+        .unwrap();
+        let ping = format!("ping talk --layer overlay --qos {qos} -c 100 -i 0.01");
+        let said = a.irm_json(&ping).unwrap();
+        assert_eq!(said["received"], 100, "{said}");
+        let seen = capture.finish(TEN).unwrap();
+        let seen: serde_json::Value = serde_json::from_str(seen.lines().last().unwrap()).unwrap();
+        for dev in [&line.links[0].dev[1], &line.links[1].dev[0]] {
+            let of = |class: u8| seen[dev]["classes"][class.to_string()].as_u64();
+            assert!(of(class) >= Some(200), "{qos}: {seen}");
+            let mut others = [46, 34, 10].into_iter().filter(|other| *other != class);
+            assert!(others.all(|other| of(other).is_none()), "{qos}: {seen}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use nix::sys::socket::{LinkAddr, recvfrom};
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 
-/// Counts frames, bytes, and frames that hold the needle, by device, until stdin ends or the time is over.
+/// Counts frames, bytes, frames that hold the needle, and packets of each class, by device, until stdin ends or the time is over.
 pub(super) fn run(needle: &str, seconds: u64) -> anyhow::Result<()> {
     // ETH_P_ALL, in network order as packet(7) wants it.
     let all = Protocol::from(i32::from(3u16.to_be()));
@@ -81,6 +81,19 @@ struct Seen {
     frames: u64,
     bytes: u64,
     hits: u64,
+    /// IP packets of each class (DSCP).
+    classes: BTreeMap<u8, u64>,
+}
+
+/// The class in the header of an IP packet behind that of Ethernet.
+fn class(frame: &[u8]) -> Option<u8> {
+    let (kind, packet) = frame.get(12..)?.split_first_chunk()?;
+    let field = match (u16::from_be_bytes(*kind), packet) {
+        (0x0800, [_, field, ..]) => *field,
+        (0x86dd, [first, second, ..]) => first << 4 | second >> 4,
+        _ => return None,
+    };
+    Some(field >> 2)
 }
 
 fn count(inbox: &Receiver<(usize, Vec<u8>)>, needle: &[u8]) -> BTreeMap<usize, Seen> {
@@ -89,6 +102,9 @@ fn count(inbox: &Receiver<(usize, Vec<u8>)>, needle: &[u8]) -> BTreeMap<usize, S
         let seen = all.entry(dev).or_default();
         seen.frames += 1;
         seen.bytes += frame.len() as u64;
+        if let Some(class) = class(&frame) {
+            *seen.classes.entry(class).or_default() += 1;
+        }
         seen.hits += u64::from(frame.windows(needle.len()).any(|w| w == needle));
     }
     all

@@ -101,7 +101,7 @@ enum Verb {
         #[arg(long, default_value = "")]
         text: String,
     },
-    /// Watch all devices for frames that hold a text, until stdin ends; print frames, bytes and hits of each as JSON
+    /// Watch all devices for frames that hold a text, until stdin ends; print frames, bytes, hits and classes of each as JSON
     Capture {
         needle: String,
         /// At most so many seconds
