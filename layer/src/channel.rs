@@ -20,6 +20,9 @@
 //! - so is data of a stream that was replaced: either it is late, and its sender has another by now, or a later one was;
 //! - a reset of our stream makes us go on with `stream + 1` in the same way.
 //!
+//! What has arrived is acknowledged by the data that goes back. A frame for it alone goes 25 ms after the data; at once for
+//! every second frame, for one at offset 0, which holds the rest up, for one that came before, and for one that fills a gap.
+//!
 //! [`Channel::lost`] tells the owner of both, so that it says again what still matters. Who replaces its stream and acknowledges
 //! ours as it is now has taken that from its begin, or will: then nothing of ours is lost.
 
@@ -120,7 +123,7 @@ impl Channel {
                     self.sender.restart();
                     self.lost = Some(Lost::Both);
                 }
-                let received = self.receiver.data(stream, offset, bytes);
+                let received = self.receiver.data(now, stream, offset, bytes);
                 if received == Err(BadFrame::OldStream) {
                     // Late, or a yet later frame has brought the stream before it back: then only its sender can tell.
                     self.reset = Some(stream);
@@ -177,9 +180,11 @@ impl Channel {
                 .encode(),
             );
         }
-        self.receiver
-            .acked()
-            .then(|| Frame::Ack { ack_stream, ack }.encode())
+        if self.receiver.ack_at().is_some_and(|at| at <= now) {
+            self.receiver.acked();
+            return Some(Frame::Ack { ack_stream, ack }.encode());
+        }
+        None
     }
 
     /// The next message that has arrived whole.
@@ -189,7 +194,9 @@ impl Channel {
 
     /// When to poll again if nothing comes.
     pub fn deadline(&self) -> Option<Instant> {
-        self.sender.deadline()
+        let both = self.sender.deadline().into_iter();
+        let both = both.chain(self.receiver.ack_at());
+        both.min().filter(|_| !self.dead())
     }
 
     /// Whether nothing was acknowledged for 15 s although something waited to be, or the other side sends nonsense: drop it.
@@ -215,6 +222,11 @@ impl Channel {
     /// Whose messages may be lost because, since the last call, a side has begun a new stream.
     pub fn lost(&mut self) -> Option<Lost> {
         self.lost.take()
+    }
+
+    /// Whether everything sent has been acknowledged.
+    pub fn has_arrived(&self) -> bool {
+        self.sender.is_idle()
     }
 
     /// Whether everything sent has been acknowledged and nothing is left to be acknowledged.

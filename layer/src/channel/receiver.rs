@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use super::sender::KEPT;
 use super::{BadFrame, Channel};
@@ -14,7 +15,8 @@ pub(super) struct Receiver {
     old: VecDeque<u32>,
     messages: VecDeque<Vec<u8>>,
     waiting: usize,
-    ack_due: bool,
+    /// When what has arrived is acknowledged at the latest.
+    ack_at: Option<Instant>,
     gap_acks: u8,
     broken: bool,
 }
@@ -45,6 +47,7 @@ impl Receiver {
     /// Takes a data frame.
     pub(super) fn data(
         &mut self,
+        now: Instant,
         stream: u32,
         offset: u64,
         bytes: &[u8],
@@ -92,9 +95,15 @@ impl Receiver {
         if offset > current.next {
             current.keep(offset, bytes)?;
             self.gap_acks = (self.gap_acks + 1).min(MAX_GAP_ACKS);
+            self.ack_at = self.ack_at.and(Some(now));
             return Ok(received);
         }
-        self.ack_due = true;
+        let may_wait = offset > 0 && end > current.next && current.ahead.is_empty();
+        self.ack_at = if may_wait && self.ack_at.is_none() {
+            Some(now + ACK_DELAY)
+        } else {
+            Some(now)
+        };
         if end > current.next {
             // Below usize: a frame is in memory.
             let advanced = current.advance(&bytes[(current.next - offset) as usize..]);
@@ -129,9 +138,14 @@ impl Receiver {
         due
     }
 
-    /// Whether an acknowledgement was owed; it has been sent now.
-    pub(super) fn acked(&mut self) -> bool {
-        std::mem::take(&mut self.ack_due)
+    /// What has arrived is acknowledged now.
+    pub(super) fn acked(&mut self) {
+        self.ack_at = None;
+    }
+
+    /// When what has arrived is to be acknowledged though nothing goes that could carry that along.
+    pub(super) fn ack_at(&self) -> Option<Instant> {
+        self.ack_at
     }
 
     /// Whether the other side broke the stream, for good.
@@ -140,7 +154,7 @@ impl Receiver {
     }
 
     pub(super) fn owes_ack(&self) -> bool {
-        self.ack_due || self.gap_acks > 0
+        self.ack_at.is_some() || self.gap_acks > 0
     }
 }
 
@@ -218,3 +232,6 @@ const MAX_PIECES: usize = 4096;
 const MAX_WAITING: usize = 4 << 20;
 const MAX_OLD: usize = 8;
 const MAX_GAP_ACKS: u8 = 8;
+/// How long an acknowledgement waits for something that goes back (RFC 9000 §13.2): as long as news waits for more of it, and
+/// well below the time after which a sender says it again.
+pub(super) const ACK_DELAY: Duration = Duration::from_millis(25);

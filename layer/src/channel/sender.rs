@@ -6,6 +6,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::frame::Frame;
+use super::receiver::ACK_DELAY;
 use super::{BadFrame, Full};
 
 /// What was queued and isn't acknowledged.
@@ -359,7 +360,8 @@ impl Rtt {
         let once = self
             .smooth
             .map_or(FIRST_TIMEOUT, |smooth| smooth + self.variance * 4);
-        once.clamp(MIN_TIMEOUT, MAX_TIMEOUT)
+        (once.max(MIN_TIMEOUT) + ACK_DELAY)
+            .min(MAX_TIMEOUT)
             .saturating_mul(1 << (self.backoff / 2).min(8))
             .min(MAX_TIMEOUT)
     }

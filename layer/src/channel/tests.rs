@@ -144,6 +144,76 @@ fn nothing_is_sent_when_idle() {
     );
 }
 
+/// Two that have heard of each other.
+fn acquainted() -> Link {
+    let mut link = Link::new(8, 0);
+    link.ends[0].send(b"hello").unwrap();
+    link.run(Duration::from_secs(1));
+    link.ends[1].send(b"hello to you").unwrap();
+    link.run(Duration::from_secs(1));
+    link.sent = 0;
+    link
+}
+
+#[test]
+fn an_acknowledgement_rides_on_what_goes_back_in_time_or_goes_alone() {
+    let mut link = acquainted();
+    link.ends[0].send(b"question").unwrap();
+    link.run(Duration::from_millis(20));
+    link.ends[1].send(b"answer").unwrap();
+    link.run(Duration::from_secs(1));
+    assert_eq!(link.sent, 3, "question, answer, and what acknowledges that");
+    assert!(link.ends.iter().all(Channel::is_idle));
+    let mut link = acquainted();
+    link.ends[0].send(b"remark").unwrap();
+    let took = link.run(Duration::from_secs(1));
+    assert_eq!(link.sent, 2);
+    assert_eq!(took, Duration::from_millis(5 + 25 + 5));
+}
+
+#[test]
+fn no_acknowledgement_waits_that_something_waits_for() {
+    let mut link = acquainted();
+    (0..40).for_each(|_| link.ends[0].send(&[7; 171]).unwrap());
+    let took = link.run(Duration::from_secs(1));
+    // Windows of 16 frames, then of 24 and more, a round trip of 10 ms each.
+    assert_eq!(took, Duration::from_millis(20));
+    assert_eq!(link.sent, 40 + 20, "one for two");
+    // What came before, because its acknowledgement was lost.
+    link.ends[0].send(b"said twice").unwrap();
+    let now = link.now;
+    let frame = link.ends[0].poll(now).unwrap();
+    link.ends[1].handle(now, &frame).unwrap();
+    assert_eq!(link.ends[1].poll(now), None);
+    link.ends[1].handle(now, &frame).unwrap();
+    assert!(link.ends[1].poll(now).is_some());
+    // What fills a gap, and what came before it.
+    for order in [[1, 0], [0, 2]] {
+        let mut link = acquainted();
+        (0..3).for_each(|_| link.ends[0].send(&[7; 171]).unwrap());
+        let frames: Vec<_> = std::iter::from_fn(|| link.ends[0].poll(now)).collect();
+        for place in order {
+            link.ends[1].handle(now, &frames[place]).unwrap();
+        }
+        let acks = std::iter::from_fn(|| link.ends[1].poll(now)).count();
+        assert_eq!((acks, link.ends[1].is_idle()), (2, true), "{order:?}");
+    }
+}
+
+#[test]
+fn nothing_is_said_again_only_because_its_acknowledgement_waits() {
+    let mut link = acquainted();
+    for _ in 0..200 {
+        // Much that is acknowledged within 10 ms, so that nothing longer is expected, and then something alone.
+        (0..4).for_each(|_| link.ends[0].send(&[7; 171]).unwrap());
+        link.run(Duration::from_secs(1));
+        link.sent = 0;
+        link.ends[0].send(b"alone").unwrap();
+        link.run(Duration::from_secs(1));
+        assert_eq!(link.sent, 2);
+    }
+}
+
 #[test]
 fn a_single_lost_frame_is_sent_again_before_the_time_out() {
     let mut link = Link::new(4, 0);

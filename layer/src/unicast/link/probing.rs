@@ -97,7 +97,7 @@ impl Link {
     /// Whether the other side is to hear what this one holds: it is time again, or what it was to hear did not fit and there is
     /// room now.
     pub(in crate::unicast) fn is_owed_digest(&self, now: Instant) -> bool {
-        let owed = self.next_digest <= now || self.owes_digest && self.channel.is_idle();
+        let owed = self.next_digest <= now || self.owes_digest && self.channel.has_arrived();
         self.up().is_some() && owed
     }
 

@@ -168,7 +168,8 @@ fn whatever_becomes_of_the_packets_of_an_allocation_the_flow_stands_once_and_at_
         world.follow(&fates);
         let command = world.allocate(flow.0);
         let asked = world.run(PATIENCE, flow);
-        assert!(world.plan.borrow().met >= DEPTH as usize);
+        // The request, the answer, and what acknowledges that; what is said again comes on top.
+        assert!(world.plan.borrow().met >= 3);
         assert_eq!(asked, 1, "{fates:?}");
         assert_eq!(world.stands(flow), [true; 2], "{fates:?}");
         let answer = world.net.node("a").answers.remove(&command);
@@ -231,4 +232,4 @@ const HELLO: usize = pdu::Hello::LEN + pdu::HOP_OVERHEAD;
 const SEALED: u8 = pdu::Kind::SEALED;
 const LATE: Duration = Duration::from_millis(30);
 /// By then all was said again that was lost.
-const PATIENCE: Duration = Duration::from_millis(1200);
+const PATIENCE: Duration = Duration::from_millis(1500);
