@@ -27,20 +27,40 @@ pub(super) trait Links {
 
     /// The links of a member that their other ends confirm.
     fn edges(&self, at: Slot) -> impl Iterator<Item = Edge> {
-        let here = self.names().addr(at);
+        self.said(at)
+            .filter_map(move |said| self.confirmed(at, &said))
+    }
+
+    /// The links of a member as it says them itself, to members that are known.
+    fn said(&self, at: Slot) -> impl Iterator<Item = Said<'_>> {
         self.links(at).iter().filter_map(move |link| {
             let to = self.names().find(link.neighbour).filter(|to| *to != at)?;
-            let theirs = self.links(to);
-            let back = theirs.binary_search_by_key(&here, |l| l.neighbour).ok()?;
-            let back = &theirs[back];
-            Some(Edge {
-                to,
-                there: link.cost.clamp(1, MAX_COST),
-                back: back.cost.clamp(1, MAX_COST),
-                mtu: u16::try_from(link.mtu.min(back.mtu)).unwrap_or(u16::MAX),
-            })
+            let there = link.cost.clamp(1, MAX_COST);
+            Some(Said { to, there, link })
         })
     }
+
+    /// A link of a member with what its other end says of it; `None` if that names none.
+    fn confirmed(&self, at: Slot, said: &Said<'_>) -> Option<Edge> {
+        let here = self.names().addr(at);
+        let theirs = self.links(said.to);
+        let back = theirs.binary_search_by_key(&here, |l| l.neighbour).ok()?;
+        let back = &theirs[back];
+        Some(Edge {
+            to: said.to,
+            there: said.there,
+            back: back.cost.clamp(1, MAX_COST),
+            mtu: u16::try_from(said.link.mtu.min(back.mtu)).unwrap_or(u16::MAX),
+        })
+    }
+}
+
+/// A link that its near end names. To ask the other end costs more than most who look at a link need.
+pub(super) struct Said<'a> {
+    pub(super) to: Slot,
+    /// What it costs from here.
+    pub(super) there: u32,
+    link: &'a LinkState,
 }
 
 /// A link that both ends name.

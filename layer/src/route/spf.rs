@@ -197,7 +197,13 @@ fn dijkstra(graph: &impl Links, root: Slot, labels: &mut [Label], sets: &mut Set
         if cost > here.cost {
             continue;
         }
-        for edge in graph.edges(at).filter(|edge| edge.to != root) {
+        for said in graph.said(at).filter(|said| said.to != root) {
+            if here.cost + said.there > labels[said.to as usize].cost {
+                continue;
+            }
+            let Some(edge) = graph.confirmed(at, &said) else {
+                continue;
+            };
             let known = &mut labels[edge.to as usize];
             let found = Label {
                 cost: here.cost + edge.there,
@@ -327,10 +333,10 @@ impl<G: Links> Change<'_, G> {
         self.labels[at as usize].cost = cost;
         self.expected.remove(&at);
         let (graph, root) = (self.graph, self.root);
-        for edge in graph.edges(at).filter(|e| e.to != root) {
-            let found = cost + edge.there;
-            if found < self.expects(edge.to) {
-                self.expect(edge.to, found);
+        for said in graph.said(at).filter(|said| said.to != root) {
+            let found = cost + said.there;
+            if found < self.expects(said.to) && graph.confirmed(at, &said).is_some() {
+                self.expect(said.to, found);
             }
         }
     }
@@ -342,9 +348,10 @@ impl<G: Links> Change<'_, G> {
         self.expect(at, cost);
         let behind: Vec<Slot> = self
             .graph
-            .edges(at)
-            .filter(|e| e.to != self.root && said + e.there == self.expects(e.to))
-            .map(|e| e.to)
+            .said(at)
+            .filter(|s| s.to != self.root && said + s.there == self.expects(s.to))
+            .filter(|s| self.graph.confirmed(at, s).is_some())
+            .map(|s| s.to)
             .collect();
         for to in behind {
             self.look(to);
@@ -377,10 +384,11 @@ impl<G: Links> Change<'_, G> {
             if self.labels[at as usize] == before || cost == FAR {
                 continue;
             }
-            for edge in self.graph.edges(at) {
-                let behind = self.labels[edge.to as usize].cost;
-                if behind == cost.saturating_add(edge.there) {
-                    queue.push(Reverse((behind, edge.to)));
+            for said in self.graph.said(at) {
+                let behind = self.labels[said.to as usize].cost;
+                let follows = behind == cost.saturating_add(said.there);
+                if follows && self.graph.confirmed(at, &said).is_some() {
+                    queue.push(Reverse((behind, said.to)));
                 }
             }
         }

@@ -16,7 +16,8 @@ pub(super) struct Net {
     cables: BTreeMap<(usize, usize), Cable>,
     /// The other ends of the cables of each host.
     beside: Vec<Vec<usize>>,
-    wires: BTreeMap<End, Wire>,
+    /// The ends at each host.
+    wires: Vec<BTreeMap<FlowId, Wire>>,
     /// Ends that are gone, and who sent there.
     gone: BTreeMap<End, End>,
     /// No loss, no duplicates, no reordering and no attacker from now on.
@@ -94,7 +95,7 @@ impl Net {
         Self {
             cables,
             beside,
-            wires: BTreeMap::new(),
+            wires: vec![BTreeMap::new(); hosts],
             gone: BTreeMap::new(),
             quiet: false,
             attacker: Attacker::default(),
@@ -131,23 +132,27 @@ impl Net {
             framing,
             last: Duration::ZERO,
         };
-        self.wires.insert((a, at_a), wire((b, at_b)));
-        self.wires.insert((b, at_b), wire((a, at_a)));
+        self.wires[a].insert(at_a, wire((b, at_b)));
+        self.wires[b].insert(at_b, wire((a, at_a)));
         (at_a, at_b)
     }
 
+    fn wire(&self, end: End) -> Option<&Wire> {
+        self.wires[end.0].get(&end.1)
+    }
+
     pub(super) fn other_end(&self, end: End) -> Option<End> {
-        self.wires.get(&end).map(|w| w.other)
+        self.wire(end).map(|w| w.other)
     }
 
     pub(super) fn framing(&self, end: End) -> Option<Framing> {
-        self.wires.get(&end).map(|w| w.framing)
+        self.wire(end).map(|w| w.framing)
     }
 
     /// Takes one end away; the other finds out by itself.
     pub(super) fn remove(&mut self, end: End) -> Option<End> {
-        let other = self.wires.remove(&end)?.other;
-        if self.wires.contains_key(&other) {
+        let other = self.wires[end.0].remove(&end.1)?.other;
+        if self.wire(other).is_some() {
             self.gone.insert(end, other);
         } else {
             self.gone.remove(&other);
@@ -157,20 +162,21 @@ impl Net {
 
     /// The end that still sends to one that is gone.
     pub(super) fn sender_to(&self, gone: End) -> Option<End> {
-        let standing = || self.other_end(gone).filter(|o| self.wires.contains_key(o));
+        let standing = || self.other_end(gone).filter(|o| self.wire(*o).is_some());
         self.gone.get(&gone).copied().or_else(standing)
     }
 
     /// The ends at a host, or of one cable.
     pub(super) fn ends(&self, host: usize, at: Option<usize>) -> Vec<End> {
-        let of =
-            |(end, wire): (&End, &Wire)| at.is_none_or(|at| wire.other.0 == at).then_some(*end);
-        let all = (host, FlowId(0))..=(host, FlowId(u64::MAX));
-        self.wires.range(all).filter_map(of).collect()
+        let of = |wire: &Wire| at.is_none_or(|at| wire.other.0 == at);
+        let all = self.wires[host].iter().filter(|(_, wire)| of(wire));
+        all.map(|(lower, _)| (host, *lower)).collect()
     }
 
     pub(super) fn all_ends(&self) -> Vec<End> {
-        self.wires.keys().copied().collect()
+        (0..self.wires.len())
+            .flat_map(|host| self.ends(host, None))
+            .collect()
     }
 
     /// What becomes of a packet that is sent now: nothing, one that arrives, or several.
@@ -181,7 +187,7 @@ impl Net {
         pdu: &[u8],
         chance: &mut Chance,
     ) -> Vec<Flight> {
-        let Some(wire) = self.wires.get_mut(&from) else {
+        let Some(wire) = self.wires[from.0].get_mut(&from.1) else {
             return Vec::new();
         };
         let to = wire.other;

@@ -15,6 +15,8 @@ pub(super) struct Damper {
     full: BTreeMap<Key, Instant>,
     /// What must wait; the newest version is sent when its time comes.
     held: BTreeSet<Key>,
+    /// When it was last looked which buckets are full again.
+    swept: Option<Instant>,
 }
 
 impl Damper {
@@ -40,8 +42,11 @@ impl Damper {
                 *full = (*full).max(now) + EVERY;
             }
         }
-        self.full
-            .retain(|key, full| *full > now || self.held.contains(key));
+        if self.swept.is_none_or(|at| at + EVERY <= now) {
+            self.swept = Some(now);
+            self.full
+                .retain(|key, full| *full > now || self.held.contains(key));
+        }
         due
     }
 

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use rustc_hash::FxHashMap;
+
 /// Counters of one machine. A drop is named `drop.REASON`, everything else by what happened.
 #[derive(Debug, Default)]
-pub(super) struct Stats(BTreeMap<&'static str, u64>);
+pub(super) struct Stats(FxHashMap<&'static str, u64>);
 
 impl Stats {
     /// Counts one.
@@ -23,7 +25,9 @@ impl Stats {
     }
 
     /// All of them, in alphabetical order.
+    #[expect(clippy::disallowed_methods, reason = "it is sorted at once")]
     pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        self.0.iter().map(|(what, n)| (*what, *n))
+        let sorted: BTreeMap<_, _> = self.0.iter().map(|(what, n)| (*what, *n)).collect();
+        sorted.into_iter()
     }
 }
