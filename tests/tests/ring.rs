@@ -184,40 +184,60 @@ fn a_member_that_is_killed_under_traffic_is_routed_round_at_once() {
     assert!(gap <= 500, "{gap} ms");
 }
 
+/// Two members with two links between them, and `near` at the second.
+struct Pair {
+    _echo: Process,
+    a: Node,
+    b: Node,
+    _lab: Lab,
+}
+
+impl Pair {
+    fn up() -> Self {
+        let lab = Lab::new().unwrap();
+        let [a, b] = ["a", "b"].map(|name| node(&lab, name));
+        for (n, layer) in [(1, "one"), (2, "two")] {
+            let (here, there) = (format!("{layer}-a"), format!("{layer}-b"));
+            let ips = [1, 2].map(|end| IpAddr::from([10, 78, n, end]));
+            let peer = b.host.holder();
+            a.host.net(&format!("veth {here} {there} {peer}")).unwrap();
+            for (node, dev, ip) in [(&a, &here, ips[0]), (&b, &there, ips[1])] {
+                node.host.net(&format!("addr {dev} {ip}/24")).unwrap();
+                node.host.net(&format!("up {dev}")).unwrap();
+            }
+            b.shim(layer, ips[1], &[("ovl-a", ips[0])]);
+            a.shim(layer, ips[0], &[("ovl-b", ips[1])]);
+        }
+        b.irm("ipcp bootstrap ovl-b --type unicast --layer overlay");
+        a.enroll(&b);
+        let used = || ["one", "two"].map(|layer| a.links(Some(layer)));
+        until(TEN, || {
+            anyhow::ensure!(used() == [1, 1], "not linked twice: {:?}", used());
+            Ok(())
+        })
+        .unwrap();
+        let _echo = b
+            .host
+            .spawn("irm", ["echo", "near", "--layer", "overlay"])
+            .unwrap();
+        until(TEN, || {
+            a.host.irm("ping near --layer overlay -c 1 --timeout 500ms")
+        })
+        .unwrap();
+        Self {
+            _echo,
+            a,
+            b,
+            _lab: lab,
+        }
+    }
+}
+
 /// Pings over one of two links between two hosts while the interfaces of `a` or `b` go down, one after the other. Gives the
 /// milliseconds in which echoes were lost, and how often `a` saw a carrier go.
 fn down(at: &str) -> (u64, u64) {
-    let lab = Lab::new().unwrap();
-    let [a, b] = ["a", "b"].map(|name| node(&lab, name));
-    let there = if at == "a" { &a } else { &b };
-    for (n, layer) in [(1, "one"), (2, "two")] {
-        let (here, there) = (format!("{layer}-a"), format!("{layer}-b"));
-        let ips = [1, 2].map(|end| IpAddr::from([10, 78, n, end]));
-        let peer = b.host.holder();
-        a.host.net(&format!("veth {here} {there} {peer}")).unwrap();
-        for (node, dev, ip) in [(&a, &here, ips[0]), (&b, &there, ips[1])] {
-            node.host.net(&format!("addr {dev} {ip}/24")).unwrap();
-            node.host.net(&format!("up {dev}")).unwrap();
-        }
-        b.shim(layer, ips[1], &[("ovl-a", ips[0])]);
-        a.shim(layer, ips[0], &[("ovl-b", ips[1])]);
-    }
-    b.irm("ipcp bootstrap ovl-b --type unicast --layer overlay");
-    a.enroll(&b);
-    let used = || ["one", "two"].map(|layer| a.links(Some(layer)));
-    until(TEN, || {
-        anyhow::ensure!(used() == [1, 1], "not linked twice: {:?}", used());
-        Ok(())
-    })
-    .unwrap();
-    let _echo = b
-        .host
-        .spawn("irm", ["echo", "near", "--layer", "overlay"])
-        .unwrap();
-    until(TEN, || {
-        a.host.irm("ping near --layer overlay -c 1 --timeout 500ms")
-    })
-    .unwrap();
+    let Pair { a, b, .. } = &Pair::up();
+    let there = if at == "a" { a } else { b };
     let args = [
         "--json", "ping", "near", "--layer", "overlay", "-c", "1000", "-i", "0.005", "--qos", "raw",
     ];
@@ -261,4 +281,28 @@ fn an_interface_that_goes_down_on_the_other_side_is_seen_by_its_carrier_and_left
     assert!(seen >= 2, "a saw {seen} carriers go");
     // 50 ms for each, and what a busy machine adds to it.
     assert!(gap <= 500, "{gap} ms");
+}
+
+#[test]
+fn a_carrier_that_goes_while_news_are_lost_is_asked_for_and_seen_all_the_same() {
+    let Pair { a, b, .. } = &Pair::up();
+    let own = a.host.holder();
+    a.host.net(&format!("veth noise hush {own}")).unwrap();
+    let member = a.member();
+    // Until its links are quiet: their silence is no sign of death then.
+    std::thread::sleep(Duration::from_secs(8));
+    kill(member, Signal::SIGSTOP).unwrap();
+    // More than waits in a socket for who doesn't read.
+    a.host.net("flap noise 300").unwrap();
+    b.host.net("down one-b").unwrap();
+    kill(member, Signal::SIGCONT).unwrap();
+    until(TEN, || {
+        let status = a.host.irm_json("status")?;
+        let seen = ["udp.carrier_news_lost", "udp.no_carrier"].map(|what| counted(&status, what));
+        anyhow::ensure!(seen.iter().all(|n| *n > 0), "{seen:?}");
+        Ok(())
+    })
+    .unwrap();
+    let ping = "ping near --layer overlay -c 1 --timeout 500ms";
+    until(TEN, || a.host.irm(ping)).unwrap();
 }

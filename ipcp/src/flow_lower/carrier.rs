@@ -1,14 +1,18 @@
 //! Which of this host's interfaces have lost their carrier, as the kernel tells it (rtnetlink(7)): a cable was pulled, or the
 //! other end of it was switched off. Sending fails in neither case. It must not know flows.
+//!
+//! How things stand is asked once at the start, and again whenever news were lost.
 
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, socket,
+    AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, bind, recvfrom, sendto,
+    socket,
 };
 
 use crate::io::{Interest, Io, Key, Watch};
@@ -20,6 +24,8 @@ pub(super) struct Carrier {
     watch: Watch,
     /// The interfaces that have none.
     without: BTreeSet<u32>,
+    /// News were lost, and nothing was asked since.
+    stale: bool,
 }
 
 /// What the kernel says of one interface.
@@ -31,7 +37,7 @@ struct News {
 }
 
 impl Carrier {
-    /// Listens from now on.
+    /// Listens from now on, and asks how things stand.
     pub(super) fn new(io: &mut Io) -> io::Result<Self> {
         let socket = socket(
             AddressFamily::Netlink,
@@ -41,19 +47,30 @@ impl Carrier {
         )?;
         bind(socket.as_raw_fd(), &NetlinkAddr::new(0, GROUP_LINK))?;
         let watch = io.watch(&socket, Interest::READ)?;
-        Ok(Self {
+        let carrier = Self {
             socket,
             watch,
             without: BTreeSet::new(),
-        })
+            stale: false,
+        };
+        carrier.ask()?;
+        Ok(carrier)
     }
 
     pub(super) fn key(&self) -> Key {
         self.watch.key()
     }
 
+    /// Asks the kernel for all interfaces; it answers as it tells news.
+    fn ask(&self) -> io::Result<()> {
+        let kernel = NetlinkAddr::new(KERNEL, 0);
+        let fd = self.socket.as_raw_fd();
+        sendto(fd, &question(), &kernel, MsgFlags::empty())?;
+        Ok(())
+    }
+
     /// Reads what there is: the addresses of this host on interfaces that have just lost their carrier.
-    pub(super) fn lost(&mut self) -> Vec<IpAddr> {
+    pub(super) fn lost(&mut self, io: &mut Io) -> Vec<IpAddr> {
         let mut lost = BTreeSet::new();
         let mut bytes = [0; BUFFER];
         // A flood of news is read in portions: the socket stays readable.
@@ -71,9 +88,17 @@ impl Carrier {
                         }
                     }
                 }
-                // Another process of this host; or news were lost (ENOBUFS), and hellos have to tell.
-                Ok(_) | Err(nix::errno::Errno::ENOBUFS | nix::errno::Errno::EINTR) => {}
-                Err(_) => break,
+                // Another process of this host.
+                Ok(_) | Err(Errno::EINTR) => {}
+                Err(Errno::ENOBUFS) => {
+                    io.counters.add("udp.carrier_news_lost", 1);
+                    self.stale = true;
+                }
+                Err(_) => {
+                    // Only now: the kernel answers one question at a time, and has none left.
+                    self.stale = self.stale && self.ask().is_err();
+                    break;
+                }
             }
         }
         if lost.is_empty() {
@@ -94,6 +119,16 @@ fn addresses(names: &BTreeSet<String>) -> Vec<IpAddr> {
             v4.or_else(|| address.as_sockaddr_in6().map(|a| a.ip().into()))
         })
         .collect()
+}
+
+/// `struct nlmsghdr` and `struct ifinfomsg` of a question for all interfaces.
+fn question() -> [u8; HEADER + INFO] {
+    let mut bytes = [0; HEADER + INFO];
+    let len = (bytes.len() as u32).to_ne_bytes();
+    bytes[..4].copy_from_slice(&len);
+    bytes[4..6].copy_from_slice(&GET_LINK.to_ne_bytes());
+    bytes[6..8].copy_from_slice(&ALL.to_ne_bytes());
+    bytes
 }
 
 /// The messages of one datagram; what can't be read is left out.
@@ -159,6 +194,9 @@ const KERNEL: u32 = 0;
 const NEW_LINK: u16 = 16;
 const HEADER: usize = 16;
 const INFO: usize = 16;
+/// RTM_GETLINK, and NLM_F_REQUEST with NLM_F_DUMP.
+const GET_LINK: u16 = 18;
+const ALL: u16 = 0x301;
 /// IFLA_IFNAME.
 const NAME: u16 = 3;
 /// IFF_UP and IFF_LOWER_UP.
@@ -222,9 +260,24 @@ mod tests {
     fn nothing_is_lost_while_nothing_happens_and_addresses_are_found_by_interface() {
         let mut io = Io::new().unwrap();
         let mut carrier = Carrier::new(&mut io).unwrap();
-        let quiet = carrier.lost();
+        let quiet = carrier.lost(&mut io);
         assert!(!quiet.contains(&IpAddr::from([127, 0, 0, 1])), "{quiet:?}");
         let lo = addresses(&BTreeSet::from(["lo".to_owned()]));
         assert!(lo.contains(&IpAddr::from([127, 0, 0, 1])), "{lo:?}");
+    }
+
+    #[test]
+    fn how_things_stand_is_asked_at_the_start() {
+        let mut io = Io::new().unwrap();
+        let carrier = Carrier::new(&mut io).unwrap();
+        let (mut bytes, mut all) = ([0; BUFFER], Vec::new());
+        while let Ok((len, from)) = recvfrom::<NetlinkAddr>(carrier.socket.as_raw_fd(), &mut bytes)
+        {
+            assert_eq!(from.unwrap().pid(), KERNEL);
+            all.extend(parse(&bytes[..len]));
+        }
+        let lo = all.iter().find(|news| news.name == "lo");
+        assert!(lo.is_some_and(|lo| lo.index == 1), "{all:?}");
+        assert_eq!(carrier.ask().ok(), Some(()), "as often as is wanted");
     }
 }

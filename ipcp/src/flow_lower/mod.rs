@@ -268,7 +268,7 @@ impl FlowLower {
 
     /// Lanes over interfaces that have just lost their carrier say so next.
     fn carrier_lost(&mut self, io: &mut Io) {
-        let lost = self.carrier.as_mut().map(Carrier::lost);
+        let lost = self.carrier.as_mut().map(|carrier| carrier.lost(io));
         let lost = lost.unwrap_or_default();
         for (flow, lane) in &self.flows {
             if let Data::Udp { port, .. } = &lane.data

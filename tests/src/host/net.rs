@@ -26,6 +26,8 @@ pub(super) enum Change {
     Up { dev: String },
     /// Set a device down
     Down { dev: String },
+    /// Set a device up and down so many times
+    Flap { dev: String, times: u32 },
     /// Change a device's MTU
     Mtu { dev: String, mtu: u32 },
     /// Add a route by a gateway
@@ -64,6 +66,13 @@ async fn change_with(handle: &Handle, change: &Change) -> anyhow::Result<()> {
         Change::DelAddr { dev, cidr } => del_addr(handle, dev, cidr).await,
         Change::Up { dev } => set(handle, dev, |link| link.up()).await,
         Change::Down { dev } => set(handle, dev, |link| link.down()).await,
+        Change::Flap { dev, times } => {
+            for _ in 0..*times {
+                set(handle, dev, |link| link.up()).await?;
+                set(handle, dev, |link| link.down()).await?;
+            }
+            Ok(())
+        }
         Change::Mtu { dev, mtu } => set(handle, dev, |link| link.mtu(*mtu)).await,
         Change::Route { cidr, via } => {
             let route = RouteMessageBuilder::<IpAddr>::new()
