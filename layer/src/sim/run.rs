@@ -173,8 +173,7 @@ impl Run<'_> {
             self.world.return_of(host);
         }
         // Who is joining needs a way to the authority through a door that the invitation names: nothing else can be expected.
-        let joining = |h: &Host| h.alive() && !h.member && !h.ghost;
-        let joining = self.world.hosts.iter().any(joining);
+        let joining = self.world.hosts.iter().any(|h| !h.member);
         for (a, b) in self.world.net.edges() {
             let cut = !mended && self.plan.permille(150);
             self.world.set_cable(a, b, joining || !cut);
