@@ -31,7 +31,7 @@ pub(super) struct Own {
 struct Mine {
     held: Held,
     keepers: BTreeMap<Addr, Keeper>,
-    /// Neighbours, of now or before, that were to be told: they hear of the withdrawal.
+    /// Neighbours, of now or before, that were to be told, as keepers or besides: they hear of the withdrawal.
     beside: BTreeSet<Addr>,
     renew_at: Instant,
     /// What was withdrawn is told until then.
@@ -280,7 +280,9 @@ impl Own {
         if mine.beside.len() > MAX_BESIDE {
             mine.beside.retain(|addr| members.is_beside(*addr));
         }
-        mine.beside.extend(&beside);
+        // A neighbour holds what it was told as a keeper, too, for as long as it is one.
+        let near = keepers.iter().filter(|addr| members.is_beside(**addr));
+        mine.beside.extend(beside.iter().chain(near));
         if gone {
             let told = mine.beside.iter().copied();
             beside = told.filter(|addr| members.is_beside(*addr)).collect();

@@ -853,6 +853,28 @@ fn a_neighbour_hears_that_a_name_was_taken_back_though_the_way_to_it_leads_over_
     assert_eq!(world.stores(10, &name(i)), 0);
 }
 
+/// It was told as a keeper, by one who knew few others yet, and holds the entry for a neighbour's.
+#[test]
+fn a_neighbour_that_was_told_when_few_could_be_reached_hears_that_a_name_was_taken_back() {
+    let mut world = World::clique(40);
+    let mut all = world.addrs.clone();
+    all.sort_unstable();
+    let by_distance = nearest(&all, &name(1), all.len());
+    let (server, far) = (by_distance[30], by_distance[39]);
+    let [at, to] = [server, far].map(|addr| world.hosts[&addr]);
+    world.with(at, |dir, now, a| {
+        dir.set_members(now, a.me(), [far].into_iter(), [far].into_iter());
+    });
+    world.serve(at, name(1), true);
+    world.run(Duration::from_secs(1));
+    world.settle();
+    world.run(2 * SWEEP);
+    assert_eq!(world.stores(to, &name(1)), 1);
+    world.serve(at, name(1), false);
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.stores(to, &name(1)), 0);
+}
+
 #[test]
 fn a_keeper_that_forgot_an_entry_is_told_by_who_looks_it_up() {
     let mut world = World::clique(40);

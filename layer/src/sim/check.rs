@@ -247,14 +247,15 @@ impl World {
                 self.host_of(&entry.member)
                     .is_some_and(|h| self.hosts[h].name.as_str() == entry.member)
             });
+            let names = names.map(|e| format!("{} {} of {}", e.kind, e.name_hash, e.member));
             let (open, flows, names) = (
                 self.hosts[host].open.len(),
                 status.flows.len(),
-                names.count(),
+                names.collect::<Vec<_>>(),
             );
-            if open + flows + names > 0 {
+            if open + flows + names.len() > 0 {
                 return Err(format!(
-                    "m{host} has {open} data ends, {flows} flows and {names} names left over"
+                    "m{host} has {open} data ends, {flows} flows and names left over: {names:?}"
                 ));
             }
             let cables = self.net.neighbours(host).len();
