@@ -9,6 +9,8 @@ use tests::{Line, until};
 
 /// Bytes a second of the paced flow: what programs without optimisation carry beside the flood; `lab-bench` has 20 MB/s.
 const BULK: u64 = 4_000_000;
+/// What `shim-udp` answers of strangers in a second.
+const ANSWERED_A_SECOND: u64 = 4096;
 
 #[test]
 fn a_flood_from_spoofed_sources_leaves_live_flows_and_a_bulk_load_their_rate() {
@@ -43,7 +45,10 @@ fn a_flood_from_spoofed_sources_leaves_live_flows_and_a_bulk_load_their_rate() {
     assert_eq!(of("requests"), of("echoes") + of("drop.flood"), "{all}");
     let seen = of("requests") + out.unread;
     assert!(seen * 100 >= out.offered * 98, "{all}");
-    assert!(of("drop.flood") > 0 && of("drop.evicted") > 0, "{all}");
+    // Where the shim gets too little of a core to read more than it answers, none are too many.
+    let too_many = of("requests") > 30 * ANSWERED_A_SECOND;
+    assert!(of("drop.flood") > 0 || !too_many, "{all}");
+    assert!(of("drop.evicted") > 0, "{all}");
     assert_eq!(daemons(), before, "a daemon died: {all}");
     // Who is in earnest gets through when it is over.
     let _echo = b
