@@ -46,8 +46,9 @@ fn a_thousand_flows_and_as_many_that_wait_fit_into_little_memory() {
     eprintln!("{most} KiB at most; {why:#?}");
     assert_eq!(why.values().sum::<usize>(), 1500);
     assert!(why.keys().all(|text| explains(text)), "{why:#?}");
-    // The limit itself has bitten, and whoever was over it did not have to wait.
-    let over = why.iter().filter(|(text, _)| text.contains(OVER));
+    // The limit itself has bitten, and whoever was over it, or over that of the program's irmd, did not have to wait.
+    assert!(why.keys().any(|text| text.contains(OVER)), "{why:#?}");
+    let over = why.iter().filter(|(text, _)| text.starts_with("refused"));
     assert!(over.map(|(_, n)| n).sum::<usize>() >= 400, "{why:#?}");
     // Those who wait no longer leave their places to others.
     until(TEN, || a.irm("ping many --layer overlay -c 1")).unwrap();
