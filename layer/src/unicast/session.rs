@@ -384,6 +384,10 @@ impl Unicast {
     fn routed_initial(&mut self, now: Now, via: Addr, from: Addr, session: u32, bytes: &mut [u8]) {
         let mtu = routed_mtu(self.path_mtu(from));
         let Some(me) = &self.me else { return };
+        // The ways are found anew some time after a record is gone, as that of somebody who was revoked.
+        if me.routing.member(from).is_none() && !self.adjacent.contains_key(&from) {
+            return self.stats.count("drop.foreign_handshake");
+        }
         if let Err(reason) = self.gate.admit(now.mono, Some(via)) {
             return self.stats.count(reason);
         }

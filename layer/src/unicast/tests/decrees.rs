@@ -17,7 +17,7 @@ fn publish(net: &mut Net, name: &'static str, text: &str) -> Result<u64, Reason>
 }
 
 /// A line `a`–`b`–`c`.
-fn line() -> Net {
+pub(super) fn line() -> Net {
     let mut net = Net::new(&["a", "b", "c"]);
     net.cut("a", "c");
     bootstrap(&mut net, "a");

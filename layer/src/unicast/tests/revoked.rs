@@ -3,8 +3,11 @@
 use proto::QosSpec;
 use proto::ipcp::{AuthorityAct, State};
 
+use super::super::pdu::{RoutedHandshake, TTL};
+use super::decrees::line;
 use super::flows::{allocate, flow, read, register, wait, write};
 use super::*;
+use crate::crypt::Handshake;
 
 fn revoke(net: &mut Net, at: &'static str, member: &str) -> Result<Answer, Reason> {
     let act = AuthorityAct::Revoke(label(member));
@@ -80,6 +83,30 @@ fn a_revoked_member_loses_flows_and_adjacencies_on_every_member_at_once_and_know
     let reason = rejoin(&mut net, "c").unwrap_err();
     assert!(reason.text.contains("was revoked from ovl"), "{reason}");
     assert_eq!(revoke(&mut net, "a", "c"), Ok(Answer::Ok), "the same again");
+}
+
+#[test]
+fn what_a_revoked_member_has_begun_on_the_way_comes_to_nothing_though_routes_still_lead_to_it() {
+    let mut net = line();
+    let now = net.now();
+    let of = |net: &mut Net, name| net.node(name).machine.me.as_ref().unwrap().address;
+    let (a, b, c) = (of(&mut net, "a"), of(&mut net, "b"), of(&mut net, "c"));
+    let tls = &net.node("c").machine.me.as_ref().unwrap().tls;
+    let mut client = Handshake::client(tls, 7, 1000, now.mono).unwrap();
+    let mut first = client.poll(now.mono).unwrap();
+    net.command("a", Command::Authority(AuthorityAct::Revoke(label("c"))));
+    let now = net.now();
+    let machine = &mut net.node("a").machine;
+    assert_eq!(machine.dealings(now, c), None);
+    assert!(machine.path(c).is_some(), "routes are found anew later");
+    let header = RoutedHandshake {
+        ttl: TTL,
+        dst: a,
+        src: c,
+    };
+    machine.routed_handshake(now, b, header, &mut first);
+    assert_eq!(machine.dealings(now, c), None);
+    assert_eq!(machine.stats.get("drop.foreign_handshake"), 1);
 }
 
 #[test]
