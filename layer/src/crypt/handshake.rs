@@ -124,7 +124,7 @@ impl Handshake {
         Ok(handshake)
     }
 
-    /// Begins as the TLS server, for a client's first PDU of this session (see [`Handshake::session_of`]).
+    /// Begins as the TLS server, for a client's first PDU of this session (see [`Handshake::may_open`]).
     pub fn server(
         config: &TlsConfig,
         session: u32,
@@ -137,10 +137,28 @@ impl Handshake {
         Ok(handshake)
     }
 
-    /// The session that a handshake PDU belongs to, and whether it may open one (its level is the initial one).
+    /// The session that a handshake PDU belongs to, and whether its level is the initial one.
     pub fn session_of(pdu: &[u8]) -> Result<(u32, bool), HandshakeError> {
         let header = Header::parse(pdu)?;
         Ok((header.session, header.level == Level::Initial))
+    }
+
+    /// Whether a PDU may be of a client's hello, so that a server may begin for it. What a server says of a session that was
+    /// forgotten here, its hello or its end, stands at the initial level too.
+    pub fn may_open(pdu: &[u8]) -> bool {
+        let initial = Header::parse(pdu).is_ok_and(|header| header.level == Level::Initial);
+        let Ok(frames) = Frame::parse_all(pdu.get(Header::LEN..).unwrap_or_default()) else {
+            // Who takes it says what is wrong with it.
+            return initial;
+        };
+        let mut hello = frames.iter().filter_map(|frame| match frame {
+            Frame::Crypto { offset, bytes } => {
+                Some(*offset > 0 || bytes.first() == Some(&CLIENT_HELLO))
+            }
+            Frame::Ack { .. } | Frame::Close(_) | Frame::Met(_) => None,
+        });
+        let first = hello.next();
+        initial && first == Some(true) && hello.all(|may| may)
     }
 
     /// What the sender of a first PDU shows to be no stranger; [`super::Acquaintance::recognises`] tells whether it is true.
@@ -546,6 +564,8 @@ const MAX_EARLY: usize = 8;
 const MAX_ATTEMPTS: u32 = 16;
 const MAX_CLOSES: u32 = 8;
 const HANDSHAKE_FAILURE: u8 = 40;
+/// The type of the message that a client begins with (RFC 8446 section 4).
+const CLIENT_HELLO: u8 = 1;
 const PROTOCOL_VERSION: u8 = 70;
 
 #[cfg(test)]

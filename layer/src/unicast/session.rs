@@ -74,7 +74,7 @@ impl Unicast {
         bytes: &mut [u8],
     ) {
         self.pump = true;
-        let Some((session, initial)) = pdu::handshake_session(bytes) else {
+        let Some((session, _)) = pdu::handshake_session(bytes) else {
             return self.stats.count("drop.malformed");
         };
         let Some(link) = self.links.get_mut(&lower) else {
@@ -90,7 +90,7 @@ impl Unicast {
             let Some(me) = &self.me else {
                 return self.stats.count("drop.not_a_member");
             };
-            if !initial || link.dialled.is_some() {
+            if !Handshake::may_open(bytes) || link.dialled.is_some() {
                 return self.stats.count("drop.unknown_handshake");
             }
             // The neighbour has keys to seal with. Who has none, and sees and spoofs its packets, costs nothing here.
@@ -357,7 +357,7 @@ impl Unicast {
             return self.forward_handshake(now, via, header, bytes);
         }
         self.pump = true;
-        let Some((session, initial)) = pdu::handshake_session(bytes) else {
+        let Some((session, _)) = pdu::handshake_session(bytes) else {
             return self.stats.count("drop.malformed");
         };
         if header.src == me || self.path(header.src).is_none() {
@@ -373,7 +373,7 @@ impl Unicast {
             if running.handshake.handle(now.mono, bytes).is_err() {
                 self.stats.count("drop.bad_handshake");
             }
-        } else if initial {
+        } else if Handshake::may_open(bytes) {
             self.routed_initial(now, via, header.src, session, bytes);
         } else {
             self.stats.count("drop.unknown_handshake");

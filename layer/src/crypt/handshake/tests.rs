@@ -814,6 +814,34 @@ fn sizes_and_order_dont_depend_on_chance() {
 }
 
 #[test]
+fn only_what_may_be_of_a_clients_hello_opens_a_handshake() {
+    let [a, b] = pair();
+    let mut net = Net::new(&config(&a, NOW), &config(&b, NOW), 1000);
+    agree(&net.secrets());
+    let opens = |end| {
+        let sent = net.log.iter().filter(move |(from, _)| *from == end);
+        sent.map(|(_, pdu)| Handshake::may_open(pdu))
+            .collect::<Vec<_>>()
+    };
+    // Both pieces of its hello, and nothing that is sealed.
+    assert_eq!(opens(0)[..3], [true, true, false]);
+    assert!(!opens(0)[3..].contains(&true));
+    // Its hello's first piece, without which the second comes to nothing.
+    assert!(!opens(1)[0]);
+    let hello = |frames: &[Frame]| {
+        let mut pdu = net.log[0].1[..Header::LEN].to_vec();
+        frames.iter().for_each(|frame| frame.encode(&mut pdu));
+        Handshake::may_open(&pdu)
+    };
+    let crypto = |byte| Frame::Crypto {
+        offset: 0,
+        bytes: vec![byte; 3],
+    };
+    assert!(hello(&[crypto(1)]) && hello(&[Frame::Close(10), crypto(1)]));
+    assert!(!hello(&[]) && !hello(&[Frame::Close(10)]) && !hello(&[crypto(1), crypto(2)]));
+}
+
+#[test]
 fn a_session_is_read_from_a_pdu() {
     let [a, _] = pair();
     let mut client = Handshake::client(&config(&a, NOW), 0xdead_beef, 1400, begin()).unwrap();

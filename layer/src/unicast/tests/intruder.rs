@@ -275,12 +275,17 @@ pub(super) fn forge(net: &mut Net, at: &'static str, name: &'static str, session
     };
     let tls = net.node(at).machine.me.as_ref().unwrap().tls.clone();
     let first = client(net, &tls, session).poll(net.now().mono).unwrap();
+    hand_on(net, at, header, &first);
+}
+
+/// `at`, a neighbour, hands on a handshake PDU.
+fn hand_on(net: &mut Net, at: &'static str, header: RoutedHandshake, pdu: &[u8]) {
     let machine = &mut net.node(at).machine;
     let lower = machine.adjacent[&header.dst];
     let link = machine.links.get_mut(&lower).unwrap();
-    let sent = link.send(Class::Control, RoutedHandshake::LEN + first.len(), |body| {
+    let sent = link.send(Class::Control, RoutedHandshake::LEN + pdu.len(), |body| {
         header.write(body);
-        body[RoutedHandshake::LEN..].copy_from_slice(&first);
+        body[RoutedHandshake::LEN..].copy_from_slice(pdu);
         Ok(())
     });
     assert_eq!(sent, Ok(()));
@@ -297,6 +302,37 @@ fn a_handshake_in_the_name_of_another_member_that_fails_refuses_nothing_that_is_
     let failed = count(&mut net, "a", "handshake.failed");
     flow(&mut net, "a", "c", "server", 5, QosSpec::RAW);
     assert_eq!(count(&mut net, "a", "handshake.failed"), failed + 1);
+}
+
+#[test]
+fn what_the_other_side_says_of_a_handshake_that_was_forgotten_begins_none_and_ends_none() {
+    let mut net = line();
+    forge(&mut net, "b", "c", 77);
+    let header = RoutedHandshake {
+        ttl: TTL,
+        dst: address(&mut net, "a"),
+        src: address(&mut net, "c"),
+    };
+    let (now, tls) = (
+        net.now().mono,
+        net.node("c").machine.me.as_ref().unwrap().tls.clone(),
+    );
+    let mut server = Handshake::server(&tls, 78, 1200, now).unwrap();
+    let mut forgotten = client(&net, &tls, 78);
+    while let Some(mut hello) = forgotten.poll(now) {
+        server.handle(now, &mut hello).unwrap();
+    }
+    let answer = server.poll(now).unwrap();
+    // An alert, at the initial level.
+    let close = [&[0x11, 0, 0, 0, 0, 79, 0, 0, 0, 0][..], &[3, 10]].concat();
+    for pdu in [answer, close] {
+        hand_on(&mut net, "b", header, &pdu);
+    }
+    net.run(Duration::from_millis(100));
+    assert_eq!(count(&mut net, "a", "drop.unknown_handshake"), 2);
+    let running = &net.node("a").machine.peers[&header.src].handshakes;
+    let sessions = running.iter().map(|r| r.handshake.session());
+    assert_eq!(sessions.collect::<Vec<_>>(), [77]);
 }
 
 #[test]
