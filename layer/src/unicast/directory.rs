@@ -166,8 +166,8 @@ impl Unicast {
         while let Some(output) = self.me.as_mut().and_then(|me| me.dir.poll()) {
             match output {
                 Output::Send(to, id, body) => self.say_directory(to, id, body),
-                Output::Found(hash) => self.looked_up(now, &hash, false),
-                Output::Denied(hash) | Output::Over(hash) => self.looked_up(now, &hash, true),
+                Output::Found(hash) | Output::Over(hash) => self.looked_up(now, &hash, false),
+                Output::Denied(hash) => self.looked_up(now, &hash, true),
                 Output::Refused(hash, by, reason) => self.name_refused(&hash, by, &reason),
                 Output::Count(what) => self.stats.count(what),
             }

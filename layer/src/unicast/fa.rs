@@ -33,6 +33,7 @@ impl Unicast {
             ask,
             deadline,
             again: None,
+            prolonged: false,
             denied: false,
             asked: None,
             tried: Vec::new(),
@@ -99,17 +100,21 @@ impl Unicast {
                 && pinned.is_none_or(|pinned| pinned == *a)
                 && me.judge_server(&outgoing.ask.name, *a).is_ok()
         });
-        let Some(peer) = next else {
-            let only_here = outgoing.denied && me.has_name(&outgoing.ask.name);
-            if now.mono >= outgoing.resolve_until || only_here {
-                let reason = self.not_found(outgoing, &found);
-                self.allocation_failed(endpoint, reason);
-            } else {
-                self.look_for(now, endpoint, pinned, !found.is_empty());
-            }
-            return;
-        };
-        self.ask_member(now, endpoint, peer);
+        if let Some(peer) = next {
+            return self.ask_member(now, endpoint, peer);
+        }
+        let settled = outgoing.denied && (outgoing.prolonged || me.has_name(&outgoing.ask.name));
+        let unheard = !outgoing.denied && outgoing.tried.is_empty() && found.is_empty();
+        let over = now.mono >= outgoing.resolve_until;
+        if settled || over && (!unheard || outgoing.prolonged) {
+            let reason = self.not_found(outgoing, &found);
+            return self.allocation_failed(endpoint, reason);
+        }
+        if let Some(outgoing) = self.flows.outgoing.get_mut(&endpoint).filter(|_| over) {
+            outgoing.prolonged = true;
+            outgoing.resolve_until = outgoing.deadline.min(now.mono + UNHEARD);
+        }
+        self.look_for(now, endpoint, pinned, !found.is_empty());
     }
 
     /// Asks this member.
@@ -524,6 +529,8 @@ impl Unicast {
     }
 }
 
+/// How much longer a name may take to turn up while some that keep it have not answered: they may be behind links that lose much.
+const UNHEARD: Duration = Duration::from_secs(5);
 /// The pause before the directory is asked for the same name again.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// The longest that an allocation waits, whatever was asked.

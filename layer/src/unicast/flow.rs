@@ -53,6 +53,8 @@ pub(super) struct Outgoing {
     pub(super) deadline: Instant,
     /// Until when the name may still turn up in the directory.
     pub(super) resolve_until: Instant,
+    /// That was prolonged once, since some that keep the name have not answered.
+    pub(super) prolonged: bool,
     /// When the directory may be asked again.
     pub(super) again: Option<Instant>,
     /// All that would keep the name have said that nobody serves it.

@@ -22,6 +22,34 @@ fn first(net: &mut Net, of: [&'static str; 2]) -> (&'static str, &'static str) {
 }
 
 #[test]
+fn a_name_is_called_absent_only_when_all_that_keep_it_have_answered_or_had_time_to() {
+    let mut net = super::flows::line();
+    // Of what b and c say to each other only the hellos arrive.
+    net.tamper = Some(Box::new(|from, to, pdu| {
+        if (from == "c" || to == "c") && pdu.len() > 60 {
+            pdu.clear();
+        }
+    }));
+    register(&mut net, "c", "svc");
+    let since = net.elapsed;
+    let command = net.command("a", Command::Allocate(allocate("svc", 5, QosSpec::RAW)));
+    net.run(Duration::from_millis(1500));
+    let early = net.node("a").answers.get(&command).cloned();
+    assert_eq!(early, None, "c has not answered");
+    net.tamper = None;
+    let asked = request(&mut net, "c");
+    let verdict = Err(Reason::new(Code::Refused, "this will do"));
+    let respond = proto::ipcp::Respond {
+        request: asked.request,
+        verdict,
+    };
+    net.ask("c", Command::Respond(respond)).unwrap();
+    let refused = wait(&mut net, "a", command).unwrap_err();
+    assert_eq!(refused.code, Code::Refused);
+    assert!(net.elapsed - since < Duration::from_secs(4));
+}
+
+#[test]
 fn of_several_that_serve_a_name_the_next_is_asked_when_the_nearest_dies_or_serves_it_no_longer() {
     let mut net = triangle();
     for at in ["b", "c"] {
