@@ -3,7 +3,7 @@
 //! idle CPU of each process, live flows in a flood.
 //!
 //! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward`, `-- voice`, `-- data` (reliable flows
-//! beside bulk transfers by quinn), `-- sharing`, `-- allocate`, `-- flood` or `-- churn SECONDS` (200 flows that open and close; 600 s unless
+//! beside bulk transfers by quinn; `-- bulk` those without loss alone), `-- sharing`, `-- allocate`, `-- flood` or `-- churn SECONDS` (200 flows that open and close; 600 s unless
 //! said, and not part of the whole) behind it for these alone. It prints one JSON document.
 
 use std::collections::BTreeMap;
@@ -20,6 +20,7 @@ use tests::{Host, Impairment, Line, Process, until};
 fn main() -> anyhow::Result<()> {
     let only = std::env::args().nth(1);
     match only.as_deref() {
+        Some("bulk") => return print(&json!({ "no_loss": bulk()? })),
         Some("data") => return print(&data()?),
         Some("sharing") => {
             let mut line = lossy()?;
@@ -37,7 +38,7 @@ fn main() -> anyhow::Result<()> {
             "allocate" => json!({ "allocate": rounds(|| allocations(&line))? }),
             "flood" => json!({ "flood": flood(&line, OFFER)? }),
             other => anyhow::bail!(
-                "{other} can't be measured alone; use forward, voice, data, sharing, allocate, flood or churn"
+                "{other} can't be measured alone; use forward, voice, data, bulk, sharing, allocate, flood or churn"
             ),
         });
     }
@@ -121,12 +122,7 @@ fn voice(line: &Line) -> anyhow::Result<Value> {
 /// Goodput from A to B of a reliable flow and of quinn's bulk, in turn: over a veth, and at 1 % loss and 20 ms round trip; and
 /// how two such flows do at once there, and where they share a narrow link.
 fn data() -> anyhow::Result<Value> {
-    let mut plain = Line::new(None)?;
-    plain.start_daemons()?;
-    plain.shims()?;
-    plain.overlay()?;
-    let no_loss = rounds(|| beside(&plain, 3))?;
-    drop(plain);
+    let no_loss = bulk()?;
     let mut lossy = lossy()?;
     let loss = rounds(|| beside(&lossy, 5))?;
     let server = perf_server(&lossy)?;
@@ -144,6 +140,15 @@ fn data() -> anyhow::Result<Value> {
         "two_flows_so": [one?, two],
         "sharing": rounds(|| sharing(&mut lossy))?,
     }))
+}
+
+/// The first of these alone.
+fn bulk() -> anyhow::Result<Vec<Value>> {
+    let mut plain = Line::new(None)?;
+    plain.start_daemons()?;
+    plain.shims()?;
+    plain.overlay()?;
+    rounds(|| beside(&plain, 3))
 }
 
 fn lossy() -> anyhow::Result<Line> {
