@@ -231,7 +231,7 @@ impl Handshake {
     }
 
     /// The largest PDU that is known to pass, or hoped to until something has come back: the flow's MTU at first, 1200
-    /// once three PDUs of that size have gone unanswered.
+    /// after four time-outs in a row, 508 after seven.
     pub fn path_mtu(&self) -> usize {
         self.path_mtu
     }
