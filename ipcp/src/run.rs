@@ -1,5 +1,7 @@
 //! The event loop.
 
+mod lowers;
+
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
@@ -16,51 +18,18 @@ use tokio::sync::mpsc;
 use crate::attach::{Attach, Call};
 use crate::config::Config;
 use crate::descriptors::Descriptors;
-use crate::io::{EVENTS as DESCRIPTORS, Epoll, Io, Key, Ready, Side};
+use crate::io::{Epoll, Io, Ready, Side};
 use crate::lower::Lower;
 use crate::store::Store;
 use crate::upper::{Did, Uppers};
+use lowers::Strangers;
 
 /// Runs a machine over a lower network until it says [`Output::Exit`], irmd asks it to shut down, SIGTERM comes or the run
 /// directory is gone. The orders of shutting down take at most 5 s.
-pub async fn run<M: Ipcp, L: Lower<M>>(
-    machine: M,
-    mut lower: L,
-    config: Config,
-) -> anyhow::Result<()> {
-    let mut io = Io::new().context("can't make an epoll")?;
-    let door = config.data_socket();
-    let uppers = Uppers::open(&mut io, &door)
-        .with_context(|| format!("can't listen at {}", door.display()))?;
-    let store = Store::open(&config.state_dir)?;
-    let reactor = libflow::watch(io.reactor_end()?, TokioInterest::READABLE)
-        .context("can't wait on the epoll")?;
-    let (events_tx, events) = mpsc::channel(EVENTS);
-    lower.start(&mut io, events_tx)?;
+pub async fn run<M: Ipcp, L: Lower<M>>(machine: M, lower: L, config: Config) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("can't wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("can't wait for SIGINT")?;
-    let attach = Attach::start(&config)?;
-    let mut runtime = Runtime {
-        machine,
-        lower,
-        io,
-        uppers,
-        store,
-        attach,
-        events,
-        config,
-        pending: FxHashMap::default(),
-        last_id: 0,
-        descriptors: Descriptors::of_process(),
-        refused: FxHashMap::default(),
-        hello: None,
-        ending: None,
-        exit: false,
-        parked: false,
-        ready: Vec::new(),
-        strangers: Vec::new(),
-        next_stranger: 0,
-    };
+    let (mut runtime, reactor) = Runtime::start(machine, lower, config)?;
     let mut sleep = std::pin::pin!(tokio::time::sleep(Duration::ZERO));
     let (mut asleep_until, mut busy) = (None, 0);
     runtime.drain();
@@ -122,12 +91,45 @@ struct Runtime<M: Ipcp, L: Lower<M>> {
     parked: bool,
     /// What the last look at the descriptors found; kept for its memory.
     ready: Vec<Ready>,
-    /// Of these the lower descriptors of those whom the machine doesn't know, and which of them was read last.
-    strangers: Vec<Key>,
-    next_stranger: usize,
+    strangers: Strangers,
 }
 
 impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
+    /// Opens all that the process has, and gives what becomes readable when something happens to a descriptor.
+    fn start(machine: M, mut lower: L, config: Config) -> anyhow::Result<(Self, AsyncFd<Epoll>)> {
+        let mut io = Io::new().context("can't make an epoll")?;
+        let door = config.data_socket();
+        let uppers = Uppers::open(&mut io, &door)
+            .with_context(|| format!("can't listen at {}", door.display()))?;
+        let store = Store::open(&config.state_dir)?;
+        let reactor = libflow::watch(io.reactor_end()?, TokioInterest::READABLE)
+            .context("can't wait on the epoll")?;
+        let (events_tx, events) = mpsc::channel(EVENTS);
+        lower.start(&mut io, events_tx)?;
+        let attach = Attach::start(&config)?;
+        let runtime = Self {
+            machine,
+            lower,
+            io,
+            uppers,
+            store,
+            attach,
+            events,
+            config,
+            pending: FxHashMap::default(),
+            last_id: 0,
+            descriptors: Descriptors::of_process(),
+            refused: FxHashMap::default(),
+            hello: None,
+            ending: None,
+            exit: false,
+            parked: false,
+            ready: Vec::new(),
+            strangers: Strangers::default(),
+        };
+        Ok((runtime, reactor))
+    }
+
     /// Control, timers, packets; `false` if no packet was there.
     fn turn(&mut self, reactor: &AsyncFd<Epoll>) -> anyhow::Result<bool> {
         self.control();
@@ -183,52 +185,6 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             }
         }
         Ok(true)
-    }
-
-    /// Lower ends that are known, each for itself; then all others, in turn, as if they were one.
-    fn lowers(&mut self) {
-        let mut strangers = std::mem::take(&mut self.strangers);
-        strangers.clear();
-        for n in 0..self.ready.len() {
-            let Ready { key, read, write } = self.ready[n];
-            if key.side() != Side::Lower {
-                continue;
-            }
-            if write {
-                self.lower.writable(&mut self.io, key);
-                if self.room() {
-                    self.drain();
-                }
-            }
-            let end = self.lower.end(key);
-            if !read {
-                continue;
-            }
-            if end.is_none_or(|end| self.machine.knows(end)) {
-                end.into_iter().for_each(|end| self.lower.known(end));
-                self.read_lower(key, LOWER_READS);
-            } else {
-                strangers.push(key);
-            }
-        }
-        if !strangers.is_empty() {
-            // A look that is full has not seen all who are known.
-            let full = self.ready.len() >= DESCRIPTORS;
-            for _ in 0..if full { 1 } else { LOWER_READS } {
-                self.next_stranger = (self.next_stranger + 1) % strangers.len();
-                self.read_lower(strangers[self.next_stranger], 1);
-            }
-        }
-        self.strangers = strangers;
-    }
-
-    fn read_lower(&mut self, key: Key, times: usize) {
-        for _ in 0..times {
-            match self.lower.recv(&mut self.io, key) {
-                Some(input) => self.feed(input),
-                None => break,
-            }
-        }
     }
 
     fn upper_ready(&mut self, ready: Ready, urgent: bool) {
@@ -594,8 +550,6 @@ fn now() -> Now {
 
 /// Commands, or events of tasks, in one turn.
 const CONTROL: usize = 64;
-/// Reads from one lower descriptor in one turn: few, since what is urgent on another waits for the end of the turn.
-const LOWER_READS: usize = 3;
 /// Records from one user in one turn.
 const UPPER_READS: usize = 2;
 /// Busy turns before the control stream's tasks get theirs.
