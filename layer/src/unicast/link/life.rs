@@ -88,6 +88,11 @@ impl Life {
         now.saturating_duration_since(self.busy) < LINGER
     }
 
+    /// Between hellos without packets: a link that is gone round since it loses some must show that it does so no longer.
+    fn idle(&self) -> Duration {
+        if self.lost > CHANCE { PROVING } else { IDLE }
+    }
+
     /// Since when the other side could have been heard and was not: what woke the link up takes a round trip to be answered.
     fn silent_since(&self) -> Instant {
         let away = match self.rtt_us() {
@@ -121,7 +126,7 @@ impl Life {
         let fast = self.is_fast(now);
         let answers = std::mem::take(&mut self.owed);
         let interval = match fast {
-            false => IDLE,
+            false => self.idle(),
             true if now >= self.silent_since() + SUSPECT => PROBE,
             true => FAST.min((self.silent_since() + SUSPECT).saturating_duration_since(now)),
         };
@@ -140,7 +145,7 @@ impl Life {
         self.sequence = self.sequence.wrapping_add(1);
         let held = now.saturating_duration_since(self.their_time_at);
         Some(Hello {
-            interval: if fast { FAST } else { IDLE },
+            interval: if fast { FAST } else { self.idle() },
             asks: !answers,
             lost: self.arrivals.lost(),
             sequence: self.sequence,
@@ -213,6 +218,10 @@ impl Arrivals {
 const FAST: Duration = Duration::from_millis(250);
 /// Between hellos without packets.
 const IDLE: Duration = Duration::from_secs(10);
+/// The same on a link that has lost some: all hellos that are looked at are others then after two minutes.
+const PROVING: Duration = Duration::from_secs(2);
+/// Hellos of 255 that may be lost by chance.
+const CHANCE: u8 = 5;
 /// Silence under traffic after which the other side is dead.
 const DEAD: Duration = Duration::from_millis(900);
 /// The longest round trip that a link may have and live: three hops by satellite.
@@ -264,6 +273,29 @@ mod tests {
         assert_eq!(arrivals.lost(), 0);
         arrivals.note(7_000_000);
         assert_eq!(arrivals.lost(), 0, "another count");
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some beginning of time"
+    )]
+    fn a_link_that_loses_some_is_looked_at_more_often_than_another_that_is_idle() {
+        let start = Instant::now();
+        let pause = |lost| {
+            let mut life = Life::new(start);
+            let hello = Hello {
+                lost,
+                ..Hello::default()
+            };
+            life.take(start, 1, &hello);
+            let later = start + Duration::from_secs(60);
+            let said = life.due(later, 1, true).unwrap().interval;
+            assert_eq!(life.next(), later + said);
+            said
+        };
+        assert_eq!([0, CHANCE].map(pause), [IDLE; 2]);
+        assert_eq!([CHANCE + 1, 255].map(pause), [PROVING; 2]);
     }
 
     #[test]

@@ -74,8 +74,8 @@ fn a_link_that_became_slow_is_gone_round_soon_and_taken_again_when_it_is_fast() 
     assert!(taken <= Duration::from_secs(60), "{taken:?}");
 }
 
-#[test]
-fn a_link_that_loses_packets_is_gone_round_soon_and_taken_again_when_it_loses_none() {
+/// A link loses a quarter until its flow goes round it, and for so many seconds more, then nothing.
+fn lossy(seconds: u32) {
     let mut measured = Measured::new();
     let mut count = 0_u64;
     measured.net.tamper = Some(Box::new(move |from, to, pdu| {
@@ -86,10 +86,27 @@ fn a_link_that_loses_packets_is_gone_round_soon_and_taken_again_when_it_loses_no
         }
     }));
     let left = measured.until(false, 60);
+    for _ in 0..seconds {
+        measured.run(1);
+        assert!(!measured.straight());
+    }
     measured.net.tamper = None;
     let taken = measured.until(true, 1_800);
-    println!("FIGURE a lossy link: left after {left:?}, taken again after {taken:?}");
+    println!(
+        "FIGURE a link lossy for {seconds} s: left after {left:?}, taken again after {taken:?}"
+    );
     assert!(left <= Duration::from_secs(10), "{left:?}");
+    assert!(taken <= Duration::from_secs(240), "{taken:?}");
+}
+
+#[test]
+fn a_link_that_loses_packets_is_gone_round_soon_and_taken_again_when_it_loses_none() {
+    lossy(0);
+}
+
+#[test]
+fn a_link_that_has_lost_packets_for_long_is_taken_again_as_soon_as_another() {
+    lossy(900);
 }
 
 #[test]
