@@ -527,14 +527,20 @@ fn a_name_that_is_taken_back_is_gone_everywhere_at_once() {
     assert_eq!(world.find(asker, name(1)).1, [3]);
 }
 
-#[test]
-fn a_refusal_that_is_older_than_an_entry_takes_nothing_away_and_a_true_one_does() {
+/// A name, who serves it, and another who keeps it.
+fn served() -> (World, usize, usize) {
     let mut world = World::clique(30);
     let server = 5;
     world.serve(server, name(1), true);
     world.run(Duration::from_secs(1));
     let keepers = world.keepers(&name(1));
     let keeper = keepers.into_iter().find(|k| *k != server).unwrap();
+    (world, server, keeper)
+}
+
+#[test]
+fn a_refusal_that_is_older_than_an_entry_takes_nothing_away_and_a_true_one_does() {
+    let (mut world, server, keeper) = served();
     let of = world.addrs[server];
     world.with(keeper, |dir, now, _| dir.refused_by(now, &name(1), of));
     world.run(Duration::from_secs(1));
@@ -551,12 +557,7 @@ fn a_refusal_that_is_older_than_an_entry_takes_nothing_away_and_a_true_one_does(
 
 #[test]
 fn an_answer_to_a_doubt_takes_nothing_away_that_was_said_since() {
-    let mut world = World::clique(30);
-    let server = 5;
-    world.serve(server, name(1), true);
-    world.run(Duration::from_secs(1));
-    let keepers = world.keepers(&name(1));
-    let keeper = keepers.into_iter().find(|k| *k != server).unwrap();
+    let (mut world, server, keeper) = served();
     // What was said when the name was taken back is lost, and the answer comes after what is said when it is served again.
     let of = world.addrs[server];
     world.deaf.extend([(server, keeper), (keeper, server)]);

@@ -562,31 +562,39 @@ fn a_request_that_comes_again_makes_no_second_end_nor_asks_anybody() {
     }
 }
 
-#[test]
-fn an_answer_to_what_was_asked_before_a_member_forgot_makes_no_half_of_a_flow() {
+/// a has asked b for a flow, which it knows as 6.
+fn asked() -> (Net, CommandId) {
     let mut net = Net::new(&["a", "b"]);
     bootstrap(&mut net, "a");
     join(&mut net, "a", "b");
     register(&mut net, "b", "server");
     net.seconds(1);
     let command = net.command("a", Command::Allocate(allocate("server", 6, QosSpec::RAW)));
-    let accept = |net: &mut Net, id| {
-        let request = request(net, "b").request;
-        let user = User {
-            uid: 1000,
-            ipcp: false,
-        };
-        let verdict = Ok((FlowId(id), user));
-        net.command("b", Command::Respond(Respond { request, verdict }));
+    (net, command)
+}
+
+/// b says yes, and nothing arrives yet.
+fn grant(net: &mut Net, id: u64) {
+    let request = request(net, "b").request;
+    let user = User {
+        uid: 1000,
+        ipcp: false,
     };
-    accept(&mut net, 6);
+    let verdict = Ok((FlowId(id), user));
+    net.command("b", Command::Respond(Respond { request, verdict }));
+}
+
+#[test]
+fn an_answer_to_what_was_asked_before_a_member_forgot_makes_no_half_of_a_flow() {
+    let (mut net, command) = asked();
+    grant(&mut net, 6);
     // The answer is on its way when a hears that b has begun anew.
     let now = net.now();
     let machine = &mut net.node("a").machine;
     let b = machine.me.as_ref().unwrap().address_of(&label("b"));
     machine.ask_again(now, b, true);
     net.input("a", Input::Timeout);
-    accept(&mut net, 7);
+    grant(&mut net, 7);
     assert!(wait(&mut net, "a", command).is_ok());
     net.run(Duration::from_millis(100));
     assert_eq!(net.node("b").open, BTreeSet::from([FlowId(7)]));
@@ -596,19 +604,8 @@ fn an_answer_to_what_was_asked_before_a_member_forgot_makes_no_half_of_a_flow() 
 
 #[test]
 fn what_a_member_has_granted_in_its_new_life_stands_though_one_hears_of_that_life_later() {
-    let mut net = Net::new(&["a", "b"]);
-    bootstrap(&mut net, "a");
-    join(&mut net, "a", "b");
-    register(&mut net, "b", "server");
-    net.seconds(1);
-    let command = net.command("a", Command::Allocate(allocate("server", 6, QosSpec::RAW)));
-    let request = request(&mut net, "b").request;
-    let user = User {
-        uid: 1000,
-        ipcp: false,
-    };
-    let verdict = Ok((FlowId(6), user));
-    net.command("b", Command::Respond(Respond { request, verdict }));
+    let (mut net, command) = asked();
+    grant(&mut net, 6);
     write(&mut net, "b", 6, &[b"what follows the answer"]);
     // Both are on their way when a hears that b runs anew, and knows no names of it for a while.
     let now = net.now();

@@ -23,7 +23,7 @@ fn first(net: &mut Net, of: [&'static str; 2]) -> (&'static str, &'static str) {
 
 #[test]
 fn a_name_is_called_absent_only_when_all_that_keep_it_have_answered_or_had_time_to() {
-    let mut net = super::flows::line();
+    let mut net = flows::line();
     // Of what b and c say to each other only the hellos arrive.
     net.tamper = Some(Box::new(|from, to, pdu| {
         if (from == "c" || to == "c") && pdu.len() > 60 {
