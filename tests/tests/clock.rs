@@ -26,15 +26,7 @@ fn clocks_that_step_an_hour_forth_and_back_harm_no_flow_and_keep_nobody_out() {
         };
         host.irmd_as(&how).unwrap()
     });
-    let shim = "ipcp bootstrap udp --type shim-udp --layer net --ip";
-    b.irm(&format!("{shim} {}", link.ip(1))).unwrap();
-    let knows = format!("--host ovl-b={}", link.ip(1));
-    a.irm(&format!("{shim} {} {knows}", link.ip(0))).unwrap();
-    b.irm("ipcp bootstrap ovl-b --type unicast --layer overlay")
-        .unwrap();
-    let url = b.irm("layer invite overlay --member ovl-a").unwrap();
-    let enroll = format!("ipcp enroll ovl-a --type unicast --invite {}", url.trim());
-    a.irm(&enroll).unwrap();
+    link.overlay(&a, &b).unwrap();
     let talks = [Talk::begin(&a, &b).unwrap(), Talk::begin(&b, &a).unwrap()];
 
     // The issuer's, then the other's, and both: forth, right again, back.

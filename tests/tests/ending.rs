@@ -27,15 +27,7 @@ fn a_member_whose_issuer_is_gone_says_everywhere_that_its_certificate_ends_and_t
     };
     let irmd = a.irmd_as(&how).unwrap();
     let gone = b.irmd().unwrap();
-    let shim = "ipcp bootstrap udp --type shim-udp --layer net --ip";
-    b.irm(&format!("{shim} {}", link.ip(1))).unwrap();
-    let knows = format!("--host ovl-b={}", link.ip(1));
-    a.irm(&format!("{shim} {} {knows}", link.ip(0))).unwrap();
-    b.irm("ipcp bootstrap ovl-b --type unicast --layer overlay")
-        .unwrap();
-    let url = b.irm("layer invite overlay --member ovl-a").unwrap();
-    let enroll = format!("ipcp enroll ovl-a --type unicast --invite {}", url.trim());
-    a.irm(&enroll).unwrap();
+    link.overlay(&a, &b).unwrap();
     drop(gone);
     // Two minutes have passed at most.
     let left = |seconds: i64| assert!((seconds - 120..=seconds).contains(&metric(&a)));

@@ -3,6 +3,7 @@
 mod bins;
 mod cgroup;
 mod clock;
+mod layer;
 mod process;
 
 use std::cell::Cell;
