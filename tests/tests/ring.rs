@@ -4,16 +4,35 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+use tests::talk::Talk;
 use tests::{Host, Lab, Link, Process, until};
 
 const TEN: Duration = Duration::from_secs(10);
 /// Between pings, in milliseconds.
 const EVERY: u64 = 5;
+/// How long traffic may stand still when a neighbour falls silent, and when a signal says that one is gone, in milliseconds.
+const SILENT: u64 = 1_000;
+const SIGNALLED: u64 = 50;
+
+/// The least of three rounds, or of as many as it takes: a busy machine adds to some, but no more than that promise once and a half, or half a second.
+fn least(promised: u64, round: impl Fn() -> u64) -> u64 {
+    let mut least = u64::MAX;
+    for _ in 0..3 {
+        let gap = round();
+        println!("{gap} ms without traffic");
+        assert!(gap <= (promised * 5 / 2).max(500), "{gap} ms");
+        least = least.min(gap);
+        if least <= promised {
+            break;
+        }
+    }
+    least
+}
 
 /// A host with its irmd.
 struct Node {
@@ -130,10 +149,19 @@ impl Ring {
         .unwrap();
     }
 
-    /// Pings from a to c while `what` is done to b, and to d later: the flow takes one of the two. Gives the milliseconds in
-    /// which echoes were lost.
-    fn gap(&self, what: impl Fn(&Node)) -> u64 {
-        let [a, b, c, d] = &self.nodes;
+    /// Does `what` to b, and to d later: a flow of a and c takes one of the two.
+    fn disturb(&self, what: impl Fn(&Node)) {
+        let [_, b, _, d] = &self.nodes;
+        std::thread::sleep(Duration::from_millis(700));
+        what(b);
+        self.settled();
+        std::thread::sleep(Duration::from_millis(500));
+        what(d);
+    }
+
+    /// Gives the milliseconds in which echoes from c to a were lost meanwhile.
+    fn lost(&self, what: impl Fn(&Node)) -> u64 {
+        let [a, _, c, _] = &self.nodes;
         let _echo = c
             .host
             .spawn("irm", ["echo", "far", "--layer", "overlay"])
@@ -147,41 +175,49 @@ impl Ring {
             "raw",
         ];
         let mut ping = a.host.spawn("irm", args).unwrap();
-        std::thread::sleep(Duration::from_millis(700));
-        what(b);
-        self.settled();
-        std::thread::sleep(Duration::from_millis(500));
-        what(d);
+        self.disturb(what);
         ping.wait(Duration::from_secs(25)).unwrap();
         let said = ping.json().unwrap();
+        self.settled();
         said["lost"].as_u64().unwrap() * EVERY
+    }
+
+    /// Gives the longest time in milliseconds in which a had no echo from c meanwhile.
+    fn silence(&self, what: impl Fn(&Node)) -> u64 {
+        let [a, _, c, _] = &self.nodes;
+        let talk = Talk::begin(&a.host, &c.host).unwrap();
+        talk.goes_on("it begins").unwrap();
+        self.disturb(what);
+        self.settled();
+        talk.goes_on("both were away").unwrap();
+        let said = talk.end().unwrap();
+        said["longest_silence_ms"].as_u64().unwrap()
     }
 }
 
 #[test]
 fn a_member_that_stops_under_traffic_is_routed_round() {
     let ring = Ring::up();
-    let begin = Instant::now();
-    let gap = ring.gap(|node| {
-        let pid = node.member();
-        kill(pid, Signal::SIGSTOP).unwrap();
-        std::thread::sleep(Duration::from_millis(1500));
-        kill(pid, Signal::SIGCONT).unwrap();
+    let gap = least(SILENT, || {
+        ring.silence(|node| {
+            let pid = node.member();
+            kill(pid, Signal::SIGSTOP).unwrap();
+            std::thread::sleep(Duration::from_millis(1500));
+            kill(pid, Signal::SIGCONT).unwrap();
+        })
     });
-    println!(
-        "stopped silently: {gap} ms without traffic; {:?}",
-        begin.elapsed()
-    );
-    // 0.9 s, and what a busy machine adds to it.
-    assert!((100..=2_500).contains(&gap), "{gap} ms");
+    println!("stopped silently: {gap} ms without traffic");
+    assert!((100..=SILENT).contains(&gap), "{gap} ms");
 }
 
 #[test]
 fn a_member_that_is_killed_under_traffic_is_routed_round_at_once() {
     let ring = Ring::up();
-    let gap = ring.gap(|node| kill(node.member(), Signal::SIGKILL).unwrap());
+    let gap = least(SIGNALLED, || {
+        ring.lost(|node| kill(node.member(), Signal::SIGKILL).unwrap())
+    });
     println!("killed: {gap} ms without traffic");
-    assert!(gap <= 500, "{gap} ms");
+    assert!(gap <= SIGNALLED, "{gap} ms");
 }
 
 /// Two members with two links between them, and `near` at the second.
@@ -269,18 +305,20 @@ fn counted(shown: &Value, what: &str) -> u64 {
 
 #[test]
 fn a_lower_layer_whose_interface_goes_down_is_left_for_the_other_at_once() {
-    let (gap, _) = down("a");
+    let gap = least(SIGNALLED, || down("a").0);
     println!("interface down: {gap} ms without traffic");
-    assert!(gap <= 500, "{gap} ms");
+    assert!(gap <= SIGNALLED, "{gap} ms");
 }
 
 #[test]
 fn an_interface_that_goes_down_on_the_other_side_is_seen_by_its_carrier_and_left_at_once() {
-    let (gap, seen) = down("b");
+    let gap = least(SIGNALLED, || {
+        let (gap, seen) = down("b");
+        assert!(seen >= 2, "a saw {seen} carriers go");
+        gap
+    });
     println!("carrier lost: {gap} ms without traffic");
-    assert!(seen >= 2, "a saw {seen} carriers go");
-    // 50 ms for each, and what a busy machine adds to it.
-    assert!(gap <= 500, "{gap} ms");
+    assert!(gap <= SIGNALLED, "{gap} ms");
 }
 
 #[test]
