@@ -97,25 +97,9 @@ impl Carry {
         there: Vec<u8>,
         back: Vec<u8>,
     ) -> anyhow::Result<Self> {
-        let far = Self::listen(to, name, &back)?;
-        Self::dial(far, from, name, there, back)
-    }
-
-    /// The far end alone: the name is registered on its host.
-    pub fn listen(to: &Host, name: &str, back: &[u8]) -> anyhow::Result<Cat> {
-        let far = Cat::start(to, &format!("{name} --listen --layer overlay"), Some(back))?;
+        let far = format!("{name} --listen --layer overlay");
+        let far = Cat::start(to, &far, Some(&back))?;
         to.irm(&format!("wait name {name}"))?;
-        Ok(far)
-    }
-
-    /// The near end of one that listens.
-    pub fn dial(
-        far: Cat,
-        from: &Host,
-        name: &str,
-        there: Vec<u8>,
-        back: Vec<u8>,
-    ) -> anyhow::Result<Self> {
         let begin = Instant::now();
         let near = format!("{name} --layer overlay --timeout 30s");
         let near = Cat::start(from, &near, Some(&there))?;
