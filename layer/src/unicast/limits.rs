@@ -170,6 +170,10 @@ pub(super) const WATCHED: &[(&str, &str)] = &[
         "others begin handshakes too often: some must begin again",
     ),
     (
+        "drop.handshake_late",
+        "what neighbours send has waited to be read: strangers must begin their handshakes again",
+    ),
+    (
         "drop.handshake_rate_neighbour",
         "a neighbour, or who is behind it, begins handshakes too often",
     ),

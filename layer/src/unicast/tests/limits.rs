@@ -57,6 +57,7 @@ table! {
     a_third_handshake_of_a_stranger_ends_the_first: "handshake.evicted";
     a_second_handshake_in_the_name_of_a_member_ends_the_first_and_its_own_passes: "handshake.evicted";
     two_thousand_handshakes_a_second_of_strangers_keep_no_member_out: "drop.handshake_rate";
+    strangers_are_answered_when_nothing_of_neighbours_waits_any_more: "drop.handshake_late";
     a_neighbour_that_begins_thousands_of_handshakes_keeps_nobody_else_out: "drop.handshake_rate_neighbour";
     pdus_in_the_names_of_others_make_a_member_begin_few_handshakes: "drop.no_session_rate";
     a_member_with_whom_too_many_are_spoken_with_forgets_one_and_keeps_nobody_out: "peer.displaced", "drop.too_many_peers";

@@ -54,6 +54,22 @@ fn open(handshakes: &[super::super::super::running::Running]) -> Vec<u32> {
     open.map(|(session, ..)| session).collect()
 }
 
+pub(super) fn strangers_are_answered_when_nothing_of_neighbours_waits_any_more([limit]: [&str; 1]) {
+    let mut net = world();
+    let (mut hello, a) = (hello(&mut net, "b"), address(&mut net, "a"));
+    let mut behind = train(b"whatever it is");
+    behind.set_waited(Duration::from_millis(20));
+    let lower = net.node("b").machine.adjacent[&a];
+    net.input("b", Input::Lower(lower, behind));
+    stranger(&mut net, 1);
+    begins(&mut net, 1, 11, &mut hello);
+    net.run(Duration::from_millis(100));
+    begins(&mut net, 1, 12, &mut hello);
+    let link = &net.node("b").machine.links[&FlowId(1 << 40 | 1)];
+    assert_eq!(open(&link.handshakes), [12]);
+    bitten(&mut net, "b", limit);
+}
+
 pub(super) fn a_third_handshake_of_a_stranger_ends_the_first([limit]: [&str; 1]) {
     let mut net = world();
     let mut hello = hello(&mut net, "b");
