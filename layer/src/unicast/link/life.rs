@@ -303,6 +303,30 @@ mod tests {
         clippy::disallowed_methods,
         reason = "a test needs some beginning of time"
     )]
+    fn under_traffic_hellos_go_every_quarter_of_a_second_and_without_every_ten() {
+        let start = Instant::now();
+        for (traffic, count) in [(true, 400), (false, 10)] {
+            let mut life = Life::new(start);
+            let begin = start + Duration::from_secs(10);
+            let (mut now, mut hellos) = (begin, 0);
+            while now < begin + Duration::from_secs(100) {
+                // The other side is heard, and packets go, all the time.
+                life.heard(now);
+                if traffic {
+                    life.stir(now);
+                }
+                hellos += usize::from(life.due(now, 1, true).is_some());
+                now = life.next();
+            }
+            assert_eq!(hellos, count);
+        }
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "a test needs some beginning of time"
+    )]
     fn silence_is_noticed_soon_under_traffic_and_late_without() {
         let start = Instant::now();
         let mut life = Life::new(start);

@@ -28,6 +28,13 @@ fn record(net: &mut Net, to: &'static str) -> std::rc::Rc<std::cell::RefCell<Vec
     kept
 }
 
+/// All that was dropped, for whatever reason.
+fn all_dropped(net: &mut Net, at: &'static str) -> u64 {
+    let counters = status(net, at).counters.into_iter();
+    let drops = counters.filter(|(name, _)| name.starts_with("drop."));
+    drops.map(|(_, count)| count).sum()
+}
+
 fn only_link(net: &mut Net, at: &'static str) -> FlowId {
     *net.node(at).machine.links.keys().next().unwrap()
 }
@@ -86,6 +93,7 @@ fn a_pdu_that_comes_again_is_not_taken_again() {
 fn random_bytes_are_counted_and_forgotten() {
     let mut net = line();
     let lower = only_link(&mut net, "c");
+    let before = all_dropped(&mut net, "c");
     let mut seed = 1u64;
     for i in 0..20_000usize {
         let bytes: Vec<u8> = (0..1 + i % 90)
@@ -96,6 +104,7 @@ fn random_bytes_are_counted_and_forgotten() {
             .collect();
         net.input("c", Input::Lower(lower, train(&bytes)));
     }
+    assert_eq!(all_dropped(&mut net, "c") - before, 20_000);
     assert!(status(&mut net, "c").members.iter().all(|m| m.reachable));
     assert!(net.node("c").machine.links[&lower].handshakes.len() <= 3);
 }
