@@ -3,8 +3,8 @@
 //! idle CPU of each process, live flows in a flood.
 //!
 //! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward`, `-- voice`, `-- data` (reliable flows
-//! beside bulk transfers by quinn; `-- bulk` those without loss alone), `-- sharing`, `-- allocate`, `-- flood` or `-- churn SECONDS` (200 flows that open and close; 600 s unless
-//! said, and not part of the whole) behind it for these alone. It prints one JSON document.
+//! beside bulk transfers by quinn; `-- bulk` those without loss alone, `-- loss` those at 1 %), `-- sharing`, `-- allocate`, `-- flood` or
+//! `-- churn SECONDS` (200 flows that open and close; 600 s unless said, and not part of the whole) behind it for these alone. It prints one JSON document.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,6 +21,10 @@ fn main() -> anyhow::Result<()> {
     let only = std::env::args().nth(1);
     match only.as_deref() {
         Some("bulk") => return print(&json!({ "no_loss": bulk()? })),
+        Some("loss") => {
+            let line = lossy()?;
+            return print(&json!({ "loss_1_percent_rtt_20_ms": rounds(|| beside(&line, 15))? }));
+        }
         Some("data") => return print(&data()?),
         Some("sharing") => {
             let mut line = lossy()?;
@@ -38,7 +42,7 @@ fn main() -> anyhow::Result<()> {
             "allocate" => json!({ "allocate": rounds(|| allocations(&line))? }),
             "flood" => json!({ "flood": flood(&line, OFFER)? }),
             other => anyhow::bail!(
-                "{other} can't be measured alone; use forward, voice, data, bulk, sharing, allocate, flood or churn"
+                "{other} can't be measured alone; use forward, voice, data, bulk, loss, sharing, allocate, flood or churn"
             ),
         });
     }
@@ -124,7 +128,7 @@ fn voice(line: &Line) -> anyhow::Result<Value> {
 fn data() -> anyhow::Result<Value> {
     let no_loss = bulk()?;
     let mut lossy = lossy()?;
-    let loss = rounds(|| beside(&lossy, 5))?;
+    let loss = rounds(|| beside(&lossy, 15))?;
     let server = perf_server(&lossy)?;
     let a = lossy.host("a")?;
     let run = || a.irm_json("perf bulk --layer overlay -t 20 --qos data");
