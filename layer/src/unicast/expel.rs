@@ -200,7 +200,8 @@ impl Unicast {
         self.flows.incoming.forget(address, |_| true);
         self.flows.closing.forget(address);
         let links = self.links.values();
-        let links = links.filter(|l| l.peer() == Some(address));
+        // Also one that would be an adjacency a moment later.
+        let links = links.filter(|l| l.is_with(address));
         let links: Vec<FlowId> = links.map(|l| l.lower).collect();
         for lower in links {
             // It learns why: the decree waits in the channel.

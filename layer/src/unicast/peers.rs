@@ -11,8 +11,25 @@ use super::peer::{IDLE, Peer, frame_size};
 use crate::Now;
 
 impl Unicast {
-    /// What is kept of a member; `None` if too many are kept.
+    /// Whether somebody is known to be a member now: its record is held, or it is a neighbour.
+    pub(super) fn knows_member(&self, address: Addr) -> bool {
+        let me = self.me.as_ref();
+        me.is_some_and(|me| me.routing.member(address).is_some())
+            || self.adjacent.contains_key(&address)
+    }
+
+    /// What is kept of a member; `None` if too many are kept, or its record is gone, as that of somebody who was revoked:
+    /// nothing begins anew with such a one, whatever is left over here that wants it.
     pub(super) fn peer(&mut self, now: Now, address: Addr) -> Option<&mut Peer> {
+        if !self.peers.contains_key(&address) && !self.knows_member(address) {
+            self.stats.count("drop.unknown_member");
+            return None;
+        }
+        self.peer_shown(now, address)
+    }
+
+    /// What is kept of a member that has shown its certificate just now; `None` if too many are kept.
+    pub(super) fn peer_shown(&mut self, now: Now, address: Addr) -> Option<&mut Peer> {
         let (me, way) = self
             .me
             .as_ref()

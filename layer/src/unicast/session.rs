@@ -249,7 +249,7 @@ impl Unicast {
         };
         link.add_session(now.mono, session, client, Some(address), &secrets);
         self.gate.met(address, secrets.acquaintance());
-        let Some(peer) = self.peer(now, address) else {
+        let Some(peer) = self.peer_shown(now, address) else {
             return;
         };
         peer.cert = Some(cert);
@@ -383,11 +383,11 @@ impl Unicast {
     /// Takes the first PDU of a handshake that came through other members: any of them may have sent it in that name.
     fn routed_initial(&mut self, now: Now, via: Addr, from: Addr, session: u32, bytes: &mut [u8]) {
         let mtu = routed_mtu(self.path_mtu(from));
-        let Some(me) = &self.me else { return };
         // The ways are found anew some time after a record is gone, as that of somebody who was revoked.
-        if me.routing.member(from).is_none() && !self.adjacent.contains_key(&from) {
+        if !self.knows_member(from) {
             return self.stats.count("drop.foreign_handshake");
         }
+        let Some(me) = &self.me else { return };
         if let Err(reason) = self.gate.admit(now.mono, Some(via)) {
             return self.stats.count(reason);
         }

@@ -82,6 +82,11 @@ impl Link {
         hop.peer
     }
 
+    /// Whether it is a member's, or will be once that is known to have the keys too.
+    pub(in crate::unicast) fn is_with(&self, member: Addr) -> bool {
+        self.peer() == Some(member) || self.hops.iter().any(|h| h.peer == Some(member))
+    }
+
     /// Whether the keys of this session were taken into use.
     pub(in crate::unicast) fn has_session(&self, session: u32) -> bool {
         self.hops.iter().any(|h| h.session == session)

@@ -1,7 +1,7 @@
 //! Who was revoked is out at once, everywhere and for good; its name is not.
 
-use proto::QosSpec;
 use proto::ipcp::{AuthorityAct, State};
+use proto::{Addr, EndpointId, QosSpec};
 
 use super::super::pdu::{RoutedHandshake, TTL};
 use super::decrees::line;
@@ -89,8 +89,7 @@ fn a_revoked_member_loses_flows_and_adjacencies_on_every_member_at_once_and_know
 fn what_a_revoked_member_has_begun_on_the_way_comes_to_nothing_though_routes_still_lead_to_it() {
     let mut net = line();
     let now = net.now();
-    let of = |net: &mut Net, name| net.node(name).machine.me.as_ref().unwrap().address;
-    let (a, b, c) = (of(&mut net, "a"), of(&mut net, "b"), of(&mut net, "c"));
+    let [a, b, c] = ["a", "b", "c"].map(|name| address(&mut net, name));
     let tls = &net.node("c").machine.me.as_ref().unwrap().tls;
     let mut client = Handshake::client(tls, 7, 1000, now.mono).unwrap();
     let mut first = client.poll(now.mono).unwrap();
@@ -107,6 +106,98 @@ fn what_a_revoked_member_has_begun_on_the_way_comes_to_nothing_though_routes_sti
     machine.routed_handshake(now, b, header, &mut first);
     assert_eq!(machine.dealings(now, c), None);
     assert_eq!(machine.stats.get("drop.foreign_handshake"), 1);
+}
+
+fn address(net: &mut Net, name: &'static str) -> Addr {
+    net.node(name).machine.me.as_ref().unwrap().address
+}
+
+#[test]
+fn who_closes_a_flow_that_a_revocation_has_ended_says_nothing_to_who_was_revoked() {
+    for by_irmd in [false, true] {
+        let mut net = mesh(&["a", "b", "c"]);
+        let c = address(&mut net, "c");
+        register(&mut net, "b", "other");
+        flow(&mut net, "c", "b", "other", 11, QosSpec::DATA);
+        // What has arrived waits for its user when the flow ends.
+        net.input("b", Input::UpperFull(FlowId(11)));
+        write(&mut net, "c", 11, &[b"unread"]);
+        net.run(Duration::from_millis(50));
+        revoke(&mut net, "a", "c").unwrap();
+        net.run(Duration::from_millis(50));
+        assert_eq!(net.node("b").closed.get(&FlowId(11)), None, "it is kept");
+        if by_irmd {
+            let reason = Reason::new(Code::Closed, "closed by irmd");
+            net.ask("b", Command::Dealloc(FlowId(11), reason)).unwrap();
+        } else {
+            net.input("b", Input::UpperGone(FlowId(11)));
+        }
+        net.run(Duration::from_millis(50));
+        let now = net.now();
+        assert_eq!(net.node("b").machine.dealings(now, c), None, "{by_irmd}");
+    }
+}
+
+#[test]
+fn keys_that_are_wanted_with_somebody_who_is_revoked_at_that_moment_are_not_agreed_on() {
+    let mut net = line();
+    let c = address(&mut net, "c");
+    net.node("a").machine.wants_session.insert(c);
+    net.command("a", Command::Authority(AuthorityAct::Revoke(label("c"))));
+    let now = net.now();
+    assert_eq!(net.node("a").machine.dealings(now, c), None);
+}
+
+#[test]
+fn a_link_whose_handshake_has_all_but_ended_goes_with_who_is_revoked_at_that_moment() {
+    let mut net = Net::new(&["a", "b", "c"]);
+    bootstrap(&mut net, "a");
+    join(&mut net, "a", "b");
+    // `c` is known through `b` alone, and then dialled.
+    net.cut("a", "c");
+    join(&mut net, "a", "c");
+    net.seconds(2);
+    net.mend("a", "c");
+    let c = address(&mut net, "c");
+    net.command("a", Command::Connect(label("c"), None));
+    let shown = |net: &mut Net| {
+        let mut links = net.node("a").machine.links.values();
+        links.any(|l| l.peer().is_none() && l.is_with(c))
+    };
+    (0..1000).find(|_| {
+        net.run(Duration::from_micros(500));
+        shown(&mut net)
+    });
+    assert!(shown(&mut net), "it has shown its certificate");
+    net.command("a", Command::Authority(AuthorityAct::Revoke(label("c"))));
+    for _ in 0..100 {
+        net.run(Duration::from_millis(1));
+        let now = net.now();
+        assert_eq!(net.node("a").machine.dealings(now, c), None);
+    }
+}
+
+#[test]
+fn nothing_is_said_to_nor_begun_with_who_was_revoked_whoever_asks_for_it() {
+    let mut net = mesh(&["a", "b", "c"]);
+    let c = address(&mut net, "c");
+    revoke(&mut net, "a", "c").unwrap();
+    net.run(Duration::from_millis(50));
+    let now = net.now();
+    let machine = &mut net.node("b").machine;
+    let (end, reason) = (EndpointId(7), Reason::new(Code::Closed, "over"));
+    let asks: [&dyn Fn(&mut Unicast); 5] = [
+        &|m| m.end_remote(now, c, end, &reason),
+        &|m| m.refuse(now, c, end, &reason),
+        &|m| m.associate(now, c),
+        &|m| m.no_session(now, Some(Addr(1)), c),
+        &|m| m.peer_frame(now, c, &[1; 40]),
+    ];
+    for (i, ask) in asks.iter().enumerate() {
+        ask(machine);
+        assert_eq!(machine.dealings(now, c), None, "{i}");
+    }
+    assert!(machine.stats.get("drop.unknown_member") >= 3);
 }
 
 #[test]
