@@ -138,6 +138,10 @@ impl Incoming {
                 if !data.begins_sdu || range.start < self.next {
                     // The rest of an SDU whose begin is lost.
                     self.torn += u64::from(!std::mem::replace(&mut self.tearing, true));
+                    if range.start <= self.next {
+                        // Nothing is missing before it: no gap is to be waited for.
+                        self.skip(range.end);
+                    }
                     return Ok(());
                 }
                 self.find(range.start);

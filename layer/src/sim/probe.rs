@@ -86,10 +86,14 @@ impl Run<'_> {
             })
         };
         let ordered = self.world.ledger.get(tag).is_some_and(|f| f.qos.ordered);
-        // Several SDUs may be in what one gap lacks. What was written last is overtaken by what asks whether it arrived.
+        // Several SDUs may be in what one gap lacks. What was written last is overtaken by what asks whether it arrived. Of the
+        // last SDU itself, if it is large, pieces may go the new way and overtake all that went the old one, its own begin
+        // included: then it is torn, and however many SDUs that were, nothing comes behind them.
         let late = if ordered && take("drop.late", 1) > 0 {
             let last = self.world.ledger.cut_off(tag);
-            self.world.ledger.overtaken(tag) + last.min(MOST_AT_ONCE as u64)
+            let at_once = last.min(MOST_AT_ONCE as u64);
+            let all = last > at_once && take("drop.torn", 1) > 0;
+            self.world.ledger.overtaken(tag) + if all { last } else { at_once }
         } else {
             0
         };

@@ -177,6 +177,38 @@ fn an_sdu_of_which_a_piece_is_lost_is_dropped_as_a_whole_and_counted() {
             pair.run(20 * MS);
         }
         assert_eq!(numbers(&pair, |_| 5000), [0, 2], "piece {lost} was lost");
-        assert_eq!(pair.ends[1].stats().torn, 1, "piece {lost} was lost");
+        let stats = pair.ends[1].stats();
+        let counted = (stats.torn, stats.gaps);
+        assert_eq!(counted, (1, 1), "piece {lost} was lost");
     }
+}
+
+#[test]
+fn the_rest_of_an_sdu_that_was_given_up_is_no_gap_however_late_it_comes() {
+    let mut pair = Pair::new(&params(QosSpec::BEST), Link::default(), 1);
+    let mut pdu = [0; 1200];
+    for n in 0..2 {
+        assert_eq!(pair.ends[0].write(pair.now, &sdu(n, 5000)), Ok(()));
+    }
+    let now = pair.now;
+    let poll = || {
+        pair.ends[0]
+            .poll(now, &mut pdu)
+            .map(|len| pdu[..len].to_vec())
+    };
+    let mut pieces: Vec<_> = std::iter::from_fn(poll).collect();
+    assert_eq!(pieces.len(), 10);
+    // A piece in the middle of the last SDU takes a way that is shorter by more than anybody waits.
+    let first = pieces.remove(7);
+    pieces.insert(0, first);
+    for piece in pieces {
+        let _ = pair.ends[1].receive(pair.now, &piece, false);
+        pair.run(6 * MS);
+    }
+    let stats = pair.ends[1].stats();
+    assert_eq!((stats.torn, stats.gaps), (1, 1));
+    assert_eq!(pair.ends[0].write(pair.now, &sdu(2, 5000)), Ok(()));
+    pair.run(20 * MS);
+    assert_eq!(numbers(&pair, |_| 5000), [2]);
+    assert_eq!(pair.ends[1].stats().gaps, 1);
 }
