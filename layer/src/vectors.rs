@@ -1,5 +1,5 @@
-//! What docs/vectors.txt has, for the tests of the rooms that it is about. It must not make a vector: another
-//! implementation did.
+//! What docs/vectors.txt and the table of vectors in docs/protocol.md have, for the tests of the rooms that they are about. It
+//! must not make a vector: another implementation did.
 
 use std::time::Duration;
 
@@ -17,6 +17,17 @@ pub(crate) fn vector(name: &str) -> Vec<u8> {
     let mut lines = file.lines().filter_map(|line| line.split_once(" = "));
     let (_, text) = lines.find(|(n, _)| *n == name).unwrap();
     hex(text)
+}
+
+/// The bytes in the row of the table whose first cell begins so, one after another if there are several.
+pub(crate) fn row<const N: usize>(what: &str) -> [Vec<u8>; N] {
+    let page = include_str!("../../docs/protocol.md");
+    let (_, vectors) = page.split_once("\n### Test vectors\n").unwrap();
+    let mut rows = vectors.lines().filter_map(|line| line.strip_prefix("| "));
+    let row = rows.find(|row| row.starts_with(what)).unwrap();
+    let (_, cell) = row.trim_end_matches(" |").rsplit_once(" | ").unwrap();
+    let quoted = cell.split('`').skip(1).step_by(2).map(hex);
+    quoted.collect::<Vec<_>>().try_into().unwrap()
 }
 
 /// The member of that name, whose key is 32 times this byte, under the root.

@@ -132,14 +132,12 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors::row;
     use proptest::prelude::*;
 
     /// The table of docs/protocol.md.
     #[test]
     fn every_frame_has_the_bytes_of_the_protocol() {
-        let hex = |frame: Frame<'_>| -> String {
-            frame.encode().iter().map(|b| format!("{b:02x}")).collect()
-        };
         let (stream, offset, ack_stream, ack) = (1, 2, 3, 4);
         let data = Frame::Data {
             stream,
@@ -148,15 +146,9 @@ mod tests {
             ack,
             bytes: &[0xff],
         };
-        assert_eq!(
-            hex(data),
-            "01000000010000000000000002000000030000000000000004ff"
-        );
-        assert_eq!(
-            hex(Frame::Ack { ack_stream, ack }),
-            "02000000030000000000000004"
-        );
-        assert_eq!(hex(Frame::Reset { stream }), "0300000001");
+        assert_eq!([data.encode()], row("data frame"));
+        assert_eq!([Frame::Ack { ack_stream, ack }.encode()], row("ack frame"));
+        assert_eq!([Frame::Reset { stream }.encode()], row("reset frame"));
     }
 
     proptest! {

@@ -86,10 +86,7 @@ mod tests {
     #[test]
     fn an_introduction_is_that_of_the_protocol() {
         let shown = Acquaintance::new(&std::array::from_fn(|i| i as u8)).introduce(0x0102_0304);
-        let hex: String = shown.mac.iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!(
-            (shown.id, hex.as_str()),
-            (0x0001_0203_0405_0607, "aee460e1266d441687bb3fb3805bd281")
-        );
+        let frame = [&[4][..], &shown.id.to_be_bytes(), &shown.mac].concat();
+        assert_eq!([frame], crate::vectors::row("MET, session"));
     }
 }

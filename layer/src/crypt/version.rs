@@ -155,7 +155,7 @@ mod tests {
     #[test]
     fn what_is_said_has_the_bytes_of_the_protocol_and_room_to_grow() {
         let mut bytes = Versions::OURS.encode();
-        assert_eq!(bytes, b"strata\x01\x01\0\0\0\0\0\0\0\0");
+        assert_eq!([bytes.clone()], crate::vectors::row("versions 1 to 1"));
         bytes.extend(b"whatever comes");
         assert_eq!(Versions::parse(&bytes), Some(Versions::OURS));
     }

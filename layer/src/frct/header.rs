@@ -274,6 +274,7 @@ const KNOWN: u8 = DATA | ACK | BEGINS_RUN | BEGINS_SDU | ENDS;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors::{hex, row};
     use proptest::prelude::*;
 
     const FIELDS: AckFields = AckFields {
@@ -282,18 +283,6 @@ mod tests {
         next: 4,
         window: 65_536,
     };
-
-    fn hex(text: &str) -> Vec<u8> {
-        let digits: Vec<u8> = text
-            .chars()
-            .filter_map(|c| c.to_digit(16))
-            .map(|d| d as u8)
-            .collect();
-        digits
-            .chunks(2)
-            .map(|pair| pair[0] << 4 | pair[1])
-            .collect()
-    }
 
     /// The vectors of docs/protocol.md.
     #[test]
@@ -304,23 +293,18 @@ mod tests {
             .data(1 << 32 | 7, 5, true, false, 3)
             .copy_from_slice(&[0, 1, b'x']);
         let len = writer.len();
-        assert_eq!(
-            pdu[..len],
-            hex("01 0d 00 00 00000007 0000000000000005 000178")
-        );
+        assert_eq!([pdu[..len].to_vec()], row("FRCT data"));
 
         let mut writer = Writer::new(&mut pdu, false);
         writer.ack(&FIELDS, [90..101, 80..85, 79..79].into_iter().take(2), 32);
         let len = writer.len();
-        let ack = "01 02 01 00 00000064 0002 0003 0000000000000004 00010000 0000000a 0005 0005";
-        assert_eq!(pdu[..len], hex(ack));
+        assert_eq!([pdu[..len].to_vec()], row("FRCT ack: 90"));
 
         let mut writer = Writer::new(&mut pdu, false);
         writer.ack(&FIELDS, std::iter::once(9..10), 32);
         writer.data(8, 6, false, true, 0);
         let len = writer.len();
-        let both = "01 13 00 00 00000009 0002 0003 0000000000000004 00010000 00000000 00000008 0000000000000006";
-        assert_eq!(pdu[..len], hex(both));
+        assert_eq!([pdu[..len].to_vec()], row("FRCT ack of 9 alone"));
     }
 
     #[test]

@@ -368,6 +368,7 @@ const PROBED: u8 = 8;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::vectors::row;
     use proptest::prelude::*;
 
     proptest! {
@@ -464,10 +465,10 @@ mod tests {
     /// The table of docs/protocol.md.
     #[test]
     fn every_header_has_the_bytes_of_the_protocol() {
-        fn hex(len: usize, write: impl FnOnce(&mut [u8])) -> String {
+        fn bytes(len: usize, write: impl FnOnce(&mut [u8])) -> Vec<u8> {
             let mut bytes = vec![0xff; len];
             write(&mut bytes);
-            bytes.iter().map(|b| format!("{b:02x}")).collect()
+            bytes
         }
         let (dst, src, endpoint) = (Addr(1), Addr(2), EndpointId(3));
         let direct = Direct {
@@ -495,35 +496,26 @@ mod tests {
             held: 4,
         };
         let handshake = RoutedHandshake { ttl: TTL, dst, src };
-        let ends = "0000000000000001000000000000000200000000000000030000000400000000";
-        assert_eq!(
-            hex(SEALED_LEN, |to| write_sealed(to, 1, 0x0102_0304)),
-            "12000000010203040000000000000000"
-        );
-        assert_eq!(
-            hex(Direct::LEN, |to| direct.write(to)),
-            "010101000000000000000005"
-        );
-        assert_eq!(
-            hex(Routed::LEN, |to| routed.write(to)),
-            format!("02010140{ends}00000005")
-        );
-        assert_eq!(
-            hex(Routed::AAD, |to| to.copy_from_slice(&routed.aad())),
-            format!("01{ends}00000005")
-        );
-        assert_eq!(
-            hex(Hello::LEN, |to| hello.write(to)),
-            "04050133000000010000000000000002000000000000000300000004"
-        );
-        assert_eq!(
-            hex(RoutedHandshake::LEN, |to| handshake.write(to)),
-            "0500004000000000000000010000000000000002"
-        );
-        assert_eq!(hex(1, write_link_channel), "03");
-        assert_eq!(hex(4, write_link_handshake), "06000000");
-        assert_eq!(hex(8, |to| Probe::Asks.write(1500, to)), "070005dc00000000");
-        assert_eq!(hex(4, |to| Probe::Answers.write(1500, to)), "080005dc");
+        let routed_handshake = bytes(RoutedHandshake::LEN, |to| handshake.write(to));
+        let made = [
+            (
+                "sealed header",
+                bytes(SEALED_LEN, |to| write_sealed(to, 1, 0x0102_0304)),
+            ),
+            ("direct", bytes(Direct::LEN, |to| direct.write(to))),
+            ("routed, flags", bytes(Routed::LEN, |to| routed.write(to))),
+            ("AAD of that", routed.aad().to_vec()),
+            ("hello", bytes(Hello::LEN, |to| hello.write(to))),
+            ("routed handshake", routed_handshake),
+            ("link handshake", bytes(4, write_link_handshake)),
+        ];
+        for (what, made) in made {
+            assert_eq!([made], row(what), "{what}");
+        }
+        let asks = bytes(8, |to| Probe::Asks.write(1500, to));
+        let answers = bytes(4, |to| Probe::Answers.write(1500, to));
+        assert_eq!([asks, answers], row("probe of 1500 bytes"));
+        assert_eq!(bytes(1, write_link_channel), [3]);
     }
 
     #[test]

@@ -110,6 +110,7 @@ mod tests {
             counter: 3,
         };
         let hash = hash(Addr(1), Kind::LINKS, version);
-        assert_eq!(format!("{hash:016x}"), "d593cafd01e4b4a8");
+        let table = crate::vectors::row("hash of a record of links");
+        assert_eq!([hash.to_be_bytes().to_vec()], table);
     }
 }
