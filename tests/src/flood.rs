@@ -290,7 +290,8 @@ fn process(host: &Host, name: &str) -> anyhow::Result<u32> {
     u32::try_from(pid.with_context(|| format!("there is no {name}"))?).context("no process id")
 }
 
-fn counters(host: &Host, name: &str) -> anyhow::Result<Value> {
+/// What an IPC process of a host counts.
+pub fn counters(host: &Host, name: &str) -> anyhow::Result<Value> {
     let mut json = host.irm_json("status")?;
     let all = json["ipcps"].as_array_mut().context("no IPC processes")?;
     let found = all.iter_mut().find(|ipcp| ipcp["name"] == name);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::{Value, json};
 use tests::churn::churn;
-use tests::flood::{Offer, flood};
+use tests::flood::{Offer, counters, flood};
 use tests::{Host, Impairment, Line, Process, until};
 
 fn main() -> anyhow::Result<()> {
@@ -166,7 +166,7 @@ fn lossy() -> anyhow::Result<Line> {
 }
 
 /// How two flows of which one begins 3 s later share 50 Mbit/s of a link with 20 ms there and back and a queue of 40 ms: Mbit/s
-/// of each from 10 s to 25 s after the second has begun.
+/// of each from 10 s to 25 s after the second has begun; and what the sender and the receiver have counted of losses and marks since they are up.
 fn sharing(line: &mut Line) -> anyhow::Result<Value> {
     line.impair(Impairment {
         delay_us: 10_000,
@@ -199,8 +199,27 @@ fn sharing(line: &mut Line) -> anyhow::Result<Value> {
             let since = bytes.saturating_sub(before.get(id).copied().unwrap_or(0));
             since as f64 * 8e-6 / seconds
         };
-        Ok(json!(after.iter().map(rate).collect::<Vec<_>>()))
+        let rates: Vec<_> = after.iter().map(rate).collect();
+        Ok(
+            json!({ "mbit_per_s": rates, "sender": congestion(a, "ovl-a")?, "receiver": congestion(b, "ovl-b")? }),
+        )
     })
+}
+
+/// What a member of the overlay counts of losses and marks.
+fn congestion(host: &Host, member: &str) -> anyhow::Result<BTreeMap<String, Value>> {
+    let all = counters(host, member)?;
+    let all = all.as_object().context("no counters")?;
+    let of = |name: &str| {
+        ["frct.", "congestion.", "drop."]
+            .iter()
+            .any(|p| name.starts_with(p))
+    };
+    Ok(all
+        .iter()
+        .filter(|(name, _)| of(name))
+        .map(|(name, n)| (name.clone(), n.clone()))
+        .collect())
 }
 
 fn perf_server(line: &Line) -> anyhow::Result<Process> {
