@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proto::ipcp::Invite;
-use proto::{Code, Label, Reason, wire};
+use proto::{Addr, Code, Label, Reason, wire};
 use ring::signature::{ED25519, UnparsedPublicKey};
 use zeroize::Zeroizing;
 
@@ -24,7 +24,7 @@ use super::cert::{MAX_GROUPS, key_hash_of};
 use super::invitation::{Invitation, seed_public, signed_part};
 use super::issue::{MEMBER_LIFE, Request, Root};
 use super::key::Key;
-use super::{Identity, MemberCert, Roots, prefix, random, sha256};
+use super::{Identity, MemberCert, Roots, address, prefix, random, sha256};
 use crate::UnixTime;
 use sealed::Seal;
 
@@ -77,6 +77,8 @@ impl fmt::Display for Audit {
 
 /// What a member was issued.
 struct Issued {
+    /// What follows from its name.
+    address: Addr,
     grant: Grant,
     /// SHA-256 of the request that was answered; none for the first member.
     csr: Option<[u8; 32]>,
@@ -154,6 +156,7 @@ impl Authority {
         authority.members.insert(
             first.clone(),
             Issued {
+                address: address(layer, first),
                 grant,
                 csr: None,
                 certificate,
@@ -231,6 +234,7 @@ impl Authority {
         let known = self.members.get_mut(cert.member());
         let Some(known) = known else {
             let issued = Issued {
+                address: address(&self.layer, cert.member()),
                 grant: Grant::of(cert),
                 csr: None,
                 certificate: cert.der().to_vec(),
@@ -441,6 +445,7 @@ impl Authority {
             self.count_use(id, csr.member.clone(), now);
         }
         let issued = Issued {
+            address: address(&self.layer, &csr.member),
             grant,
             csr: Some(hash),
             certificate: certificate.clone(),

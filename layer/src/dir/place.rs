@@ -4,6 +4,7 @@
 use proto::Addr;
 
 use super::{KEEPERS, NameHash};
+use crate::route::room;
 
 /// The members that a directory knows of.
 pub(super) struct Members {
@@ -53,6 +54,8 @@ impl Members {
         come.retain(|addr| match self.all.binary_search(addr) {
             Ok(_) => false,
             Err(at) => {
+                let len = self.all.len() + 1;
+                room(&mut self.all, len);
                 self.all.insert(at, *addr);
                 true
             }

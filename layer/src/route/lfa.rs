@@ -5,7 +5,7 @@ use proto::Addr;
 use rustc_hash::FxHashMap;
 
 use super::fib::Repair;
-use super::graph::{Edge, Links};
+use super::graph::{Compact, Edge, Graph, Links};
 use super::names::Slot;
 use super::spf::{FAR, Label, Spf, costs};
 
@@ -35,7 +35,7 @@ pub(super) struct Alternate {
 
 impl<'a> Alternates<'a> {
     /// Looks at the nearest neighbours, [`MAX_CANDIDATES`] of them, but for those that are lost.
-    pub(super) fn new(graph: &impl Links, spf: &'a Spf, lost: &[Slot]) -> Self {
+    pub(super) fn new(graph: &impl Graph, spf: &'a Spf, lost: &[Slot]) -> Self {
         let mut links: Vec<Edge> = spf
             .root()
             .map_or_else(Vec::new, |root| graph.edges(root).collect());
@@ -90,7 +90,7 @@ impl<'a> Alternates<'a> {
 
 /// For each member to whom all ways lead over lost neighbours: over whom to send until everybody knows of the loss.
 pub(super) fn repairs(graph: &impl Links, spf: &Spf, lost: &[Addr]) -> FxHashMap<Addr, Repair> {
-    let names = graph.names();
+    let names = graph.index();
     let lost: Vec<Slot> = lost.iter().filter_map(|addr| names.find(*addr)).collect();
     let struck = |label: &Label| {
         let ways = spf.ways(label.set);
@@ -104,13 +104,14 @@ pub(super) fn repairs(graph: &impl Links, spf: &Spf, lost: &[Addr]) -> FxHashMap
     if struck.is_empty() {
         return FxHashMap::default();
     }
-    let alternates = Alternates::new(graph, spf, &lost);
+    let graph = Compact::of(graph);
+    let alternates = Alternates::new(&graph, spf, &lost);
     let mut theirs: FxHashMap<Slot, Spf> = FxHashMap::default();
     let mut repair = |dst: Slot| {
         let via = alternates.best(dst, &lost)?.via;
         let theirs = theirs.entry(via).or_insert_with(|| {
             let mut spf = Spf::new(names.addr(via));
-            spf.full(graph);
+            spf.search(&graph);
             spf
         });
         let link = alternates.links.iter().find(|edge| edge.to == via)?.mtu;
@@ -128,11 +129,11 @@ pub(super) fn repairs(graph: &impl Links, spf: &Spf, lost: &[Addr]) -> FxHashMap
 /// Over whom each member would be reached if the neighbour on its one way died, for people to see; nobody in a layer of more
 /// than [`MOST_SHOWN`], where it would take longer than packets may wait.
 pub(super) fn spares(graph: &impl Links, spf: &Spf) -> Vec<(Addr, Addr)> {
-    let names = graph.names();
+    let names = graph.index();
     if names.len() > MOST_SHOWN {
         return Vec::new();
     }
-    let alternates = Alternates::new(graph, spf, &[]);
+    let alternates = Alternates::new(&Compact::of(graph), spf, &[]);
     let spare = |(dst, label): (Slot, &Label)| match spf.ways(label.set) {
         [] => None,
         [only] => Some((

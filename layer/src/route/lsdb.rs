@@ -108,13 +108,16 @@ impl Lsdb {
     /// Shares records with the other members of the layer in this process.
     #[cfg(any(test, feature = "sim"))]
     pub fn share(&mut self, pool: Pool) {
+        if let Some(names) = pool.names() {
+            self.store.number(names);
+        }
         self.pool = Some(pool);
     }
 
     /// Takes over all that another member holds, what it holds of us included; for members of one process.
     #[cfg(any(test, feature = "sim"))]
     pub fn adopt(&mut self, now: Now, known: &Self) {
-        self.store = known.store.clone();
+        self.store = known.store.grown();
         self.sums = known.sums.clone();
         self.changed = true;
         self.sweep_at.get_or_insert(now.mono + SWEEP);
@@ -259,7 +262,7 @@ impl Lsdb {
 
     /// What a member says of its links.
     pub fn links(&self, addr: Addr) -> &[LinkState] {
-        let slot = self.store.names().find(addr);
+        let slot = self.store.index().find(addr);
         slot.map_or(&[], |slot| self.store.links(slot))
     }
 
@@ -289,7 +292,7 @@ impl Lsdb {
     /// Who can be reached by these ways, compared with the last time that this was asked; `None`: nearly everybody may be
     /// another.
     pub(crate) fn moves(&self, spf: &mut Spf) -> Option<Moves> {
-        spf.moves(self.store.names())
+        spf.moves(self.store.index())
     }
 
     /// Over whom to send to members that were reached over neighbours that are lost; to be asked before our record of links
@@ -359,7 +362,7 @@ impl Lsdb {
 
     fn renew(&mut self, now: Now, identity: &Identity) -> Vec<SignedRecord> {
         self.renew_at = None;
-        let slot = self.store.names().find(self.me);
+        let slot = self.store.index().find(self.me);
         let own = slot.into_iter().flat_map(|slot| self.store.records(slot));
         let own: Vec<(Kind, Content)> = own
             .map(|stored| &stored.record.parsed)

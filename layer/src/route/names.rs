@@ -46,7 +46,7 @@ impl Names {
         match self.addrs.get_mut(slot as usize) {
             Some(free) => *free = addr,
             None => {
-                grow(&mut self.addrs);
+                room(&mut self.addrs, slot as usize + 1);
                 self.addrs.push(addr);
             }
         }
@@ -130,10 +130,10 @@ impl Names {
     }
 }
 
-/// Makes room for one more by an eighth, where `Vec` would double.
-pub(super) fn grow<T>(list: &mut Vec<T>) {
-    if list.len() == list.capacity() {
-        list.reserve_exact((list.len() / 8).max(8));
+/// Makes room for as many and an eighth more, where `Vec` would double.
+pub(crate) fn room<T>(list: &mut Vec<T>, len: usize) {
+    if len > list.capacity() {
+        list.reserve_exact(len - list.len() + (len / 8).max(8));
     }
 }
 

@@ -10,8 +10,8 @@ use proto::Addr;
 use rustc_hash::FxHashMap;
 
 use super::fib::Fib;
-use super::graph::{Edge, Links};
-use super::names::{Names, Slot};
+use super::graph::{Compact, Edge, Graph, Links};
+use super::names::{Names, Slot, room};
 
 /// The shortest paths from one member to all others, kept up to date.
 ///
@@ -90,9 +90,19 @@ impl Spf {
 
     /// Finds all ways anew.
     pub(super) fn full(&mut self, graph: &impl Links) -> Fib {
+        // What stays is allocated first: what goes after the search leaves no hole before it.
+        let labels = far(graph.index());
+        self.search_into(labels, &Compact::of(graph))
+    }
+
+    /// Finds all ways anew in what was put close together for that.
+    pub(super) fn search(&mut self, graph: &Compact<'_>) -> Fib {
+        self.search_into(far(graph.names()), graph)
+    }
+
+    fn search_into(&mut self, mut labels: Vec<Label>, graph: &Compact<'_>) -> Fib {
         let names = graph.names();
         let old = std::mem::take(&mut self.labels);
-        let mut labels = vec![Label::FAR; names.slots()];
         let mut sets = Sets::default();
         self.root = names.find(self.me);
         if let Some(root) = self.root {
@@ -111,13 +121,14 @@ impl Spf {
 
     /// Finds the ways that change with the edges to and from some members.
     pub(super) fn update(&mut self, graph: &impl Links, dirty: &[Slot]) -> Fib {
-        let names = graph.names();
+        let names = graph.index();
         let most = names.slots() / 4 + FEW;
         let root = self.root.filter(|_| self.root == names.find(self.me));
         let Some(root) = root.filter(|_| dirty.len() <= most && self.sets.len() < MANY_SETS) else {
             return self.full(graph);
         };
         let labels = Arc::make_mut(&mut self.labels);
+        room(labels, names.slots());
         labels.resize(names.slots(), Label::FAR);
         let mut change = Change {
             graph,
@@ -186,8 +197,16 @@ impl Spf {
     }
 }
 
+/// Everybody is far, and there is room for some who come.
+fn far(names: &Names) -> Vec<Label> {
+    let mut labels = Vec::new();
+    room(&mut labels, names.slots());
+    labels.resize(names.slots(), Label::FAR);
+    labels
+}
+
 /// All ways from `root`; everybody must be far before.
-fn dijkstra(graph: &impl Links, root: Slot, labels: &mut [Label], sets: &mut Sets) {
+fn dijkstra(graph: &impl Graph, root: Slot, labels: &mut [Label], sets: &mut Sets) {
     let names = graph.names();
     labels[root as usize] = ROOT;
     let mut queue = BinaryHeap::from([Reverse((0, root))]);
@@ -244,7 +263,7 @@ impl Label {
 }
 
 /// Costs from one member to all others, and nothing else: [`FAR`] where there is no way.
-pub(super) fn costs(graph: &impl Links, from: Slot) -> Vec<u32> {
+pub(super) fn costs(graph: &impl Graph, from: Slot) -> Vec<u32> {
     let mut costs = vec![FAR; graph.names().slots()];
     costs[from as usize] = 0;
     let mut queue = BinaryHeap::from([Reverse((0, from))]);
@@ -277,7 +296,7 @@ struct Change<'a, G> {
     reached: &'a mut FxHashMap<Slot, bool>,
 }
 
-impl<G: Links> Change<'_, G> {
+impl<G: Graph> Change<'_, G> {
     /// Works out what a member costs by its neighbours.
     fn look(&mut self, at: Slot) {
         if at == self.root {

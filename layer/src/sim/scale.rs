@@ -156,7 +156,8 @@ impl Large {
         net.quiet = true;
         let story = Story::new(None);
         let mut world = World::new(layer, hosts, net, story, scale.seed);
-        world.pool = Some(Pool::default());
+        let addresses = world.hosts.iter().map(|host| host.address);
+        world.pool = Some(Pool::of(addresses));
         Self {
             world,
             chance,

@@ -58,10 +58,12 @@ impl Authority {
             .open(now)
             .filter(|(id, _)| Some(*id) != except)
             .filter_map(|(_, open)| open.member.as_ref());
-        self.members
-            .keys()
-            .chain(invited)
-            .find(|other| address(&self.layer, other) == wanted)
+        let invited = invited.map(|name| (name, address(&self.layer, name)));
+        let members = self.members.iter();
+        let members = members.map(|(name, issued)| (name, issued.address));
+        let mut all = members.chain(invited);
+        all.find(|(_, taken)| *taken == wanted)
+            .map(|(name, _)| name)
     }
 
     /// Prefixes in their canonical form; refuses what a member or an open invitation has already.

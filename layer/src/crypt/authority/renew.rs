@@ -65,6 +65,7 @@ impl Authority {
             self.root
                 .issue(&self.layer, &member, &grant, &key, self.cert_life, now)?;
         let issued = Issued {
+            address: cert.address(),
             grant,
             csr,
             certificate: certificate.clone(),

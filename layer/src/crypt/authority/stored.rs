@@ -8,6 +8,7 @@ use proto::{Code, Label, Reason};
 use zeroize::Zeroizing;
 
 use super::{Audit, Authority, Grant, Issued, Open};
+use crate::crypt::address;
 use crate::crypt::file::{Corrupt, Reader, Writer};
 use crate::crypt::issue::Root;
 use crate::crypt::locked;
@@ -124,12 +125,14 @@ impl Authority {
 
     pub(super) fn read(layer: Label, root: Root, ledger: Ledger) -> Option<Self> {
         let member = |e: Entry| {
+            let member = Label::new(e.member).ok()?;
             let issued = Issued {
+                address: address(&layer, &member),
                 grant: grant(&e.prefixes, &e.groups)?,
                 csr: maybe(e.csr)?,
                 certificate: e.certificate,
             };
-            Some((Label::new(e.member).ok()?, issued))
+            Some((member, issued))
         };
         let invited = |i: Invited| {
             let open = Open {
@@ -152,6 +155,8 @@ impl Authority {
                 member: Label::new(u.member).ok()?,
             })
         };
+        let members = ledger.members.into_iter().map(member);
+        let members = members.collect::<Option<BTreeMap<_, _>>>()?;
         Some(Self {
             layer,
             root,
@@ -160,11 +165,7 @@ impl Authority {
             beside: Vec::new(),
             seal: None,
             cert_life: Duration::from_secs(ledger.cert_life),
-            members: ledger
-                .members
-                .into_iter()
-                .map(member)
-                .collect::<Option<BTreeMap<_, _>>>()?,
+            members,
             invitations: ledger
                 .invitations
                 .into_iter()

@@ -8,7 +8,7 @@ use proto::Addr;
 use proto::wire::SignedRecord;
 
 use super::super::graph::{LinkState, Links, differing};
-use super::super::names::{Names, Slot, grow};
+use super::super::names::{Names, Slot, room};
 use super::super::record::{Content, Kind, Parsed, Version};
 use super::sums;
 use crate::crypt::MemberCert;
@@ -45,8 +45,11 @@ impl Believed {
 /// All records, by member and kind.
 #[derive(Clone, Default)]
 pub(super) struct Store {
+    /// The numbers of these members, and maybe of others: see [`Store::number`].
     names: Arc<Names>,
     members: Vec<Held>,
+    /// Of how many members anything is held.
+    known: usize,
     /// What times are counted from: the first that was seen.
     epoch: Option<Instant>,
     /// Members whose links are said in another way than when this was last taken.
@@ -75,7 +78,28 @@ pub(super) struct Stored {
 
 impl Store {
     pub(super) fn len(&self) -> usize {
-        self.names.len()
+        self.known
+    }
+
+    /// Takes over what numbers members have elsewhere. To be called before anything is held.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn number(&mut self, names: Arc<Names>) {
+        self.names = names;
+    }
+
+    /// A copy with the room that it would have if its members had come one by one.
+    #[cfg(any(test, feature = "sim"))]
+    pub(super) fn grown(&self) -> Self {
+        let mut members = Vec::new();
+        room(&mut members, self.members.len());
+        members.extend_from_slice(&self.members);
+        Self {
+            names: self.names.clone(),
+            members,
+            known: self.known,
+            epoch: self.epoch,
+            dirty: (0..self.members.len() as Slot).collect(),
+        }
     }
 
     pub(super) fn get(&self, addr: Addr, kind: Kind) -> Option<&Stored> {
@@ -86,9 +110,18 @@ impl Store {
         self.members.get(self.names.find(addr)? as usize)
     }
 
+    /// The number of a member of whom anything is held.
+    fn find(&self, addr: Addr) -> Option<Slot> {
+        let held = |slot: &Slot| {
+            let held = self.members.get(*slot as usize);
+            held.is_some_and(|held| !held.is_empty())
+        };
+        self.names.find(addr).filter(held)
+    }
+
     /// Whether anything is held of a member.
     pub(super) fn knows(&self, addr: Addr) -> bool {
-        self.names.find(addr).is_some()
+        self.find(addr).is_some()
     }
 
     /// The certificate that came with the newest record of a member: a renewed one comes with a newer record.
@@ -120,10 +153,10 @@ impl Store {
             Some(slot) => slot,
             None => Arc::make_mut(&mut self.names).add(origin),
         };
-        while self.members.len() <= slot as usize {
-            grow(&mut self.members);
-            self.members.push(Held::default());
-        }
+        let slots = self.members.len().max(slot as usize + 1);
+        room(&mut self.members, slots);
+        self.members.resize_with(slots, Held::default);
+        self.known += usize::from(self.members[slot as usize].is_empty());
         let stored = Stored {
             record: record.clone(),
             signed_at,
@@ -168,7 +201,8 @@ impl Store {
                 if kind == Kind::LINKS {
                     self.linked(slot as Slot, links_of(Some(&stored.record)), &[]);
                 }
-                if self.members[slot].iter().next().is_none() {
+                if self.members[slot].is_empty() {
+                    self.known -= 1;
                     Arc::make_mut(&mut self.names).remove(stored.record.parsed.origin);
                 }
                 gone.push(stored.record);
@@ -232,7 +266,8 @@ impl Store {
 
     fn linked(&mut self, slot: Slot, old: &[LinkState], new: &[LinkState]) {
         let before = self.dirty.len();
-        let heads = differing(old, new).filter_map(|addr| self.names.find(addr));
+        let heads = differing(old, new).filter_map(|addr| self.find(addr));
+        let heads: Vec<Slot> = heads.collect();
         self.dirty.extend(heads);
         if self.dirty.len() > before {
             self.dirty.push(slot);
@@ -259,7 +294,7 @@ impl Store {
 }
 
 impl Links for Store {
-    fn names(&self) -> &Arc<Names> {
+    fn index(&self) -> &Arc<Names> {
         &self.names
     }
 
@@ -270,6 +305,10 @@ impl Links for Store {
 }
 
 impl Held {
+    fn is_empty(&self) -> bool {
+        self.links.is_none() && self.others.is_none()
+    }
+
     fn get(&self, kind: Kind) -> Option<&Stored> {
         if kind == Kind::LINKS {
             return self.links.as_ref();

@@ -538,3 +538,53 @@ fn a_summary_of_the_wrong_form_is_none() {
         assert_eq!(lsdb.differing(&summary), None, "{bits} bits, {sums} sums");
     }
 }
+
+#[test]
+fn members_that_share_numbers_hold_find_and_forget_what_they_would_without() {
+    let mut layer = Layer::of(4);
+    let addresses: Vec<Addr> = (0..4).map(|i| layer.addr(i)).collect();
+    let strangers = (1..100).map(Addr);
+    let pool = Pool::of(strangers.chain(addresses));
+    layer.members[0].1.share(pool);
+    let records = [
+        layer.links(0, &[2]),
+        layer.links(1, &[2]),
+        layer.links(2, &[0, 1, 3]),
+    ];
+    for i in [0, 3] {
+        for record in &records {
+            layer.insert(i, record).ok();
+        }
+    }
+    let knows = |layer: &Layer, i: usize| -> Vec<String> {
+        let members = layer.members[i].1.members();
+        members.map(|cert| cert.member().to_string()).collect()
+    };
+    assert_eq!(knows(&layer, 0).len(), 3);
+    assert_eq!(knows(&layer, 0), knows(&layer, 3));
+    let same = |layer: &Layer| {
+        let (with, without) = (&layer.members[0].1, &layer.members[3].1);
+        assert_eq!(with.summary(), without.summary());
+        for i in 0..3 {
+            assert_eq!(with.routes(layer.addr(i)), without.routes(layer.addr(i)));
+        }
+    };
+    same(&layer);
+    assert_eq!(
+        layer.members[0].1.routes(layer.addr(0)).len(),
+        2,
+        "the fourth is named but has said nothing"
+    );
+    let gone = layer.addr(1);
+    for i in [0, 3] {
+        let now = layer.at(1).mono;
+        assert!(layer.members[i].1.expel(now, |cert| cert.address() == gone));
+    }
+    assert_eq!(knows(&layer, 0).len(), 2);
+    same(&layer);
+    for i in [0, 3] {
+        let back = layer.insert(i, &records[1]);
+        assert_eq!(back, Ok(Inserted::New(records[1].clone())));
+    }
+    same(&layer);
+}
