@@ -337,18 +337,31 @@ fn a_flow_whose_link_is_cut_goes_on_through_a_third_member_that_reads_none_of_it
     c.order(1, json!({}));
 
     let _server = b.serve("ledger");
-    let talk = a.send("ledger", &b);
-    goes_on(&talk, 200, FIVE);
-    let straight = c.report("forwarded");
-    a.host.net(&format!("down {}", ab.dev[0])).unwrap();
-    goes_on(&talk, 500, Duration::from_secs(10));
-    c.reports("forwarded", straight + 500);
-    let silence = said(&talk, "longest_silence_ms");
-    println!("the flow was silent for {silence} ms");
-    // Two seconds are promised; a machine on which all tests run at once is given more.
-    assert!(silence <= 5_000, "{}", talk.log());
-    assert_eq!(said(&talk, "wrong"), 0);
-    assert_eq!(c.report("needles"), 0, "C has read a flow of A and B");
+    // Two seconds are promised: of three rounds, or as many as it takes, since other programs want the processor, too.
+    let mut silences = Vec::new();
+    while silences.len() < 3 && silences.iter().all(|ms| *ms > 2_000) {
+        a.host.net(&format!("up {}", ab.dev[0])).unwrap();
+        until(Duration::from_secs(20), || {
+            let routes = a.host.irm("layer routes overlay")?;
+            let straight = routes.lines().any(|l| l.matches("ovl-b").count() == 2);
+            anyhow::ensure!(straight, "{routes}");
+            Ok(())
+        })
+        .unwrap();
+        let talk = a.send("ledger", &b);
+        goes_on(&talk, 200, FIVE);
+        let straight = c.report("forwarded");
+        a.host.net(&format!("down {}", ab.dev[0])).unwrap();
+        goes_on(&talk, 500, Duration::from_secs(10));
+        c.reports("forwarded", straight + 500);
+        let silence = said(&talk, "longest_silence_ms");
+        println!("the flow was silent for {silence} ms");
+        assert!(silence <= 5_000, "{}", talk.log());
+        assert_eq!(said(&talk, "wrong"), 0);
+        assert_eq!(c.report("needles"), 0, "C has read a flow of A and B");
+        silences.push(silence);
+    }
+    assert!(silences.iter().any(|ms| *ms <= 2_000), "{silences:?}");
 
     // It would have been seen: what is meant for a program at C can be read there.
     let _own = c.serve("own");
