@@ -5,6 +5,7 @@
 
 mod frame;
 mod make;
+mod peek;
 mod stream;
 mod take;
 
@@ -20,7 +21,8 @@ use zeroize::Zeroizing;
 
 use super::tls::describe;
 use super::{
-    Aead, Agreed, Introduction, KeyExchange, MemberCert, Secrets, TAG, TlsConfig, Versions,
+    Aead, Agreed, Farewell, Introduction, KeyExchange, MemberCert, Secrets, TAG, TlsConfig,
+    Versions,
 };
 use frame::{Frame, Header, Level};
 use stream::{Incoming, Outgoing};
@@ -40,6 +42,10 @@ pub struct Handshake {
     into: [Incoming; 2],
     /// What tells the server that it is no stranger's.
     introduction: Option<Introduction>,
+    /// What this server promises to say once it has forgotten it.
+    farewell: Option<Farewell>,
+    /// The server has said so.
+    forgotten: bool,
     /// Sealed PDUs that overtook the server's hello.
     early: Vec<Vec<u8>>,
     /// Something from the other side has authenticated: from here on, the initial level is closed.
@@ -119,7 +125,7 @@ impl Handshake {
         mtu: usize,
         now: Instant,
     ) -> Result<Self, HandshakeError> {
-        let mut handshake = Self::new(config, connect(config, true)?, session, mtu, now)?;
+        let mut handshake = Self::new(config, true, None, session, mtu, now)?;
         handshake.pump();
         Ok(handshake)
     }
@@ -131,43 +137,31 @@ impl Handshake {
         mtu: usize,
         now: Instant,
     ) -> Result<Self, HandshakeError> {
-        let mut handshake = Self::new(config, connect(config, false)?, session, mtu, now)?;
+        Self::serve(config, None, session, mtu, now)
+    }
+
+    /// The same, and promises to say `farewell` once it has forgotten this handshake ([`Handshake::farewell`]).
+    pub fn mindful_server(
+        config: &TlsConfig,
+        farewell: Farewell,
+        session: u32,
+        mtu: usize,
+        now: Instant,
+    ) -> Result<Self, HandshakeError> {
+        Self::serve(config, Some(farewell), session, mtu, now)
+    }
+
+    fn serve(
+        config: &TlsConfig,
+        farewell: Option<Farewell>,
+        session: u32,
+        mtu: usize,
+        now: Instant,
+    ) -> Result<Self, HandshakeError> {
+        let mut handshake = Self::new(config, false, farewell, session, mtu, now)?;
         // Grows to what the client's first PDU proves to pass.
         handshake.path_mtu = mtu.min(SAFE_MTU);
         Ok(handshake)
-    }
-
-    /// The session that a handshake PDU belongs to, and whether its level is the initial one.
-    pub fn session_of(pdu: &[u8]) -> Result<(u32, bool), HandshakeError> {
-        let header = Header::parse(pdu)?;
-        Ok((header.session, header.level == Level::Initial))
-    }
-
-    /// Whether a PDU may be of a client's hello, so that a server may begin for it. What a server says of a session that was
-    /// forgotten here, its hello or its end, stands at the initial level too.
-    pub fn may_open(pdu: &[u8]) -> bool {
-        let initial = Header::parse(pdu).is_ok_and(|header| header.level == Level::Initial);
-        let Ok(frames) = Frame::parse_all(pdu.get(Header::LEN..).unwrap_or_default()) else {
-            // Who takes it says what is wrong with it.
-            return initial;
-        };
-        let mut hello = frames.iter().filter_map(|frame| match frame {
-            Frame::Crypto { offset, bytes } => {
-                Some(*offset > 0 || bytes.first() == Some(&CLIENT_HELLO))
-            }
-            Frame::Ack { .. } | Frame::Close(_) | Frame::Met(_) => None,
-        });
-        let first = hello.next();
-        initial && first == Some(true) && hello.all(|may| may)
-    }
-
-    /// What the sender of a first PDU shows to be no stranger; [`super::Acquaintance::recognises`] tells whether it is true.
-    pub fn introduction_of(pdu: &[u8]) -> Option<Introduction> {
-        let frames = Frame::parse_all(pdu.get(Header::LEN..)?).ok()?;
-        frames.into_iter().find_map(|frame| match frame {
-            Frame::Met(shown) => Some(shown),
-            Frame::Crypto { .. } | Frame::Ack { .. } | Frame::Close(_) => None,
-        })
     }
 
     /// Shows the server with each first PDU that the two have met.
@@ -177,7 +171,8 @@ impl Handshake {
 
     fn new(
         config: &TlsConfig,
-        tls: Connection,
+        client: bool,
+        farewell: Option<Farewell>,
         session: u32,
         mtu: usize,
         now: Instant,
@@ -190,8 +185,8 @@ impl Handshake {
         let mtu = mtu.min(MAX_MTU);
         Ok(Self {
             config: config.clone(),
-            client: matches!(tls, Connection::Client(_)),
-            tls,
+            client,
+            tls: connect(config, client, farewell)?,
             session,
             mtu,
             path_mtu: mtu,
@@ -201,6 +196,8 @@ impl Handshake {
             out: Default::default(),
             into: Default::default(),
             introduction: None,
+            farewell,
+            forgotten: false,
             early: Vec::new(),
             heard: false,
             ack_due: false,
@@ -318,6 +315,11 @@ impl Handshake {
         self.state == State::Failed && self.close.2 == 0
     }
 
+    /// Whether it has failed since the server, and nobody else, has said that it knows nothing of it any more.
+    pub fn is_forgotten(&self) -> bool {
+        self.forgotten
+    }
+
     /// Whether something is still expected of the other side.
     fn waiting(&self) -> bool {
         self.state == State::Running || (self.state == State::Done && !self.confirmed())
@@ -425,7 +427,7 @@ impl Handshake {
             }
             return Err(error);
         }
-        self.tls = connect(&self.config, self.client)?;
+        self.tls = connect(&self.config, self.client, self.farewell)?;
         self.keys = None;
         self.write_level = 0;
         self.out = Default::default();
@@ -502,9 +504,14 @@ impl fmt::Debug for Handshake {
     }
 }
 
-fn connect(config: &TlsConfig, client: bool) -> Result<Connection, HandshakeError> {
+fn connect(
+    config: &TlsConfig,
+    client: bool,
+    farewell: Option<Farewell>,
+) -> Result<Connection, HandshakeError> {
     let unusable = |e: rustls::Error| HandshakeError::Unusable(e.to_string());
-    let parameters = config.versions.encode();
+    let mut parameters = config.versions.encode();
+    parameters.extend(farewell.iter().flat_map(|promised| promised.0));
     if client {
         let name =
             ServerName::try_from("strata").map_err(|e| HandshakeError::Unusable(e.to_string()))?;
@@ -564,8 +571,6 @@ const MAX_EARLY: usize = 8;
 const MAX_ATTEMPTS: u32 = 16;
 const MAX_CLOSES: u32 = 8;
 const HANDSHAKE_FAILURE: u8 = 40;
-/// The type of the message that a client begins with (RFC 8446 section 4).
-const CLIENT_HELLO: u8 = 1;
 const PROTOCOL_VERSION: u8 = 70;
 
 #[cfg(test)]

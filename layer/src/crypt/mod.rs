@@ -28,6 +28,7 @@ mod authority;
 mod cert;
 mod chance;
 mod exchange;
+mod farewell;
 mod file;
 #[cfg(test)]
 mod fixtures;
@@ -51,6 +52,7 @@ pub use acquaintance::{Acquaintance, Introduction};
 pub use authority::{Audit, Authority, Kept, Sealed};
 pub use cert::{CertError, MemberCert, issuer_key, issuer_name};
 pub use exchange::KeyExchange;
+pub use farewell::{Farewell, Farewells};
 pub use file::Corrupt;
 pub(crate) use file::{unwrap_file, wrap_file};
 pub use handshake::{Handshake, HandshakeError, Outcome};

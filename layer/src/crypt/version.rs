@@ -5,6 +5,8 @@
 
 use proto::{Code, Reason};
 
+use super::Farewell;
+
 /// The newest version that this code speaks.
 pub const VERSION: u8 = 1;
 /// The oldest: that of the release before, so that the members of a layer can be updated one by one.
@@ -41,6 +43,7 @@ impl Versions {
         needs: 0,
     };
 
+    /// The bytes of it; a server's are followed by what it promises its client.
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = NAME.to_vec();
         out.extend([self.min, self.max]);
@@ -49,7 +52,12 @@ impl Versions {
         out
     }
 
-    /// Reads what the other side said; what follows is for versions to come. `None`: it makes no sense.
+    /// What the server promised behind its versions.
+    pub(super) fn promised(bytes: &[u8]) -> Option<&[u8; Farewell::LEN]> {
+        bytes.get(LEN..)?.first_chunk()
+    }
+
+    /// Reads what the other side said; what follows is for others to read. `None`: it makes no sense.
     pub fn parse(bytes: &[u8]) -> Option<Self> {
         let (&[min, max], rest) = bytes.strip_prefix(NAME)?.split_first_chunk()?;
         let (has, rest) = rest.split_first_chunk()?;
@@ -96,6 +104,7 @@ impl Versions {
 }
 
 const NAME: &[u8] = b"strata";
+const LEN: usize = NAME.len() + 10;
 /// Four bits say the version of a PDU.
 const LAST: u8 = 15;
 

@@ -19,6 +19,9 @@ pub(super) struct Gate {
     /// Handshakes that this member begins since it can't open what came: all, and those for what each neighbour brought.
     lost: Used,
     lost_by: BTreeMap<Addr, Used>,
+    /// Answers that a handshake was forgotten: to strangers, and to what came by each neighbour.
+    told: Used,
+    told_by: BTreeMap<Addr, Used>,
     /// What the members have by whom this one knows them, and each is known by, the newest last.
     met: BTreeMap<Addr, Vec<Acquaintance>>,
     ids: FxHashMap<u64, Addr>,
@@ -95,6 +98,14 @@ impl Gate {
             Err("drop.no_session_rate")
         }
     }
+
+    /// Whether it is said that a handshake was forgotten, of which a PDU came sealed by the neighbour `via`, or from a stranger.
+    pub(super) fn tells(&mut self, now: Instant, via: Option<Addr>) -> bool {
+        match via {
+            Some(neighbour) => own(&mut self.told_by, now, neighbour).take(now, TOLD),
+            None => self.told.take(now, TOLD),
+        }
+    }
 }
 
 /// What a neighbour has used. Those are forgotten who have used nothing for long, if there are many.
@@ -125,6 +136,11 @@ const LOST: Rate = Rate {
 const LOST_BY: Rate = Rate {
     burst: 20,
     per_second: 10,
+};
+/// Answers that a handshake was forgotten: each costs two hashes, and few are ever needed.
+const TOLD: Rate = Rate {
+    burst: 20,
+    per_second: 40,
 };
 /// How long what neighbours send may wait, and how long no stranger is answered when it has waited for longer.
 const BEHIND: Duration = Duration::from_millis(20);

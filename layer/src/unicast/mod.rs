@@ -41,6 +41,7 @@ mod expel;
 mod fa;
 mod flood;
 mod flow;
+mod forgotten;
 mod gate;
 mod hold;
 #[cfg(any(test, feature = "hostile"))]
@@ -93,7 +94,7 @@ use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use zeroize::Zeroizing;
 
-use crate::crypt::Clock;
+use crate::crypt::{Clock, Farewells};
 use crate::{FlowAsk, FlowTell, Input, Ipcp, Now, Output};
 use damper::Damper;
 use dial::Dialling;
@@ -135,6 +136,7 @@ pub struct Unicast {
     outbox: Outbox,
     hold: Hold,
     gate: Gate,
+    farewells: Farewells,
     peers: BTreeMap<Addr, Peer>,
     flows: Flows,
     /// Members with whom a fresh session is wanted.
@@ -192,6 +194,7 @@ impl Unicast {
             outbox: Outbox::default(),
             hold: Hold::default(),
             gate: Gate::default(),
+            farewells: Farewells::new(&seed),
             peers: BTreeMap::new(),
             flows: Flows::default(),
             wants_session: BTreeSet::new(),

@@ -29,6 +29,8 @@ pub(super) enum Step {
     Confirmed,
     /// It came to nothing.
     Failed(Reason),
+    /// The same, since the server has forgotten it.
+    Forgotten(Reason),
 }
 
 impl Running {
@@ -84,7 +86,10 @@ impl Running {
             }
             Some(Outcome::Failed(reason)) => {
                 (self.done, self.failed) = (true, true);
-                Some(Step::Failed(reason))
+                Some(match self.handshake.is_forgotten() {
+                    true => Step::Forgotten(reason),
+                    false => Step::Failed(reason),
+                })
             }
             None if self.done && !self.confirmed && self.handshake.confirmed() => {
                 self.confirmed = true;

@@ -8,6 +8,7 @@ use rand_core::RngCore;
 use super::Unicast;
 use super::cube::Cube;
 use super::flow::Flow;
+use super::forgotten::Place;
 use super::link::{Link, Phase, SAFE_MTU};
 use super::out::Class;
 use super::pdu::{self, HOP_OVERHEAD, LINK_HANDSHAKE_LEN, RoutedHandshake, TTL};
@@ -90,8 +91,12 @@ impl Unicast {
             let Some(me) = &self.me else {
                 return self.stats.count("drop.not_a_member");
             };
-            if !Handshake::may_open(bytes) || link.dialled.is_some() {
+            if link.dialled.is_some() {
                 return self.stats.count("drop.unknown_handshake");
+            }
+            let place = Place::Link(lower, via);
+            if !Handshake::may_open(bytes) {
+                return self.forgotten(now, place, via, session, bytes);
             }
             // The neighbour has keys to seal with. Who has none, and sees and spoofs its packets, costs nothing here.
             if via.is_none() && link.peer().is_some() {
@@ -101,7 +106,9 @@ impl Unicast {
             if let Err(reason) = self.gate.admit(now.mono, known) {
                 return self.stats.count(reason);
             }
-            match Handshake::server(&me.tls, session, handshake_mtu(link, via), now.mono) {
+            let farewell = self.farewells.promise(place.bytes(), session);
+            let mtu = handshake_mtu(link, via);
+            match Handshake::mindful_server(&me.tls, farewell, session, mtu, now.mono) {
                 Ok(mut handshake) => {
                     let bad = handshake.handle(now.mono, bytes).is_err();
                     // A first PDU that makes no sense leaves nothing behind.
@@ -158,6 +165,7 @@ impl Unicast {
                 Step::Failed(reason) => {
                     self.link_handshake_failed(now, lower, session, client, reason)
                 }
+                Step::Forgotten(reason) => self.link_forgotten(now, lower, reason),
             }
         }
     }
@@ -187,7 +195,7 @@ impl Unicast {
     }
 
     /// Anybody may have answered this side's handshake: the true neighbour has another chance, on the same link.
-    fn greet_again(&mut self, now: Now, lower: FlowId, reason: Reason) {
+    pub(super) fn greet_again(&mut self, now: Now, lower: FlowId, reason: Reason) {
         let Some(link) = self.links.get_mut(&lower) else {
             return;
         };
@@ -376,7 +384,7 @@ impl Unicast {
         } else if Handshake::may_open(bytes) {
             self.routed_initial(now, via, header.src, session, bytes);
         } else {
-            self.stats.count("drop.unknown_handshake");
+            self.forgotten(now, Place::Routed(header.src), Some(via), session, bytes);
         }
     }
 
@@ -391,7 +399,10 @@ impl Unicast {
         if let Err(reason) = self.gate.admit(now.mono, Some(via)) {
             return self.stats.count(reason);
         }
-        let Ok(mut handshake) = Handshake::server(&me.tls, session, mtu, now.mono) else {
+        let place = Place::Routed(from).bytes();
+        let farewell = self.farewells.promise(place, session);
+        let handshake = Handshake::mindful_server(&me.tls, farewell, session, mtu, now.mono);
+        let Ok(mut handshake) = handshake else {
             return self.stats.count("drop.unknown_handshake");
         };
         if handshake.handle(now.mono, bytes).is_err() {
@@ -441,7 +452,13 @@ impl Unicast {
         self.send_handshake(now, class, header, bytes);
     }
 
-    fn send_handshake(&mut self, now: Now, class: Class, header: RoutedHandshake, bytes: &[u8]) {
+    pub(super) fn send_handshake(
+        &mut self,
+        now: Now,
+        class: Class,
+        header: RoutedHandshake,
+        bytes: &[u8],
+    ) {
         let Some(path) = self.path(header.dst) else {
             return self.stats.count("drop.no_route");
         };
@@ -510,6 +527,7 @@ impl Unicast {
                         self.peer_failed(now, address, &reason);
                     }
                 }
+                Step::Forgotten(_) => self.routed_forgotten(address),
             }
         }
     }

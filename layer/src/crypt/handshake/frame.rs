@@ -1,7 +1,7 @@
 //! The bytes of a handshake PDU: a header of 10 bytes, then frames (docs/protocol.md).
 
 use super::HandshakeError;
-use crate::crypt::Introduction;
+use crate::crypt::{Farewell, Introduction};
 
 /// Which keys protect a PDU: none, or those of the TLS handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,8 @@ pub(super) struct Header {
 }
 
 /// One frame.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
+#[cfg_attr(test, derive(PartialEq, Eq))]
 pub(super) enum Frame {
     /// Bytes of the TLS stream of the PDU's level.
     Crypto { offset: usize, bytes: Vec<u8> },
@@ -29,6 +30,8 @@ pub(super) enum Frame {
     Close(u8),
     /// The client has met the server before.
     Met(Introduction),
+    /// The server knows nothing of this handshake any more, and says what it promised for that.
+    Forgotten(Farewell),
 }
 
 impl Level {
@@ -87,6 +90,10 @@ impl Frame {
                 out.extend(shown.id.to_be_bytes());
                 out.extend(shown.mac);
             }
+            Self::Forgotten(said) => {
+                out.push(5);
+                out.extend(said.0);
+            }
         }
     }
 
@@ -122,6 +129,7 @@ impl Frame {
                     id: u64::from_be_bytes(r.array()?),
                     mac: r.array()?,
                 })),
+                5 => out.push(Self::Forgotten(Farewell(r.array()?))),
                 _ => return Err(HandshakeError::Malformed),
             }
         }
@@ -175,6 +183,7 @@ mod tests {
             any::<u8>().prop_map(Frame::Close),
             (any::<u64>(), any::<[u8; 16]>())
                 .prop_map(|(id, mac)| Frame::Met(Introduction { id, mac })),
+            any::<[u8; 16]>().prop_map(|said| Frame::Forgotten(Farewell(said))),
         ]
     }
 

@@ -10,6 +10,7 @@ use super::{
     HANDSHAKE_FAILURE, Handshake, HandshakeError, Outcome, PROTOCOL_VERSION, State, describe,
     refused,
 };
+use crate::crypt::{Farewell, Versions};
 
 impl Handshake {
     /// A PDU that anybody may have written.
@@ -27,10 +28,17 @@ impl Handshake {
             Frame::Ack { level, contiguous } => {
                 *level == Level::Initial && (*contiguous <= sent || fresh)
             }
-            Frame::Crypto { .. } | Frame::Close(_) | Frame::Met(_) => true,
+            Frame::Crypto { .. } | Frame::Close(_) | Frame::Met(_) | Frame::Forgotten(_) => true,
         };
         if !frames.iter().all(sane) {
             return Err(HandshakeError::Malformed);
+        }
+        let kept = |frame: &Frame| matches!(frame, Frame::Forgotten(said) if self.promised(said));
+        if frames.iter().any(kept) {
+            self.forgotten = true;
+            let text = "the other side has forgotten the handshake; another is begun";
+            self.fail(Reason::new(Code::Unreachable, text), None);
+            return Ok(());
         }
         if self.heard {
             return Ok(());
@@ -45,7 +53,7 @@ impl Handshake {
                 Frame::Close(alert) if self.state == State::Running => {
                     self.hint.get_or_insert((*alert, now));
                 }
-                Frame::Close(_) | Frame::Ack { .. } | Frame::Met(_) => {}
+                Frame::Close(_) | Frame::Ack { .. } | Frame::Met(_) | Frame::Forgotten(_) => {}
             }
         }
         if !self.client {
@@ -71,6 +79,15 @@ impl Handshake {
         self.pump();
         self.progress(now);
         self.opened_early(now).and(result)
+    }
+
+    /// Whether this is what the server promised to say once it has forgotten what this client waits for.
+    fn promised(&self, said: &Farewell) -> bool {
+        let promised = self.tls.quic_transport_parameters();
+        let promised = promised.filter(|_| self.client && self.waiting());
+        promised
+            .and_then(Versions::promised)
+            .is_some_and(|promised| said.is(promised))
     }
 
     /// Keeps bytes of the initial level; says whether they are new.
@@ -138,6 +155,7 @@ impl Handshake {
         for frame in frames {
             match frame {
                 Frame::Met(_)
+                | Frame::Forgotten(_)
                 | Frame::Ack {
                     level: Level::Initial,
                     ..

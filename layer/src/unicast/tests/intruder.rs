@@ -279,7 +279,7 @@ pub(super) fn forge(net: &mut Net, at: &'static str, name: &'static str, session
 }
 
 /// `at`, a neighbour, hands on a handshake PDU.
-fn hand_on(net: &mut Net, at: &'static str, header: RoutedHandshake, pdu: &[u8]) {
+pub(super) fn hand_on(net: &mut Net, at: &'static str, header: RoutedHandshake, pdu: &[u8]) {
     let machine = &mut net.node(at).machine;
     let lower = machine.adjacent[&header.dst];
     let link = machine.links.get_mut(&lower).unwrap();

@@ -9,6 +9,7 @@ mod decrees;
 mod ending;
 mod enrolment;
 mod flows;
+mod forgotten;
 mod hostile;
 mod intruder;
 mod law;
