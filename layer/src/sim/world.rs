@@ -416,7 +416,9 @@ impl World {
             ));
         };
         let from = flow.ends[0].filter(|(from, life, _)| self.hosts[*from].life == *life);
-        let caller = from.map(|(from, ..)| self.hosts[from].name.clone());
+        // Who is down may have another name already, of which the request knows nothing.
+        let named = from.filter(|(from, ..)| self.hosts[*from].alive());
+        let caller = named.map(|(from, ..)| self.hosts[from].name.clone());
         if request.peer.member.is_some() && caller.is_some() && request.peer.member != caller {
             return self.fail(format!(
                 "m{host} thinks that flow {tag} comes from {:?}, not from {caller:?}",

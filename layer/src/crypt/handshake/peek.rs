@@ -30,7 +30,7 @@ impl Handshake {
         initial && first == Some(true) && hello.all(|may| may)
     }
 
-    /// What the sender of a first PDU shows to be no stranger; [`super::Acquaintance::recognises`] tells whether it is true.
+    /// What the sender of a first PDU shows to be no stranger; [`crate::crypt::Acquaintance::recognises`] tells whether it is true.
     pub fn introduction_of(pdu: &[u8]) -> Option<Introduction> {
         let frames = Frame::parse_all(pdu.get(Header::LEN..)?).ok()?;
         frames.into_iter().find_map(|frame| match frame {
