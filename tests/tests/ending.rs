@@ -34,26 +34,29 @@ fn a_member_whose_issuer_is_gone_says_everywhere_that_its_certificate_ends_and_t
     left(90 * DAY);
     assert_eq!(shown(&a), [""; 0]);
 
-    clock.set(84 * DAY + HOUR).unwrap();
-    left(6 * DAY - HOUR);
-    let said = "the certificate of ovl-a expires in 5 days";
-    assert_eq!(shown(&a), [format!("ovl-a: {said}")]);
-    eventually(LOOK, "a warning", || !logged(&irmd).is_empty()).unwrap();
-    let log = logged(&irmd);
-    assert!(log.len() == 1 && log[0].contains(said), "{log:?}");
-    let events = a.irm("events").unwrap();
-    let told = |line: &&str| line.contains("certificate.ends") && line.contains(said);
-    assert_eq!(events.lines().filter(told).count(), 1, "{events}");
+    for (day, warned, said) in [(60, 1, "29 days"), (84, 2, "5 days")] {
+        clock.set(day * DAY + HOUR).unwrap();
+        left((90 - day) * DAY - HOUR);
+        let said = format!("the certificate of ovl-a expires in {said}");
+        let shown = shown(&a);
+        assert!(shown.len() == 1 && shown[0].contains(&said), "{shown:?}");
+        eventually(LOOK, "a warning", || logged(&irmd).len() == warned).unwrap();
+        let log = logged(&irmd);
+        assert!(log[warned - 1].contains(&said), "{log:?}");
+        let events = a.irm("events").unwrap();
+        let told = |line: &&str| line.contains("certificate.ends") && line.contains(&said);
+        assert_eq!(events.lines().filter(told).count(), 1, "{events}");
+    }
 
     clock.set(91 * DAY).unwrap();
     left(-DAY);
     for pid in a.programs("ipcpd") {
         kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL).unwrap();
     }
-    eventually(TEN, "it looks anew", || logged(&irmd).len() > 1).unwrap();
+    eventually(TEN, "it looks anew", || logged(&irmd).len() > 2).unwrap();
     let said = "the certificate of ovl-a has expired";
     let log = logged(&irmd);
-    assert!(log.len() == 2 && log[1].contains(said), "{log:?}");
+    assert!(log.len() == 3 && log[2].contains(said), "{log:?}");
     let shown = shown(&a);
     assert!(shown.len() == 1 && shown[0].contains(said), "{shown:?}");
 }

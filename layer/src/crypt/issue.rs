@@ -267,6 +267,6 @@ fn date(at: Duration) -> Result<OffsetDateTime, Reason> {
 pub(super) const ISSUER: &str = "strata issuer ";
 /// How far the clock of a member may be behind that of the authority.
 const SKEW: Duration = Duration::from_secs(15 * 60);
-/// Unless the layer says otherwise: renewed at two thirds, which leaves a month for an issuer that is down.
+/// Unless the layer says otherwise: renewed before two thirds are over, which leaves a month for an issuer that is down.
 pub(super) const MEMBER_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 const ROOT_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);

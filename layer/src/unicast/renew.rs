@@ -1,4 +1,4 @@
-//! Certificates renew themselves: at two thirds of their life a member asks those that issue, one after the other, for
+//! Certificates renew themselves: before two thirds of their life are over a member asks those that issue, one after the other, for
 //! another, over the way that enrolment takes. Nothing that stands is touched.
 
 use std::time::{Duration, Instant};
@@ -273,11 +273,12 @@ impl Member {
     }
 }
 
-/// Two thirds of its life have passed, a twentieth of it sooner or later, so that members that joined together don't ask together.
+/// Between three fifths of its life and 65 hundredths, so that members that joined together don't ask together, and who has an
+/// issuer has been given another when two thirds are over, with which warnings begin.
 fn due(cert: &MemberCert, chance: u32) -> UnixTime {
     let life = life(cert);
     let spread = life / 20 * (chance % 1024) / 1024;
-    UnixTime(cert.not_after().0.saturating_sub(life / 3) - life / 40 + spread)
+    UnixTime(cert.not_after().0.saturating_sub(life * 2 / 5) + spread)
 }
 
 /// How long it lives from when it was issued, as far as that can be told: it is dated back.
@@ -286,12 +287,12 @@ fn life(cert: &MemberCert) -> Duration {
     all.saturating_sub(BACK).max(all / 3)
 }
 
-/// How many of the times at which people are warned have come: 30, 7 and 1 days before its end, less of one that lives shortly,
-/// and its end.
+/// How many of the times at which people are warned have come: 30, 7 and 1 days before its end, or with a third, an eighth and a
+/// sixteenth of its life left if that is later, and its end.
 fn level(cert: &MemberCert, now: UnixTime) -> usize {
     let life = life(cert);
     let left = cert.not_after().0.saturating_sub(now.0);
-    let times = [(30, 4), (7, 8), (1, 16)];
+    let times = [(30, 3), (7, 8), (1, 16)];
     let passed = |(days, part): &(u32, u32)| left < (DAY * *days).min(life / *part);
     times.iter().filter(|time| passed(time)).count() + usize::from(left.is_zero())
 }

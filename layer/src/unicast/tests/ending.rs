@@ -29,8 +29,8 @@ fn leave(net: &mut Net, end: Duration, left: Duration) {
     net.ahead = ["a", "c"].map(|member| (member, ahead)).into();
 }
 
-/// What the log and the events of `c` have warned of since the last look.
-fn told(net: &mut Net) -> Vec<String> {
+/// What the log and the events of a member have warned of since the last look.
+fn told(net: &mut Net, member: &'static str) -> Vec<String> {
     let warning = |event| match event {
         Event::Notice(n) if n.kind == "certificate.ends" && n.warning => Some(n.text),
         Event::Notice(_)
@@ -39,7 +39,7 @@ fn told(net: &mut Net) -> Vec<String> {
         | Event::FlowDown(..)
         | Event::State(..) => None,
     };
-    let events = std::mem::take(&mut net.node("c").events);
+    let events = std::mem::take(&mut net.node(member).events);
     events.into_iter().filter_map(warning).collect()
 }
 
@@ -52,7 +52,7 @@ fn shown(net: &mut Net) -> Vec<String> {
 
 /// Warned once, by a text that says this and why it wasn't renewed, and `status` says so from then on.
 fn is_warned(net: &mut Net, said: &str) {
-    let told = told(net);
+    let told = told(net, "c");
     assert_eq!(told.len(), 1, "{said}: {told:?}");
     let begin = format!("the certificate of c {said}; it wasn't renewed: ");
     assert!(told[0].starts_with(&begin), "{said}: {told:?}");
@@ -62,12 +62,11 @@ fn is_warned(net: &mut Net, said: &str) {
 }
 
 fn is_quiet(net: &mut Net, when: &str) {
-    assert_eq!(told(net), [""; 0], "{when}");
+    assert_eq!(told(net, "c"), [""; 0], "{when}");
 }
 
 #[test]
-fn a_certificate_of_90_days_warns_with_a_quarter_of_it_left_with_a_week_with_a_day_and_at_its_end()
-{
+fn a_certificate_of_90_days_warns_with_30_7_and_1_days_left_and_at_its_end() {
     let mut net = without_issuer();
     let end = end(&mut net);
     let life = end - net.now().wall.0;
@@ -76,13 +75,13 @@ fn a_certificate_of_90_days_warns_with_a_quarter_of_it_left_with_a_week_with_a_d
         "it lives {life:?}"
     );
     // It has been asked for in vain for days before anybody is bothered.
-    leave(&mut net, end, 24 * DAY);
+    leave(&mut net, end, 31 * DAY);
     net.run(2 * HOUR);
     assert!(status(&mut net, "c").counters["renew.failed"] > 0);
-    is_quiet(&mut net, "24 days");
+    is_quiet(&mut net, "31 days");
     assert_eq!(shown(&mut net), [""; 0]);
     let marks = [
-        (22 * DAY + 12 * HOUR, "expires in 22 days"),
+        (30 * DAY, "expires in 29 days"),
         (7 * DAY, "expires in 6 days"),
         (DAY, "expires in 23 h"),
         (Duration::ZERO, "has expired"),
@@ -95,6 +94,28 @@ fn a_certificate_of_90_days_warns_with_a_quarter_of_it_left_with_a_week_with_a_d
         is_warned(&mut net, said);
         net.run(3 * HOUR);
         is_quiet(&mut net, &format!("after it {said}"));
+    }
+}
+
+#[test]
+fn who_has_an_issuer_has_been_renewed_before_anybody_is_warned() {
+    // When it is renewed is drawn.
+    let others = ["b", "c", "d", "e", "f", "g", "h", "i"];
+    let mut net = Net::new(&["a", "b", "c", "d", "e", "f", "g", "h", "i"]);
+    bootstrap(&mut net, "a");
+    for other in others {
+        join(&mut net, "a", other);
+    }
+    let end = end(&mut net);
+    let ahead = (end - 30 * DAY - HOUR).as_secs() - net.now().wall.secs();
+    for member in others.into_iter().chain(["a"]) {
+        net.ahead.insert(member, ahead.cast_signed());
+    }
+    net.run(2 * HOUR);
+    for member in others {
+        assert_eq!(told(&mut net, member), [""; 0], "{member}");
+        let ends = Duration::from_secs(status(&mut net, member).cert_expires);
+        assert!(ends > end + 59 * DAY, "{member}: {ends:?}");
     }
 }
 
@@ -112,7 +133,10 @@ fn who_starts_anew_with_a_week_left_is_warned_at_once_and_no_more_when_the_issue
     };
     net.ask("c", Command::Enroll(rejoin)).unwrap();
     net.run(2 * MINUTE);
-    assert_eq!(told(&mut net), ["the certificate of c expires in 5 days"]);
+    assert_eq!(
+        told(&mut net, "c"),
+        ["the certificate of c expires in 5 days"]
+    );
     net.mend("a", "c");
     net.run(LOOK);
     assert_eq!(shown(&mut net), [""; 0]);
