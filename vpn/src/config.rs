@@ -42,6 +42,25 @@ pub struct Route {
     pub member: Label,
 }
 
+/// By what right the VPN takes the packets to a network.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claim {
+    /// The member's certificate grants it.
+    Certified(Label),
+    /// The administrator said so.
+    ByHand(Label),
+}
+
+impl Claim {
+    /// The claim to `net`, in words.
+    pub fn describe(&self, net: &IpNet) -> String {
+        match self {
+            Self::Certified(member) => format!("the prefix {net} of {member}"),
+            Self::ByHand(member) => format!("the route {net}={member}"),
+        }
+    }
+}
+
 impl Config {
     /// Whether the device has an address of this one's family.
     pub fn speaks(&self, address: IpAddr) -> bool {
@@ -56,17 +75,25 @@ impl Config {
             .find(|own| own.is_ipv4() == address.is_ipv4())
     }
 
-    /// The networks that the kernel is to send to the device.
-    pub fn kernel_routes(&self) -> BTreeSet<IpNet> {
-        let certified = self.members.values().flat_map(|m| &m.prefixes);
+    /// The networks that the kernel is to send to the device, and by what right; of several the strongest.
+    pub fn kernel_routes(&self) -> BTreeMap<IpNet, Claim> {
+        let certified = self.members.iter().flat_map(|(name, member)| {
+            let claim = |net| (net, Claim::Certified(name.clone()));
+            member.prefixes.iter().map(IpNet::trunc).map(claim)
+        });
         let by_hand = self
             .routes
             .iter()
             .filter(|r| r.member != self.me)
-            .map(|r| &r.prefix);
-        let all = certified.chain(by_hand).map(IpNet::trunc);
-        all.filter(|net| self.speaks(net.addr()) && !self.own.iter().any(|own| own.trunc() == *net))
-            .collect()
+            .map(|r| (r.prefix, Claim::ByHand(r.member.clone())));
+        let mut routes = BTreeMap::new();
+        for (net, claim) in certified.chain(by_hand) {
+            let own = self.own.iter().any(|own| own.trunc() == net);
+            if self.speaks(net.addr()) && !own {
+                routes.entry(net).or_insert(claim);
+            }
+        }
+        routes
     }
 }
 
@@ -290,7 +317,7 @@ mod tests {
         let mut config = Config::try_from(wire()).unwrap();
         let routes: Vec<_> = config
             .kernel_routes()
-            .iter()
+            .keys()
             .map(IpNet::to_string)
             .collect();
         assert_eq!(routes, ["10.7.0.2/32", "10.7.3.0/24", "192.168.7.0/24"]);

@@ -12,11 +12,14 @@
 //! | [`pump`] | the data path: one task that owns the device and every flow |
 //! | [`device`], [`flow`] | the two sides of the pump |
 //! | [`config`], [`netlink`] | what irmd says, and what the kernel is told |
+//! | [`clash`] | what the VPN wants and the host has already |
+//! | [`upkeep`] | when to look whether the kernel still has what it was given |
 //! | [`control`], [`links`] | the stream to irmd, and the flows that are made through it |
 //! | [`strangers`] | flows of members that aren't known yet |
 //! | [`run`] | the program |
 //! | [`counters`] | what moved and what was dropped, with the reason |
 
+pub mod clash;
 pub mod config;
 pub mod control;
 pub mod counters;
@@ -32,3 +35,4 @@ pub mod pump;
 pub mod run;
 pub mod session;
 pub mod strangers;
+pub mod upkeep;

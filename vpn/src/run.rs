@@ -13,9 +13,10 @@ use crate::control::{Control, Hello, Order};
 use crate::device::{DeviceName, Tun};
 use crate::flow::Lane;
 use crate::links::{Links, News};
-use crate::netlink::{Device, Netlink};
+use crate::netlink::{Device, Netlink, Watch};
 use crate::pump::{Happening, PeerStatus, Pump};
 use crate::strangers::Strangers;
+use crate::upkeep::{Healed, Upkeep};
 
 /// Runs until irmd or a signal ends it; then nothing of it is left. An error says why it could not go on.
 pub async fn run(run_dir: RunDir, hello: Hello) -> Result<(), Reason> {
@@ -43,6 +44,8 @@ struct Vpn {
     config: Config,
     dev: DeviceName,
     device: Device,
+    watch: Watch,
+    upkeep: Upkeep,
     mtu: u32,
     pump: Pump<Tun, Lane>,
     links: Links,
@@ -76,7 +79,7 @@ async fn start(
         program: Some("vpn".to_owned()),
     };
     let irm = Irm::connect_with(options).await?;
-    let netlink = Netlink::open()?;
+    let (netlink, watch) = (Netlink::open()?, Watch::open()?);
     netlink.free(&dev, LINGER).await?;
     let tun = Tun::create(&dev)?;
     let mut device = Device::up(netlink, dev.clone(), FIRST_MTU).await?;
@@ -100,6 +103,8 @@ async fn start(
         config,
         dev,
         device,
+        watch,
+        upkeep: Upkeep::default(),
         mtu: FIRST_MTU,
         pump,
         links,
@@ -143,6 +148,14 @@ impl Vpn {
                 () = signals.next() => return Ok(()),
                 () = at(self.strangers.deadline().map(Instant::from_std)) => {
                     self.strangers.expire(std::time::Instant::now());
+                    Vec::new()
+                }
+                () = self.watch.changed(), if self.upkeep.due().is_none() => {
+                    self.upkeep.changed(std::time::Instant::now());
+                    Vec::new()
+                }
+                () = at(self.upkeep.due().map(Instant::from_std)) => {
+                    self.heal().await;
                     Vec::new()
                 }
                 () = at(self.report) => {
@@ -227,6 +240,30 @@ impl Vpn {
         Ok(self.pump.take_happenings())
     }
 
+    /// Puts back what somebody took from the device, and sees what clashes now.
+    async fn heal(&mut self) {
+        let began = std::time::Instant::now();
+        self.watch.forget();
+        let before = self.device.warnings().to_vec();
+        let healed = self.device.heal(&self.config).await;
+        let now = std::time::Instant::now();
+        match healed {
+            Ok(healed) => {
+                if healed != Healed::default() {
+                    tracing::warn!("somebody changed {}; put back: {healed}", self.dev.as_str());
+                }
+                self.upkeep.looked(now, now - began, healed);
+            }
+            Err(reason) => {
+                tracing::warn!("{reason}");
+                self.upkeep.failed(now);
+            }
+        }
+        if self.device.warnings() != before {
+            self.report_soon();
+        }
+    }
+
     /// Gives the device the smallest MTU of all flows. Without flows it keeps what it has.
     async fn follow_mtu(&mut self) -> Result<(), Reason> {
         let Some(smallest) = self.pump.mtu() else {
@@ -274,7 +311,13 @@ impl Vpn {
             mtu: self.mtu,
             pid: std::process::id(),
             peers: self.pump.peers().map(peer_info).collect(),
-            counters: self.pump.counters().to_map().into_iter().collect(),
+            counters: self
+                .pump
+                .counters()
+                .to_map()
+                .into_iter()
+                .chain(self.upkeep.counters())
+                .collect(),
             detail: self.detail(),
         }
     }
@@ -291,8 +334,21 @@ impl Vpn {
                 self.mtu
             )
         });
-        let warnings = self.device.warnings().iter().cloned();
-        warnings
+        let warnings = self.device.warnings();
+        let more = warnings.len().saturating_sub(SHOWN);
+        let more = (more > 0).then(|| format!("and {more} more of that kind"));
+        let contested = self.upkeep.contested(std::time::Instant::now());
+        let contested = contested.map(|rest| {
+            format!(
+                "somebody changes the device {} again and again; what is taken is put back after {} s",
+                self.dev.as_str(),
+                rest.as_secs()
+            )
+        });
+        let shown = warnings.iter().take(SHOWN).cloned();
+        shown
+            .chain(more)
+            .chain(contested)
             .chain(deaf)
             .chain(narrow)
             .collect::<Vec<_>>()
@@ -349,6 +405,8 @@ const LINGER: Duration = Duration::from_secs(2);
 const REPORT: Duration = Duration::from_millis(100);
 /// The device's MTU before there is a flow: every flow should carry it, and IPv6 needs it.
 const FIRST_MTU: u32 = 1280;
+/// Clashes that are shown at once.
+const SHOWN: usize = 4;
 /// What a device needs for IPv6 (RFC 8200) and for IPv4 in practice (RFC 791).
 const LEAST_V6: u32 = 1280;
 const LEAST_V4: u32 = 576;

@@ -130,6 +130,18 @@ impl Attached {
         .await
     }
 
+    /// Asks until it is as wanted.
+    pub(crate) async fn asked(&mut self, wanted: impl Fn(&VpnInfo) -> bool) -> VpnInfo {
+        loop {
+            let ask = vpn_command::Command::Status(proto::irm::StatusWanted {});
+            self.order(ask).await;
+            let info = self.info(|_| true).await;
+            if wanted(&info) {
+                return info;
+            }
+        }
+    }
+
     pub(crate) async fn failure(&mut self) -> Reason {
         soon(async {
             loop {

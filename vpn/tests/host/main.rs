@@ -6,7 +6,10 @@
     reason = "a test fails by panicking and says what it does"
 )]
 
+mod clash;
+mod heal;
 mod irmd;
+mod other;
 mod program;
 #[path = "../support/mod.rs"]
 mod support;
@@ -67,6 +70,26 @@ const TESTS: &[(&str, fn())] = &[
     (
         "routes follow the members, and nothing is left at the end",
         routes_follow_the_members_and_nothing_is_left_at_the_end,
+    ),
+    (
+        "what somebody takes from the device comes back within two seconds",
+        heal::what_somebody_takes_from_the_device_comes_back_within_two_seconds,
+    ),
+    (
+        "who takes it in a loop is not fought with, and that is said",
+        heal::who_takes_it_in_a_loop_is_not_fought_with_and_that_is_said,
+    ),
+    (
+        "an address that the host has elsewhere is refused, and both are named",
+        clash::an_address_that_the_host_has_elsewhere_is_refused_and_both_are_named,
+    ),
+    (
+        "a prefix inside a network of the host is left out, and served when that is gone",
+        clash::a_prefix_inside_a_network_of_the_host_is_left_out_and_served_when_that_is_gone,
+    ),
+    (
+        "what stands goes on standing when the host's network changes",
+        clash::what_stands_goes_on_standing_when_the_hosts_network_changes,
     ),
     (
         "a name in use is refused with the reason",

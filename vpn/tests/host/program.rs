@@ -89,16 +89,16 @@ async fn device_exists() -> bool {
 }
 
 /// What the tests of a running program start from.
-struct Bench {
+pub(crate) struct Bench {
     dir: tempfile::TempDir,
     door: Door,
     irmd: Irmd,
     program: Program,
-    attached: Attached,
+    pub(crate) attached: Attached,
 }
 
 impl Bench {
-    async fn up() -> Self {
+    pub(crate) async fn up() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let door = Door::open(&dir.path().join("data"), false).unwrap();
         let mut irmd = Irmd::start(dir.path());

@@ -1,5 +1,9 @@
 //! What the kernel has to know of the device: addresses, MTU, queue length, routes (rtnetlink). Everything hangs on the
-//! device, so it goes away with it; routes and addresses are also taken back when a configuration no longer has them.
+//! device, so it goes away with it; routes and addresses are also taken back when a configuration no longer has them, and
+//! put back when somebody else takes them away.
+
+mod picture;
+mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -16,8 +20,12 @@ use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
-use crate::config::Config;
+use self::picture::Picture;
+pub use self::watch::Watch;
+use crate::clash::{Networks, Verdict};
+use crate::config::{Claim, Config};
 use crate::device::DeviceName;
+use crate::upkeep::Healed;
 
 /// A way to talk to the kernel about network devices.
 #[derive(Debug)]
@@ -36,12 +44,15 @@ pub struct Device {
     /// With the source address that each prefers.
     routes: BTreeMap<IpNet, IpAddr>,
     warnings: Vec<String>,
+    /// It has once been what it was to be.
+    settled: bool,
 }
 
 impl Netlink {
     /// Opens the socket.
     pub fn open() -> Result<Self, Reason> {
-        let (connection, handle, _) = rtnetlink::new_connection()
+        // Strict: the kernel itself leaves out routes of other tables.
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
             .map_err(|e| Reason::new(Code::Failed, format!("can't open a netlink socket: {e}")))?;
         Ok(Self {
             handle,
@@ -111,6 +122,7 @@ impl Device {
             addresses: BTreeSet::new(),
             routes: BTreeMap::new(),
             warnings: Vec::new(),
+            settled: false,
         };
         let link = LinkUnspec::new_with_index(index)
             .mtu(mtu)
@@ -121,6 +133,39 @@ impl Device {
             .await
             .map_err(|e| e.reason(&device.what("bring up")))?;
         Ok(device)
+    }
+
+    /// Looks whether the kernel still has what it was given, and puts back what is missing.
+    pub async fn heal(&mut self, config: &Config) -> Result<Healed, Reason> {
+        let mut healed = Healed::default();
+        let mut picture = self.look().await?;
+        if !picture.up {
+            let link = LinkUnspec::new_with_index(self.index).up().build();
+            within(self.netlink.handle.link().change(link).execute())
+                .await
+                .map_err(|e| e.reason(&self.what("bring up")))?;
+            healed.device = 1;
+            picture = self.look().await?;
+        }
+        let lost = &self.addresses - &picture.addresses;
+        self.addresses = &self.addresses & &picture.addresses;
+        let routes = std::mem::take(&mut self.routes);
+        let (kept, taken) = routes
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(net, source)| {
+                picture.routes.get(net) == Some(&Some(*source))
+            });
+        self.routes = kept;
+        self.change(config, &picture.networks).await?;
+        let back = |net: &&IpNet| self.addresses.contains(*net);
+        healed.addresses = lost.iter().filter(back).count() as u64;
+        healed.routes = taken.keys().filter(|n| self.routes.contains_key(n)).count() as u64;
+        Ok(healed)
+    }
+
+    async fn look(&self) -> Result<Picture, Reason> {
+        let picture = Picture::take(&self.netlink.handle, self.index).await;
+        picture.map_err(|e| e.reason("look at the host's addresses and routes"))
     }
 
     /// The MTU as the kernel has it.
@@ -154,8 +199,25 @@ impl Device {
     }
 
     /// Makes addresses and routes what the configuration says. An address that can't be had is an error; a route that can't
-    /// is a warning, since the others serve on.
+    /// is a warning, since the others serve on. At first an address or a route by hand that clashes with what the host has
+    /// is an error; later it is a warning, and what stands goes on standing: who comes later takes nothing from the VPN.
     pub async fn apply(&mut self, config: &Config) -> Result<(), Reason> {
+        let picture = self.look().await?;
+        self.change(config, &picture.networks).await
+    }
+
+    async fn change(&mut self, config: &Config, host: &Networks) -> Result<(), Reason> {
+        self.warnings.clear();
+        for address in &config.addresses {
+            let own = config.own.iter().find(|own| own.contains(&address.addr()));
+            match host.address(address.addr(), own.unwrap_or(address)) {
+                Verdict::Refused(why) if !self.settled => {
+                    return Err(Reason::new(Code::Conflict, why));
+                }
+                Verdict::Refused(why) | Verdict::Told(why) => self.warnings.push(why),
+                Verdict::Free => {}
+            }
+        }
         let wanted: BTreeSet<IpNet> = config.addresses.iter().copied().collect();
         for gone in self
             .addresses
@@ -179,7 +241,8 @@ impl Device {
                 };
             }
         }
-        self.apply_routes(config).await;
+        self.apply_routes(config, host).await?;
+        self.settled = true;
         Ok(())
     }
 
@@ -188,14 +251,10 @@ impl Device {
         &self.warnings
     }
 
-    async fn apply_routes(&mut self, config: &Config) {
-        self.warnings.clear();
-        let source = |net: IpNet| Some((net, config.address_like(net.addr())?));
-        let wanted: BTreeMap<IpNet, IpAddr> = config
-            .kernel_routes()
-            .into_iter()
-            .filter_map(source)
-            .collect();
+    async fn apply_routes(&mut self, config: &Config, host: &Networks) -> Result<(), Reason> {
+        let claims = config.kernel_routes();
+        let source = |net: &IpNet| Some((*net, config.address_like(net.addr())?));
+        let wanted: BTreeMap<IpNet, IpAddr> = claims.keys().filter_map(source).collect();
         let gone = self
             .routes
             .iter()
@@ -209,7 +268,22 @@ impl Device {
             self.routes.remove(&net);
         }
         for (net, source) in wanted {
-            if self.routes.contains_key(&net) {
+            let claim = &claims[&net];
+            let free = match host.route(&net, &claim.describe(&net)) {
+                Verdict::Free => true,
+                Verdict::Refused(why) if !self.settled && matches!(claim, Claim::ByHand(_)) => {
+                    return Err(Reason::new(Code::Conflict, why));
+                }
+                Verdict::Refused(why) => {
+                    self.warnings.push(why);
+                    false
+                }
+                Verdict::Told(why) => {
+                    self.warnings.push(why);
+                    true
+                }
+            };
+            if !free || self.routes.contains_key(&net) {
                 continue;
             }
             let Some(message) = self.route(net, source) else {
@@ -231,6 +305,7 @@ impl Device {
                 ),
             }
         }
+        Ok(())
     }
 
     async fn change_address(&self, net: IpNet, add: bool) -> Result<(), Refused> {

@@ -1,0 +1,69 @@
+//! The program puts back what somebody takes from its device.
+
+use std::time::{Duration, Instant};
+
+use tokio::net::UdpSocket;
+
+use crate::in_own_namespace;
+use crate::other::{Admin, until};
+use crate::program::Bench;
+use crate::support::soon;
+
+/// Whether packets to B go through the VPN from this address.
+async fn goes(from: &str, to: &str) -> bool {
+    let Ok(socket) = UdpSocket::bind(from).await else {
+        return false;
+    };
+    socket.connect(to).await.is_ok()
+}
+
+pub(crate) fn what_somebody_takes_from_the_device_comes_back_within_two_seconds() {
+    in_own_namespace(async {
+        let mut bench = Bench::up().await;
+        let admin = Admin::new();
+        let whole = async || {
+            goes("10.7.0.1:0", "10.7.0.2:9").await
+                && goes("10.7.0.1:0", "10.8.1.1:9").await
+                && goes("[fd07::1]:0", "[fd07::2]:9").await
+        };
+        assert!(whole().await);
+        for what in ["route", "address", "address6", "device"] {
+            match what {
+                "route" => assert!(admin.unroute("vpn0", "10.7.0.2/32").await),
+                "address" => admin.address("vpn0", "10.7.0.1/32", false).await,
+                "address6" => admin.address("vpn0", "fd07::1/128", false).await,
+                _ => admin.set_up("vpn0", false).await,
+            }
+            assert!(!whole().await, "{what} was not taken");
+            let took = until(whole).await;
+            println!("{what} was back after {took:?}");
+            assert!(took < Duration::from_secs(2), "{what}: {took:?}");
+        }
+        let counted = |name: &str, n: u64| {
+            let name = name.to_owned();
+            move |info: &proto::irm::VpnInfo| info.counters.get(&name).is_some_and(|c| *c >= n)
+        };
+        let healed = |info: &proto::irm::VpnInfo| {
+            counted("healed.route", 4)(info)
+                && counted("healed.address", 2)(info)
+                && counted("healed.device", 1)(info)
+        };
+        soon(bench.attached.asked(healed)).await;
+    });
+}
+
+pub(crate) fn who_takes_it_in_a_loop_is_not_fought_with_and_that_is_said() {
+    in_own_namespace(async {
+        let mut bench = Bench::up().await;
+        let admin = Admin::new();
+        let (began, mut taken) = (Instant::now(), 0);
+        while began.elapsed() < Duration::from_secs(14) {
+            taken += u32::from(admin.unroute("vpn0", "10.7.0.2/32").await);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        // At 0, 0.1, 0.3, 0.7 s and so on, and not 700 times.
+        assert!((5..=10).contains(&taken), "{taken}");
+        let said = |info: &proto::irm::VpnInfo| info.detail.contains("again and again");
+        soon(bench.attached.asked(said)).await;
+    });
+}

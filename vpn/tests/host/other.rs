@@ -1,0 +1,99 @@
+//! Another device of the host, and an administrator who changes things by hand.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use vpn::device::{DeviceName, Tun};
+
+/// The administrator's hand.
+pub(crate) struct Admin {
+    handle: Handle,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Admin {
+    pub(crate) fn new() -> Self {
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        let task = tokio::spawn(connection);
+        Self { handle, task }
+    }
+
+    pub(crate) async fn index(&self, dev: &str) -> u32 {
+        let mut links = self
+            .handle
+            .link()
+            .get()
+            .match_name(dev.to_owned())
+            .execute();
+        links.try_next().await.unwrap().unwrap().header.index
+    }
+
+    /// Makes a device with an address, that stays as long as what this gives.
+    pub(crate) async fn attach(&self, dev: &str, address: &str) -> Tun {
+        let tun = Tun::create(&DeviceName::new(dev).unwrap()).unwrap_or_else(|e| panic!("{e}"));
+        self.set_up(dev, true).await;
+        self.address(dev, address, true).await;
+        tun
+    }
+
+    pub(crate) async fn set_up(&self, dev: &str, up: bool) {
+        let link = LinkUnspec::new_with_index(self.index(dev).await);
+        let link = if up { link.up() } else { link.down() };
+        self.handle
+            .link()
+            .change(link.build())
+            .execute()
+            .await
+            .unwrap();
+    }
+
+    pub(crate) async fn address(&self, dev: &str, address: &str, add: bool) {
+        let (index, net) = (self.index(dev).await, address.parse::<IpNet>().unwrap());
+        let addresses = self.handle.address();
+        if add {
+            let add = addresses.add(index, net.addr(), net.prefix_len());
+            return add.execute().await.unwrap();
+        }
+        let mut all = addresses.get().set_link_index_filter(index).execute();
+        while let Some(message) = all.try_next().await.unwrap() {
+            let same = rtnetlink::packet_route::address::AddressAttribute::Address(net.addr());
+            if message.attributes.contains(&same) {
+                addresses.del(message).execute().await.unwrap();
+            }
+        }
+    }
+
+    /// Removes the route by this device; false if there was none.
+    pub(crate) async fn unroute(&self, dev: &str, net: &str) -> bool {
+        let (index, net) = (self.index(dev).await, net.parse::<IpNet>().unwrap());
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(net.addr(), net.prefix_len())
+            .unwrap()
+            .output_interface(index);
+        self.handle
+            .route()
+            .del(route.build())
+            .execute()
+            .await
+            .is_ok()
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// How long until `held` holds, which is at most ten seconds.
+pub(crate) async fn until(mut held: impl AsyncFnMut() -> bool) -> Duration {
+    let began = Instant::now();
+    while !held().await {
+        assert!(began.elapsed() < Duration::from_secs(10), "it never held");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    began.elapsed()
+}
