@@ -137,6 +137,9 @@ struct VpnTable {
     routes: Vec<String>,
     #[serde(default)]
     tap: bool,
+    /// `auto`, `on` or `off`.
+    #[serde(default)]
+    offload_tun: String,
 }
 
 impl Config {
@@ -191,6 +194,7 @@ impl Config {
                 dev: t.dev,
                 routes: t.routes,
                 tap: t.tap,
+                offload_tun: t.offload_tun,
                 timeout_ms: VPN_MS,
             };
             items.push(Item::Vpn(request));

@@ -5,6 +5,7 @@
 //! to back, of which only the last may be shorter.
 
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::pool::{Buf, LARGE};
@@ -247,6 +248,18 @@ impl Batch {
         })
     }
 
+    /// Where the packets lie in [`Batch::bytes`], in order.
+    pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
+        let (framing, stride, bytes) = (self.framing, self.stride, self.bytes());
+        let mut at = 0;
+        std::iter::from_fn(move || {
+            let (skip, take) = next(framing, stride, &bytes[at..])?;
+            let place = at + skip..at + skip + take;
+            at = place.end;
+            Some(place)
+        })
+    }
+
     /// The packets in order, to be changed where they lie.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
         let (framing, stride) = (self.framing, self.stride);
@@ -333,6 +346,8 @@ mod tests {
             prop_assert_eq!(back.set_record(out.bytes().len()), Ok(()));
             prop_assert_eq!(back.count(), kept.len());
             prop_assert_eq!(back.iter().collect::<Vec<_>>(), kept);
+            let places: Vec<_> = back.places().map(|place| &back.bytes()[place]).collect();
+            prop_assert_eq!(places, back.iter().collect::<Vec<_>>());
         }
 
         #[test]

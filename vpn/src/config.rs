@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use proto::ipcp::OffloadMode;
 use proto::irm::VpnConfig;
 use proto::{Code, Label, Reason};
 
@@ -22,6 +23,8 @@ pub struct Config {
     pub members: BTreeMap<Label, Member>,
     /// The administrator's routes; one to this host itself lets it send from there, as a router does.
     pub routes: Vec<Route>,
+    /// Whether the device gives and takes super-packets.
+    pub offload: OffloadMode,
 }
 
 /// Another member.
@@ -139,7 +142,17 @@ impl TryFrom<VpnConfig> for Config {
             own,
             members,
             routes,
+            offload: offload(&wire.offload_tun)?,
         })
+    }
+}
+
+fn offload(mode: &str) -> Result<OffloadMode, Reason> {
+    match mode {
+        "" => Ok(OffloadMode::default()),
+        mode => mode
+            .parse()
+            .map_err(|why: String| Reason::new(Code::Usage, why)),
     }
 }
 

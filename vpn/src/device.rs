@@ -1,25 +1,28 @@
 //! The device that packets of this host come from and go to. Anything that gives whole frames will do: a TUN, or a socket.
 
+mod tun;
+
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
+use ip::offload::{BadFrame, Segments, Vnet};
 use proto::{Batch, Code, Reason};
-use rustix::io::Errno;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
 
-/// Packets in batches, in and out of the host. Calls return at once; `WouldBlock` says that nothing is there.
-///
-/// Segmentation and coalescing live behind this face: a read may add the many segments of one super-packet, all with the
-/// same destination, and a write may merge what goes together.
-///
-/// The descriptor stays open and the same as long as the value lives.
-pub trait TunPort: AsRawFd {
-    /// Adds the packets of one system call to a record that still has room for `max` bytes, of one packet at most so long.
-    fn read(&mut self, into: &mut Batch, max: usize) -> io::Result<()>;
+pub use self::tun::{Offloads, Tun};
 
-    /// Gives packets to the host, in order. One that it refuses is left out.
-    fn write<'a>(&mut self, packets: impl Iterator<Item = &'a [u8]>) -> Written;
+/// Packets in and out of the host. Calls return at once; `WouldBlock` says that nothing is there.
+///
+/// Segmentation and joining live behind this face: what is read may be the many packets of one super-packet, all of one flow, and
+/// a write may join what goes together.
+pub trait TunPort: AsFd + AsRawFd {
+    /// Reads one frame. The inner error says that it was none that can be used.
+    fn read(&mut self) -> io::Result<Result<Segments<'_>, BadFrame>>;
+
+    /// Gives those packets of a batch to the host that are allowed, each flow's in order. One that the host refuses is left out.
+    fn write(&mut self, batch: &Batch, allowed: impl FnMut(&[u8]) -> bool) -> Written;
+
+    /// Gives one packet to the host.
+    fn write_one(&mut self, packet: &[u8]) -> Written;
 }
 
 /// What became of packets that were written.
@@ -33,15 +36,13 @@ pub struct Written {
     pub refused: usize,
 }
 
-/// A TUN device without packet information; it and its routes go away with this value, also when the process is killed.
-pub struct Tun {
-    device: tun::Device,
-}
-
 /// A descriptor that gives and takes one whole packet a call, such as one end of a `SOCK_SEQPACKET` pair. Must be
 /// non-blocking.
 #[derive(Debug)]
-pub struct FrameFd<F>(pub F);
+pub struct FrameFd<F> {
+    fd: F,
+    frame: Vec<u8>,
+}
 
 /// The name of a network device, as the kernel takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,96 +75,71 @@ impl DeviceName {
     }
 }
 
-impl Tun {
-    /// Makes the device; it is down and has no address. The caller has made sure that no device has this name.
-    pub fn create(name: &DeviceName) -> Result<Self, Reason> {
-        let mut config = tun::Configuration::default();
-        config.tun_name(name.as_str());
-        // What the device is given, it is given by netlink; not by this crate's older calls.
-        config.platform_config(|platform| {
-            platform.ensure_root_privileges(false);
-        });
-        let device = tun::create(&config).map_err(|e| refusal(name, &e.into()))?;
-        device.set_nonblock().map_err(|e| refusal(name, &e))?;
-        Ok(Self { device })
+impl<F: AsFd> FrameFd<F> {
+    /// Takes the descriptor.
+    pub fn new(fd: F) -> Self {
+        Self {
+            fd,
+            frame: vec![0; LONGEST],
+        }
     }
 }
 
-impl AsRawFd for Tun {
-    fn as_raw_fd(&self) -> RawFd {
-        self.device.as_raw_fd()
-    }
-}
-
-impl TunPort for Tun {
-    fn read(&mut self, into: &mut Batch, max: usize) -> io::Result<()> {
-        push(into, max, |room| self.device.recv(room))
-    }
-
-    fn write<'a>(&mut self, packets: impl Iterator<Item = &'a [u8]>) -> Written {
-        write_each(packets, |packet| self.device.send(packet))
+impl<F: AsFd> AsFd for FrameFd<F> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 
 impl<F: AsFd> AsRawFd for FrameFd<F> {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
+        self.fd.as_fd().as_raw_fd()
     }
 }
 
 impl<F: AsFd> TunPort for FrameFd<F> {
-    fn read(&mut self, into: &mut Batch, max: usize) -> io::Result<()> {
-        push(into, max, |room| match rustix::io::read(&self.0, room)? {
+    fn read(&mut self) -> io::Result<Result<Segments<'_>, BadFrame>> {
+        match retry(|| Ok(rustix::io::read(&self.fd, &mut self.frame[..])?))? {
             0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            len => Ok(len),
-        })
-    }
-
-    fn write<'a>(&mut self, packets: impl Iterator<Item = &'a [u8]>) -> Written {
-        write_each(packets, |packet| Ok(rustix::io::write(&self.0, packet)?))
-    }
-}
-
-/// Registers a device to be waited on; must be called in a tokio runtime with IO.
-pub(crate) fn watch<T: TunPort>(port: T) -> io::Result<AsyncFd<T>> {
-    // libflow::watch wants AsFd, which crate tun doesn't offer; the trait's contract says the same.
-    #[expect(
-        deprecated,
-        reason = "the successor needs unsafe, which the contract of TunPort makes needless"
-    )]
-    AsyncFd::with_interest(port, Interest::READABLE)
-}
-
-fn push(
-    into: &mut Batch,
-    max: usize,
-    mut read: impl FnMut(&mut [u8]) -> io::Result<usize>,
-) -> io::Result<()> {
-    into.push_with(max, |room| retry(|| read(room)))
-        .unwrap_or_else(|| {
-            Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                format!("the record has no room for {max} bytes"),
-            ))
-        })?;
-    Ok(())
-}
-
-fn write_each<'a>(
-    packets: impl Iterator<Item = &'a [u8]>,
-    mut write: impl FnMut(&[u8]) -> io::Result<usize>,
-) -> Written {
-    let mut written = Written::default();
-    for packet in packets {
-        match retry(|| write(packet)) {
-            Ok(_) => {
-                written.packets += 1;
-                written.bytes += packet.len() as u64;
-            }
-            Err(_) => written.refused += 1,
+            len => Ok(Segments::new(&Vnet::default(), &self.frame[..len])),
         }
     }
-    written
+
+    fn write(&mut self, batch: &Batch, mut allowed: impl FnMut(&[u8]) -> bool) -> Written {
+        let mut written = Written::default();
+        for packet in batch.iter().filter(|packet| allowed(packet)) {
+            written.add(self.write_one(packet));
+        }
+        written
+    }
+
+    fn write_one(&mut self, packet: &[u8]) -> Written {
+        let wrote = retry(|| Ok(rustix::io::write(&self.fd, packet)?));
+        Written::of(wrote.is_ok(), 1, packet.len())
+    }
+}
+
+impl Written {
+    /// So many packets of so many bytes were taken or refused.
+    fn of(taken: bool, packets: usize, bytes: usize) -> Self {
+        match taken {
+            true => Self {
+                packets: packets as u64,
+                bytes: bytes as u64,
+                refused: 0,
+            },
+            false => Self {
+                refused: packets,
+                ..Self::default()
+            },
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        self.packets += other.packets;
+        self.bytes += other.bytes;
+        self.refused += other.refused;
+    }
 }
 
 fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
@@ -175,31 +151,8 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-fn refusal(name: &DeviceName, error: &io::Error) -> Reason {
-    let name = name.as_str();
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => Reason::new(
-            Code::Failed,
-            format!(
-                "can't make the device {name}: /dev/net/tun is missing; load the kernel module tun (modprobe tun)"
-            ),
-        ),
-        Some(Errno::PERM | Errno::ACCESS) => Reason::new(
-            Code::Denied,
-            format!(
-                "can't make the device {name}: not permitted; start irmd as root or with CAP_NET_ADMIN"
-            ),
-        ),
-        Some(Errno::BUSY | Errno::INVAL | Errno::EXIST) => Reason::new(
-            Code::Conflict,
-            format!("can't make the device {name}: the name is in use; choose another with --dev"),
-        ),
-        _ => Reason::new(
-            Code::Failed,
-            format!("can't make the device {name}: {error}"),
-        ),
-    }
-}
+/// The most bytes of an IP packet.
+const LONGEST: usize = 65_535;
 
 #[cfg(test)]
 mod tests {
@@ -235,55 +188,25 @@ mod tests {
         let (a, b) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
                 .unwrap();
-        let (mut port, mut other) = (FrameFd(a), FrameFd(b));
-        let sent = other.write([&b"one"[..], b"second"].into_iter());
-        assert_eq!(
-            sent,
-            Written {
-                packets: 2,
-                bytes: 9,
-                refused: 0
-            }
-        );
+        let (mut port, mut other) = (FrameFd::new(a), FrameFd::new(b));
         let mut batch = Batch::new(Framing::Record);
-        port.read(&mut batch, 1500).unwrap();
-        port.read(&mut batch, 1500).unwrap();
+        for packet in [&b"one"[..], b"no", b"second"] {
+            batch.push(packet.len()).unwrap().copy_from_slice(packet);
+        }
+        let sent = Written {
+            packets: 2,
+            bytes: 9,
+            refused: 0,
+        };
+        assert_eq!(other.write(&batch, |packet| packet != b"no"), sent);
+        let mut read = || Ok::<_, io::Error>(port.read()?.unwrap().packet().to_vec());
         assert_eq!(
-            port.read(&mut batch, 1500).unwrap_err().kind(),
-            io::ErrorKind::WouldBlock
+            (read().unwrap(), read().unwrap()),
+            (b"one".to_vec(), b"second".to_vec())
         );
-        assert_eq!(batch.iter().collect::<Vec<_>>(), [&b"one"[..], b"second"]);
+        assert_eq!(read().unwrap_err().kind(), io::ErrorKind::WouldBlock);
         drop(other);
-        assert_eq!(
-            port.read(&mut batch, 1500).unwrap_err().kind(),
-            io::ErrorKind::UnexpectedEof
-        );
-        assert_eq!(port.write([&b"x"[..]].into_iter()).refused, 1);
-    }
-
-    #[test]
-    fn a_full_record_is_said_to_be_full() {
-        let (a, _b) = rustix::net::socketpair(
-            AddressFamily::UNIX,
-            SocketType::SEQPACKET,
-            SocketFlags::NONBLOCK,
-            None,
-        )
-        .unwrap();
-        let mut batch = Batch::new(Framing::Record);
-        batch.push(60_000).unwrap();
-        assert_eq!(
-            FrameFd(a).read(&mut batch, 9000).unwrap_err().kind(),
-            io::ErrorKind::InvalidInput
-        );
-    }
-
-    #[test]
-    fn refusals_say_what_to_do() {
-        let name = DeviceName::new("vpn0").unwrap();
-        let say = |e: Errno| refusal(&name, &e.into());
-        assert!(say(Errno::NOENT).text.contains("modprobe tun"));
-        assert_eq!(say(Errno::PERM).code, Code::Denied);
-        assert_eq!(say(Errno::BUSY).code, Code::Conflict);
+        assert_eq!(read().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(port.write_one(b"x").refused, 1);
     }
 }

@@ -81,8 +81,8 @@ async fn start(
     let irm = Irm::connect_with(options).await?;
     let (netlink, watch) = (Netlink::open()?, Watch::open()?);
     netlink.free(&dev, LINGER).await?;
-    let tun = Tun::create(&dev)?;
-    let mut device = Device::up(netlink, dev.clone(), FIRST_MTU).await?;
+    let tun = Tun::create(&dev, config.offload)?;
+    let mut device = Device::up(netlink, dev.clone(), FIRST_MTU, tun.queue()).await?;
     device.apply(&config).await?;
     let mut pump = Pump::new(tun).map_err(|e| {
         Reason::new(
@@ -273,7 +273,6 @@ impl Vpn {
         let least = if v6 { LEAST_V6 } else { LEAST_V4 };
         self.narrow = smallest < least;
         let mtu = smallest.clamp(least, Batch::MAX_PACKET as u32);
-        self.pump.expect_packets_of(mtu);
         if mtu != self.mtu {
             self.device.set_mtu(mtu).await?;
             tracing::info!("the MTU of {} is {mtu}", self.dev.as_str());
@@ -319,6 +318,7 @@ impl Vpn {
                 .chain(self.upkeep.counters())
                 .collect(),
             detail: self.detail(),
+            offload: self.pump.device().offloads().to_string(),
         }
     }
 

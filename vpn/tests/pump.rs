@@ -33,7 +33,7 @@ impl Bench {
             None,
         )
         .unwrap();
-        let mut pump = Pump::new(FrameFd(device)).unwrap();
+        let mut pump = Pump::new(FrameFd::new(device)).unwrap();
         pump.configure(config);
         pump.take_happenings();
         Self { pump, host }
@@ -207,7 +207,6 @@ fn icmp_v4(packet: &[u8]) -> Icmpv4Type {
 #[tokio::test]
 async fn too_big_is_answered_in_both_families_and_ipv4_without_dont_fragment_is_cut() {
     let (mut bench, far) = Bench::with_flow("b", 1300);
-    bench.pump.expect_packets_of(1500);
     let may_be_cut = udp("10.7.0.1", "10.7.0.2", 1400);
     let mut must_not = may_be_cut.clone();
     must_not[6] |= 0x40;

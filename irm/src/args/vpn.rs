@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use ipnet::IpNet;
 use proto::Label;
+use proto::ipcp::OffloadMode;
 
 use crate::duration::duration;
 
@@ -40,6 +41,9 @@ pub(crate) struct Up {
     /// Ethernet frames instead of IP packets
     #[arg(long, hide = true)]
     pub(crate) tap: bool,
+    /// Super-packets at the device: where the kernel has them until they fail, always, or never
+    #[arg(long, value_name = "tun=auto|on|off", value_parser = offload)]
+    pub(crate) offload: Option<TunOffload>,
     /// How long to wait for the device
     #[arg(long, value_name = "TIME", default_value = "15s", value_parser = duration)]
     pub(crate) timeout: Duration,
@@ -51,6 +55,10 @@ pub(crate) struct Route {
     pub(crate) prefix: IpNet,
     pub(crate) member: Label,
 }
+
+/// How `tun=` stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TunOffload(pub(crate) OffloadMode);
 
 #[derive(Debug, Args)]
 pub(crate) struct Which {
@@ -72,6 +80,13 @@ fn route(text: &str) -> Result<Route, String> {
             .map_err(|_| format!("{prefix:?} is no prefix; use ADDR/LENGTH"))?,
         member: Label::new(member).map_err(|e| e.to_string())?,
     })
+}
+
+fn offload(text: &str) -> Result<TunOffload, String> {
+    let mode = text
+        .strip_prefix("tun=")
+        .ok_or("use tun=auto, tun=on or tun=off")?;
+    mode.parse().map(TunOffload)
 }
 
 /// What the kernel takes as the name of a device: 1 to 15 printable bytes without '/' or ':'.

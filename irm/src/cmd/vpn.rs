@@ -38,6 +38,10 @@ async fn up(c: &Context, args: Up) -> Result<(), Reason> {
             .map(|r| format!("{}={}", r.prefix, r.member))
             .collect(),
         tap: args.tap,
+        offload_tun: args
+            .offload
+            .map(|tun| tun.0.to_string())
+            .unwrap_or_default(),
         timeout_ms: millis(args.timeout),
     };
     let mut admin = c.admin().await?;

@@ -128,6 +128,7 @@ pub(crate) fn vpn(v: &pb::VpnInfo) -> Value {
         "addresses": v.addresses,
         "mtu": v.mtu,
         "pid": number(v.pid.into()),
+        "offload": text(&v.offload),
         "detail": text(&v.detail),
         "peers": v.peers.iter().map(vpn_peer).collect::<Vec<_>>(),
         "counters": counters(&v.counters),

@@ -42,6 +42,8 @@ pub(crate) struct VpnSpec {
     pub(crate) address: String,
     pub(crate) routes: Vec<String>,
     pub(crate) tap: bool,
+    #[serde(default)]
+    pub(crate) offload_tun: String,
 }
 
 #[derive(Debug, Default)]
@@ -187,6 +189,7 @@ pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<Vp
         address: request.address,
         routes: request.routes,
         tap: request.tap,
+        offload_tun: request.offload_tun,
     };
     let vpn = wanted(daemon, spec).await?;
     let caller = Caller::new(daemon, &vpn);
@@ -460,6 +463,7 @@ mod tests {
             address: "10.9.0.1/24".to_owned(),
             routes: vec!["10.8.0.0/16=ovl-b".to_owned()],
             tap: false,
+            offload_tun: String::new(),
         };
         let vpns = BTreeMap::from([(spec.dev.clone(), spec)]);
         store.save("vpns", &vpns).unwrap();

@@ -156,6 +156,7 @@ async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reaso
         dev: spec.dev.clone(),
         routes: spec.routes.clone(),
         tap: spec.tap,
+        offload_tun: spec.offload_tun.clone(),
         members,
     })
 }

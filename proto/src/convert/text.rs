@@ -81,14 +81,8 @@ impl FromStr for Offload {
             "gro" => Some(OffloadKind::Gro),
             _ => None,
         };
-        let mode = match mode {
-            "auto" => Some(OffloadMode::Auto),
-            "on" => Some(OffloadMode::On),
-            "off" => Some(OffloadMode::Off),
-            _ => None,
-        };
-        match (kind, mode) {
-            (Some(kind), Some(mode)) => Ok(Self { kind, mode }),
+        match (kind, mode.parse()) {
+            (Some(kind), Ok(mode)) => Ok(Self { kind, mode }),
             _ => Err(format!(
                 "{text:?} is no offload switch; use gso or gro = auto, on or off"
             )),
@@ -102,12 +96,31 @@ impl fmt::Display for Offload {
             OffloadKind::Gso => "gso",
             OffloadKind::Gro => "gro",
         };
-        let mode = match self.mode {
-            OffloadMode::Auto => "auto",
-            OffloadMode::On => "on",
-            OffloadMode::Off => "off",
-        };
-        write!(f, "{kind}={mode}")
+        write!(f, "{kind}={}", self.mode)
+    }
+}
+
+impl FromStr for OffloadMode {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "on" => Ok(Self::On),
+            "off" => Ok(Self::Off),
+            _ => Err(format!(
+                "{text:?} is no mode of an offload; use auto, on or off"
+            )),
+        }
+    }
+}
+
+impl fmt::Display for OffloadMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::On => "on",
+            Self::Off => "off",
+        })
     }
 }
 

@@ -99,13 +99,14 @@ impl Drop for Netlink {
 }
 
 impl Device {
-    /// The number of frames that may wait in the device, which drops what comes beyond. As long as a frame is one packet of
-    /// an MTU, that is 0.7 MB: with 20 a TCP stream loses half of its packets here and runs at a fifth of the rate. With
-    /// segmentation offload a frame has up to 64 kB, and 20 will do.
-    pub const QUEUE: u32 = 500;
-
-    /// Takes charge of a device that was just made, and brings it up.
-    pub async fn up(netlink: Netlink, name: DeviceName, mtu: u32) -> Result<Self, Reason> {
+    /// Takes charge of a device that was just made, and brings it up. `queue` is the number of frames that may wait in it; it drops
+    /// what comes beyond.
+    pub async fn up(
+        netlink: Netlink,
+        name: DeviceName,
+        mtu: u32,
+        queue: u32,
+    ) -> Result<Self, Reason> {
         let index = netlink.index(&name).await?.ok_or_else(|| {
             Reason::new(
                 Code::Failed,
@@ -126,7 +127,7 @@ impl Device {
         };
         let link = LinkUnspec::new_with_index(index)
             .mtu(mtu)
-            .txqueuelen(Self::QUEUE)
+            .txqueuelen(queue)
             .up()
             .build();
         within(device.netlink.handle.link().change(link).execute())

@@ -59,16 +59,13 @@ impl<F: FlowPort> Core<F> {
             peers,
             ..
         } = self;
-        let allowed = inbound
-            .iter()
-            .filter(|packet| match check(owners, id, packet) {
-                Ok(()) => true,
-                Err(why) => {
-                    counters.drop(why);
-                    false
-                }
-            });
-        let written = tun.write(allowed);
+        let written = tun.write(inbound, |packet| match check(owners, id, packet) {
+            Ok(()) => true,
+            Err(why) => {
+                counters.drop(why);
+                false
+            }
+        });
         counters.drop_many(Dropped::DeviceWrite, written.refused);
         counters.rx_packets += written.packets;
         counters.rx_bytes += written.bytes;

@@ -20,7 +20,7 @@ use self::outbound::{Drained, PATIENCE};
 use self::peer::Peer;
 use crate::config::Config;
 use crate::counters::{Counters, Dropped};
-use crate::device::{self, TunPort};
+use crate::device::TunPort;
 use crate::flow::FlowPort;
 use crate::icmp::{Problem, RateLimit};
 use crate::prefix::{Owner, Owners, PeerId};
@@ -61,8 +61,6 @@ struct Core<F> {
     limit: RateLimit,
     answers: Vec<Vec<u8>>,
     happened: Vec<Happening>,
-    /// Who the last packet went to: a guess at who gets the next.
-    current: Option<PeerId>,
     /// Peers with a record to be sent in this turn.
     dirty: Vec<PeerId>,
     /// Peers whose flow is full.
@@ -70,7 +68,6 @@ struct Core<F> {
     /// When a session wants to be called.
     next: Option<Instant>,
     inbound: Batch,
-    read_max: usize,
 }
 
 impl<T: TunPort, F: FlowPort> Pump<T, F> {
@@ -87,15 +84,13 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             limit: RateLimit::new(Instant::now()),
             answers: Vec::new(),
             happened: Vec::new(),
-            current: None,
             dirty: Vec::new(),
             full: Vec::new(),
             next: None,
             inbound: Batch::new(Framing::Record),
-            read_max: SMALLEST_READ,
         };
         Ok(Self {
-            tun: device::watch(tun)?,
+            tun: libflow::watch(tun, Interest::READABLE)?,
             core,
             ready,
             busy: false,
@@ -141,12 +136,6 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
         self.core.configure(config);
     }
 
-    /// Packets of up to this many bytes may come from the device from now on.
-    pub fn expect_packets_of(&mut self, mtu: u32) {
-        // Never smaller than before: longer packets may still be in the device's queue.
-        self.core.read_max = self.core.read_max.max(mtu as usize).min(Batch::MAX_PACKET);
-    }
-
     /// The flow that [`Happening::Dial`] asked for.
     pub fn dialled(&mut self, id: PeerId, flow: F) {
         self.core.link_up(id, Side::Dialled, flow, Instant::now());
@@ -187,6 +176,11 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             .flat_map(|p| p.session.flows())
             .map(FlowPort::mtu)
             .min()
+    }
+
+    /// The device.
+    pub fn device(&self) -> &T {
+        self.tun.get_ref()
     }
 
     /// The counters.
@@ -322,7 +316,7 @@ impl<F: FlowPort> Core<F> {
         };
         self.retime();
         for packet in waiting {
-            self.refuse(Dropped::PeerDown, Problem::PeerDown, &packet, now);
+            self.refuse_packet(Dropped::PeerDown, Some(Problem::PeerDown), &packet, now);
         }
     }
 
@@ -500,5 +494,3 @@ async fn until(deadline: Option<Instant>) {
 
 /// Flows that are served before the other direction has its turn.
 const EVENTS: usize = 64;
-/// What is read at least, before the first MTU is known.
-const SMALLEST_READ: usize = 1500;

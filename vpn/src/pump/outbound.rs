@@ -1,10 +1,10 @@
-//! Device to flows. A packet is read straight into the record of the peer that the one before went to, so a stream costs
-//! one copy; only a packet for another peer is copied over.
+//! Device to flows. Each frame is judged once, and its packets are made in the record of the peer that they go to.
 
 use std::io;
 use std::time::{Duration, Instant};
 
-use proto::{Batch, Framing, Packet};
+use ip::offload::{Segments, Vnet};
+use proto::{Batch, Packet};
 
 use super::{Core, Happening, peer};
 use crate::counters::Dropped;
@@ -24,126 +24,141 @@ pub(super) enum Drained {
 }
 
 impl<F: FlowPort> Core<F> {
-    /// Reads what is ready, at most [`READS`] times, and sends it; never waits to fill a record.
+    /// Reads what is ready, up to [`READS`] frames and [`BYTES`], and sends it; never waits to fill a record.
     pub(super) fn outbound<T: TunPort>(
         &mut self,
         tun: &mut T,
         now: Instant,
     ) -> io::Result<Drained> {
-        let mut drained = Drained::No;
-        let mut current = self.current.take();
-        let mut record = self.take_record(current);
+        let mut bytes = 0;
         for _ in 0..READS {
-            if !record.fits(self.read_max) {
-                self.lay_back(current.take(), record, now);
-                self.flush_dirty(now);
-                record = Batch::new(Framing::Record);
-            }
-            if self.paused(now) {
+            if bytes >= BYTES || self.paused(now) {
                 break;
             }
-            let mark = record.bytes().len();
-            match tun.read(&mut record, self.read_max) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
-                    drained = Drained::Yes;
-                    break;
+            match tun.read() {
+                Ok(Ok(frame)) => {
+                    bytes += frame.packet().len();
+                    self.route(frame, now);
                 }
+                Ok(Err(_)) => self.counters.drop(Dropped::MalformedOut),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Drained::Yes),
                 Err(e) => return Err(e),
             }
-            let Some(packet) = record.bytes().get(mark + 2..) else {
-                continue;
-            };
-            match self.judge(packet, now) {
-                Some(peer) if Some(peer) == current => {}
-                Some(peer) => {
-                    let moved = self.append(peer, packet, now);
-                    record.pop();
-                    if moved {
-                        let next = self.take_record(Some(peer));
-                        self.lay_back(
-                            current.replace(peer),
-                            std::mem::replace(&mut record, next),
-                            now,
-                        );
-                    }
-                }
-                None => record.pop(),
-            }
         }
-        self.current = current;
-        self.lay_back(current, record, now);
-        Ok(drained)
+        Ok(Drained::No)
     }
 
     /// Gives a packet that needs no device back to the pump, such as one that waited for a flow.
     pub(super) fn resubmit(&mut self, packet: &[u8], now: Instant) {
-        if let Some(peer) = self.judge(packet, now) {
-            self.append(peer, packet, now);
+        if let Ok(whole) = Segments::new(&Vnet::default(), packet) {
+            self.route(whole, now);
         }
     }
 
-    /// The peer whose flow takes the packet as it is, else `None`: then it was dropped, answered, cut or kept.
-    fn judge(&mut self, packet: &[u8], now: Instant) -> Option<PeerId> {
-        let Ok(ends) = Ends::parse(packet) else {
-            self.counters.drop(Dropped::MalformedOut);
-            return None;
+    /// Sends the packets of one frame, or does with them what their flow's state asks for.
+    fn route(&mut self, mut frame: Segments<'_>, now: Instant) {
+        let to = match self.judge(frame.packet()) {
+            Ok(to) => to,
+            Err((why, problem)) => return self.refuse(why, problem, frame, now),
         };
-        if ends.stays_on_link() {
-            self.counters.drop(Dropped::Multicast);
-            return None;
-        }
-        if self.owners.of(ends.src) != Some(Owner::Me) {
-            self.refuse(Dropped::OwnSource, Problem::Prohibited, packet, now);
-            return None;
-        }
-        let Some(Owner::Peer(id)) = self.owners.of(ends.dst) else {
-            self.refuse(Dropped::NoOwner, Problem::NoRoute, packet, now);
-            return None;
+        let Some(peer) = self.peers.get_mut(to.0 as usize) else {
+            return;
         };
-        let peer = self.peers.get_mut(id.0 as usize)?;
         match peer.session.way(now) {
             Way::Send(side) => {
                 let mtu = peer.session.flow(side).map_or(0, FlowPort::mtu) as usize;
-                if packet.len() <= mtu {
-                    return Some(id);
+                if frame.longest() > mtu {
+                    return self.too_big(to, frame, mtu, now);
                 }
-                self.too_big(id, packet, mtu, now);
+                while let Some(len) = frame.next_len() {
+                    match self.room(to, len, now) {
+                        Some(room) => frame.write(room),
+                        None => return self.counters.drop_many(Dropped::FlowFull, frame.count()),
+                    }
+                }
             }
             Way::Wait { dial } => {
                 if dial {
-                    self.happened.push(Happening::Dial(id));
+                    self.happened.push(Happening::Dial(to));
                 }
-                if peer.session.wait(Packet::copy_of(packet)).is_some() {
-                    self.counters.drop(Dropped::WaitingOverflow);
+                for packet in frame {
+                    if peer.session.wait(Packet::copy_of(&packet)).is_some() {
+                        self.counters.drop(Dropped::WaitingOverflow);
+                    }
                 }
                 self.retime();
             }
-            Way::Down => self.refuse(Dropped::PeerDown, Problem::PeerDown, packet, now),
-        }
-        None
-    }
-
-    fn too_big(&mut self, id: PeerId, packet: &[u8], mtu: usize, now: Instant) {
-        if !fragment::allowed(packet) {
-            // A flow's MTU is a u32.
-            self.refuse(Dropped::TooBig, Problem::TooBig(mtu as u32), packet, now);
-            return;
-        }
-        let mut cut = fragment::fragments(packet, mtu).peekable();
-        match cut.peek() {
-            Some(_) => self.counters.fragmented += 1,
-            None => self.counters.drop(Dropped::TooBig),
-        }
-        for part in cut {
-            self.append(id, &part, now);
+            Way::Down => self.refuse(Dropped::PeerDown, Some(Problem::PeerDown), frame, now),
         }
     }
 
-    /// Counts a drop and has the sender told, as far as rules and rate allow.
-    pub(super) fn refuse(&mut self, why: Dropped, problem: Problem, packet: &[u8], now: Instant) {
+    /// Whose a packet is, else why nobody gets it and what its sender is told.
+    fn judge(&self, packet: &[u8]) -> Result<PeerId, (Dropped, Option<Problem>)> {
+        let ends = Ends::parse(packet).map_err(|_| (Dropped::MalformedOut, None))?;
+        if ends.stays_on_link() {
+            return Err((Dropped::Multicast, None));
+        }
+        if self.owners.of(ends.src) != Some(Owner::Me) {
+            return Err((Dropped::OwnSource, Some(Problem::Prohibited)));
+        }
+        match self.owners.of(ends.dst) {
+            Some(Owner::Peer(id)) => Ok(id),
+            Some(Owner::Me) | None => Err((Dropped::NoOwner, Some(Problem::NoRoute))),
+        }
+    }
+
+    /// Cuts what may be cut, as IP does, and has the sender of all else told.
+    fn too_big(&mut self, id: PeerId, frame: Segments<'_>, mtu: usize, now: Instant) {
+        for packet in frame {
+            if packet.len() <= mtu {
+                self.append(id, &packet, now);
+                continue;
+            }
+            if !fragment::allowed(&packet) {
+                // A flow's MTU is a u32.
+                self.refuse_packet(
+                    Dropped::TooBig,
+                    Some(Problem::TooBig(mtu as u32)),
+                    &packet,
+                    now,
+                );
+                continue;
+            }
+            let mut cut = fragment::fragments(&packet, mtu).peekable();
+            match cut.peek() {
+                Some(_) => self.counters.fragmented += 1,
+                None => self.counters.drop(Dropped::TooBig),
+            }
+            for part in cut {
+                self.append(id, &part, now);
+            }
+        }
+    }
+
+    /// Counts the packets of a frame as dropped and has the sender told, as far as rules and rate allow.
+    pub(super) fn refuse(
+        &mut self,
+        why: Dropped,
+        problem: Option<Problem>,
+        mut frame: Segments<'_>,
+        now: Instant,
+    ) {
+        if let Some(first) = frame.next() {
+            self.refuse_packet(why, problem, &first, now);
+        }
+        self.counters.drop_many(why, frame.count());
+    }
+
+    /// The same of one packet.
+    pub(super) fn refuse_packet(
+        &mut self,
+        why: Dropped,
+        problem: Option<Problem>,
+        packet: &[u8],
+        now: Instant,
+    ) {
         self.counters.drop(why);
-        let Some(error) = icmp::answer(problem, packet) else {
+        let Some(error) = problem.and_then(|problem| icmp::answer(problem, packet)) else {
             return;
         };
         if self.limit.take(now) {
@@ -155,59 +170,32 @@ impl<F: FlowPort> Core<F> {
 
     /// Hands the errors that were made to the host.
     pub(super) fn answer<T: TunPort>(&mut self, tun: &mut T) {
-        if self.answers.is_empty() {
-            return;
+        for error in self.answers.drain(..) {
+            let written = tun.write_one(&error);
+            self.counters.icmp_sent += written.packets;
+            self.counters
+                .drop_many(Dropped::DeviceWrite, written.refused);
         }
-        let written = tun.write(self.answers.iter().map(Vec::as_slice));
-        self.counters.icmp_sent += written.packets;
-        self.counters
-            .drop_many(Dropped::DeviceWrite, written.refused);
-        self.answers.clear();
     }
 
-    /// Adds a packet to what goes to a peer, making room by sending; `false` if there is none and the packet is dropped.
-    fn append(&mut self, id: PeerId, packet: &[u8], now: Instant) -> bool {
-        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
-            return false;
-        };
-        let mut fits = peer.push(packet);
-        if !fits {
+    /// Adds a packet to what goes to a peer; it is dropped if there is no room.
+    fn append(&mut self, id: PeerId, packet: &[u8], now: Instant) {
+        match self.room(id, packet.len(), now) {
+            Some(room) => room.copy_from_slice(packet),
+            None => self.counters.drop(Dropped::FlowFull),
+        }
+    }
+
+    /// Where a packet to a peer is to be written, making room by sending; `None` if there is none.
+    fn room(&mut self, id: PeerId, len: usize, now: Instant) -> Option<&mut [u8]> {
+        let full = |peer: &peer::Peer<F>| peer.out.as_ref().is_some_and(|out| !out.fits(len));
+        if self.peers.get(id.0 as usize).is_some_and(full) {
             self.flush(id, now);
-            fits = self.peers[id.0 as usize].push(packet);
         }
-        if fits {
-            self.mark_dirty(id);
-        } else {
-            self.counters.drop(Dropped::FlowFull);
-        }
-        fits
-    }
-
-    fn take_record(&mut self, id: Option<PeerId>) -> Batch {
-        let kept = id.and_then(|id| self.peers.get_mut(id.0 as usize)?.out.take());
-        kept.unwrap_or_else(|| Batch::new(Framing::Record))
-    }
-
-    /// Puts the record that was read into back where it belongs, to be sent at the end of the turn.
-    fn lay_back(&mut self, id: Option<PeerId>, record: Batch, now: Instant) {
-        let Some(id) = id.filter(|_| !record.is_empty()) else {
-            return;
-        };
-        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
-            return;
-        };
-        let cut = peer.out.replace(record);
-        self.mark_dirty(id);
-        // What was cut for this peer meanwhile goes behind what was read before it.
-        for packet in cut.iter().flat_map(Batch::iter) {
-            self.append(id, packet, now);
-        }
-    }
-
-    fn mark_dirty(&mut self, id: PeerId) {
         if !self.dirty.contains(&id) {
             self.dirty.push(id);
         }
+        self.peers.get_mut(id.0 as usize)?.room(len)
     }
 
     /// Sends all that lies ready.
@@ -264,5 +252,6 @@ impl<F: FlowPort> Core<F> {
 pub(super) const PATIENCE: Duration = Duration::from_millis(5);
 /// What has waited this long for a place in a flow is worth nothing.
 const STALE: Duration = Duration::from_millis(100);
-/// Reads before what was read is sent, and the other direction has its turn.
+/// Frames and bytes that are read before the other direction has its turn.
 const READS: usize = 64;
+const BYTES: usize = 4 * Batch::CAPACITY;

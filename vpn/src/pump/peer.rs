@@ -50,16 +50,10 @@ impl<F> Peer<F> {
         }
     }
 
-    /// Adds a copy of a packet to what is to be sent; `false` if it doesn't fit.
-    pub(super) fn push(&mut self, packet: &[u8]) -> bool {
+    /// Where a packet of this length is to be written that is to be sent; `None` if it doesn't fit.
+    pub(super) fn room(&mut self, len: usize) -> Option<&mut [u8]> {
         let out = self.out.get_or_insert_with(|| Batch::new(Framing::Record));
-        match out.push(packet.len()) {
-            Some(room) => {
-                room.copy_from_slice(packet);
-                true
-            }
-            None => false,
-        }
+        out.push(len)
     }
 
     /// The number of packets to be sent.

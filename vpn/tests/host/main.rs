@@ -22,6 +22,7 @@ use std::time::Duration;
 use libflow::port::{Joined, RecordSocket};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use proto::ipcp::OffloadMode;
 use proto::record::{Peer, Welcome};
 use proto::{Code, FlowId, QosSpec};
 use support::{Far, config, flow, label, soon, udp};
@@ -220,13 +221,12 @@ impl Host {
         let name = DeviceName::new("vpn0").unwrap();
         let netlink = Netlink::open().unwrap();
         netlink.free(&name, Duration::ZERO).await.unwrap();
-        let tun = Tun::create(&name).unwrap_or_else(|e| panic!("{e}"));
-        let mut device = Device::up(netlink, name, mtu).await.unwrap();
+        let tun = Tun::create(&name, OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
+        let mut device = Device::up(netlink, name, mtu, tun.queue()).await.unwrap();
         device.apply(config).await.unwrap();
         assert!(device.warnings().is_empty(), "{:?}", device.warnings());
         let mut pump = Pump::new(tun).unwrap();
         pump.configure(config);
-        pump.expect_packets_of(mtu);
         Self { pump, device }
     }
 
@@ -442,7 +442,7 @@ fn a_name_in_use_is_refused_with_the_reason() {
             refused.code == Code::Conflict && refused.text.contains("--dev"),
             "{refused}"
         );
-        let refused = Tun::create(&DeviceName::new("lo").unwrap())
+        let refused = Tun::create(&DeviceName::new("lo").unwrap(), OffloadMode::Auto)
             .map(drop)
             .unwrap_err();
         assert_eq!(refused.code, Code::Conflict);
