@@ -13,8 +13,8 @@ use crate::support::{config, wire_config};
 
 async fn device() -> (Tun, Device) {
     let name = DeviceName::new("vpn0").unwrap();
-    let tun = Tun::create(&name).unwrap_or_else(|e| panic!("{e}"));
-    let device = Device::up(Netlink::open().unwrap(), name, 1400).await;
+    let tun = Tun::create(&name, proto::ipcp::OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
+    let device = Device::up(Netlink::open().unwrap(), name, 1400, tun.queue()).await;
     (tun, device.unwrap())
 }
 
@@ -105,8 +105,8 @@ pub(crate) fn what_stands_goes_on_standing_when_the_hosts_network_changes() {
             own_prefixes: vec!["10.6.0.1/32".into()],
             ..wire
         };
-        let _tun = Tun::create(&name).unwrap();
-        let mut second = Device::up(Netlink::open().unwrap(), name, 1400)
+        let _tun = Tun::create(&name, proto::ipcp::OffloadMode::Auto).unwrap();
+        let mut second = Device::up(Netlink::open().unwrap(), name, 1400, tun.queue())
             .await
             .unwrap();
         let refused = second.apply(&Config::try_from(by_hand).unwrap()).await;
