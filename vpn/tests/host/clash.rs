@@ -106,7 +106,7 @@ pub(crate) fn what_stands_goes_on_standing_when_the_hosts_network_changes() {
             ..wire
         };
         let _tun = Tun::create(&name, proto::ipcp::OffloadMode::Auto).unwrap();
-        let mut second = Device::up(Netlink::open().unwrap(), name, 1400, tun.queue())
+        let mut second = Device::up(Netlink::open().unwrap(), name, 1400, 20)
             .await
             .unwrap();
         let refused = second.apply(&Config::try_from(by_hand).unwrap()).await;

@@ -33,7 +33,11 @@ impl Admin {
 
     /// Makes a device with an address, that stays as long as what this gives.
     pub(crate) async fn attach(&self, dev: &str, address: &str) -> Tun {
-        let tun = Tun::create(&DeviceName::new(dev).unwrap()).unwrap_or_else(|e| panic!("{e}"));
+        let tun = Tun::create(
+            &DeviceName::new(dev).unwrap(),
+            proto::ipcp::OffloadMode::Auto,
+        )
+        .unwrap_or_else(|e| panic!("{e}"));
         self.set_up(dev, true).await;
         self.address(dev, address, true).await;
         tun
