@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use proto::record::Peer;
-use proto::{Batch, Code, FlowId, QosSpec, Reason};
+use proto::{Batch, Code, FlowId, Framing, QosSpec, Reason};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -45,6 +45,16 @@ impl Flow {
                 .get_ref()
                 .read_batch(batch, Mode::Try)?
                 .then_some(()))
+        })
+        .await
+    }
+
+    /// As [`Flow::read_batch`], into a batch that is taken only when something is there: who waits holds no buffer.
+    pub async fn next_batch(&self) -> Result<Batch, FlowError> {
+        self.until_readable(|| {
+            let mut batch = Batch::new(Framing::Record);
+            let there = self.end.get_ref().read_batch(&mut batch, Mode::Try)?;
+            Ok(there.then_some(batch))
         })
         .await
     }

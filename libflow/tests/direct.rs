@@ -91,6 +91,12 @@ async fn a_record_of_many_is_handed_out_one_by_one() {
     there.read_batch(&mut rest).await.unwrap();
     assert_eq!(rest.iter().collect::<Vec<_>>(), [&b"bb"[..], b"ccc"]);
     assert_eq!(there.try_read(&mut buf), Ok(None));
+    // A batch can come with its SDUs too, and none while there are none.
+    let none = tokio::time::timeout(Duration::from_millis(10), there.next_batch()).await;
+    assert!(none.is_err());
+    here.write_batch(&batch).await.unwrap();
+    let next = there.next_batch().await.unwrap();
+    assert_eq!(next.iter().collect::<Vec<_>>(), [&b"a"[..], b"bb", b"ccc"]);
 }
 
 #[tokio::test]
