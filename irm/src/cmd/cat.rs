@@ -1,11 +1,11 @@
 //! `irm cat`: stdin to a reliable, ordered flow, and the flow to stdout.
 
-use libflow::{AllocOptions, Batch, Flow, FlowError, Framing, Irm};
+use libflow::{AllocOptions, Flow, Irm};
 use proto::{Code, Reason};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Context;
 use super::flow::stopped;
+use super::pump::{Broken, from_flow, to_flow};
 use crate::args::Cat;
 use crate::out::remark;
 use crate::progress::progress;
@@ -48,54 +48,19 @@ async fn cat(c: &Context, args: &Cat) -> Result<(), Reason> {
 
 /// Stdin, then the end.
 async fn send(flow: &Flow) -> Result<(), Reason> {
-    let mut stdin = tokio::io::stdin();
-    let mut bytes = vec![0; READ];
-    let mut batch = Batch::new(Framing::Record);
-    loop {
-        let len = stdin
-            .read(&mut bytes)
-            .await
-            .map_err(|e| Reason::new(Code::Failed, format!("can't read stdin: {e}")))?;
-        if len == 0 {
-            return match flow.shut().await {
-                // The other side had nothing to say and left.
-                Err(error) if error.is_closed() => Ok(()),
-                done => Ok(done?),
-            };
-        }
-        let mtu = flow.mtu() as usize;
-        for sdu in bytes[..len].chunks(mtu.clamp(1, Batch::MAX_PACKET)) {
-            if !batch.fits(sdu.len()) {
-                flow.write_batch(&batch).await?;
-                batch.clear();
-            }
-            if let Some(room) = batch.push(sdu.len()) {
-                room.copy_from_slice(sdu);
-            }
-        }
-        flow.write_batch(&batch).await?;
-        batch.clear();
-    }
+    let done = to_flow(&mut tokio::io::stdin(), flow).await;
+    told(done, "can't read stdin")
 }
 
 /// What comes, to stdout, until the other side's end.
 async fn receive(flow: &Flow) -> Result<(), Reason> {
-    let failed = |e| Reason::new(Code::Failed, format!("can't write to stdout: {e}"));
-    let mut stdout = tokio::io::BufWriter::with_capacity(READ, tokio::io::stdout());
-    let mut batch = Batch::new(Framing::Record);
-    loop {
-        match flow.read_batch(&mut batch).await {
-            Ok(()) => {
-                for sdu in batch.iter() {
-                    stdout.write_all(sdu).await.map_err(failed)?;
-                }
-                stdout.flush().await.map_err(failed)?;
-            }
-            Err(FlowError::End) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        }
-    }
+    let done = from_flow(flow, &mut tokio::io::stdout()).await;
+    told(done, "can't write to stdout")
 }
 
-/// What is read from stdin at once, in bytes.
-const READ: usize = 60_000;
+fn told(done: Result<(), Broken>, what: &str) -> Result<(), Reason> {
+    done.map_err(|broken| match broken {
+        Broken::Stream(e) => Reason::new(Code::Failed, format!("{what}: {e}")),
+        Broken::Flow(error) => error.into(),
+    })
+}

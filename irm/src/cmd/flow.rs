@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use libflow::{AllocOptions, Flow, Incoming, Irm};
+use libflow::{AllocOptions, Flow, Incoming, Irm, Listener};
 use proto::irm as pb;
 use proto::{Code, Label, Name, Reason};
 use serde_json::json;
@@ -63,28 +63,42 @@ where
     F: Future<Output = ()> + 'static,
 {
     let irm = Irm::connect(Some(&c.run_dir)).await?;
-    let mut listener = irm.listen(name.as_str(), layers).await?;
+    let listener = irm.listen(name.as_str(), layers).await?;
     remark(&format!("serving {name}"));
     let serve = Rc::new(serve);
+    let take = move |incoming| serve_one(incoming, Rc::clone(&serve));
+    let stop = stopped()?;
+    tokio::select! {
+        end = each(listener, MOST_FLOWS, take, || ()) => end,
+        () = stop => Ok(()),
+    }
+}
+
+/// Has `serve` answer every wish for a flow, at most so many at once; what comes `beyond` is told that we are busy.
+pub(super) async fn each<F: Future<Output = ()> + 'static>(
+    mut listener: Listener,
+    most: usize,
+    serve: impl Fn(Incoming) -> F,
+    beyond: impl Fn(),
+) -> Result<(), Reason> {
     let local = tokio::task::LocalSet::new();
     let accept = async {
         let mut flows = JoinSet::new();
         loop {
             tokio::select! {
                 incoming = listener.accept() => match incoming {
-                    Ok(incoming) if flows.len() >= MOST_FLOWS => incoming.refuse(busy()),
-                    Ok(incoming) => drop(flows.spawn_local(serve_one(incoming, Rc::clone(&serve)))),
+                    Ok(incoming) if flows.len() >= most => {
+                        beyond();
+                        incoming.refuse(busy(most));
+                    }
+                    Ok(incoming) => drop(flows.spawn_local(serve(incoming))),
                     Err(error) => return Err(Reason::from(error)),
                 },
                 Some(_) = flows.join_next(), if !flows.is_empty() => {}
             }
         }
     };
-    let stop = stopped()?;
-    tokio::select! {
-        end = local.run_until(accept) => end,
-        () = stop => Ok(()),
-    }
+    local.run_until(accept).await
 }
 
 async fn serve_one<F: Future<Output = ()>>(incoming: Incoming, serve: Rc<impl Fn(Flow) -> F>) {
@@ -112,10 +126,10 @@ pub(super) fn stopped() -> Result<impl Future<Output = ()>, Reason> {
     })
 }
 
-fn busy() -> Reason {
+fn busy(most: usize) -> Reason {
     Reason::new(
         Code::Busy,
-        format!("{MOST_FLOWS} flows are served already; try later"),
+        format!("{most} flows are served already; try later"),
     )
 }
 

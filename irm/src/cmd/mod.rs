@@ -11,6 +11,9 @@ mod name;
 mod perf;
 mod ping;
 mod policy;
+mod ports;
+mod proxy;
+mod pump;
 mod vpn;
 
 use std::path::PathBuf;
@@ -63,6 +66,9 @@ pub(crate) async fn run(cli: Cli) -> Result<(), Reason> {
         Noun::Ping(args) => ping::run(c, args).await,
         Noun::Perf(args) => perf::run(c, args).await,
         Noun::Cat(args) => cat::run(c, args).await,
+        Noun::Forward(args) => ports::forward(c, args).await,
+        Noun::Expose(args) => ports::expose(c, args).await,
+        Noun::Proxy(args) => proxy::run(c, args).await,
     }
 }
 

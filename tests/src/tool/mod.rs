@@ -5,6 +5,8 @@ mod capture;
 mod hello;
 mod http;
 mod ping;
+mod socks;
+mod tcp;
 mod udp;
 
 use std::io::Write;
@@ -15,7 +17,10 @@ use anyhow::Context;
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
-#[command(name = "lab-tool", about = "Ping, HTTP and UDP for tests and the demo")]
+#[command(
+    name = "lab-tool",
+    about = "Ping, HTTP, TCP, UDP and SOCKS for tests and the demo"
+)]
 struct Args {
     #[command(subcommand)]
     verb: Verb,
@@ -110,6 +115,26 @@ enum Verb {
     },
     /// Fetch it and print bytes, seconds and SHA-256 as JSON
     HttpGet { from: SocketAddr },
+    /// Take TCP connections
+    TcpServe {
+        at: SocketAddr,
+        #[arg(long, value_enum, default_value = "echo")]
+        manner: tcp::Manner,
+    },
+    /// Make TCP connections, send bytes, end, and print how many got them back, and how the others ended
+    TcpExchange(tcp::Exchange),
+    /// Write to a TCP server that reads nothing, and print how many bytes that took
+    TcpFill { to: SocketAddr },
+    /// Send datagrams through a SOCKS proxy and print how many came back
+    SocksUdp {
+        proxy: SocketAddr,
+        /// HOST:PORT
+        to: String,
+        #[arg(default_value_t = 10)]
+        count: u32,
+        #[arg(default_value_t = 100)]
+        size: usize,
+    },
 }
 
 /// Runs the program.
@@ -157,6 +182,15 @@ pub fn main() -> anyhow::Result<()> {
         } => http::serve(at, bytes, seed, &text),
         Verb::Capture { needle, seconds } => capture::run(&needle, seconds),
         Verb::HttpGet { from } => http::get(from),
+        Verb::TcpServe { at, manner } => tcp::serve(at, manner),
+        Verb::TcpExchange(how) => tcp::exchange(how),
+        Verb::TcpFill { to } => tcp::fill(to),
+        Verb::SocksUdp {
+            proxy,
+            to,
+            count,
+            size,
+        } => socks::datagrams(proxy, &to, count, size),
     }
 }
 
