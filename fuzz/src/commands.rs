@@ -12,6 +12,7 @@ pub(super) fn commands() -> [(&'static str, Command); 12] {
         layer: label("ovl"),
         over: over.clone(),
         prefixes,
+        pools: Some(Vec::new()),
         cert_life: None,
         passphrase: None,
         shim_udp: None,
@@ -35,6 +36,7 @@ pub(super) fn commands() -> [(&'static str, Command); 12] {
             ipcp: false,
         },
         timeout_ms: 5000,
+        at: Vec::new(),
     };
     let refuse = Respond {
         request: 1,

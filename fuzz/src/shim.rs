@@ -147,6 +147,7 @@ pub fn run(bytes: &[u8]) {
         layer: label("udp"),
         over: vec![],
         prefixes: vec![],
+        pools: Some(Vec::new()),
         cert_life: None,
         passphrase: None,
         shim_udp: Some(own),

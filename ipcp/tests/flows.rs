@@ -120,6 +120,7 @@ impl Stack {
             peer: None,
             user,
             timeout_ms: 1000,
+            at: Vec::new(),
         };
         self.below.ask(Command::Allocate(allocate)).await;
         let Event::Done(_, Ok(Answer::Allocated(allocated))) = self.below.event().await else {

@@ -69,6 +69,7 @@ fn allocate_with(flow: u64, user: User, qos: QosSpec) -> Command {
         peer: None,
         user,
         timeout_ms: 1000,
+        at: Vec::new(),
     })
 }
 

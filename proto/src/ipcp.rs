@@ -62,6 +62,9 @@ pub struct Bootstrap {
     pub over: Vec<Label>,
     /// Unicast: prefixes of this first member.
     pub prefixes: Vec<IpNet>,
+    /// Unicast: where members that are let in without a prefix get addresses from; `None`: from networks that follow from the
+    /// root's key.
+    pub pools: Option<Vec<IpNet>>,
     /// Unicast: how long the certificate of a member lives; `None`: 90 days.
     pub cert_life: Option<Duration>,
     /// Unicast: the root's key lies on disk under this passphrase only, from the beginning; `None`: as it is.
@@ -97,6 +100,15 @@ impl ShimUdp {
 pub struct Host {
     /// The name.
     pub name: Name,
+    /// Its shim's address; the port is [`ShimUdp::PORT`] where none was given.
+    pub at: SocketAddr,
+}
+
+/// Where a member is below: the lower layer, and the address of its shim there. `LAYER=ADDR[:PORT]`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Reach {
+    /// The lower layer, by the name that all its hosts give it.
+    pub over: Label,
     /// Its shim's address; the port is [`ShimUdp::PORT`] where none was given.
     pub at: SocketAddr,
 }
@@ -199,6 +211,8 @@ pub struct Settings {
     pub ip: Option<IpAddr>,
     /// Unicast: which congestion control flows have from now on; `None`: as before.
     pub congestion: Option<Congestion>,
+    /// Unicast: where this member is in the layers below, for members that have flows with it; `None`: as before.
+    pub reach: Option<Vec<Reach>>,
 }
 
 /// The congestion control of a flow, at the end that sends.
@@ -228,6 +242,8 @@ pub struct Allocate {
     pub user: User,
     /// How long the caller waits, in milliseconds.
     pub timeout_ms: u64,
+    /// Shim: where the name's host may be, if its own table doesn't say.
+    pub at: Vec<SocketAddr>,
 }
 
 /// Who may join the data socket of a flow.

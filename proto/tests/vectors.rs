@@ -187,6 +187,13 @@ fn routing_and_decrees_are_those_of_the_document() {
     is("records", Body::Records(wire::Records { records }));
     let sums = vec![0xd593_cafd_01e4_b4a8, 0];
     is("summary", Body::Summary(wire::Summary { bits: 1, sums }));
+    let below = wire::Below {
+        layer: "net".into(),
+        ip: vec![10, 0, 0, 1],
+        port: 3359,
+    };
+    let (at, asks) = (vec![below], true);
+    is("reach", Body::Reach(wire::Reach { at, asks }));
     let info = wire::LinkInfo {
         mtu: 1452,
         closing: true,

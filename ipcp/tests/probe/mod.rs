@@ -48,8 +48,12 @@ impl Ipcp for Probe {
                 match (command, self.up) {
                     (Command::Connect(member, _), _) => {
                         let (dst, over) = (member.to_name(), "mirrors".parse().unwrap());
-                        self.out
-                            .push_back(Output::Ask(FlowAsk::Dial { dial: 1, dst, over }));
+                        self.out.push_back(Output::Ask(FlowAsk::Dial {
+                            dial: 1,
+                            dst,
+                            over,
+                            at: Vec::new(),
+                        }));
                     }
                     (Command::Register(name), Some((flow, framing))) => {
                         let mut batch = Batch::new(framing);

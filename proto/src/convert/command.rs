@@ -24,6 +24,7 @@ impl Command {
                 rate_mbit: s.rate_mbit,
                 ip: s.ip.map(|ip| ip.to_string()).unwrap_or_default(),
                 congestion: s.congestion.map(|c| c.to_string()),
+                reach: s.reach.map(|at| pb::set::Reach { at: texts(at) }),
             }),
             Self::Register(n) => Pb::Register(pb::Register {
                 name: n.to_string(),
@@ -95,6 +96,8 @@ impl From<Bootstrap> for pb::Bootstrap {
             layer: b.layer.to_string(),
             over: texts(b.over),
             prefixes: texts(b.prefixes),
+            default_pools: b.pools.is_none(),
+            pools: texts(b.pools.unwrap_or_default()),
             cert_life_s: b.cert_life.map_or(0, |life| life.as_secs()),
             passphrase: b.passphrase,
             shim_udp: b.shim_udp.map(Into::into),
@@ -109,6 +112,10 @@ impl TryFrom<pb::Bootstrap> for Bootstrap {
             layer: label("layer", b.layer)?,
             over: labels("over", b.over)?,
             prefixes: parsed("prefix", &b.prefixes)?,
+            pools: match b.default_pools {
+                true => None,
+                false => Some(parsed("pool", &b.pools)?),
+            },
             cert_life: (b.cert_life_s > 0).then(|| Duration::from_secs(b.cert_life_s)),
             passphrase: b.passphrase,
             shim_udp: b.shim_udp.map(TryInto::try_into).transpose()?,
@@ -231,6 +238,7 @@ impl TryFrom<pb::Set> for Settings {
                 false => parsed("ip", &[s.ip])?.pop(),
             },
             congestion: parsed("congestion", s.congestion.as_slice())?.pop(),
+            reach: s.reach.map(|r| parsed("reach", &r.at)).transpose()?,
         })
     }
 }
@@ -246,6 +254,7 @@ impl From<Allocate> for pb::Allocate {
             uid: a.user.uid,
             ipcp: a.user.ipcp,
             timeout_ms: a.timeout_ms,
+            at: texts(a.at),
         }
     }
 }
@@ -264,6 +273,7 @@ impl TryFrom<pb::Allocate> for Allocate {
                 ipcp: a.ipcp,
             },
             timeout_ms: a.timeout_ms,
+            at: parsed("at", &a.at)?,
         })
     }
 }

@@ -4,8 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
-use crate::id::Name;
-use crate::ipcp::{Congestion, Dns, Host, Offload, OffloadKind, OffloadMode, ShimUdp};
+use crate::id::{Label, Name};
+use crate::ipcp::{Congestion, Dns, Host, Offload, OffloadKind, OffloadMode, Reach, ShimUdp};
 
 impl FromStr for Host {
     type Err = String;
@@ -26,6 +26,24 @@ impl FromStr for Host {
 impl fmt::Display for Host {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.name, self.at)
+    }
+}
+
+impl FromStr for Reach {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is no place in a layer; use LAYER=ADDR or LAYER=ADDR:PORT");
+        let (over, at) = text.split_once('=').ok_or_else(bad)?;
+        Ok(Self {
+            over: Label::new(over).map_err(|e| e.to_string())?,
+            at: socket_addr(at, ShimUdp::PORT).ok_or_else(bad)?,
+        })
+    }
+}
+
+impl fmt::Display for Reach {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.over, self.at)
     }
 }
 

@@ -71,6 +71,7 @@ impl Host {
                 layer,
                 over: vec![],
                 prefixes: vec![],
+                pools: Some(Vec::new()),
                 cert_life: None,
                 passphrase: None,
                 shim_udp: Some(shim_udp),
@@ -93,6 +94,7 @@ impl Host {
             peer: None,
             user,
             timeout_ms,
+            at: Vec::new(),
         };
         self.control(id, Command::Allocate(allocate));
     }

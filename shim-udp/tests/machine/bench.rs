@@ -116,6 +116,7 @@ impl Wire {
             layer: Label::new("w1").unwrap(),
             over: vec![],
             prefixes: vec![],
+            pools: Some(Vec::new()),
             cert_life: None,
             passphrase: None,
             shim_udp: Some(shim_udp),
@@ -139,6 +140,7 @@ impl Wire {
             peer: None,
             user,
             timeout_ms,
+            at: Vec::new(),
         };
         self.control(host, id, Command::Allocate(allocate));
     }

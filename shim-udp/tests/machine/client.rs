@@ -335,6 +335,7 @@ fn what_udp_cannot_keep_is_refused() {
         peer,
         user: program(),
         timeout_ms: 1000,
+        at: Vec::new(),
     };
     wire.control(0, 20, Command::Allocate(ask(QosSpec::DATA, None)));
     assert_eq!(error(&wire, 20).code, Code::QosNotGranted);
@@ -358,6 +359,7 @@ fn who_asks_for_order_is_told_that_there_is_none() {
         peer: None,
         user,
         timeout_ms: 1000,
+        at: Vec::new(),
     };
     wire.control(0, 10, Command::Allocate(allocate));
     let Some(Ok(Answer::Allocated(allocated))) = wire.hosts[0].answer(10) else {

@@ -194,7 +194,7 @@ proptest! {
             let command = match act {
                 0 => Some(proto::ipcp::Command::Allocate(proto::ipcp::Allocate {
                     flow: proto::FlowId(n), name: name("srv"), source: None, qos: proto::QosSpec::RAW,
-                    peer: None, user: crate::bench::program(), timeout_ms: 2000,
+                    peer: None, user: crate::bench::program(), timeout_ms: 2000, at: Vec::new(),
                 })),
                 1 => Some(proto::ipcp::Command::Respond(proto::ipcp::Respond {
                     request: n % 8, verdict: Ok((proto::FlowId(n), crate::bench::program())),

@@ -155,6 +155,7 @@ impl Shim {
             layer,
             over: vec![],
             prefixes: vec![],
+            pools: Some(Vec::new()),
             cert_life: None,
             passphrase: None,
             shim_udp: Some(shim_udp),
@@ -178,6 +179,7 @@ impl Shim {
             peer: None,
             user,
             timeout_ms: 5000,
+            at: Vec::new(),
         };
         self.flow(Command::Allocate(allocate)).await
     }
