@@ -1,5 +1,6 @@
 //! Allocation of flows: candidates at once, the first good answer wins, the losers are cleaned up. Every wait has a deadline.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,6 +40,8 @@ pub(crate) struct Want {
     pub(crate) uid: u32,
     /// What the caller is.
     pub(crate) who: Who,
+    /// Where the name's host may be, below; an IPC process alone may say.
+    pub(crate) at: Vec<SocketAddr>,
 }
 
 /// Allocates a flow. When the caller drops this, what is under way is given up.
@@ -205,6 +208,7 @@ async fn remote(daemon: &Arc<Daemon>, want: &Want, ipcp: &Arc<Ipcp>) -> Result<F
             ipcp: matches!(want.who, Who::Ipcp(_)),
         },
         timeout_ms: left_ms(want.deadline),
+        at: want.at.clone(),
     });
     match ipcp.call(ask, left(want.deadline)).await {
         Ok(Answer::Allocated(a)) => {

@@ -95,6 +95,8 @@ struct IpcpTable {
     #[serde(default)]
     prefixes: Vec<String>,
     #[serde(default)]
+    pools: Vec<String>,
+    #[serde(default)]
     cert_life_s: u64,
     invite: Option<String>,
     dst: Option<String>,
@@ -261,6 +263,8 @@ fn ipcp_items(t: IpcpTable, items: &mut Vec<Item>) -> Result<(), Reason> {
             let message = pb::Bootstrap {
                 layer,
                 over: t.over,
+                default_pools: kind == Kind::Unicast && t.prefixes.is_empty() && t.pools.is_empty(),
+                pools: t.pools,
                 prefixes: t.prefixes,
                 cert_life_s: t.cert_life_s,
                 passphrase: None,

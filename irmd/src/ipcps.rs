@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use proto::ipcp::{Answer, Command, CommandId, State};
+use proto::ipcp::{Answer, Command, CommandId, Reach, State};
 use proto::irm::{IpcpCommand, IpcpStatus};
 use proto::{Code, Label, Name, Reason};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -75,6 +75,8 @@ pub(crate) struct Inner {
     pub(crate) warnings: BTreeMap<String, String>,
     /// Its address in its layer; 0: none.
     pub(crate) address: u64,
+    /// Where it was told that it is below.
+    pub(crate) reach: Option<Vec<Reach>>,
     tx: Option<mpsc::Sender<Result<IpcpCommand, Status>>>,
 }
 
@@ -138,6 +140,7 @@ impl Ipcp {
         let attachment = self.next.fetch_add(1, Ordering::Relaxed);
         let mut inner = self.inner();
         (inner.tx, inner.data_socket, inner.registered) = (Some(tx), data_socket, names);
+        inner.reach = None;
         attachment
     }
 

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::daemon::{Daemon, Ending};
 use crate::ipcps::Ipcp;
 use crate::running::Instance;
-use crate::{autostart, config, process, server, spec, supervise, vpns};
+use crate::{autostart, config, process, reach, server, spec, supervise, vpns};
 
 /// Runs the daemon until it is told to end.
 pub(crate) async fn live(
@@ -143,10 +143,10 @@ async fn tend(daemon: Arc<Daemon>) {
             daemon.tally.add("expired.flow");
         }
         let all = daemon.ipcps();
-        for (ipcp, refused) in join_all(
-            all.iter()
-                .map(|i| async { (i.clone(), daemon.reconcile_names(i).await) }),
-        )
+        for (ipcp, refused) in join_all(all.iter().map(|i| async {
+            reach::tell(&daemon, i).await;
+            (i.clone(), daemon.reconcile_names(i).await)
+        }))
         .await
         {
             let text = refused

@@ -29,6 +29,7 @@ mod metrics;
 mod policy;
 mod process;
 mod programs;
+mod reach;
 mod registry;
 mod running;
 mod server;

@@ -1,6 +1,7 @@
 //! The service of programs: sessions with their listeners, and allocation.
 
 use std::collections::BTreeSet;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Instant;
@@ -84,6 +85,7 @@ fn parse(
         (false, _) => Some(attested(daemon, uid, &who, session, Name::new(r.source)?)?),
     };
     Ok(Want {
+        at: places(&who, &r.at)?,
         name: Name::new(r.name)?,
         qos: QosSpec::try_from(qos)?,
         layer: label(r.layer)?,
@@ -93,6 +95,21 @@ fn parse(
         uid,
         who,
     })
+}
+
+/// Where a caller says that the name's host may be. Only IPC processes know of such.
+fn places(who: &Who, at: &[String]) -> Result<Vec<SocketAddr>, Reason> {
+    if !at.is_empty() && !matches!(who, Who::Ipcp(_)) {
+        let text = "only an IPC process may say where a name's host is; leave the field at out";
+        return Err(Reason::new(Code::Denied, text));
+    }
+    let place = |text: &String| {
+        text.parse().map_err(|_| {
+            let text = format!("malformed message: the field at: {text:?} is no ADDR:PORT");
+            Reason::new(Code::Usage, text)
+        })
+    };
+    at.iter().map(place).collect()
 }
 
 /// A source name is given on only if the caller may listen to it, or somebody of the same user does.

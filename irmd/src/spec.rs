@@ -120,6 +120,7 @@ impl Spec {
             rate_mbit: self.rate_mbit,
             ip: None,
             congestion: self.congestion,
+            reach: None,
         };
         (settings != Settings::default()).then_some(settings)
     }
@@ -180,6 +181,11 @@ enum SavedRole {
     None,
     First {
         prefixes: Vec<String>,
+        /// Missing before there were any.
+        #[serde(default)]
+        pools: Vec<String>,
+        #[serde(default)]
+        default_pools: bool,
         #[serde(default)]
         cert_life_s: u64,
         shim_udp: Option<SavedShim>,
@@ -242,6 +248,8 @@ impl SavedSpec {
                         });
                 SavedRole::First {
                     prefixes: message.prefixes,
+                    pools: message.pools,
+                    default_pools: message.default_pools,
                     cert_life_s: message.cert_life_s,
                     shim_udp,
                 }
@@ -268,12 +276,15 @@ impl SavedSpec {
             rate_mbit: self.rate_mbit,
             ip: String::new(),
             congestion: self.congestion,
+            reach: None,
         })?;
         let role = match self.role {
             SavedRole::None => Role::None,
             SavedRole::Member => Role::Member,
             SavedRole::First {
                 prefixes,
+                pools,
+                default_pools,
                 cert_life_s,
                 shim_udp,
             } => {
@@ -290,6 +301,8 @@ impl SavedSpec {
                     layer,
                     over: Vec::new(),
                     prefixes,
+                    pools,
+                    default_pools,
                     cert_life_s,
                     passphrase: None,
                     shim_udp,
@@ -355,6 +368,7 @@ mod tests {
             rate_mbit: 250,
             ip: Some([10, 0, 0, 7].into()),
             congestion: Some(Congestion::Bbr),
+            reach: None,
         });
         let command = spec.command(Vec::new());
         assert!(matches!(

@@ -103,6 +103,7 @@ impl Pair {
             layer: label("ovl"),
             over: over.clone(),
             prefixes: Vec::new(),
+            pools: Some(Vec::new()),
             cert_life: None,
             passphrase: None,
             shim_udp: None,
@@ -160,6 +161,7 @@ impl Pair {
             peer: None,
             user: USER,
             timeout_ms: 5_000,
+            at: Vec::new(),
         };
         self.input(0, Input::Control(self.last, Command::Allocate(ask)));
     }

@@ -1,5 +1,7 @@
 //! What a machine over flows asks of its lower network and hears from it (`Ipcp::Ask`, `Ipcp::Tell` of the unicast layer).
 
+use std::net::SocketAddr;
+
 use proto::{FlowId, Framing, Label, Name, Reason};
 
 /// What a machine asks besides sending packets.
@@ -13,6 +15,8 @@ pub enum FlowAsk {
         dst: Name,
         /// The lower layer.
         over: Label,
+        /// Where its host may be, for a lower layer that doesn't know.
+        at: Vec<SocketAddr>,
     },
     /// End this flow; no [`FlowTell::Down`] follows.
     Hangup(FlowId),

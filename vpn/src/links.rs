@@ -63,6 +63,7 @@ impl Links {
             peer: Some(peer.clone()),
             source: proto::Name::new(name(&self.me)).ok(),
             timeout: DIAL,
+            ..AllocOptions::default()
         };
         let (irm, teller, to) = (self.irm.clone(), self.teller.clone(), name(peer));
         self.tasks.spawn(async move {

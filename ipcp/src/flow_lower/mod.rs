@@ -320,7 +320,12 @@ impl<M: Ipcp<Lower = FlowId, Ask = FlowAsk, Tell = FlowTell>> Lower<M> for FlowL
 
     fn ask(&mut self, _io: &mut Io, ask: FlowAsk) {
         match ask {
-            FlowAsk::Dial { dial, dst, over } => self.session.dial(dial, dst, over),
+            FlowAsk::Dial {
+                dial,
+                dst,
+                over,
+                at,
+            } => self.session.dial(dial, dst, over, at),
             FlowAsk::Hangup(flow) => self.remove(
                 flow,
                 Some(Reason::new(Code::Closed, "the other member hung up")),

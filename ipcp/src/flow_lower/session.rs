@@ -1,5 +1,6 @@
 //! Where lower flows come from: dialled over libflow, or accepted under the process' own name.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +51,7 @@ impl Session {
     }
 
     /// Begins to dial; the event comes in any case.
-    pub(super) fn dial(&self, dial: u64, dst: Name, over: Label) {
+    pub(super) fn dial(&self, dial: u64, dst: Name, over: Label, at: Vec<SocketAddr>) {
         let Some((irm, events)) = self.started.clone() else {
             return;
         };
@@ -59,6 +60,7 @@ impl Session {
             layer: Some(over),
             source: Some(self.name.to_name()),
             timeout: DIAL,
+            at,
             ..AllocOptions::default()
         };
         tokio::spawn(async move {

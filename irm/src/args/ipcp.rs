@@ -89,6 +89,10 @@ pub(crate) struct Bootstrap {
     /// unicast: a prefix that this first member may send from
     #[arg(long = "prefix", value_name = "CIDR", value_parser = super::prefix)]
     pub(crate) prefixes: Vec<IpNet>,
+    /// unicast: a network out of which each member that is let in without --prefix, this first one too, gets the next free address;
+    /// several, of both families, may be given [default, without --prefix: a 10.X.Y.0/18 and an fdXX::/64 of the layer's own]
+    #[arg(long = "pool", value_name = "CIDR", value_parser = super::prefix)]
+    pub(crate) pools: Vec<IpNet>,
     /// unicast: how long the certificates of members live; they renew themselves [default: 90d]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     pub(crate) cert_life: Option<Duration>,

@@ -86,6 +86,7 @@ async fn set(c: &Context, args: Set) -> Result<(), Reason> {
         rate_mbit: args.rate.unwrap_or(0),
         ip: args.ip.map(|ip| ip.to_string()).unwrap_or_default(),
         congestion: args.congestion.map(|c| c.to_string()),
+        reach: None,
     };
     let request = pb::SetIpcpRequest {
         name: args.name.to_string(),
@@ -135,6 +136,7 @@ fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason
     let shim = args.shim;
     let shim_only = shim.ip.is_some();
     let unicast_only = !args.prefixes.is_empty()
+        || !args.pools.is_empty()
         || !args.over.is_empty()
         || args.cert_life.is_some()
         || args.passphrase_file.is_some();
@@ -146,7 +148,7 @@ fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason
         }
         Some(Kind::ShimUdp) if unicast_only => {
             return Err(usage(
-                "--prefix, --cert-life, --passphrase-file and --over are for unicast, not for shim-udp",
+                "--prefix, --pool, --cert-life, --passphrase-file and --over are for unicast, not for shim-udp",
             ));
         }
         Some(Kind::Unicast) if shim_only => {
@@ -158,7 +160,7 @@ fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason
     }
     if shim_only && unicast_only {
         return Err(usage(
-            "--ip is for shim-udp, --prefix, --cert-life, --passphrase-file and --over are for unicast; give one or the other",
+            "--ip is for shim-udp, --prefix, --pool, --cert-life, --passphrase-file and --over are for unicast; give one or the other",
         ));
     }
     let passphrase = args
@@ -181,6 +183,8 @@ fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason
         layer: args.layer.to_string(),
         over: texts(&args.over),
         prefixes: texts(&args.prefixes),
+        default_pools: !shim_only && args.prefixes.is_empty() && args.pools.is_empty(),
+        pools: texts(&args.pools),
         cert_life_s: args.cert_life.map_or(0, |life| life.as_secs()),
         passphrase,
         shim_udp,

@@ -149,6 +149,13 @@ async fn bootstrap_created(
 ) -> Result<(), Reason> {
     // Told once, and kept nowhere.
     let passphrase = config.passphrase.take();
+    if let Role::First(before) = &ipcp.inner().spec.role
+        && config.pools.is_none()
+        && before.prefixes.is_empty()
+    {
+        // A layer that was made before there were pools has none.
+        config.pools.clone_from(&before.pools);
+    }
     let layer = config.layer.clone();
     match (ipcp.kind, config.shim_udp.is_some()) {
         (Kind::ShimUdp, false) => {

@@ -8,14 +8,14 @@ use proto::{Code, Label, Reason};
 
 use crate::daemon::{COMMAND, Daemon};
 use crate::ipcps::Ipcp;
-use crate::spec::{Kind, Role};
+use crate::reach;
+use crate::spec::Kind;
 use crate::status;
 
 /// Makes an invitation, with the addresses at which this host's shims let joiners in.
 pub(crate) async fn invite(daemon: &Arc<Daemon>, request: InviteRequest) -> Result<String, Reason> {
     let layer = Label::new(request.layer)?;
     let ipcp = unicast_in(daemon, &layer)?;
-    let over = daemon.over(&ipcp);
     let message = proto::irm::Invite {
         member: request.member,
         prefixes: request.prefixes,
@@ -29,20 +29,13 @@ pub(crate) async fn invite(daemon: &Arc<Daemon>, request: InviteRequest) -> Resu
         groups: request.groups,
     };
     let mut invite = Invite::try_from(message)?;
-    for shim in daemon
-        .ipcps()
-        .into_iter()
-        .filter(|i| i.layer().is_some_and(|l| over.contains(&l)))
-    {
-        if let Role::First(b) = &shim.inner().spec.role
-            && let Some(udp) = &b.shim_udp
-        {
-            invite.hints.push(Host {
-                name: ipcp.name.to_name(),
-                at: (udp.ip, udp.port).into(),
-            });
-        }
-    }
+    let name = ipcp.name.to_name();
+    let places = reach::of(daemon, &ipcp).into_iter();
+    let hint = |place: proto::ipcp::Reach| Host {
+        name: name.clone(),
+        at: place.at,
+    };
+    invite.hints.extend(places.map(hint));
     let Answer::Invitation(url) = ipcp.call(Command::Invite(invite), COMMAND).await? else {
         let text = format!("IPC process {} made no invitation; report this", ipcp.name);
         return Err(Reason::new(Code::PeerMisbehaved, text));

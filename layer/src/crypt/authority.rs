@@ -5,6 +5,7 @@
 mod ledger;
 #[cfg(test)]
 mod overstep;
+mod pool;
 mod renew;
 mod rollover;
 mod sealed;
@@ -26,6 +27,7 @@ use super::issue::{MEMBER_LIFE, Request, Root};
 use super::key::Key;
 use super::{Identity, MemberCert, Roots, address, prefix, random, sha256};
 use crate::UnixTime;
+use pool::Pools;
 use sealed::Seal;
 
 pub use sealed::{Kept, Sealed};
@@ -48,6 +50,8 @@ pub struct Authority {
     members: BTreeMap<Label, Issued>,
     invitations: BTreeMap<[u8; 16], Open>,
     audit: VecDeque<Audit>,
+    /// Where addresses come from for those that are let in without a prefix.
+    pools: Pools,
 }
 
 /// One use of an invitation.
@@ -110,18 +114,21 @@ impl Authority {
         prefixes: &[IpNet],
         now: UnixTime,
     ) -> Result<(Self, Identity), Reason> {
-        Self::create_for(layer, first, prefixes, None, now)
+        Self::create_for(layer, first, prefixes, Some(&[]), None, now)
     }
 
-    /// The same; certificates of members live for `cert_life`, by default 90 days.
+    /// The same; without prefixes each member gets an address out of each of the `pools`, by default two that follow from the
+    /// root's key; certificates of members live for `cert_life`, by default 90 days.
     pub fn create_for(
         layer: &Label,
         first: &Label,
         prefixes: &[IpNet],
+        pools: Option<&[IpNet]>,
         cert_life: Option<Duration>,
         now: UnixTime,
     ) -> Result<(Self, Identity), Reason> {
         let root = Root::create(layer, now)?;
+        let pools = Pools::new(pools, &root.key_hash())?;
         let mut authority = Self {
             layer: layer.clone(),
             root,
@@ -133,8 +140,12 @@ impl Authority {
             members: BTreeMap::new(),
             invitations: BTreeMap::new(),
             audit: VecDeque::new(),
+            pools,
         };
-        let prefixes = authority.checked_prefixes(prefixes, now)?;
+        let prefixes = match prefixes.is_empty() {
+            true => authority.addresses(now)?,
+            false => authority.checked_prefixes(prefixes, now)?,
+        };
         let key = Key::generate()?;
         let grant = Grant {
             prefixes,
@@ -192,6 +203,7 @@ impl Authority {
             members: BTreeMap::new(),
             invitations: BTreeMap::new(),
             audit: VecDeque::new(),
+            pools: Pools::default(),
         })
     }
 
@@ -227,6 +239,7 @@ impl Authority {
         self.members = before.members;
         self.invitations = before.invitations;
         self.audit = before.audit;
+        self.pools.held = before.pools.held;
     }
 
     /// Notes what a member of the layer was granted by others that issue, so that it isn't given again here.
@@ -277,13 +290,15 @@ impl Authority {
         self.root.sign(message)
     }
 
-    /// Takes a member out of the ledger, so that its name, its address and its prefixes can be given again, and closes the
+    /// Takes a member out of the ledger, so that its name, its address and its prefixes can be given again (those by a pool when its
+    /// certificate has ended), and closes the
     /// invitations that grant its name. Gives the key that it was certified with, if that was done here.
     pub fn release(&mut self, member: &Label) -> Option<[u8; 32]> {
         self.invitations
             .retain(|_, open| open.member.as_ref() != Some(member));
         let issued = self.members.remove(member)?;
         let cert = MemberCert::parse(&issued.certificate).ok()?;
+        self.hold_back(issued.grant.prefixes, cert.not_after());
         Some(*cert.public_key())
     }
 
@@ -368,6 +383,10 @@ impl Authority {
         }
         if let Some(member) = &invite.member {
             self.check_name(member, None, now)?;
+        }
+        if invite.prefixes.is_empty() {
+            // Given when the invitation is used; that there is one can be said now.
+            self.addresses(now)?;
         }
         let grant = Grant {
             prefixes: self.checked_prefixes(&invite.prefixes, now)?,
@@ -529,7 +548,11 @@ impl Authority {
             return Err(Reason::new(Code::Conflict, text));
         }
         self.check_name(&csr.member, Some(id), now)?;
-        Ok(open.grant.clone())
+        let mut grant = open.grant.clone();
+        if grant.prefixes.is_empty() {
+            grant.prefixes = prefix::canonical(&self.addresses(now)?);
+        }
+        Ok(grant)
     }
 
     fn reply(&self, certificate: Vec<u8>) -> wire::EnrolReply {
@@ -546,6 +569,7 @@ impl Authority {
     fn forget_old(&mut self, now: UnixTime) {
         self.invitations
             .retain(|_, open| now.secs() < open.expires + FORGET);
+        self.give_back(now);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use ipnet::IpNet;
 use prost::Message;
 use proto::{Label, wire};
 
@@ -27,6 +28,8 @@ pub struct Trust {
     pub crosses: Vec<Vec<u8>>,
     /// The second of Unix time at which the change of the root ends by itself; `None`: when somebody says so.
     pub until: Option<u64>,
+    /// The parts of the layer's pools that members that issue give addresses from, of some that do no longer too.
+    pub parts: Vec<(Label, Vec<IpNet>)>,
 }
 
 impl Trust {
@@ -39,6 +42,7 @@ impl Trust {
             || trust.roots.len() > MAX_ROOTS
             || trust.issuers.len() > MAX_ISSUERS
             || trust.crosses.len() > MAX_ROOTS
+            || trust.parts.len() > MAX_PARTS
         {
             return None;
         }
@@ -57,6 +61,7 @@ impl Trust {
             },
             crosses: trust.crosses,
             until: (trust.until > 0).then_some(trust.until),
+            parts: trust.parts.iter().map(part).collect::<Option<_>>()?,
         })
     }
 
@@ -65,6 +70,10 @@ impl Trust {
         let retired = self.retired.iter().map(|(key, until)| wire::Retired {
             key: key.to_vec(),
             until: *until,
+        });
+        let parts = self.parts.iter().map(|(member, prefixes)| wire::PoolPart {
+            member: member.to_string(),
+            prefixes: prefixes.iter().map(IpNet::to_string).collect(),
         });
         wire::Trust {
             roots: self.roots.clone(),
@@ -79,6 +88,7 @@ impl Trust {
             holder_key: self.holder_key.map_or_else(Vec::new, Into::into),
             crosses: self.crosses.clone(),
             until: self.until.unwrap_or_default(),
+            parts: parts.collect(),
         }
         .encode_to_vec()
     }
@@ -98,10 +108,22 @@ impl Trust {
     }
 }
 
+fn part(part: &wire::PoolPart) -> Option<(Label, Vec<IpNet>)> {
+    if part.prefixes.len() > MAX_PREFIXES {
+        return None;
+    }
+    let prefixes = part.prefixes.iter().map(|p| p.parse().ok());
+    let member = Label::new(part.member.as_str()).ok()?;
+    Some((member, prefixes.collect::<Option<_>>()?))
+}
+
 /// The one that is, and the one that is to be.
 const MAX_ROOTS: usize = 2;
 /// Members that may issue at once.
 pub const MAX_ISSUERS: usize = 16;
+/// Members that have issued, and prefixes of one.
+const MAX_PARTS: usize = 64;
+const MAX_PREFIXES: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -118,6 +140,10 @@ mod tests {
             holder_key: Some([9; 32]),
             crosses: vec![vec![6], vec![7]],
             until: Some(8),
+            parts: vec![(
+                Label::new("b").unwrap(),
+                vec!["10.7.0.248/29".parse().unwrap()],
+            )],
         };
         assert_eq!(Trust::read(&trust.write()), Some(trust.clone()));
         let with = |change: &dyn Fn(&mut Trust)| {
@@ -129,6 +155,8 @@ mod tests {
         assert_eq!(with(&|t| t.roots = vec![vec![1]; 3]), None);
         assert_eq!(with(&|t| t.issuers = vec![vec![1]; 17]), None);
         assert_eq!(with(&|t| t.crosses = vec![vec![1]; 3]), None);
+        assert_eq!(with(&|t| t.parts = vec![t.parts[0].clone(); 65]), None);
+        assert_eq!(with(&|t| t.parts[0].1 = vec![t.parts[0].1[0]; 9]), None);
         assert!(with(&|t| t.retired.clear()).is_some());
     }
 }

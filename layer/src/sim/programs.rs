@@ -54,6 +54,7 @@ impl World {
             peer: None,
             user: user(),
             timeout_ms,
+            at: Vec::new(),
         };
         self.story
             .tell(self.elapsed, from, to, format!("flow {tag} ({qos})"));

@@ -308,9 +308,9 @@ impl World {
                 self.hosts[host].flows.remove(&flow);
             }
             Output::Lower(lower, batch) => self.carry(host, lower, &batch),
-            Output::Ask(FlowAsk::Dial { dial, dst, over }) => {
-                self.dial(host, dial, dst.as_str(), over)
-            }
+            Output::Ask(FlowAsk::Dial {
+                dial, dst, over, ..
+            }) => self.dial(host, dial, dst.as_str(), over),
             Output::Ask(FlowAsk::Hangup(lower)) => self.hangup((host, lower)),
             Output::Save(file, bytes) if bytes.is_empty() => {
                 drop(self.hosts[host].files.remove(file))

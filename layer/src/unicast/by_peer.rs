@@ -48,6 +48,11 @@ impl ByPeer {
         with.into_iter().flat_map(|with| with.values().copied())
     }
 
+    /// The members that any are with.
+    pub(super) fn members(&self) -> impl Iterator<Item = Addr> {
+        self.peers.keys().copied()
+    }
+
     /// How many there are with one member.
     pub(super) fn count(&self, peer: Addr) -> usize {
         self.peers.get(&peer).map_or(0, BTreeMap::len)

@@ -39,18 +39,18 @@ struct Target {
 
 impl Dialling {
     /// Sets who is wanted from now on. What was wanted before keeps its state.
-    pub(super) fn want(&mut self, now: Instant, members: &[Label], over: &[Label]) {
+    pub(super) fn want(&mut self, now: Instant, keys: impl Iterator<Item = (Label, Label)>) {
         let mut before = std::mem::take(&mut self.targets);
-        for member in members {
-            for layer in over {
-                let key = (member.clone(), layer.clone());
-                let target = before.remove(&key).unwrap_or(Target {
-                    at: Some(now),
-                    backoff: FIRST_BACKOFF,
-                    last: None,
-                });
-                self.targets.insert(key, target);
+        for key in keys {
+            if self.targets.contains_key(&key) {
+                continue;
             }
+            let target = before.remove(&key).unwrap_or(Target {
+                at: Some(now),
+                backoff: FIRST_BACKOFF,
+                last: None,
+            });
+            self.targets.insert(key, target);
         }
     }
 
@@ -227,7 +227,10 @@ impl Unicast {
             members.extend(me.kept.iter().cloned());
             over.extend(me.over.iter().cloned());
         }
-        self.dialling.want(now.mono, &members, &over);
+        let each = |member: Label| over.iter().map(move |over| (member.clone(), over.clone()));
+        let keys = members.into_iter().flat_map(each);
+        let keys = keys.chain(self.shortcuts.wanted());
+        self.dialling.want(now.mono, keys);
     }
 }
 
@@ -275,6 +278,7 @@ impl Unicast {
                 dial,
                 dst: key.0.to_name(),
                 over: key.1.clone(),
+                at: self.shortcuts.places(&key.0, &key.1),
             }));
             self.dialling.under_way.insert(dial, key);
         }

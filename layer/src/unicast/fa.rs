@@ -467,8 +467,9 @@ impl Unicast {
         self.out
             .push_back(Output::UpperOpen(flow.id, user, allocated.clone()));
         self.done(command, Ok(Answer::Allocated(allocated)));
-        let endpoint = flow.local;
+        let (endpoint, member, asked) = (flow.local, flow.peer, !flow.incoming);
         self.flows.insert(flow);
+        self.shortcut_for(now, member, asked);
         // Its time-out runs from now on, whether anybody writes or not.
         self.flows.make_ready(endpoint);
     }

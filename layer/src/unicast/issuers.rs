@@ -34,6 +34,12 @@ impl Unicast {
             return Err(Reason::new(Code::Busy, text));
         }
         trust.issuers.push(made);
+        if !trust.parts.iter().any(|(of, _)| of == member) {
+            let part = authority.part(&trust.parts, now.wall);
+            if !part.is_empty() {
+                trust.parts.push((member.clone(), part));
+            }
+        }
         self.publish_decree(now, Kind::TRUST, trust.write())
             .map(drop)
     }
@@ -173,10 +179,13 @@ impl Unicast {
         }
     }
 
-    /// Brings what is known of other members into the ledger, so that nothing is given twice.
+    /// Brings what is known of other members into the ledger, and what others issue from, so that nothing is given twice.
     pub(super) fn note_members(&mut self) {
         let Some(me) = &mut self.me else { return };
+        let parts = me.trust().parts;
+        let own = me.label().clone();
         if let Some(authority) = &mut me.authority {
+            authority.share_pools(&own, &parts);
             let others = me.routing.lsdb.members();
             others.for_each(|cert| authority.note(cert));
         }

@@ -38,6 +38,8 @@ const MAX_PEERS: usize = 4096;
 const MAX_STRANGERS: usize = 256;
 /// Neighbours that are dialled until they are there.
 const MAX_NEIGHBOURS: usize = 256;
+/// Links of its own to members that this one has flows with.
+const MAX_SHORTCUTS: usize = 16;
 /// Requests to issuers at once that wait for an answer: of joiners, and of each neighbour.
 const MAX_RELAYS: usize = 64;
 /// Flows under FRCT at once, each of which keeps what waits in it, and those with one member: 4 GiB and 1 GiB if nobody reads.
@@ -66,6 +68,7 @@ pub(super) struct Bounds {
     pub(super) neighbours: usize,
     pub(super) relays: usize,
     pub(super) strangers: usize,
+    pub(super) shortcuts: usize,
 }
 
 impl Default for Bounds {
@@ -85,6 +88,7 @@ impl Default for Bounds {
             neighbours: MAX_NEIGHBOURS,
             relays: MAX_RELAYS,
             strangers: MAX_STRANGERS,
+            shortcuts: MAX_SHORTCUTS,
         }
     }
 }
@@ -160,6 +164,10 @@ pub(super) const WATCHED: &[(&str, &str)] = &[
     ),
     ("limit.names", "no more names can be registered here"),
     ("limit.neighbours", "no more neighbours are kept"),
+    (
+        "limit.shortcuts",
+        "no more links are made to members with whom flows go through others",
+    ),
     ("limit.look_ups", "too many names are looked up at once"),
     (
         "limit.relays",

@@ -335,6 +335,11 @@ impl Link {
         self.carried.is_some_and(lately)
     }
 
+    /// When packets of flows came or went on it last.
+    pub(super) fn last_carried(&self) -> Instant {
+        self.life.last_carried()
+    }
+
     /// Whether this host could not send on it when it last tried.
     pub(super) fn is_mute(&self) -> bool {
         self.mute

@@ -59,6 +59,7 @@ impl Unicast {
                     self.stats.count("dial.failed");
                     let jitter = self.rng.next_u32();
                     self.dialling.again(now.mono, &key, jitter, reason);
+                    self.shortcut_missed(now, &key);
                 }
             }
         }
@@ -152,6 +153,7 @@ impl Unicast {
             &member,
             false,
         );
+        self.shortcut_up(peer);
         for command in self.dialling.reached(&member, &over) {
             self.done(command, Ok(Answer::Ok));
         }
@@ -208,7 +210,11 @@ impl Unicast {
             Phase::Retired(..) => {}
             Phase::Leaving(..) => self.links_changed(now),
             Phase::Greeting | Phase::Joining => {
+                let missed = link.dialled.clone().map(|to| (to, link.over.clone()));
                 self.dial_again(now, link.dialled, &link.over, reason);
+                if let Some(key) = missed {
+                    self.shortcut_missed(now, &key);
+                }
             }
             Phase::Up(peer) => {
                 self.dial_again(now, link.dialled, &link.over, reason);
@@ -238,7 +244,8 @@ impl Unicast {
         let member = self.member_name(peer);
         self.dialling.lost(now.mono, &member, over);
         // What was meant to end, or is still reached over another layer, worries nobody.
-        let warning = reason.code != Code::Closed && !self.adjacent.contains_key(&peer);
+        let missed = !self.adjacent.contains_key(&peer) && !self.shortcuts.has(peer);
+        let warning = reason.code != Code::Closed && missed;
         let text = format!("neighbour {member} is down over {over}: {reason}");
         self.notice("neighbour.down", text, &member, warning);
     }
@@ -282,6 +289,9 @@ impl Unicast {
     pub(super) fn link_info(&mut self, now: Now, lower: FlowId, info: &wire::LinkInfo) {
         if info.closing {
             let reason = Reason::new(Code::Closed, "the neighbour has given the link up");
+            if let Some(peer) = self.links.get(&lower).and_then(Link::up) {
+                self.shortcut_closed(now, peer);
+            }
             return self.leave(now, lower, reason);
         }
         if self

@@ -158,6 +158,7 @@ impl Unicast {
                     &ask.layer,
                     &self.name,
                     &ask.prefixes,
+                    ask.pools.as_deref(),
                     ask.cert_life,
                     now.wall,
                 )?;

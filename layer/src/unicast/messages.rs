@@ -214,6 +214,7 @@ impl Unicast {
             Body::FlowReply(reply) => self.flow_reply(now, from, reply),
             Body::FlowDealloc(dealloc) => self.flow_dealloc(now, from, dealloc),
             Body::FlowDeallocAck(ack) => self.flow_dealloc_ack(from, &ack),
+            Body::Reach(reach) => self.reach(now, from, &reach),
             Body::EnrolRelay(_)
             | Body::EnrolRelayReply(_)
             | Body::EnrolRequest(_)

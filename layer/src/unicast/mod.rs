@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `member` | identity, names, files: who this is |
 //! | `dial`, `links`, `link`, `table`, `leaving` | N-1 flows: whom to dial; hellos, which of two stays; one of them; which of them have something to do; planned ends |
+//! | `shortcut` | links to members that this one has flows with |
 //! | `session`, `running`, `gate` | handshakes over a link or routed; which of too many goes; how many are answered and begun |
 //! | `peer`, `peers` | what two members share; with how many members, and who of them is doubted |
 //! | `messages`, `critical` | control messages over the channels of links and of pairs |
@@ -72,6 +73,7 @@ mod routing;
 mod running;
 mod sealing;
 mod session;
+mod shortcut;
 mod stats;
 mod status;
 mod table;
@@ -108,6 +110,7 @@ use member::Member;
 use outbox::Outbox;
 use peer::Peer;
 use relay::Relays;
+use shortcut::Shortcuts;
 use stats::Stats;
 use table::Links;
 
@@ -132,6 +135,7 @@ pub struct Unicast {
     /// The last source and neighbour of such a packet, and the member whose share it used; forgotten likewise.
     share: Option<(Addr, Addr, Addr)>,
     dialling: Dialling,
+    shortcuts: Shortcuts,
     damper: Damper,
     outbox: Outbox,
     hold: Hold,
@@ -190,6 +194,7 @@ impl Unicast {
             way: None,
             share: None,
             dialling: Dialling::default(),
+            shortcuts: Shortcuts::default(),
             damper: Damper::default(),
             outbox: Outbox::default(),
             hold: Hold::default(),
@@ -260,6 +265,9 @@ impl Unicast {
             self.rate_mbit = settings.rate_mbit;
         }
         self.congestion = settings.congestion.unwrap_or(self.congestion);
+        if let Some(reach) = settings.reach {
+            self.set_reach(now, reach);
+        }
         self.set_over(now, settings.over);
         self.done(id, Ok(Answer::Ok));
     }
@@ -296,6 +304,7 @@ impl Unicast {
         self.tick_renewal(now);
         self.tick_routing(now);
         self.tick_flows(now);
+        self.tick_shortcuts(now);
         self.tick_peers(now);
         self.tell_limits(now);
         self.pump = true;
@@ -313,6 +322,7 @@ impl Unicast {
         let rooms = [
             self.links.deadline(),
             self.dialling.deadline(),
+            self.shortcuts.deadline(),
             self.join.as_ref().map(Join::deadline),
             self.relays.deadline(),
             self.flows.deadline(),

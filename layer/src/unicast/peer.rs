@@ -32,6 +32,8 @@ pub(super) struct Peer {
     pub(super) retry_at: Instant,
     /// The flows that it asked for.
     pub(super) requests: Used,
+    /// How often it asked where this member is.
+    pub(super) asked_where: Used,
     pub(super) used: Instant,
 }
 
@@ -78,6 +80,7 @@ impl Peer {
             heard: None,
             retry_at: now,
             requests: Used::default(),
+            asked_where: Used::default(),
             used: now,
         }
     }

@@ -72,6 +72,16 @@ impl Unicast {
             ("authority", held),
             ("alone", alone),
             ("congestion", Some(self.congestion.to_string())),
+            (
+                "reach",
+                Some(join(
+                    self.shortcuts
+                        .own()
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect(),
+                )),
+            ),
         ]
         .into_iter()
         .filter_map(|(k, v)| Some((k.to_owned(), v?)))

@@ -4,6 +4,7 @@ mod direct;
 mod link;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -56,6 +57,8 @@ pub struct AllocOptions {
     pub source: Option<Name>,
     /// How long to wait for the other side to accept.
     pub timeout: Duration,
+    /// For IPC processes alone: where below the name's host may be.
+    pub at: Vec<SocketAddr>,
 }
 
 impl Default for AllocOptions {
@@ -66,6 +69,7 @@ impl Default for AllocOptions {
             peer: None,
             source: None,
             timeout: Duration::from_secs(10),
+            at: Vec::new(),
         }
     }
 }
@@ -206,6 +210,7 @@ impl Irm {
                     .unwrap_or_default(),
                 timeout_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1),
                 session: self.0.state().session.clone(),
+                at: options.at.iter().map(ToString::to_string).collect(),
             };
             let mut programs = self.0.programs.clone();
             let call =

@@ -47,17 +47,13 @@ impl Shim {
         if let Some(reason) = self.cannot_allocate(&a) {
             return self.done(id, Err(reason));
         }
-        let target = self
-            .config
-            .as_ref()
-            .and_then(|c| c.hosts.get(&a.name))
-            .copied();
+        let told = self.places(&a);
         let dns = self
             .config
             .as_ref()
             .and_then(|c| c.given.dns)
             .filter(|_| is_host_name(a.name.as_str()));
-        if target.is_none() && dns.is_none() {
+        if told.is_empty() && dns.is_none() {
             let text = format!(
                 "the shim knows no host for {}; tell it with 'irm ipcp set SHIM --host {}=ADDR', or bootstrap it with --dns for host names",
                 a.name, a.name
@@ -87,11 +83,25 @@ impl Shim {
         self.timers.set(key, dial.deadline);
         self.flows.insert(a.flow, key);
         self.conns.insert(key, Conn::Dialling(dial));
-        match (target, dns) {
-            (Some(at), _) => self.dial(key, vec![at]),
-            (None, Some(dns)) => self.ask(Ask::Resolve(key, a.name, dns)),
-            (None, None) => {}
+        match dns {
+            _ if !told.is_empty() => self.dial(key, told),
+            Some(dns) => self.ask(Ask::Resolve(key, a.name, dns)),
+            None => {}
         }
+    }
+
+    /// Where the name's host is, by the table; else where the caller says that it may be.
+    fn places(&self, a: &Allocate) -> Vec<SocketAddr> {
+        let Some(config) = &self.config else {
+            return Vec::new();
+        };
+        if let Some(at) = config.hosts.get(&a.name) {
+            return vec![*at];
+        }
+        let own = config.given.ip;
+        let alike = |at: &&SocketAddr| at.is_ipv4() == own.is_ipv4() && at.port() != 0;
+        let told = a.at.iter().filter(alike).copied();
+        told.take(MOST_TARGETS).collect()
     }
 
     pub(super) fn resolved(&mut self, _now: Now, key: SocketKey, ips: &[IpAddr]) {

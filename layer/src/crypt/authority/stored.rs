@@ -7,6 +7,7 @@ use std::time::Duration;
 use proto::{Code, Label, Reason};
 use zeroize::Zeroizing;
 
+use super::pool::{Held, Pools};
 use super::{Audit, Authority, Grant, Issued, Open};
 use crate::crypt::address;
 use crate::crypt::file::{Corrupt, Reader, Writer};
@@ -25,6 +26,18 @@ pub(super) struct Ledger {
     cert_life: u64,
     #[prost(bytes = "vec", repeated, tag = "5")]
     above: Vec<Vec<u8>>,
+    #[prost(string, repeated, tag = "6")]
+    pools: Vec<String>,
+    #[prost(message, repeated, tag = "7")]
+    held: Vec<HeldBack>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct HeldBack {
+    #[prost(string, repeated, tag = "1")]
+    prefixes: Vec<String>,
+    #[prost(uint64, tag = "2")]
+    until: u64,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]
@@ -155,6 +168,17 @@ impl Authority {
                 member: Label::new(u.member).ok()?,
             })
         };
+        let held = |h: HeldBack| {
+            let prefixes = grant(&h.prefixes, &[])?.prefixes;
+            let until = h.until;
+            Some(Held { prefixes, until })
+        };
+        let held = ledger.held.into_iter().map(held);
+        let pools = Pools {
+            from: grant(&ledger.pools, &[])?.prefixes,
+            held: held.collect::<Option<_>>()?,
+            ..Pools::default()
+        };
         let members = ledger.members.into_iter().map(member);
         let members = members.collect::<Option<BTreeMap<_, _>>>()?;
         Some(Self {
@@ -172,6 +196,7 @@ impl Authority {
                 .map(invited)
                 .collect::<Option<BTreeMap<_, _>>>()?,
             audit: ledger.audit.into_iter().map(used).collect::<Option<_>>()?,
+            pools,
         })
     }
 
@@ -202,12 +227,22 @@ impl Authority {
             invitation: one.invitation.to_vec(),
             member: one.member.to_string(),
         });
+        let held = self.pools.held.iter().map(|held| HeldBack {
+            prefixes: texts(&held.prefixes),
+            until: held.until,
+        });
         Ledger {
             members: members.collect(),
             invitations: invitations.collect(),
             audit: audit.collect(),
             cert_life: self.cert_life.as_secs(),
             above: self.above.clone(),
+            // An issuer's are said by the root.
+            pools: match self.is_root() {
+                true => texts(&self.pools.from),
+                false => Vec::new(),
+            },
+            held: held.collect(),
         }
     }
 }

@@ -15,6 +15,8 @@ pub(super) struct Life {
     /// When packets came or went last, and since when they have been doing so.
     busy: Instant,
     awake: Instant,
+    /// The same without the fresh keys that are taken for packets.
+    carried: Instant,
     sent: Instant,
     /// The other side wants to hear of us now.
     owed: bool,
@@ -46,6 +48,7 @@ impl Life {
             heard: now,
             busy: now,
             awake: now,
+            carried: now,
             sent: now,
             owed: false,
             sequence: 0,
@@ -68,6 +71,11 @@ impl Life {
         self.heard
     }
 
+    /// When packets came or went last.
+    pub(super) fn last_carried(&self) -> Instant {
+        self.carried
+    }
+
     /// There are keys, or others than before: a hello goes now.
     pub(super) fn begin(&mut self, now: Instant) {
         (self.heard, self.next, self.busy) = (now, now, now);
@@ -77,7 +85,7 @@ impl Life {
     /// Packets of flows come or go. Says whether that wakes the link up.
     pub(super) fn stir(&mut self, now: Instant) -> bool {
         let slept = !self.is_fast(now);
-        self.busy = now;
+        (self.busy, self.carried) = (now, now);
         if slept {
             (self.awake, self.next) = (now, now);
         }

@@ -100,6 +100,7 @@ fn certificates_are_renewed_by_and_for_members_whose_clock_steps_by_an_hour() {
             layer: label("ovl"),
             over: vec![label("net")],
             prefixes: Vec::new(),
+            pools: Some(Vec::new()),
             cert_life: Some(Duration::from_secs(6 * 3600)),
             passphrase: None,
             shim_udp: None,

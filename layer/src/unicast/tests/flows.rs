@@ -35,6 +35,7 @@ pub(super) fn allocate(name: &str, flow: u64, qos: QosSpec) -> Allocate {
             ipcp: false,
         },
         timeout_ms: 5_000,
+        at: Vec::new(),
     }
 }
 

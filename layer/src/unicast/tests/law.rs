@@ -167,6 +167,7 @@ fn what_stands_is_judged_again_when_a_certificate_is_renewed_with_other_groups()
         layer: label("ovl"),
         over: vec![label("net")],
         prefixes: Vec::new(),
+        pools: Some(Vec::new()),
         cert_life: Some(Duration::from_secs(600)),
         passphrase: None,
         shim_udp: None,

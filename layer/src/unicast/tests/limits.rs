@@ -16,6 +16,7 @@ use super::super::limits::{Bounds, WATCHED};
 use super::flows::{allocate, flow, read, register, write};
 use super::queues::*;
 use super::rates::*;
+use super::shortcuts::*;
 use super::*;
 use crate::tokens::Rate;
 use links::*;
@@ -46,6 +47,7 @@ table! {
     a_host_that_looks_for_too_many_names_at_once_is_refused_the_rest_and_finds_what_it_knows: "limit.look_ups";
     names_beyond_what_one_member_may_register_are_refused_and_others_register_theirs: "limit.names";
     neighbours_beyond_those_that_are_kept_are_refused_and_others_keep_theirs: "limit.neighbours";
+    there_are_as_many_links_of_its_own_as_may_be_and_an_idle_one_makes_room: "limit.shortcuts";
     joiners_beyond_those_that_wait_for_an_issuer_are_refused_and_come_in_later: "limit.relays";
     strangers_beyond_those_that_are_heard_make_an_older_one_go_and_members_stay: "link.displaced";
     flows_that_keep_what_waits_are_bounded_for_all_together: "limit.memory";

@@ -19,6 +19,7 @@ mod mischief;
 mod model;
 mod mtus;
 mod names;
+mod pools;
 mod queues;
 mod rates;
 mod rekeys;
@@ -29,11 +30,13 @@ mod revoked;
 mod rollover;
 mod routes;
 mod sealing;
+mod shortcuts;
 mod skewed;
 mod versions;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use proto::ipcp::{Answer, Bootstrap, Command, CommandId, Enroll, Entry, Event, Invite};
@@ -80,6 +83,8 @@ pub(super) struct Net {
     pub(super) waits: BTreeMap<&'static str, Duration>,
     /// Machines whose wall clock is ahead by so many seconds.
     pub(super) ahead: BTreeMap<&'static str, i64>,
+    /// Who has dialled whom, and where.
+    pub(super) dialled: Vec<(&'static str, String, Vec<SocketAddr>)>,
 }
 
 type Tamper = Box<dyn FnMut(&'static str, &'static str, &mut Vec<u8>)>;
@@ -128,6 +133,7 @@ impl Net {
             slow: BTreeMap::new(),
             waits: BTreeMap::new(),
             ahead: BTreeMap::new(),
+            dialled: Vec::new(),
         };
         for name in names {
             net.boot(name, Files::new());
@@ -319,7 +325,13 @@ impl Net {
                 node.closed.insert(flow, reason);
             }
             Output::Lower(lower, batch) => self.carry(name, lower, &batch),
-            Output::Ask(FlowAsk::Dial { dial, dst, over }) => {
+            Output::Ask(FlowAsk::Dial {
+                dial,
+                dst,
+                over,
+                at,
+            }) => {
+                self.dialled.push((name, dst.to_string(), at));
                 self.dial(name, dial, dst.as_str(), over)
             }
             Output::Ask(FlowAsk::Hangup(lower)) => self.hangup(name, lower),
@@ -425,6 +437,7 @@ pub(super) fn bootstrap_under(net: &mut Net, first: &'static str, passphrase: Op
         layer: label("ovl"),
         over: vec![label("net")],
         prefixes: Vec::new(),
+        pools: Some(Vec::new()),
         cert_life: None,
         passphrase,
         shim_udp: None,

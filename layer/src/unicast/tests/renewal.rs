@@ -12,6 +12,7 @@ fn short_lived(net: &mut Net, first: &'static str) {
         layer: label("ovl"),
         over: vec![label("net")],
         prefixes: Vec::new(),
+        pools: Some(Vec::new()),
         cert_life: Some(Duration::from_secs(600)),
         passphrase: None,
         shim_udp: None,

@@ -15,6 +15,7 @@ fn line() -> Net {
         layer: label("ovl"),
         over: vec![label("net")],
         prefixes: Vec::new(),
+        pools: Some(Vec::new()),
         cert_life: Some(Duration::from_secs(600)),
         passphrase: None,
         shim_udp: None,

@@ -20,6 +20,7 @@ fn members_whose_clocks_are_ten_minutes_wrong_join_talk_renew_and_part() {
         layer: label("ovl"),
         over: vec![label("net")],
         prefixes: Vec::new(),
+        pools: Some(Vec::new()),
         cert_life: Some(Duration::from_secs(3600)),
         passphrase: None,
         shim_udp: None,
