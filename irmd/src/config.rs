@@ -263,12 +263,9 @@ fn ipcp_items(t: IpcpTable, items: &mut Vec<Item>) -> Result<(), Reason> {
             let message = pb::Bootstrap {
                 layer,
                 over: t.over,
-                default_pools: kind == Kind::Unicast && t.prefixes.is_empty() && t.pools.is_empty(),
-                pools: t.pools,
-                prefixes: t.prefixes,
                 cert_life_s: t.cert_life_s,
-                passphrase: None,
                 shim_udp,
+                ..addresses(kind, t.prefixes, t.pools)
             };
             Item::Bootstrap(name.clone(), kind, message.try_into()?)
         }
@@ -278,6 +275,17 @@ fn ipcp_items(t: IpcpTable, items: &mut Vec<Item>) -> Result<(), Reason> {
         items.push(Item::Connect(name.clone(), Label::new(member)?));
     }
     Ok(())
+}
+
+/// What the first member has, and where others get theirs.
+fn addresses(kind: Kind, prefixes: Vec<String>, pools: Vec<String>) -> pb::Bootstrap {
+    let none = prefixes.is_empty() && pools.is_empty();
+    pb::Bootstrap {
+        prefixes,
+        pools,
+        default_pools: none && kind == Kind::Unicast,
+        ..pb::Bootstrap::default()
+    }
 }
 
 fn name_item(t: NameTable) -> Result<Item, Reason> {

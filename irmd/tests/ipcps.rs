@@ -255,6 +255,7 @@ async fn names_of_upper_processes_are_registered_below_and_cycles_are_refused() 
         ovl.ok(id).await;
     });
     done.unwrap();
+    assert_eq!(ovl.whereabouts().await, ["net=127.0.0.1:3359"]);
 }
 
 #[tokio::test]

@@ -278,7 +278,8 @@ impl Host {
             .await
             .map_err(Reason::from)?
             .into_inner();
-        let mut ipcp = Ipcp { tx, rx };
+        let reach = Vec::new();
+        let mut ipcp = Ipcp { tx, rx, reach };
         match ipcp.message().await?.command {
             Some(ipcp_command::Command::Welcome(_)) => Ok(ipcp),
             other => panic!("no welcome but {other:?}"),
@@ -370,6 +371,8 @@ impl Session {
 pub(crate) struct Ipcp {
     pub(crate) tx: mpsc::Sender<IpcpEvent>,
     pub(crate) rx: Streaming<IpcpCommand>,
+    /// Where it was told that it is below.
+    pub(crate) reach: Vec<String>,
 }
 
 impl Ipcp {
@@ -380,7 +383,7 @@ impl Ipcp {
             .expect("the attachment ended"))
     }
 
-    /// The next command that is no question for the status.
+    /// The next command that is neither a question for the status nor word of where it is.
     pub(crate) async fn next(&mut self) -> (u64, ipcp_command::Command) {
         loop {
             let message = self.message().await.unwrap();
@@ -392,9 +395,26 @@ impl Ipcp {
                     )
                     .await
                 }
+                ipcp_command::Command::Set(set) if set.reach.is_some() => {
+                    self.reach = set.reach.unwrap_or_default().at;
+                    self.ok(message.id).await;
+                }
                 command => return (message.id, command),
             }
         }
+    }
+
+    /// Where it is told that it is below, which is all that it is told meanwhile.
+    pub(crate) async fn whereabouts(&mut self) -> Vec<String> {
+        while self.reach.is_empty() {
+            let message = self.message().await.unwrap();
+            let Some(ipcp_command::Command::Set(set)) = message.command else {
+                panic!("{message:?}")
+            };
+            self.reach = set.reach.unwrap().at;
+            self.ok(message.id).await;
+        }
+        self.reach.clone()
     }
 
     pub(crate) async fn send(&self, event: ipcp_event::Event) {

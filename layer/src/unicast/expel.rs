@@ -246,7 +246,7 @@ impl Unicast {
         self.adjacent.clear();
         self.me = None;
         self.join = None;
-        for file in ["identity", "neighbours", "decrees"] {
+        for file in ["identity", "neighbours", "decrees", super::shortcut::FILE] {
             self.forget_file(file);
         }
         self.save(NOTE, Zeroizing::new(text.clone().into_bytes()));

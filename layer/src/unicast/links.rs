@@ -248,6 +248,7 @@ impl Unicast {
         let warning = reason.code != Code::Closed && missed;
         let text = format!("neighbour {member} is down over {over}: {reason}");
         self.notice("neighbour.down", text, &member, warning);
+        self.shortcuts_if_alone(now);
     }
 
     /// Asks the lower network to end a flow.

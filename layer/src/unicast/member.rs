@@ -293,6 +293,7 @@ impl Unicast {
         };
         me.hold(kept_authority);
         self.me = Some(me);
+        self.recall_shortcuts();
         self.forgive();
         self.tick_renewal(now);
         self.rewant(now);

@@ -1,6 +1,7 @@
 //! Links to members that this one has flows with: made when packets go through others, given up when none go any more. It must not
 //! dial whom nobody here speaks with, nor say where this member is to anybody but a member that asks.
 
+mod known;
 mod place;
 
 use std::collections::BTreeMap;
@@ -11,9 +12,12 @@ use proto::ipcp::Reach;
 use proto::wire::{self, message::Body};
 use proto::{Addr, Label};
 
+use zeroize::Zeroizing;
+
 use super::Unicast;
 use crate::Now;
 use crate::tokens::{Rate, Used};
+use known::Known;
 
 /// The members to which a link of its own is wanted, and where this one is.
 #[derive(Default)]
@@ -21,6 +25,8 @@ pub(super) struct Shortcuts {
     /// Where this member is below; nothing is known until irmd has said it, and without it nothing is begun.
     own: Vec<Reach>,
     all: BTreeMap<Addr, Shortcut>,
+    /// Where members were reached, to be tried when nobody else is.
+    known: Known,
     /// What had passed in the flows with each member when it was last looked at.
     passed: BTreeMap<Addr, u64>,
     begun: Used,
@@ -107,9 +113,13 @@ impl Unicast {
     pub(super) fn set_reach(&mut self, now: Now, mut own: Vec<Reach>) {
         own.truncate(place::MOST);
         self.shortcuts.own = own;
-        if self.flows.len() > 0 {
-            self.shortcuts.look_soon(now.mono);
-        }
+        self.shortcuts.look_soon(now.mono);
+    }
+
+    /// This process is a member, and may have been one before.
+    pub(super) fn recall_shortcuts(&mut self) {
+        let file = self.file(FILE).map(Known::read);
+        self.shortcuts.known = file.unwrap_or_default();
     }
 
     /// A flow with a member stands that this side has asked for, or another.
@@ -122,8 +132,16 @@ impl Unicast {
 
     /// A member is a neighbour.
     pub(super) fn shortcut_up(&mut self, peer: Addr) {
-        if let Some(shortcut) = self.shortcuts.all.get_mut(&peer) {
-            shortcut.pause = FIRST_PAUSE;
+        let Shortcuts { all, known, .. } = &mut self.shortcuts;
+        let Some(shortcut) = all.get_mut(&peer) else {
+            return;
+        };
+        shortcut.pause = FIRST_PAUSE;
+        if let Step::Wanted(at) = &shortcut.step
+            && known.add(&shortcut.member, at)
+        {
+            let file = Zeroizing::new(known.write());
+            self.save(FILE, file);
         }
     }
 
@@ -174,8 +192,56 @@ impl Unicast {
                 self.seek(now, peer);
             }
         }
-        if self.flows.len() > 0 || !self.shortcuts.all.is_empty() {
+        let alone = self.adjacent.is_empty() && !self.shortcuts.known.is_empty();
+        if alone {
+            self.try_known(now);
+        }
+        if alone || self.flows.len() > 0 || !self.shortcuts.all.is_empty() {
             self.shortcuts.look_soon(now.mono);
+        }
+    }
+
+    /// The last neighbour may be gone.
+    pub(super) fn shortcuts_if_alone(&mut self, now: Now) {
+        if self.adjacent.is_empty() && !self.shortcuts.known.is_empty() {
+            self.shortcuts.look_soon(now.mono);
+        }
+    }
+
+    /// Nobody is reached of those that are kept: dials who was, where it was.
+    fn try_known(&mut self, now: Now) {
+        let Some(me) = &self.me else { return };
+        let mut begun = false;
+        for (member, at) in self.shortcuts.known.iter() {
+            let peer = me.address_of(member);
+            let pause = match self.shortcuts.all.get(&peer) {
+                Some(Shortcut {
+                    step: Step::Failed(until),
+                    pause,
+                    ..
+                }) if *until <= now.mono => *pause,
+                Some(_) => continue,
+                None => FIRST_PAUSE,
+            };
+            let at: Vec<Reach> = at
+                .iter()
+                .filter(|r| me.over.contains(&r.over))
+                .cloned()
+                .collect();
+            if at.is_empty() || !self.shortcuts.begun.take(now.mono, BEGUN) {
+                continue;
+            }
+            let shortcut = Shortcut {
+                member: member.clone(),
+                step: Step::Wanted(at),
+                pause,
+            };
+            self.shortcuts.all.insert(peer, shortcut);
+            begun = true;
+        }
+        if begun {
+            self.rewant(now);
+            self.dial_due(now);
         }
     }
 }
@@ -288,7 +354,9 @@ impl Unicast {
             self.shortcuts.failed(now.mono, peer);
         }
         let me = self.me.as_ref();
-        let known = |peer: &Addr| me.is_some_and(|me| me.routing.member(*peer).is_some());
+        // Who has just begun knows nobody.
+        let alone = self.adjacent.is_empty();
+        let known = |peer: &Addr| alone || me.is_some_and(|me| me.routing.member(*peer).is_some());
         let over =
             |s: &Shortcut| matches!(s.step, Step::Failed(until) if until + s.pause <= now.mono);
         let before = self.shortcuts.all.len();
@@ -347,6 +415,8 @@ impl Unicast {
     }
 }
 
+/// Where members were reached.
+pub(super) const FILE: &str = "places";
 /// How often they are looked at while there are flows.
 const LOOK: Duration = Duration::from_secs(5);
 /// How long an answer is waited for.

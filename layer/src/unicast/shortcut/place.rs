@@ -82,7 +82,7 @@ mod tests {
             "net=255.255.255.255:3359",
             "net=127.0.0.1:3359",
         ]);
-        let tried = believable(&all, &[net.clone()], &own);
+        let tried = believable(&all, std::slice::from_ref(&net), &own);
         assert_eq!(tried, [reach("net=10.0.0.2:3359")]);
         let home = [reach("net=127.0.0.2:3359")];
         let tried = believable(&said(&["net=127.0.0.1:3359"]), &[net], &home);

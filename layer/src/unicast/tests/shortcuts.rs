@@ -252,3 +252,66 @@ fn a_member_that_restarts_elsewhere_is_found_there() {
     net.seconds(45);
     assert_eq!(neighbours(&mut net, "b"), ["a", "c"]);
 }
+
+#[test]
+fn who_says_unasked_where_it_is_is_not_dialled_and_who_asks_all_the_time_is_told_now_and_then() {
+    let mut net = star(&["a", "b", "c"]);
+    register(&mut net, "c", "at-c");
+    flow(&mut net, "a", "c", "at-c", 4, QosSpec::RAW);
+    let before = dials(&net, "b", "c");
+    let (now, c) = (
+        net.now(),
+        net.node("c").machine.me.as_ref().unwrap().address,
+    );
+    let at = vec![proto::wire::Below {
+        layer: "net".to_owned(),
+        ip: vec![10, 0, 0, 99],
+        port: 3359,
+    }];
+    let said = proto::wire::Reach { at, asks: false };
+    net.node("b").machine.reach(now, c, &said);
+    net.seconds(1);
+    assert_eq!(dials(&net, "b", "c"), before);
+    assert_eq!(count(&mut net, "b", "drop.reach_unasked"), 1);
+    talk(&mut net, "b", "c", 5);
+    let now = net.now();
+    let asks = proto::wire::Reach {
+        asks: true,
+        ..said.clone()
+    };
+    for _ in 0..100 {
+        net.node("b").machine.reach(now, c, &asks);
+    }
+    net.seconds(1);
+    assert!(count(&mut net, "b", "drop.reach_rate") >= 96);
+}
+
+#[test]
+fn members_that_restart_while_the_one_that_let_them_in_is_away_find_each_other_again() {
+    let mut net = star(&["a", "b", "c"]);
+    talk(&mut net, "b", "c", 5);
+    net.seconds(5);
+    for name in ["b", "c"] {
+        net.cut("a", name);
+    }
+    net.seconds(60);
+    for name in ["b", "c"] {
+        let files = net.node(name).files.clone();
+        net.boot(name, files);
+        let rejoin = Enroll {
+            entry: Entry::Rejoin,
+            over: vec![label("net")],
+            timeout_ms: 5_000,
+        };
+        assert!(net.ask(name, Command::Enroll(rejoin)).is_ok());
+        tell(&mut net, name, &[&format!("net={}", place(name))]);
+    }
+    net.seconds(40);
+    assert_eq!(neighbours(&mut net, "b"), ["c"]);
+    talk(&mut net, "b", "c", 6);
+    for name in ["b", "c"] {
+        net.mend("a", name);
+    }
+    net.seconds(60);
+    assert_eq!(neighbours(&mut net, "b"), ["a", "c"]);
+}
