@@ -4,7 +4,7 @@ use proto::ipcp::{Allocate, Bootstrap, Command, Enroll, Entry, Invite, Respond, 
 use proto::{Batch, Code, FlowId, Framing, Label, Name, QosSpec, Reason};
 
 /// One of most commands; bootstrap and invite come first.
-pub(super) fn commands() -> [(&'static str, Command); 12] {
+pub(super) fn commands() -> [(&'static str, Command); 13] {
     let name = Name::new("echo").unwrap();
     let over = vec![label("udp")];
     let prefixes = vec!["10.1.0.0/16".parse().unwrap()];
@@ -64,6 +64,10 @@ pub(super) fn commands() -> [(&'static str, Command); 12] {
         ("refuse", Command::Respond(refuse)),
         ("dealloc", Command::Dealloc(FlowId(7), gone())),
         ("connect", Command::Connect(label("a"), None)),
+        (
+            "offer",
+            Command::Offer(vec!["10.1.0.0/16".parse().expect("it is a network")]),
+        ),
         ("status", Command::Status),
         ("shutdown", Command::Shutdown),
     ]

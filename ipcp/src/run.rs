@@ -279,6 +279,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             | Command::Invite(_)
             | Command::Authority(_)
             | Command::Policy(_)
+            | Command::Offer(_)
             | Command::Status => None,
         };
         // Numbers of our own: an irmd that was restarted may use those of the one before again.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::ipcp::{Bootstrap, Enroll};
-use proto::irm::{self as pb, BindRequest, Binding, RegisterNameRequest, VpnUpRequest};
+use proto::irm::{self as pb, BindRequest, Binding, RegisterNameRequest, VpnUpRequest, VpnWays};
 use proto::{Code, Label, Name, Reason};
 use serde::Deserialize;
 use toml::Spanned;
@@ -142,6 +142,14 @@ struct VpnTable {
     /// `auto`, `on` or `off`.
     #[serde(default)]
     offload_tun: String,
+    #[serde(default)]
+    offers: Vec<String>,
+    #[serde(default, rename = "accept-routes")]
+    accept_routes: bool,
+    #[serde(default)]
+    exit: String,
+    #[serde(default, rename = "dns")]
+    names: String,
 }
 
 impl Config {
@@ -198,6 +206,12 @@ impl Config {
                 tap: t.tap,
                 offload_tun: t.offload_tun,
                 timeout_ms: VPN_MS,
+                ways: Some(VpnWays {
+                    offers: t.offers,
+                    accept: t.accept_routes,
+                    exit: t.exit,
+                    names: t.names,
+                }),
             };
             items.push(Item::Vpn(request));
         }

@@ -47,6 +47,8 @@ pub enum Command {
     Authority(AuthorityAct),
     /// Show the policy, and what it says of something; answered by [`Answer::Policy`].
     Policy(crate::irm::PolicyCheck),
+    /// Offer these networks to the layer, and no others.
+    Offer(Vec<IpNet>),
     /// Say how you are; answered by [`Answer::Status`].
     Status,
     /// End all flows in good order, then exit.

@@ -8,6 +8,8 @@ use proto::ipcp::OffloadMode;
 use proto::irm::VpnConfig;
 use proto::{Code, Label, Reason};
 
+use crate::ways::{Names, Offered, Ways};
+
 /// A configuration that makes sense.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
@@ -25,6 +27,14 @@ pub struct Config {
     pub routes: Vec<Route>,
     /// Whether the device gives and takes super-packets.
     pub offload: OffloadMode,
+    /// The networks behind this host that it forwards to for others.
+    pub offers: Vec<IpNet>,
+    /// What others offer, and what becomes of it.
+    pub offered: Vec<Offered>,
+    /// The member by which all else goes out.
+    pub exit: Option<Label>,
+    /// Whether names are answered, and who is told so.
+    pub names: Names,
 }
 
 /// Another member.
@@ -52,6 +62,8 @@ pub enum Claim {
     Certified(Label),
     /// The administrator said so.
     ByHand(Label),
+    /// The member offers it, and it was taken.
+    Offered(Label),
 }
 
 impl Claim {
@@ -60,11 +72,23 @@ impl Claim {
         match self {
             Self::Certified(member) => format!("the prefix {net} of {member}"),
             Self::ByHand(member) => format!("the route {net}={member}"),
+            Self::Offered(member) => format!("the network {net} behind {member}"),
         }
     }
 }
 
 impl Config {
+    /// What is taken of what others offer.
+    pub fn taken(&self) -> impl Iterator<Item = &Offered> {
+        self.offered.iter().filter(|o| o.taken)
+    }
+
+    /// The default routes that the exit offers, in the families that the device speaks.
+    pub fn ways_out(&self) -> impl Iterator<Item = IpNet> {
+        let out = self.taken().filter(|o| o.net.prefix_len() == 0);
+        out.map(|o| o.net).filter(|net| self.speaks(net.addr()))
+    }
+
     /// Whether the device has an address of this one's family.
     pub fn speaks(&self, address: IpAddr) -> bool {
         self.address_like(address).is_some()
@@ -89,10 +113,14 @@ impl Config {
             .iter()
             .filter(|r| r.member != self.me)
             .map(|r| (r.prefix, Claim::ByHand(r.member.clone())));
+        let offered = self
+            .taken()
+            .filter(|o| o.net.prefix_len() > 0)
+            .map(|o| (o.net, Claim::Offered(o.member.clone())));
         let mut routes = BTreeMap::new();
-        for (net, claim) in certified.chain(by_hand) {
-            let own = self.own.iter().any(|own| own.trunc() == net);
-            if self.speaks(net.addr()) && !own {
+        for (net, claim) in certified.chain(by_hand).chain(offered) {
+            let mut own = self.own.iter().map(IpNet::trunc).chain(self.offers.clone());
+            if self.speaks(net.addr()) && !own.any(|own| own == net) {
                 routes.entry(net).or_insert(claim);
             }
         }
@@ -118,13 +146,15 @@ impl TryFrom<VpnConfig> for Config {
             .filter(|m| m.name == me.as_str())
             .flat_map(|m| m.neighbours.iter().cloned())
             .collect();
-        let mut members = BTreeMap::new();
+        let (mut members, mut offered) = (BTreeMap::new(), Vec::new());
         for m in wire.members {
             let member = Member {
                 prefixes: prefixes("prefixes of a member", &m.prefixes)?,
                 neighbour: neighbours.contains(&m.name),
             };
             let name = Label::new(m.name)?;
+            let all = m.offers.into_iter();
+            offered.extend(all.map(|o| (name.clone(), m.reachable, o)));
             if name != me {
                 members.insert(name, member);
             }
@@ -135,6 +165,8 @@ impl TryFrom<VpnConfig> for Config {
             .map(|text| route(text))
             .collect::<Result<Vec<_>, _>>()?;
         let addresses = addresses(&wire.address, &own)?;
+        let ways = Ways::parse(wire.ways.unwrap_or_default())?;
+        let offered = ways.judge(&me, offered);
         Ok(Self {
             layer,
             me,
@@ -143,6 +175,10 @@ impl TryFrom<VpnConfig> for Config {
             members,
             routes,
             offload: offload(&wire.offload_tun)?,
+            offers: ways.offers,
+            offered,
+            exit: ways.exit,
+            names: ways.names,
         })
     }
 }
@@ -234,7 +270,7 @@ fn route(text: &str) -> Result<Route, Reason> {
     })
 }
 
-fn prefixes(field: &str, texts: &[String]) -> Result<Vec<IpNet>, Reason> {
+pub(crate) fn prefixes(field: &str, texts: &[String]) -> Result<Vec<IpNet>, Reason> {
     let parse = |text: &String| {
         text.parse().map_err(|_| {
             Reason::new(

@@ -13,6 +13,7 @@
 //! | [`device`], [`flow`] | the two sides of the pump |
 //! | [`config`], [`netlink`] | what irmd says, and what the kernel is told |
 //! | [`clash`] | what the VPN wants and the host has already |
+//! | [`ways`], [`forwarding`] | which of the networks that members offer are taken, and whether this host forwards to its own |
 //! | [`upkeep`] | when to look whether the kernel still has what it was given |
 //! | [`control`], [`links`] | the stream to irmd, and the flows that are made through it |
 //! | [`strangers`] | flows of members that aren't known yet |
@@ -25,6 +26,7 @@ pub mod control;
 pub mod counters;
 pub mod device;
 pub mod flow;
+pub mod forwarding;
 pub mod fragment;
 pub mod icmp;
 pub mod links;
@@ -36,3 +38,4 @@ pub mod run;
 pub mod session;
 pub mod strangers;
 pub mod upkeep;
+pub mod ways;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use libflow::{Irm, RunDir};
-use proto::irm::{VpnConfig, VpnInfo, VpnPeer};
+use proto::irm::{VpnConfig, VpnInfo, VpnOffer, VpnPeer, VpnWays};
 use proto::{Batch, Code, Reason};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -12,11 +12,13 @@ use crate::config::Config;
 use crate::control::{Control, Hello, Order};
 use crate::device::{DeviceName, Tun};
 use crate::flow::Lane;
+use crate::forwarding;
 use crate::links::{Links, News};
 use crate::netlink::{Device, Netlink, Watch};
 use crate::pump::{Happening, PeerStatus, Pump};
 use crate::strangers::Strangers;
 use crate::upkeep::{Healed, Upkeep};
+use crate::ways::Offered;
 
 /// Runs until irmd or a signal ends it; then nothing of it is left. An error says why it could not go on.
 pub async fn run(run_dir: RunDir, hello: Hello) -> Result<(), Reason> {
@@ -29,7 +31,11 @@ pub async fn run(run_dir: RunDir, hello: Hello) -> Result<(), Reason> {
         () = signals.next() => Ok(None),
     };
     let ended = match started {
-        Ok(Some(mut vpn)) => vpn.serve(&mut control, &mut signals).await,
+        Ok(Some(mut vpn)) => {
+            let ended = vpn.serve(&mut control, &mut signals).await;
+            vpn.device.clear(&vpn.config).await;
+            ended
+        }
         Ok(None) => Ok(()),
         Err(reason) => Err(reason),
     };
@@ -42,6 +48,7 @@ pub async fn run(run_dir: RunDir, hello: Hello) -> Result<(), Reason> {
 /// A VPN that is up.
 struct Vpn {
     config: Config,
+    wire_ways: VpnWays,
     dev: DeviceName,
     device: Device,
     watch: Watch,
@@ -72,6 +79,7 @@ async fn start(
     } else {
         &wire.dev
     })?;
+    let wire_ways = wire.ways.clone().unwrap_or_default();
     let config = Config::try_from(*wire)?;
     let options = libflow::Options {
         run_dir: Some(run_dir.path().to_owned()),
@@ -101,6 +109,7 @@ async fn start(
     let report = Some(Instant::now());
     Ok(Some(Vpn {
         config,
+        wire_ways,
         dev,
         device,
         watch,
@@ -286,6 +295,21 @@ impl Vpn {
         self.report.get_or_insert_with(|| Instant::now() + REPORT);
     }
 
+    /// Whether the way out that was asked for is none.
+    fn no_exit(&self) -> Option<String> {
+        let exit = self.config.exit.as_ref()?;
+        let none = self.config.ways_out().next().is_none();
+        none.then(|| {
+            let offers = self.config.offered.iter().filter(|o| o.member == *exit);
+            let mut why = offers.filter(|o| o.net.prefix_len() == 0 && !o.taken);
+            let why = why.next().map_or_else(
+                || "it offers none that this host has an address for".to_owned(),
+                |o| o.why.clone(),
+            );
+            format!("nothing goes out by {exit}: {why}")
+        })
+    }
+
     fn device_gone(&self, error: &std::io::Error) -> Reason {
         Reason::new(
             Code::Failed,
@@ -319,6 +343,8 @@ impl Vpn {
                 .collect(),
             detail: self.detail(),
             offload: self.pump.device().offloads().to_string(),
+            ways: Some(self.wire_ways.clone()),
+            offers: self.config.offered.iter().map(offer_info).collect(),
         }
     }
 
@@ -347,12 +373,23 @@ impl Vpn {
         });
         let shown = warnings.iter().take(SHOWN).cloned();
         shown
+            .chain(forwarding::warning(&self.config.offers))
+            .chain(self.no_exit())
             .chain(more)
             .chain(contested)
             .chain(deaf)
             .chain(narrow)
             .collect::<Vec<_>>()
             .join("; ")
+    }
+}
+
+fn offer_info(offered: &Offered) -> VpnOffer {
+    VpnOffer {
+        network: offered.net.to_string(),
+        member: offered.member.to_string(),
+        taken: offered.taken,
+        why: offered.why.clone(),
     }
 }
 

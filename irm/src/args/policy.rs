@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use ipnet::IpNet;
 use proto::{Label, Name};
 
 #[derive(Debug, Subcommand)]
@@ -32,16 +33,21 @@ pub(crate) enum PolicyVerb {
         #[arg(long)]
         layer: Option<Label>,
     },
-    /// Say whether a member may have a flow to a name, and which rule decides; exit code 5 if not
-    #[command(after_help = "Example:\n  irm policy check --from ovl-a --to svc/web --at ovl-c")]
+    /// Say whether a member may have a flow to a name, or offer a network, and which rule decides; exit code 5 if not
+    #[command(
+        after_help = "Examples:\n  irm policy check --from ovl-a --to svc/web --at ovl-c\n  irm policy check --from ovl-c --offer 10.1.0.0/16 --at ovl-a"
+    )]
     Check {
-        /// The member that asks for the flow
+        /// The member that asks for the flow, or offers the network
         #[arg(long, value_name = "MEMBER")]
         from: Label,
         /// The name
-        #[arg(long, value_name = "NAME")]
-        to: Name,
-        /// The member that serves the name: whether it may, too
+        #[arg(long, value_name = "NAME", required_unless_present = "offer")]
+        to: Option<Name>,
+        /// A network, instead of a name
+        #[arg(long, value_name = "CIDR", value_parser = super::prefix, conflicts_with = "to")]
+        offer: Option<IpNet>,
+        /// The member that serves the name, or takes the network: whether it may, too
         #[arg(long, value_name = "MEMBER")]
         at: Option<Label>,
         /// In which layer [default: the only one of this host that has members]

@@ -13,7 +13,7 @@ use crate::duration::duration;
 pub(crate) enum VpnVerb {
     /// Bring the VPN of a layer up; returns when its device is up
     #[command(
-        after_help = "Examples:\n  irm vpn up --layer ovl\n  irm vpn up --layer ovl --address 10.9.0.1/24 --dev vpn0 --route 10.9.8.0/24=ovl-c"
+        after_help = "Examples:\n  irm vpn up --layer ovl\n  irm vpn up --layer ovl --address 10.9.0.1/24 --dev vpn0 --route 10.9.8.0/24=ovl-c\n  irm vpn up --layer ovl --offer 192.168.7.0/24\n  irm vpn up --layer ovl --accept-routes --exit ovl-b --dns=resolved"
     )]
     Up(Up),
     /// Take the VPN down: device, addresses, routes
@@ -38,6 +38,18 @@ pub(crate) struct Up {
     /// A route by way of a member, beside those that certificates grant
     #[arg(long = "route", value_name = "CIDR=MEMBER", value_parser = route)]
     pub(crate) routes: Vec<Route>,
+    /// A network behind this host that it forwards to for others; 0.0.0.0/0 or ::/0: it is a way out
+    #[arg(long = "offer", value_name = "CIDR", value_parser = super::prefix)]
+    pub(crate) offers: Vec<IpNet>,
+    /// Take the networks that other members offer, where no rule of the layer's policy says otherwise
+    #[arg(long)]
+    pub(crate) accept_routes: bool,
+    /// Send all else by way of this member, which must offer a default route
+    #[arg(long, value_name = "MEMBER")]
+    pub(crate) exit: Option<Label>,
+    /// Answer for MEMBER.LAYER.internal at the VPN's own address, port 53; resolved: and let systemd-resolved know
+    #[arg(long, value_name = "on|resolved", value_parser = ["on", "resolved"], num_args = 0..=1, require_equals = true, default_missing_value = "on")]
+    pub(crate) dns: Option<String>,
     /// Ethernet frames instead of IP packets
     #[arg(long, hide = true)]
     pub(crate) tap: bool,

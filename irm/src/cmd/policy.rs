@@ -35,13 +35,15 @@ pub(crate) async fn run(c: &Context, verb: PolicyVerb) -> Result<(), Reason> {
         PolicyVerb::Check {
             from,
             to,
+            offer,
             at,
             layer,
         } => {
             let check = pb::PolicyCheck {
-                name: to.to_string(),
+                name: to.map(|to| to.to_string()).unwrap_or_default(),
                 from: from.to_string(),
                 at: at.map(|at| at.to_string()).unwrap_or_default(),
+                network: offer.map(|net| net.to_string()).unwrap_or_default(),
             };
             judged(c, &ask(c, layer, check).await?)
         }

@@ -42,6 +42,12 @@ async fn up(c: &Context, args: Up) -> Result<(), Reason> {
             .offload
             .map(|tun| tun.0.to_string())
             .unwrap_or_default(),
+        ways: Some(pb::VpnWays {
+            offers: args.offers.iter().map(ToString::to_string).collect(),
+            accept: args.accept_routes,
+            exit: args.exit.map(|m| m.to_string()).unwrap_or_default(),
+            names: args.dns.unwrap_or_default(),
+        }),
         timeout_ms: millis(args.timeout),
     };
     let mut admin = c.admin().await?;

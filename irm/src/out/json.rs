@@ -121,6 +121,7 @@ pub(crate) fn name(n: &pb::NameInfo) -> Value {
 
 /// `vpns[]`.
 pub(crate) fn vpn(v: &pb::VpnInfo) -> Value {
+    let ways = v.ways.clone().unwrap_or_default();
     json!({
         "layer": v.layer,
         "dev": text(&v.dev),
@@ -131,6 +132,10 @@ pub(crate) fn vpn(v: &pb::VpnInfo) -> Value {
         "offload": text(&v.offload),
         "detail": text(&v.detail),
         "peers": v.peers.iter().map(vpn_peer).collect::<Vec<_>>(),
+        "offers": v.offers.iter().map(vpn_offer).collect::<Vec<_>>(),
+        "offering": ways.offers,
+        "exit": text(&ways.exit),
+        "dns": text(&ways.names),
         "counters": counters(&v.counters),
     })
 }
@@ -146,6 +151,10 @@ pub(crate) fn vpn_peer(p: &pb::VpnPeer) -> Value {
         "rx_bytes": p.rx_bytes,
         "tx_bytes": p.tx_bytes,
     })
+}
+
+fn vpn_offer(o: &pb::VpnOffer) -> Value {
+    json!({"network": o.network, "member": o.member, "taken": o.taken, "why": text(&o.why)})
 }
 
 /// All of `status`, counters too.

@@ -258,6 +258,14 @@ pub(crate) fn vpns(list: &[pb::VpnInfo]) -> String {
             vpn.peers.iter().map(row).collect(),
             "no peers",
         ));
+        for offer in &vpn.offers {
+            let taken = if offer.taken { "taken" } else { "not taken" };
+            let _ = writeln!(
+                out,
+                "{} offers {}: {taken}, {}",
+                offer.member, offer.network, offer.why
+            );
+        }
     }
     if out.is_empty() {
         "no VPN; bring one up with irm vpn up\n".to_owned()

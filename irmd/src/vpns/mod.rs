@@ -1,6 +1,7 @@
 //! VPNs: the vpn processes that irmd keeps alive, and what they are told of their layer.
 
 mod service;
+mod ways;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -20,6 +21,7 @@ use crate::spec::Kind;
 use crate::state::{StateError, Store};
 use crate::stream::Sender;
 pub(crate) use service::Service;
+use ways::Ways;
 
 /// One VPN.
 #[derive(Debug)]
@@ -44,6 +46,8 @@ pub(crate) struct VpnSpec {
     pub(crate) tap: bool,
     #[serde(default)]
     pub(crate) offload_tun: String,
+    #[serde(default)]
+    pub(crate) ways: Ways,
 }
 
 #[derive(Debug, Default)]
@@ -190,7 +194,9 @@ pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<Vp
         routes: request.routes,
         tap: request.tap,
         offload_tun: request.offload_tun,
+        ways: Ways::parse(request.ways.unwrap_or_default())?,
     };
+    spec.ways.fits(daemon, &spec.dev)?;
     let vpn = wanted(daemon, spec).await?;
     let caller = Caller::new(daemon, &vpn);
     let outcome = match wait_up(&vpn, timeout).await {
@@ -315,6 +321,7 @@ pub(crate) async fn down(daemon: &Daemon, vpn: &Vpn) -> Result<(), Reason> {
     end(vpn).await;
     let same = |_: &String, v: &Arc<Vpn>| std::ptr::eq(&**v, vpn);
     daemon.vpns.remove_if(&vpn.spec.dev, same);
+    vpn.spec.ways.withdraw(daemon, &vpn.spec.layer).await;
     save(daemon)
 }
 
@@ -464,6 +471,7 @@ mod tests {
             routes: vec!["10.8.0.0/16=ovl-b".to_owned()],
             tap: false,
             offload_tun: String::new(),
+            ways: Ways::default(),
         };
         let vpns = BTreeMap::from([(spec.dev.clone(), spec)]);
         store.save("vpns", &vpns).unwrap();

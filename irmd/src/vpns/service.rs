@@ -145,6 +145,7 @@ async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reaso
     }
     let mut members = status.members;
     members.sort_by(|a, b| a.name.cmp(&b.name));
+    spec.ways.offer(&ipcp, &status.member, &members).await?;
     for member in &mut members {
         member.neighbours.sort();
     }
@@ -158,6 +159,7 @@ async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reaso
         tap: spec.tap,
         offload_tun: spec.offload_tun.clone(),
         members,
+        ways: Some(spec.ways.to_message()),
     })
 }
 

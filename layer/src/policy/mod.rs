@@ -6,6 +6,8 @@
 //! allow register,accept  svc/* vpn/*  by group servers member web-?
 //! deny  allocate         svc/secret   by any
 //! allow allocate         *            by any
+//! allow offer            10.1.0.0/16  by group gateways
+//! allow take             10.0.0.0/8   by any
 //! # and, of the layer as a whole
 //! require hybrid
 //! ```
@@ -15,6 +17,7 @@ mod parse;
 #[cfg(test)]
 mod tests;
 
+use ipnet::IpNet;
 use proto::Label;
 
 use glob::Glob;
@@ -29,7 +32,7 @@ pub struct Policy {
     hybrid: bool,
 }
 
-/// What is done with a name.
+/// What is done with a name, or, the last two, with a network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// To say in the directory that one serves it.
@@ -38,6 +41,10 @@ pub enum Act {
     Allocate,
     /// To take a flow to it.
     Accept,
+    /// To offer to forward to it.
+    Offer,
+    /// To send by way of a member that offers it.
+    Take,
 }
 
 /// Who does it, by its certificate.
@@ -64,6 +71,7 @@ struct Rule {
     allows: bool,
     acts: Vec<Act>,
     names: Vec<Glob>,
+    networks: Vec<IpNet>,
     who: Vec<Who>,
 }
 
@@ -82,8 +90,17 @@ impl Policy {
 
     /// Whether somebody may do something with a name, and which rule says so.
     pub fn judge(&self, act: Act, name: &str, who: Subject<'_>) -> Verdict {
+        self.first(|rule| rule.fits(act, who) && rule.names_one_like(name))
+    }
+
+    /// The same of a network: a rule is of all networks inside those that it names.
+    pub fn judge_network(&self, act: Act, net: &IpNet, who: Subject<'_>) -> Verdict {
+        self.first(|rule| rule.fits(act, who) && rule.networks.iter().any(|n| n.contains(net)))
+    }
+
+    fn first(&self, decides: impl Fn(&Rule) -> bool) -> Verdict {
         let mut rules = self.rules.iter().enumerate();
-        let rule = rules.find(|(_, rule)| rule.fits(act, who) && rule.names_one_like(name));
+        let rule = rules.find(|(_, rule)| decides(rule));
         Verdict {
             allowed: rule.is_some_and(|(_, rule)| rule.allows),
             rule: rule.map(|(i, rule)| (i + 1, rule.line)),
@@ -149,8 +166,10 @@ impl Who {
 }
 
 impl Act {
-    /// All of them.
+    /// All that is done with names; `*` stands for them.
     pub const ALL: [Self; 3] = [Self::Register, Self::Allocate, Self::Accept];
+    /// What is done with networks.
+    pub const NETWORKS: [Self; 2] = [Self::Offer, Self::Take];
 
     /// The word for it in a policy.
     pub fn word(self) -> &'static str {
@@ -158,6 +177,8 @@ impl Act {
             Self::Register => "register",
             Self::Allocate => "allocate",
             Self::Accept => "accept",
+            Self::Offer => "offer",
+            Self::Take => "take",
         }
     }
 }

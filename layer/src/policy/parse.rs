@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
 use super::glob::Glob;
 use super::{Act, MAX_RULES, Policy, Rule, Who};
 
@@ -92,13 +94,42 @@ fn rule(line: usize, words: &[Word]) -> Result<Rule, String> {
     if names.len() > MAX_PATTERNS || who.len() > MAX_PATTERNS {
         return Err(format!("it names more than {MAX_PATTERNS}; make two of it"));
     }
+    let of_networks = acts.iter().filter(|a| Act::NETWORKS.contains(a)).count();
+    let (names, networks) = match of_networks {
+        0 => (names.iter().map(|(w, _)| Glob::new(w)).collect(), vec![]),
+        all if all == acts.len() => (vec![], networks(names)?),
+        _ => {
+            let why =
+                "offer and take are of networks, the other acts of names; make two rules of it";
+            return Err(why.to_owned());
+        }
+    };
     Ok(Rule {
         line,
         allows,
         acts,
-        names: names.iter().map(|(word, _)| Glob::new(word)).collect(),
+        names,
+        networks,
         who,
     })
+}
+
+fn networks(words: &[&Word]) -> Result<Vec<IpNet>, String> {
+    let mut networks = Vec::new();
+    for (word, _) in words {
+        let all = word == "*";
+        let some = match all {
+            true => vec![Ipv4Net::default().into(), Ipv6Net::default().into()],
+            false => word.parse().into_iter().map(|n: IpNet| n.trunc()).collect(),
+        };
+        if some.is_empty() {
+            return Err(format!(
+                "{word:?} is no network; write one as 10.1.0.0/16, or * for all"
+            ));
+        }
+        networks.extend(some);
+    }
+    Ok(networks)
 }
 
 fn acts(text: &str) -> Result<Vec<Act>, String> {
@@ -106,9 +137,9 @@ fn acts(text: &str) -> Result<Vec<Act>, String> {
         return Ok(Act::ALL.to_vec());
     }
     let act = |word: &str| {
-        let all = Act::ALL.into_iter();
-        all.clone().find(|act| act.word() == word).ok_or_else(|| {
-            format!("{word:?} is no act; there are register, allocate, accept, with commas between, and *")
+        let mut all = Act::ALL.into_iter().chain(Act::NETWORKS);
+        all.find(|act| act.word() == word).ok_or_else(|| {
+            format!("{word:?} is no act; there are register, allocate, accept, with commas between, and *; and of networks offer, take")
         })
     };
     text.split(',').map(act).collect()

@@ -199,3 +199,47 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn networks_are_judged_by_rules_of_networks_alone_and_by_what_contains_them() {
+    let text = "allow * * by any\ndeny offer 10.1.9.0/24 by any\nallow offer 10.1.0.0/16 fd00::/16 by group gateways\nallow take * by member web-?";
+    let policy = Policy::parse(text).unwrap();
+    let judge = |act, net: &str, member: &str, groups: &[&str]| {
+        let (member, groups): (_, Vec<_>) = (
+            Label::new(member).unwrap(),
+            groups.iter().map(|g| Label::new(*g).unwrap()).collect(),
+        );
+        let who = Subject {
+            member: &member,
+            groups: &groups,
+        };
+        let verdict = policy.judge_network(act, &net.parse().unwrap(), who);
+        (verdict.allowed, verdict.rule.map(|(rule, _)| rule))
+    };
+    let gateways = &["gateways"][..];
+    assert_eq!(judge(Act::Offer, "10.1.2.0/24", "a", &[]), (false, None));
+    assert_eq!(
+        judge(Act::Offer, "10.1.2.0/24", "a", gateways),
+        (true, Some(3))
+    );
+    assert_eq!(
+        judge(Act::Offer, "10.1.9.128/25", "a", gateways),
+        (false, Some(2))
+    );
+    assert_eq!(
+        judge(Act::Offer, "10.0.0.0/8", "a", gateways),
+        (false, None)
+    );
+    assert_eq!(
+        judge(Act::Offer, "fd00:1::/48", "a", gateways),
+        (true, Some(3))
+    );
+    assert_eq!(judge(Act::Take, "0.0.0.0/0", "web-1", &[]), (true, Some(4)));
+    assert_eq!(judge(Act::Take, "::/0", "web-10", &[]), (false, None));
+    for (bad, why) in [
+        ("allow offer svc/* by any", "no network"),
+        ("allow offer,register 10.0.0.0/8 by any", "two rules"),
+    ] {
+        assert!(Policy::parse(bad).unwrap_err().why.contains(why), "{bad}");
+    }
+}

@@ -16,6 +16,7 @@ use std::cmp::Ordering;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use proto::wire::SignedRecord;
 use proto::{Addr, Label};
 use rustc_hash::FxHashMap;
@@ -23,7 +24,9 @@ use rustc_hash::FxHashMap;
 use super::fib::{Fib, Repair};
 use super::graph::{LinkState, Links, tidy};
 use super::lfa;
-use super::record::{self, Content, Kind, MAX_LINKS, MAX_MEMBERS, Parsed, RecordError, Version};
+use super::record::{
+    self, Content, Kind, MAX_LINKS, MAX_MEMBERS, MAX_OFFERS, Parsed, RecordError, Version,
+};
 use super::spf::{Moves, Spf};
 use crate::crypt::{CertError, Identity, MemberCert};
 use crate::{Now, UnixTime};
@@ -139,6 +142,32 @@ impl Lsdb {
         tidy(&mut links);
         links.truncate(MAX_LINKS);
         self.set(now, identity, Kind::LINKS, Content::Links(links))
+    }
+
+    /// Says which networks we offer, at most [`MAX_OFFERS`] of them. The record is to be flooded; `None` if nothing changed.
+    pub fn set_offers(
+        &mut self,
+        now: Now,
+        identity: &Identity,
+        mut offers: Vec<IpNet>,
+    ) -> Option<SignedRecord> {
+        offers.iter_mut().for_each(|net| *net = net.trunc());
+        offers.sort_unstable();
+        offers.dedup();
+        offers.truncate(MAX_OFFERS);
+        if offers.is_empty() && self.own(Kind::OFFERS).is_none() {
+            return None;
+        }
+        self.set(now, identity, Kind::OFFERS, Content::Offers(offers))
+    }
+
+    /// The networks that a member offers.
+    pub fn offers(&self, addr: Addr) -> &[IpNet] {
+        let stored = self.store.get(addr, Kind::OFFERS);
+        match stored.map(|stored| &stored.record.parsed.content) {
+            Some(Content::Offers(offers)) => offers,
+            Some(Content::Links(_)) | None => &[],
+        }
     }
 
     /// When the newest certificate begins of all that were believed here: it is later than that now, whatever a clock says.
@@ -387,7 +416,7 @@ impl Lsdb {
         version: Version,
     ) -> Vec<SignedRecord> {
         self.version = self.version.max(version);
-        let empty = Content::Links(Vec::new());
+        let empty = Content::empty(kind);
         let missing = self
             .own(kind)
             .is_none()

@@ -27,7 +27,7 @@ pub use lsdb::Pool;
 pub(crate) use lsdb::packed;
 pub use lsdb::{Clash, Inserted, Lsdb, yields};
 pub(crate) use names::room;
-pub use record::{MAX_LINKS, MAX_MEMBERS, MAX_RECORD, RecordError};
+pub use record::{MAX_LINKS, MAX_MEMBERS, MAX_OFFERS, MAX_RECORD, RecordError};
 pub use spf::{Moves, Spf};
 
 use proto::{Addr, EndpointId};

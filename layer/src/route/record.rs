@@ -1,9 +1,11 @@
 //! One signed record: how it is signed, what may be in it, and what is wrong with a bad one.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use prost::Message;
-use proto::wire::{Record as Body, SignedRecord};
+use proto::wire::{Network, Record as Body, SignedRecord};
 use proto::{Addr, Label};
 
 use super::graph::{LinkState, tidy};
@@ -16,6 +18,8 @@ pub const MAX_MEMBERS: usize = 16_384;
 pub const MAX_RECORD: usize = 65_536 - 64;
 /// The most links of one member.
 pub const MAX_LINKS: usize = 1_024;
+/// The most networks that one member offers.
+pub const MAX_OFFERS: usize = 64;
 
 /// Why a record is not taken. Each is counted under [`RecordError::word`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -86,9 +90,12 @@ pub(super) struct Kind(u32);
 
 impl Kind {
     pub(super) const LINKS: Self = Self(1);
+    pub(super) const OFFERS: Self = Self(3);
 
     pub(super) fn from_wire(kind: u32) -> Option<Self> {
-        (kind == Self::LINKS.0).then_some(Self(kind))
+        [Self::LINKS, Self::OFFERS]
+            .into_iter()
+            .find(|k| k.0 == kind)
     }
 
     pub(super) fn to_wire(self) -> u32 {
@@ -120,6 +127,18 @@ impl Version {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Content {
     Links(Vec<LinkState>),
+    /// Sorted, each once.
+    Offers(Vec<IpNet>),
+}
+
+impl Content {
+    /// A record of this kind that says nothing.
+    pub(super) fn empty(kind: Kind) -> Self {
+        match kind {
+            Kind::OFFERS => Self::Offers(Vec::new()),
+            _ => Self::Links(Vec::new()),
+        }
+    }
 }
 
 /// A record whose form is right; whether it is true is another question.
@@ -155,7 +174,11 @@ pub(super) fn parse(record: &SignedRecord) -> Result<Parsed, RecordError> {
         .map_err(|_| RecordError::Malformed("it is no protobuf message"))?;
     let kind = Kind::from_wire(body.kind).ok_or(RecordError::Malformed("its kind is unknown"))?;
     within(body.links.len(), MAX_LINKS, "links")?;
-    let content = Content::Links(links(&body));
+    within(body.offers.len(), MAX_OFFERS, "offers")?;
+    let content = match kind {
+        Kind::OFFERS => Content::Offers(offers(&body)?),
+        _ => Content::Links(links(&body)),
+    };
     let version = Version {
         incarnation: body.incarnation,
         counter: body.counter,
@@ -187,6 +210,7 @@ pub(super) fn sign(
     };
     match content {
         Content::Links(links) => body.links = links.iter().map(to_wire).collect(),
+        Content::Offers(networks) => body.offers = networks.iter().map(network).collect(),
     }
     let body = body.encode_to_vec();
     let signature = identity
@@ -229,6 +253,33 @@ fn links(body: &Body) -> Vec<LinkState> {
     links
 }
 
+fn offers(body: &Body) -> Result<Vec<IpNet>, RecordError> {
+    let offer = |offer: &Network| {
+        let address: IpAddr = match *offer.address.as_slice() {
+            [a, b, c, d] => [a, b, c, d].into(),
+            ref bytes => <[u8; 16]>::try_from(bytes).ok()?.into(),
+        };
+        let length = u8::try_from(offer.length).ok()?;
+        let net = IpNet::new(address, length).ok()?;
+        (net == net.trunc()).then_some(net)
+    };
+    let offers = body.offers.iter().map(offer).collect::<Option<Vec<_>>>();
+    let mut offers = offers.ok_or(RecordError::Malformed("an offer in it is no network"))?;
+    offers.sort_unstable();
+    offers.dedup();
+    Ok(offers)
+}
+
+fn network(net: &IpNet) -> Network {
+    Network {
+        address: match net.network() {
+            IpAddr::V4(a) => a.octets().to_vec(),
+            IpAddr::V6(a) => a.octets().to_vec(),
+        },
+        length: net.prefix_len().into(),
+    }
+}
+
 fn to_wire(link: &LinkState) -> proto::wire::LinkState {
     proto::wire::LinkState {
         neighbour: link.neighbour.0,
@@ -266,5 +317,43 @@ mod tests {
         assert_eq!(record.certificate, vector("alice"));
         let parsed = parse(&record).unwrap();
         assert_eq!((parsed.version, parsed.signed_at), (version, NOW));
+    }
+
+    #[test]
+    fn offers_are_read_back_as_they_were_signed_and_what_is_no_network_is_refused() {
+        let alice = member("alice", 0x12);
+        let nets = ["0.0.0.0/0", "10.1.0.0/16", "fd00:1::/48"];
+        let nets: Vec<IpNet> = nets.iter().map(|n| n.parse().unwrap()).collect();
+        let offers = Content::Offers(nets);
+        let record = sign(&alice, Kind::OFFERS, Version::default(), &offers, NOW);
+        let parsed = parse(&record).unwrap();
+        assert_eq!((parsed.kind, parsed.content), (Kind::OFFERS, offers));
+        let bad = |address: &[u8], length: u32| {
+            let offer = Network {
+                address: address.to_vec(),
+                length,
+            };
+            let body = Body {
+                kind: 3,
+                offers: vec![offer],
+                ..Body::default()
+            };
+            parse(&SignedRecord {
+                body: body.encode_to_vec(),
+                ..SignedRecord::default()
+            })
+        };
+        let no_network = RecordError::Malformed("an offer in it is no network");
+        assert!(bad(&[10, 0, 0, 0], 8).is_ok());
+        for (address, length) in [
+            (&[10, 0, 0, 1][..], 8),
+            (&[10, 0, 0, 0], 33),
+            (&[10, 0, 0], 8),
+            (&[0; 16], 129),
+            (&[], 0),
+        ] {
+            let refused = bad(address, length).unwrap_err();
+            assert_eq!(refused, no_network, "{address:?}/{length}");
+        }
     }
 }

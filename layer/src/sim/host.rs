@@ -162,6 +162,7 @@ impl What {
             Command::Bootstrap(_)
             | Command::Set(_)
             | Command::Policy(_)
+            | Command::Offer(_)
             | Command::Register(_)
             | Command::Unregister(_)
             | Command::Respond(_)

@@ -337,6 +337,7 @@ impl Unicast {
             groups: cert.groups().iter().map(ToString::to_string).collect(),
             issuer: cert.issuer(),
             serial: cert.serial(),
+            offers: self.status_offers(cert),
         };
         let mut members: Vec<_> = lsdb.members().map(member).collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));

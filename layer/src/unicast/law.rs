@@ -1,5 +1,6 @@
 //! The layer's policy where it holds: of names, of flow requests, of flows that stand. It must not read rules itself.
 
+use ipnet::IpNet;
 use proto::ipcp::{Answer, CommandId};
 use proto::irm::{Judgement, PolicyCheck, PolicyReply};
 use proto::{Addr, Code, Label, Name, Reason};
@@ -69,13 +70,34 @@ impl Law {
             Self::Rules(number, text, policy) => (number, text, policy),
         };
         let verdict = policy.judge(act, name.as_str(), subject(cert));
-        let Some((rule, line)) = verdict.rule else {
+        let Some(rule) = verdict.rule else {
             return (false, format!("no rule of policy {number} allows it"));
         };
-        let words = text.lines().nth(line - 1).unwrap_or_default().trim();
-        let says = if verdict.allowed { "allows" } else { "denies" };
-        let why = format!("rule {rule} of policy {number} {says} it, line {line}: {words}");
+        let why = explain(rule, *number, text, verdict.allowed);
         (verdict.allowed, why)
+    }
+
+    /// Whether a member may offer or take a network, and why; `None`: nothing is said of it.
+    pub(super) fn decide_network(
+        &self,
+        act: Act,
+        net: &IpNet,
+        cert: &MemberCert,
+    ) -> (Option<bool>, String) {
+        let (number, text, policy) = match self {
+            Self::None => return (None, "the layer has no policy".to_owned()),
+            Self::Unreadable(number, why) => {
+                let why = format!("policy {number} can't be read here: {why}");
+                return (Some(false), why);
+            }
+            Self::Rules(number, text, policy) => (number, text, policy),
+        };
+        let verdict = policy.judge_network(act, net, subject(cert));
+        let why = match verdict.rule {
+            Some(rule) => explain(rule, *number, text, verdict.allowed),
+            None => format!("no rule of policy {number} is of it"),
+        };
+        (verdict.rule.map(|_| verdict.allowed), why)
     }
 
     /// Whether a member may serve any name with that hash; the reason if that is certain not to be so.
@@ -105,6 +127,42 @@ impl Member {
         } else {
             self.routing.member(member)
         }
+    }
+
+    /// The certificate of a member that is asked for by name.
+    fn known_cert(&self, member: &Label) -> Result<&MemberCert, Reason> {
+        self.cert_of(self.address_of(member)).ok_or_else(|| {
+            let layer = self.layer();
+            let text =
+                format!("no member {member} is known in {layer}; see irm layer members {layer}");
+            Reason::new(Code::NotFound, text)
+        })
+    }
+
+    /// What is said of a network that `from` offers and `at` takes.
+    fn judge_networks(&self, check: &PolicyCheck, reply: &mut PolicyReply) -> Result<(), Reason> {
+        let net: IpNet = check.network.parse().map_err(|_| {
+            let text = format!("{:?} is no network; use ADDR/LENGTH", check.network);
+            Reason::new(Code::Usage, text)
+        })?;
+        for (member, act) in [(&check.from, Act::Offer), (&check.at, Act::Take)] {
+            if member.is_empty() {
+                continue;
+            }
+            let cert = self.known_cert(&Label::new(member.clone())?)?;
+            let (said, why) = self.law.decide_network(act, &net, cert);
+            reply.judgements.push(Judgement {
+                member: member.clone(),
+                act: act.word().to_owned(),
+                name: net.to_string(),
+                allowed: said.unwrap_or(false),
+                why: match said {
+                    Some(_) => why,
+                    None => format!("{why}; who takes it says so, with --accept-routes"),
+                },
+            });
+        }
+        Ok(())
     }
 
     /// Whether a member may do something with a name; the reason if not.
@@ -273,6 +331,10 @@ impl Unicast {
                 ..PolicyReply::default()
             },
         };
+        if !check.network.is_empty() {
+            me.judge_networks(check, &mut reply)?;
+            return Ok(reply);
+        }
         if check.name.is_empty() {
             return Ok(reply);
         }
@@ -283,13 +345,7 @@ impl Unicast {
         ];
         for (member, acts) in asks.into_iter().filter(|(member, _)| !member.is_empty()) {
             let member = Label::new(member.clone())?;
-            let cert = me.cert_of(me.address_of(&member)).ok_or_else(|| {
-                let layer = me.layer();
-                let text = format!(
-                    "no member {member} is known in {layer}; see irm layer members {layer}"
-                );
-                Reason::new(Code::NotFound, text)
-            })?;
+            let cert = me.known_cert(&member)?;
             for act in acts {
                 let (allowed, why) = me.law.decide(*act, &name, cert);
                 reply.judgements.push(Judgement {
@@ -303,6 +359,13 @@ impl Unicast {
         }
         Ok(reply)
     }
+}
+
+/// Which rule decided, in words.
+fn explain((rule, line): (usize, usize), number: u64, text: &str, allowed: bool) -> String {
+    let words = text.lines().nth(line - 1).unwrap_or_default().trim();
+    let says = if allowed { "allows" } else { "denies" };
+    format!("rule {rule} of policy {number} {says} it, line {line}: {words}")
 }
 
 fn subject(cert: &MemberCert) -> Subject<'_> {

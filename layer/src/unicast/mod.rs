@@ -57,6 +57,7 @@ mod links;
 mod member;
 mod memory;
 mod messages;
+mod offers;
 mod out;
 mod outbox;
 mod pdu;
@@ -248,6 +249,7 @@ impl Unicast {
             Command::Invite(ask) => self.invite(now, id, &ask),
             Command::Policy(check) => self.policy(id, &check),
             Command::Authority(act) => self.authority_act(now, id, act),
+            Command::Offer(networks) => self.offer(now, id, networks),
             Command::Status => {
                 let status = self.status(now);
                 self.done(id, Ok(Answer::Status(Box::new(status))));

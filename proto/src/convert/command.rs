@@ -51,6 +51,9 @@ impl Command {
             Self::Invite(i) => Pb::Invite(i.into()),
             Self::Authority(act) => Pb::Authority(act.into()),
             Self::Policy(check) => Pb::Policy(check),
+            Self::Offer(networks) => Pb::Offer(pb::Offer {
+                networks: texts(networks),
+            }),
             Self::Status => Pb::Status(pb::StatusWanted {}),
             Self::Shutdown => Pb::Shutdown(pb::Shutdown {}),
         };
@@ -80,6 +83,7 @@ impl Command {
             Pb::Invite(i) => Self::Invite(i.try_into()?),
             Pb::Authority(act) => Self::Authority(act.try_into()?),
             Pb::Policy(check) => Self::Policy(check),
+            Pb::Offer(offer) => Self::Offer(parsed("network", &offer.networks)?),
             Pb::Status(_) => Self::Status,
             Pb::Shutdown(_) => Self::Shutdown,
         }))

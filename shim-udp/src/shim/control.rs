@@ -50,7 +50,7 @@ impl Shim {
             Command::Connect(..) | Command::Disconnect(_) => {
                 self.not_here(id, "connect to", "flows are allocated when they are needed");
             }
-            Command::Invite(_) | Command::Authority(_) | Command::Policy(_) => {
+            Command::Invite(_) | Command::Authority(_) | Command::Policy(_) | Command::Offer(_) => {
                 self.not_here(id, "invite to", "invite to the unicast layer above it")
             }
         }

@@ -2,6 +2,7 @@
 //! device, so it goes away with it; routes and addresses are also taken back when a configuration no longer has them, and
 //! put back when somebody else takes them away.
 
+mod exit;
 mod picture;
 mod watch;
 
@@ -20,6 +21,7 @@ use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use rustix::io::Errno;
 use tokio::task::JoinHandle;
 
+use self::exit::Exit;
 use self::picture::Picture;
 pub use self::watch::Watch;
 use crate::clash::{Networks, Verdict};
@@ -44,6 +46,7 @@ pub struct Device {
     /// With the source address that each prefers.
     routes: BTreeMap<IpNet, IpAddr>,
     warnings: Vec<String>,
+    exit: Exit,
     /// It has once been what it was to be.
     settled: bool,
 }
@@ -117,6 +120,7 @@ impl Device {
             )
         })?;
         let device = Self {
+            exit: Exit::new(&name, index),
             netlink,
             name,
             index,
@@ -157,10 +161,11 @@ impl Device {
                 picture.routes.get(net) == Some(&Some(*source))
             });
         self.routes = kept;
-        self.change(config, &picture.networks).await?;
+        let rules = self.change(config, &picture.networks).await?;
         let back = |net: &&IpNet| self.addresses.contains(*net);
         healed.addresses = lost.iter().filter(back).count() as u64;
         healed.routes = taken.keys().filter(|n| self.routes.contains_key(n)).count() as u64;
+        healed.routes += rules;
         Ok(healed)
     }
 
@@ -204,10 +209,23 @@ impl Device {
     /// is an error; later it is a warning, and what stands goes on standing: who comes later takes nothing from the VPN.
     pub async fn apply(&mut self, config: &Config) -> Result<(), Reason> {
         let picture = self.look().await?;
-        self.change(config, &picture.networks).await
+        self.change(config, &picture.networks).await.map(drop)
     }
 
-    async fn change(&mut self, config: &Config, host: &Networks) -> Result<(), Reason> {
+    /// Takes back what would not go away with the device.
+    pub async fn clear(&mut self, config: &Config) {
+        let none = Config {
+            exit: None,
+            offered: Vec::new(),
+            ..config.clone()
+        };
+        if let Err(e) = self.exit.set(&self.netlink.handle, &none).await {
+            tracing::warn!("{}", e.reason("take back the rules of the way out"));
+        }
+    }
+
+    /// Gives how much of the way out was missing.
+    async fn change(&mut self, config: &Config, host: &Networks) -> Result<u64, Reason> {
         self.warnings.clear();
         for address in &config.addresses {
             let own = config.own.iter().find(|own| own.contains(&address.addr()));
@@ -243,8 +261,10 @@ impl Device {
             }
         }
         self.apply_routes(config, host).await?;
+        let exit = self.exit.set(&self.netlink.handle, config).await;
+        let missing = exit.map_err(|e| e.reason(&self.what("send all else to")))?;
         self.settled = true;
-        Ok(())
+        Ok(missing)
     }
 
     /// What could not be done, in words for a person; empty when all is well.

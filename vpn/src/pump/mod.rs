@@ -228,11 +228,16 @@ impl<F: FlowPort> Core<F> {
             peer.prefixes.clone_from(&member.prefixes);
             peer.neighbour = member.neighbour;
         }
-        for route in &config.routes {
-            let owner = self.numbers.get(&route.member).map(|id| Owner::Peer(*id));
-            let owner = owner.or_else(|| (route.member == config.me).then_some(Owner::Me));
+        for net in &config.offers {
+            self.owners.route(*net, Owner::Me);
+        }
+        let by_hand = config.routes.iter().map(|r| (r.prefix, &r.member));
+        let taken = config.taken().map(|o| (o.net, &o.member));
+        for (prefix, member) in by_hand.chain(taken) {
+            let owner = self.numbers.get(member).map(|id| Owner::Peer(*id));
+            let owner = owner.or_else(|| (*member == config.me).then_some(Owner::Me));
             if let Some(owner) = owner {
-                self.owners.route(route.prefix, owner);
+                self.owners.route(prefix, owner);
             }
         }
         self.retime();

@@ -11,7 +11,7 @@ use crate::in_own_namespace;
 use crate::other::Admin;
 use crate::support::{config, wire_config};
 
-async fn device() -> (Tun, Device) {
+pub(crate) async fn device() -> (Tun, Device) {
     let name = DeviceName::new("vpn0").unwrap();
     let tun = Tun::create(&name, proto::ipcp::OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
     let device = Device::up(Netlink::open().unwrap(), name, 1400, tun.queue()).await;

@@ -7,6 +7,7 @@
 )]
 
 mod clash;
+mod exit;
 mod heal;
 mod irmd;
 mod other;
@@ -91,6 +92,14 @@ const TESTS: &[(&str, fn())] = &[
     (
         "what stands goes on standing when the host's network changes",
         clash::what_stands_goes_on_standing_when_the_hosts_network_changes,
+    ),
+    (
+        "all but what carries the VPN goes out by the exit, and nothing is left",
+        exit::all_but_what_carries_the_vpn_goes_out_by_the_exit_and_nothing_is_left,
+    ),
+    (
+        "one that is no longer offered is no longer taken",
+        exit::one_that_is_no_longer_offered_is_no_longer_taken,
     ),
     (
         "a name in use is refused with the reason",

@@ -86,6 +86,59 @@ impl Admin {
     }
 }
 
+impl Admin {
+    /// A default route by this device.
+    pub(crate) async fn default_by(&self, dev: &str, v6: bool) {
+        let index = self.index(dev).await;
+        let any: IpNet = if v6 { "::/0" } else { "0.0.0.0/0" }.parse().unwrap();
+        let route = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(any.addr(), 0)
+            .unwrap()
+            .output_interface(index);
+        self.handle
+            .route()
+            .add(route.build())
+            .execute()
+            .await
+            .unwrap();
+    }
+
+    /// The device that a packet to there goes by, from this address or from none yet.
+    pub(crate) async fn way(&self, from: Option<&str>, to: &str) -> Option<u32> {
+        let to: IpAddr = to.parse().unwrap();
+        let len = if to.is_ipv6() { 128 } else { 32 };
+        let mut ask = RouteMessageBuilder::<IpAddr>::new()
+            .destination_prefix(to, len)
+            .unwrap();
+        if let Some(from) = from {
+            ask = ask.source_prefix(from.parse().unwrap(), len).unwrap();
+        }
+        let mut routes = self.handle.route().get(ask.build()).execute();
+        let route = routes.try_next().await.ok()??;
+        route.attributes.iter().find_map(|a| {
+            if let rtnetlink::packet_route::route::RouteAttribute::Oif(index) = a {
+                Some(*index)
+            } else {
+                None
+            }
+        })
+    }
+
+    /// How many rules there are besides the kernel's own.
+    pub(crate) async fn rules(&self) -> usize {
+        let mut count = 0;
+        for version in [rtnetlink::IpVersion::V4, rtnetlink::IpVersion::V6] {
+            let mut all = self.handle.rule().get(version).execute();
+            while let Some(rule) = all.try_next().await.unwrap() {
+                use rtnetlink::packet_route::rule::RuleAttribute::Priority;
+                let ours = |a: &_| matches!(a, Priority(1..32_000));
+                count += usize::from(rule.attributes.iter().any(ours));
+            }
+        }
+        count
+    }
+}
+
 impl Drop for Admin {
     fn drop(&mut self) {
         self.task.abort();

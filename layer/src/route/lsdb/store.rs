@@ -360,7 +360,7 @@ impl Stored {
 fn links_of(record: Option<&Believed>) -> &[LinkState] {
     match record.map(|record| &record.parsed.content) {
         Some(Content::Links(links)) => links,
-        None => &[],
+        Some(Content::Offers(_)) | None => &[],
     }
 }
 

@@ -133,6 +133,7 @@ fn groups_stand_in_certificates_and_a_question_is_answered_with_the_rule() {
             name: "svc/web".to_owned(),
             from: from.to_owned(),
             at: at.to_owned(),
+            network: String::new(),
         };
         match net.ask("c", Command::Policy(check)) {
             Ok(Answer::Policy(reply)) => reply,

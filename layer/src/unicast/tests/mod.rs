@@ -19,6 +19,7 @@ mod mischief;
 mod model;
 mod mtus;
 mod names;
+mod offers;
 mod pools;
 mod queues;
 mod rates;

@@ -1,0 +1,250 @@
+//! The way out: a default route for what this host sends by way of a member, and nothing else.
+//!
+//! It lies in a table of its own, and rules lead there only what the VPN may carry: packets that have no source address yet,
+//! or one of this member's prefixes. The layers below send from addresses of other devices, as do answers to who came in by
+//! those, so that they never loop; and what a more specific route of the main table takes, stays there. The table's route
+//! goes away with the device. The rules don't, when the process is killed: then they lead to an empty table, which means
+//! nothing, until the next process of that device removes them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use futures_util::TryStreamExt;
+use ipnet::{IpNet, Ipv4Net};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
+use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+
+use super::{Refused, within};
+use crate::config::Config;
+use crate::device::DeviceName;
+
+/// The table and the rules of one device.
+#[derive(Debug)]
+pub(super) struct Exit {
+    table: u32,
+    priority: u32,
+    device: u32,
+}
+
+/// One rule, as far as we set it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Rule {
+    v6: bool,
+    priority: u32,
+    from: Option<IpNet>,
+}
+
+impl Exit {
+    pub(super) fn new(name: &DeviceName, device: u32) -> Self {
+        // The same for a device of this name in each life, and hardly that of another.
+        let mut hash: u32 = 0x811c_9dc5;
+        for byte in name.as_str().bytes() {
+            hash = (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193);
+        }
+        Self {
+            table: TABLES | (hash & 0xffff),
+            priority: PRIORITIES + 2 * (hash % 500),
+            device,
+        }
+    }
+
+    /// Makes rules and routes what the configuration says; gives how many were missing.
+    pub(super) async fn set(&self, handle: &Handle, config: &Config) -> Result<u64, Refused> {
+        let mut out: BTreeMap<bool, IpAddr> = BTreeMap::new();
+        for net in config.ways_out() {
+            out.extend(
+                config
+                    .address_like(net.addr())
+                    .map(|own| (own.is_ipv6(), own)),
+            );
+        }
+        let mut missing = 0;
+        for v6 in [false, true] {
+            let routes = self.routes(handle, v6).await?;
+            if !out.contains_key(&v6) && routes.iter().any(|oif| *oif != self.device) {
+                // Of another device whose name looks alike, and which lives.
+                continue;
+            }
+            missing += self
+                .rules(handle, v6, out.contains_key(&v6), config)
+                .await?;
+            match out.get(&v6) {
+                Some(source) if !routes.contains(&self.device) => {
+                    let add = handle.route().add(self.default_route(*source));
+                    within(add.execute()).await?;
+                    missing += 1;
+                }
+                None if routes.contains(&self.device) => {
+                    let any = if v6 { V6_ANY } else { V4_ANY };
+                    let del = handle.route().del(self.default_route(any));
+                    within(del.execute()).await?;
+                }
+                Some(_) | None => {}
+            }
+        }
+        Ok(missing)
+    }
+
+    async fn rules(
+        &self,
+        handle: &Handle,
+        v6: bool,
+        wanted: bool,
+        config: &Config,
+    ) -> Result<u64, Refused> {
+        let rule = |priority, from| Rule { v6, priority, from };
+        let own = config.own.iter().map(IpNet::trunc);
+        let own = own.filter(|net| net.addr().is_ipv6() == v6);
+        // IPv6 looks for a rule once it has chosen the source.
+        let none_yet = (!v6).then(|| Ipv4Net::from(Ipv4Addr::UNSPECIFIED).into());
+        let lead = own
+            .chain(none_yet)
+            .map(|from| rule(self.priority + 1, Some(from)));
+        let first = rule(self.priority, None);
+        let mut wanted: BTreeSet<Rule> = match wanted {
+            true => lead.chain([first]).collect(),
+            false => BTreeSet::new(),
+        };
+        let version = if v6 { IpVersion::V6 } else { IpVersion::V4 };
+        let mut all = handle.rule().get(version).execute();
+        let mut old = Vec::new();
+        while let Some(message) = within(all.try_next()).await? {
+            match self.read(v6, &message) {
+                Some(rule) if wanted.remove(&rule) => {}
+                Some(_) => old.push(message),
+                None => {}
+            }
+        }
+        let missing = wanted.len() as u64;
+        for rule in wanted {
+            self.add(handle, &rule).await?;
+        }
+        for message in old {
+            within(handle.rule().del(message).execute()).await?;
+        }
+        Ok(missing)
+    }
+
+    /// `None`: it isn't ours.
+    fn read(&self, v6: bool, message: &RuleMessage) -> Option<Rule> {
+        let (mut priority, mut source) = (0, None);
+        for attribute in &message.attributes {
+            if let RuleAttribute::Priority(number) = attribute {
+                priority = *number;
+            } else if let RuleAttribute::Source(address) = attribute {
+                source = Some(*address);
+            }
+        }
+        let from = match message.header.src_len {
+            0 => None,
+            len => {
+                let any = if v6 { V6_ANY } else { V4_ANY };
+                Some(IpNet::new(source.unwrap_or(any), len).ok()?)
+            }
+        };
+        let ours = [self.priority, self.priority + 1].contains(&priority);
+        ours.then_some(Rule { v6, priority, from })
+    }
+
+    async fn add(&self, handle: &Handle, rule: &Rule) -> Result<(), Refused> {
+        let mut add = handle
+            .rule()
+            .add()
+            .priority(rule.priority)
+            .action(RuleAction::ToTable);
+        let message = add.message_mut();
+        match rule.from {
+            Some(net) => {
+                message.header.src_len = net.prefix_len();
+                message
+                    .attributes
+                    .push(RuleAttribute::Source(net.network()));
+                message.attributes.push(RuleAttribute::Table(self.table));
+                if rule.v6 {
+                    message.header.flags |= RuleFlags::from_bits_retain(FIND_SADDR);
+                }
+            }
+            None => {
+                message.header.table = RouteHeader::RT_TABLE_MAIN;
+                message.attributes.push(RuleAttribute::SuppressPrefixLen(0));
+            }
+        }
+        match rule.v6 {
+            true => within(add.v6().execute()).await,
+            false => within(add.v4().execute()).await,
+        }
+    }
+
+    /// The devices of the table's routes.
+    async fn routes(&self, handle: &Handle, v6: bool) -> Result<Vec<u32>, Refused> {
+        let mut ask = match v6 {
+            true => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+            false => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+        };
+        ask.header = RouteHeader {
+            address_family: ask.header.address_family,
+            ..RouteHeader::default()
+        };
+        ask.attributes = vec![RouteAttribute::Table(self.table)];
+        let mut all = handle.route().get(ask).execute();
+        let mut devices = Vec::new();
+        loop {
+            match within(all.try_next()).await {
+                Ok(Some(route)) => devices.extend(oif(&route, self.table)),
+                // No table has this number yet.
+                Ok(None) | Err(Refused::Errno(rustix::io::Errno::NOENT)) => return Ok(devices),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn default_route(&self, source: IpAddr) -> RouteMessage {
+        let unspecified = source.is_unspecified();
+        match source {
+            IpAddr::V4(source) => {
+                let to = RouteMessageBuilder::<Ipv4Addr>::new().table_id(self.table);
+                let to = to.output_interface(self.device);
+                if unspecified {
+                    to
+                } else {
+                    to.pref_source(source)
+                }
+                .build()
+            }
+            IpAddr::V6(source) => {
+                let to = RouteMessageBuilder::<Ipv6Addr>::new().table_id(self.table);
+                let to = to.output_interface(self.device);
+                if unspecified {
+                    to
+                } else {
+                    to.pref_source(source)
+                }
+                .build()
+            }
+        }
+    }
+}
+
+/// The device of a route that is of this table.
+fn oif(route: &RouteMessage, table: u32) -> Option<u32> {
+    let mut device = None;
+    let mut own = u32::from(route.header.table) == table;
+    for attribute in &route.attributes {
+        if let RouteAttribute::Table(number) = attribute {
+            own = *number == table;
+        } else if let RouteAttribute::Oif(index) = attribute {
+            device = Some(*index);
+        }
+    }
+    device.filter(|_| own)
+}
+
+const V4_ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+const V6_ANY: IpAddr = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+/// `FIB_RULE_FIND_SADDR` of `linux/fib_rules.h`: a packet without a source is judged by the one that it would get.
+const FIND_SADDR: u32 = 0x1_0000;
+/// Tables are numbered from here; no distribution names one so.
+const TABLES: u32 = 0x5354_0000;
+/// Rules have priorities from here to 1,000 above: before the main table's, behind what an administrator numbers by hand.
+const PRIORITIES: u32 = 31_000;
