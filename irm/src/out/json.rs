@@ -50,6 +50,7 @@ pub(crate) fn trust(t: &pb::LayerTrust) -> Value {
         "held": text(&t.held),
         "key": text(&t.key),
         "own_ends": t.own_ends,
+        "pools": t.pools,
     })
 }
 

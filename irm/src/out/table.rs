@@ -114,6 +114,9 @@ pub(crate) fn trust(t: &pb::LayerTrust, now: Duration) -> String {
         (held, key) => format!("{held}, key {key}"),
     };
     line("held here", held);
+    if !t.pools.is_empty() {
+        line("pools", t.pools.join(", "));
+    }
     if t.roots.len() > 1 {
         line("not renewed", t.waiting.join(", "));
     }

@@ -232,6 +232,7 @@ impl Authority {
             self.members.entry(member).or_insert(issued);
         }
         self.invitations.extend(other.invitations);
+        self.pools.held.extend(other.pools.held);
     }
 
     /// Takes over what another has given away, as a certificate to issue with takes the place of one before.

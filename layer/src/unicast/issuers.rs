@@ -142,9 +142,10 @@ impl Unicast {
         if me.sealed.is_some() {
             return;
         }
-        let trust = me.trust();
+        let (trust, name) = (me.trust(), me.label().clone());
         if let Some(authority) = &mut me.authority {
             authority.show_beside(&trust);
+            authority.share_pools(&name, &trust.parts);
             if authority.is_root() {
                 return;
             }
@@ -161,6 +162,7 @@ impl Unicast {
                     authority.inherit(before);
                 }
                 authority.show_beside(&trust);
+                authority.share_pools(&name, &trust.parts);
                 let bytes = authority.to_bytes();
                 me.authority = Some(authority);
                 self.save("authority", bytes);
@@ -217,6 +219,7 @@ impl Unicast {
             Err(_) => Vec::new(),
         };
         let word = |a: &Authority| if a.is_root() { "root" } else { "issuer" };
+        let pools = me.authority.iter().flat_map(Authority::pools);
         let held = me.authority.as_ref().map(word);
         let held = held.or_else(|| me.sealed.as_ref().map(|_| "root"));
         Some(irm::LayerTrust {
@@ -229,6 +232,7 @@ impl Unicast {
             held: held.unwrap_or_default().to_owned(),
             key: me.key_word().to_owned(),
             own_ends: me.identity.is_of_old_root(now.wall),
+            pools: pools.map(IpNet::to_string).collect(),
         })
     }
 }

@@ -80,6 +80,11 @@ impl Authority {
                     "the prefixes {other} and {prefix} overlap; give each address once"
                 ));
             }
+            if let Some(part) = self.part_of_another(prefix) {
+                return conflict(format!(
+                    "prefix {prefix} overlaps {part}, which another member that issues gives addresses from; choose another, or invite there"
+                ));
+            }
             let owner = self.members.iter().find_map(|(m, issued)| {
                 issued
                     .grant

@@ -59,9 +59,8 @@ impl Authority {
                 .flat_map(|(_, prefixes)| prefixes.iter().copied())
                 .collect()
         };
-        if self.is_root() {
-            self.pools.elsewhere = of(false);
-        } else {
+        self.pools.elsewhere = of(false);
+        if !self.is_root() {
             self.pools.from = of(true);
         }
     }
@@ -104,6 +103,12 @@ impl Authority {
             })
         };
         pools.map(next).collect()
+    }
+
+    /// The part of another issuer in which a prefix lies.
+    pub(super) fn part_of_another(&self, prefix: &IpNet) -> Option<&IpNet> {
+        let mut parts = self.pools.elsewhere.iter();
+        parts.find(|part| part.contains(prefix) || prefix.contains(*part))
     }
 
     /// Notes what a member has that is out now.
@@ -320,6 +325,10 @@ mod tests {
         let parts = [(label("b"), part.clone())];
         assert_ne!(root.part(&parts, at(NOW)), part);
         root.share_pools(&label("a"), &parts);
+        // Not by hand either.
+        let ask = invite(Some("x"), &["10.7.0.250/32"], 1);
+        let refused = root.invite(&ask, &label("a"), &[], at(NOW)).unwrap_err();
+        assert_eq!(refused.code, Code::Conflict, "{refused}");
         // All that the root has left is given, and none of it lies in the part.
         let all: Vec<String> = (0..246)
             .map(|n| enrol(&mut root, &format!("m{n}"), NOW)[0].clone())

@@ -88,4 +88,8 @@ fn two_that_issue_and_do_not_see_each_other_give_no_address_twice() {
     assert_eq!(prefixes(&mut net, "c"), ["10.7.0.249/32"]);
     assert_eq!(prefixes(&mut net, "d"), ["10.7.0.250/32"]);
     assert_eq!(prefixes(&mut net, "e"), ["10.7.0.3/32"]);
+    let from = |net: &mut Net, at| status(net, at).trust.unwrap().pools;
+    assert_eq!(from(&mut net, "a"), ["10.7.0.0/24"]);
+    assert_eq!(from(&mut net, "b"), ["10.7.0.248/29"]);
+    assert_eq!(from(&mut net, "c"), Vec::<String>::new());
 }
