@@ -260,28 +260,35 @@ fn two_hundred_connections_leave_no_flow_and_no_descriptor() {
 }
 
 #[test]
-fn what_comes_beyond_the_bound_is_reset_and_counted() {
+fn what_comes_beyond_the_bounds_is_reset_and_counted() {
     let line = Line::impairable(29).unwrap();
     let server = serve(line.host("c").unwrap(), "hold");
-    let expose = [
-        "--json", "expose", "web", "--layer", "overlay", "--tcp", PORT, "--most", "2",
-    ];
-    let expose = begin(line.host("c").unwrap(), &expose);
+    let exposed = "--json expose web --layer overlay --tcp 8080 --most 3";
+    let exposed: Vec<_> = exposed.split(' ').collect();
+    let expose = begin(line.host("c").unwrap(), &exposed);
     let a = line.host("a").unwrap();
-    let forward = begin(
-        a,
-        &["--json", "forward", "--tcp", "0", "web", "--most", "3"],
-    );
-    let at = forward.newest()["tcp"].as_str().unwrap().to_owned();
-    let held: Vec<_> = (0..2)
-        .map(|_| a.spawn("lab-tool", ["tcp-exchange", &at]).unwrap())
-        .collect();
+    let forward = || {
+        let args = ["--json", "forward", "--tcp", "0", "web", "--most", "2"];
+        let forward = begin(a, &args);
+        let at = forward.newest()["tcp"].as_str().unwrap().to_owned();
+        (forward, at)
+    };
+    let hold = |at: &str| a.spawn("lab-tool", ["tcp-exchange", at]).unwrap();
+    let (first, at) = forward();
+    let mut held = vec![hold(&at), hold(&at)];
     eventually(TEN, "two are held", || flows(&line, "c") == 2).unwrap();
-    // The third is beyond what expose takes.
+    // Beyond what this one takes.
+    assert_eq!(exchange(a, &at, "")["ends"], json!({"reset": 1}));
+    let (second, at) = forward();
+    held.push(hold(&at));
+    eventually(TEN, "three are held", || flows(&line, "c") == 3).unwrap();
+    // Beyond what expose takes.
     assert_eq!(exchange(a, &at, "")["ends"], json!({"reset": 1}));
     assert_eq!(end(expose)["busy"], 1);
     drop((held, server));
-    assert_eq!(end(forward)["failed"], 1);
+    let (first, second) = (end(first), end(second));
+    assert_eq!((&first["busy"], &first["failed"]), (&json!(1), &json!(0)));
+    assert_eq!((&second["busy"], &second["failed"]), (&json!(0), &json!(1)));
 }
 
 #[test]

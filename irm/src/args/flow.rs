@@ -20,13 +20,20 @@ pub(crate) struct FlowOptions {
     /// raw, best, data, video or voice, or KEY=VALUE,… with ordered, reliable, max-delay-ms, priority, timeout-ms
     #[arg(long, value_name = "QOS", default_value = "best")]
     pub(crate) qos: QosSpec,
+    #[command(flatten)]
+    pub(crate) way: Way,
+}
+
+/// To whom a flow may go, beside its name.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Way {
     /// Only over this layer [default: a program of this host, or any unicast layer]
     #[arg(long, value_name = "LAYER")]
     pub(crate) layer: Option<Label>,
     /// Refuse any other member than this
     #[arg(long, value_name = "MEMBER")]
     pub(crate) peer: Option<Label>,
-    /// How long the flow may take to stand
+    /// How long a flow may take to stand
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
     pub(crate) timeout: Duration,
 }
@@ -64,21 +71,14 @@ pub(crate) struct Ping {
 pub(crate) struct Cat {
     /// To whom; with --listen: the name to serve
     pub(crate) name: Name,
-    /// Wait for one flow to the name, instead of asking for one
+    /// Wait for one flow to the name, registered in --layer, instead of asking for one
     #[arg(long, conflicts_with_all = ["qos", "peer", "timeout"])]
     pub(crate) listen: bool,
     /// data, or KEY=VALUE,… on top of it
     #[arg(long, value_name = "QOS", default_value = "data", value_parser = reliable)]
     pub(crate) qos: QosSpec,
-    /// Only over this layer [default: a program of this host, or any unicast layer]; with --listen: register the name there
-    #[arg(long, value_name = "LAYER")]
-    pub(crate) layer: Option<Label>,
-    /// Refuse any other member than this
-    #[arg(long, value_name = "MEMBER")]
-    pub(crate) peer: Option<Label>,
-    /// How long the flow may take to stand
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
-    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) way: Way,
 }
 
 /// A QoS that loses nothing and keeps the order.

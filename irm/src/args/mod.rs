@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 pub(crate) use bind::{BindVerb, UnbindVerb};
-pub(crate) use flow::{Cat, Echo, FlowOptions, FlowVerb, Perf, Ping};
+pub(crate) use flow::{Cat, Echo, FlowOptions, FlowVerb, Perf, Ping, Way};
 pub(crate) use ipcp::{Adjacency, Bootstrap, Enroll, IpcpVerb, Kind, Set};
 pub(crate) use layer::{Invite, LayerVerb, Rollover, Sealed};
 pub(crate) use name::{NameVerb, Register};

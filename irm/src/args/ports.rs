@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::{Args, value_parser};
 use proto::{Label, Name, QosSpec};
 
+use super::flow::Way;
 use crate::duration::duration;
 
 #[derive(Debug, Args)]
@@ -75,15 +76,8 @@ pub(crate) struct Ask {
     /// raw, best, data, video or voice, or KEY=VALUE,… with ordered, reliable, max-delay-ms, priority, timeout-ms [default: data for TCP, raw for UDP]
     #[arg(long, value_name = "QOS")]
     pub(crate) qos: Option<QosSpec>,
-    /// Only over this layer [default: a program of this host, or any unicast layer]
-    #[arg(long, value_name = "LAYER")]
-    pub(crate) layer: Option<Label>,
-    /// Refuse any other member than this
-    #[arg(long, value_name = "MEMBER")]
-    pub(crate) peer: Option<Label>,
-    /// How long a flow may take to stand
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = duration)]
-    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) way: Way,
 }
 
 /// How many at once, and for how long.

@@ -1,10 +1,10 @@
 //! `irm cat`: stdin to a reliable, ordered flow, and the flow to stdout.
 
-use libflow::{AllocOptions, Flow, Irm};
+use libflow::{Flow, Irm};
 use proto::{Code, Reason};
 
 use super::Context;
-use super::flow::stopped;
+use super::flow::{asked, stopped};
 use super::pump::{Broken, from_flow, to_flow};
 use crate::args::Cat;
 use crate::out::remark;
@@ -21,7 +21,7 @@ pub(crate) async fn run(c: &Context, args: Cat) -> Result<(), Reason> {
 async fn cat(c: &Context, args: &Cat) -> Result<(), Reason> {
     let irm = Irm::connect(Some(&c.run_dir)).await?;
     let flow = if args.listen {
-        let layers: Vec<_> = args.layer.iter().cloned().collect();
+        let layers: Vec<_> = args.way.layer.iter().cloned().collect();
         let mut listener = irm.listen(args.name.as_str(), &layers).await?;
         remark(&format!("waiting for a flow to {}", args.name));
         let incoming = listener.accept().await?;
@@ -32,13 +32,7 @@ async fn cat(c: &Context, args: &Cat) -> Result<(), Reason> {
         }
         incoming.accept().await?
     } else {
-        let wanted = AllocOptions {
-            qos: args.qos,
-            layer: args.layer.clone(),
-            peer: args.peer.clone(),
-            timeout: args.timeout,
-            ..AllocOptions::default()
-        };
+        let wanted = asked(args.qos, &args.way);
         let allocated = irm.allocate(args.name.as_str(), wanted);
         progress("allocating the flow", allocated).await?
     };

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use libflow::{AllocOptions, Flow, Incoming, Irm, Listener};
+use libflow::{AllocOptions, Flow, Incoming, Irm, Listener, QosSpec};
 use proto::irm as pb;
 use proto::{Code, Label, Name, Reason};
 use serde_json::json;
@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinSet;
 
 use super::Context;
-use crate::args::{FlowOptions, FlowVerb};
+use crate::args::{FlowOptions, FlowVerb, Way};
 use crate::client::{QUICK, answer};
 use crate::out::{json, remark, table};
 use crate::progress::progress;
@@ -31,15 +31,20 @@ pub(super) async fn open(
     options: &FlowOptions,
 ) -> Result<(Irm, Flow), Reason> {
     let irm = Irm::connect(Some(&c.run_dir)).await?;
-    let wanted = AllocOptions {
-        qos: options.qos,
-        layer: options.layer.clone(),
-        peer: options.peer.clone(),
-        timeout: options.timeout,
-        ..AllocOptions::default()
-    };
+    let wanted = asked(options.qos, &options.way);
     let flow = progress("allocating the flow", irm.allocate(name.as_str(), wanted)).await?;
     Ok((irm, flow))
+}
+
+/// What is asked of a flow.
+pub(super) fn asked(qos: QosSpec, way: &Way) -> AllocOptions {
+    AllocOptions {
+        qos,
+        layer: way.layer.clone(),
+        peer: way.peer.clone(),
+        timeout: way.timeout,
+        ..AllocOptions::default()
+    }
 }
 
 /// Who is at the other end, for people: `layer ovl, member ovl-c` or `this host`.

@@ -19,7 +19,7 @@ use crate::out::{remark, table};
 
 pub(crate) async fn run(c: &Context, args: Perf) -> Result<(), Reason> {
     if args.server {
-        let layers: Vec<_> = args.flow.layer.into_iter().collect();
+        let layers: Vec<_> = args.flow.way.layer.into_iter().collect();
         return listen(c, &args.name, &layers, serve).await;
     }
     let stop = stopped()?;

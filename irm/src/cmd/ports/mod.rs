@@ -29,18 +29,13 @@ pub(super) use lanes::{Lane, Lanes};
 pub(super) use tcp::{Tcp, accept};
 
 use super::Context;
+use super::flow::asked;
 use crate::args::{Ask, Bounds};
 use crate::out::{print, remark};
 
 /// What a flow is asked for, with the QoS that is usual for what it carries.
 fn wanted(ask: &Ask, usual: QosSpec) -> AllocOptions {
-    AllocOptions {
-        qos: ask.qos.unwrap_or(usual),
-        layer: ask.layer.clone(),
-        peer: ask.peer.clone(),
-        timeout: ask.timeout,
-        ..AllocOptions::default()
-    }
+    asked(ask.qos.unwrap_or(usual), &ask.way)
 }
 
 /// The same for bytes, which take a flow that loses nothing and keeps the order.

@@ -335,6 +335,20 @@ mod tests {
     }
 
     #[test]
+    fn a_client_hears_why_in_the_words_that_it_knows() {
+        for (code, reply) in [
+            (Code::Denied, 2),
+            (Code::Unreachable, 3),
+            (Code::NotFound, 4),
+            (Code::Refused, 5),
+            (Code::TimedOut, 6),
+            (Code::Busy, 1),
+        ] {
+            assert_eq!(Reply::from(code) as u8, reply, "{code:?}");
+        }
+    }
+
+    #[test]
     fn an_answer_is_as_the_rfc_has_it() {
         let at = "127.0.0.1:258".parse().unwrap();
         assert_eq!(answer(Reply::Expired, at), [5, 6, 0, 1, 127, 0, 0, 1, 1, 2]);
