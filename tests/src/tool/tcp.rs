@@ -114,7 +114,12 @@ pub(super) fn exchange(how: Exchange) -> anyhow::Result<()> {
 fn one(how: &Exchange) -> String {
     match try_one(how) {
         Ok(end) => end,
-        Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+        Err(e)
+            if matches!(
+                e.kind(),
+                ErrorKind::ConnectionReset | ErrorKind::BrokenPipe | ErrorKind::NotConnected
+            ) =>
+        {
             "reset".to_owned()
         }
         Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
@@ -145,16 +150,17 @@ fn try_one(how: &Exchange) -> io::Result<String> {
     let wrote = writer
         .join()
         .unwrap_or_else(|_| Err(ErrorKind::Other.into()));
-    // What was heard says more than what could not be said.
     read?;
-    let end = match got == sent {
-        true => "right",
-        false if got.len() < sent.len() => "short",
-        false => "wrong",
-    };
-    if end == "right" {
-        wrote?;
+    if got == sent {
+        return Ok("right".to_owned());
     }
+    // A reset is told once: to whoever asks first.
+    wrote?;
+    let end = if got.len() < sent.len() {
+        "short"
+    } else {
+        "wrong"
+    };
     Ok(end.to_owned())
 }
 
