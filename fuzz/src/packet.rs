@@ -1,8 +1,8 @@
 //! IP packets from a peer or from a program of this host.
 
+use ip::ends::Ends;
 use vpn::fragment;
 use vpn::icmp::{Problem, answer};
-use vpn::packet::Ends;
 
 use super::script::Script;
 

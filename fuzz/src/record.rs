@@ -35,6 +35,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         member: None,
     };
     let welcome = Welcome {
+        devices: false,
         flow: FlowId(7),
         mtu: 1400,
         qos: QosSpec::default(),

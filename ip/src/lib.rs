@@ -2,8 +2,10 @@
 //!
 //! | module | holds |
 //! |---|---|
+//! | [`ends`] | where a packet comes from and where it goes, parsed strictly |
 //! | [`offload`] | super-packets: segments out of one, one out of segments |
 //! | [`sum`] | the Internet checksum |
 
+pub mod ends;
 pub mod offload;
 pub mod sum;

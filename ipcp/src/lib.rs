@@ -16,6 +16,7 @@
 mod attach;
 mod config;
 mod descriptors;
+mod devices;
 mod flow_lower;
 mod io;
 mod lower;

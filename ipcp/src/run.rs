@@ -193,12 +193,27 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             self.parked = true;
             return self.uppers.pause(&mut self.io, ready.key);
         }
+        if self.uppers.is_device(ready.key) {
+            return self.device_ready(ready);
+        }
         for _ in 0..UPPER_READS {
             match self.uppers.step(&mut self.io, ready, Instant::now()) {
                 Some(did) => self.user(did),
                 None => break,
             }
         }
+    }
+
+    /// All of one look at a device goes in before anything goes out: the packets of one super-packet seldom fill a train.
+    fn device_ready(&mut self, ready: Ready) {
+        let now = now();
+        while let Some(Did::Wrote(flow, batch)) = self.uppers.step(&mut self.io, ready, now.mono) {
+            self.machine.handle(now, Input::Upper(flow, batch));
+            if !self.uppers.has_read(ready.key) {
+                break;
+            }
+        }
+        self.drain();
     }
 
     /// What the lower network has to say by itself, and whether users may be read again.

@@ -15,6 +15,7 @@ use rustc_hash::FxHashMap;
 
 use crate::config::random;
 use crate::descriptors::exhausted;
+use crate::devices::{self, Devices};
 use crate::io::{Interest, Io, Key, Ready, Side, Watch};
 
 /// All upper flows of the process.
@@ -30,6 +31,8 @@ pub(crate) struct Uppers {
     /// Users that were slow and have taken all that was held for them.
     took: Vec<FlowId>,
     timers: Timers<Timer>,
+    devices: Devices<frames::Tun>,
+    paused_devices: Vec<Key>,
 }
 
 /// What a user did.
@@ -93,6 +96,8 @@ enum Timer {
     Show(Key),
     /// What is held for a closed flow has waited for long enough.
     Linger(FlowId),
+    /// The user of a device is to hear what has moved.
+    Moved(FlowId),
     /// There may be a descriptor again for who connects.
     Door,
 }
@@ -115,6 +120,8 @@ impl Uppers {
             paused: Vec::new(),
             took: Vec::new(),
             timers: Timers::default(),
+            devices: Devices::default(),
+            paused_devices: Vec::new(),
         })
     }
 
@@ -133,6 +140,7 @@ impl Uppers {
             uid: user.uid,
         };
         let welcome = Welcome {
+            devices: !user.ipcp,
             flow,
             mtu: allocated.mtu,
             qos: allocated.qos,
@@ -184,6 +192,11 @@ impl Uppers {
             io.counters.add("drop.upper_gone", batch.count() as u64);
             return true;
         };
+        let left = self.devices.write(io, flow, batch);
+        if self.devices.begins_to_move(flow) {
+            self.timers.set(Timer::Moved(flow), Instant::now() + MOVED);
+        }
+        let Some(batch) = left else { return true };
         let (most, full) = match &upper.stage {
             Stage::Awaited { .. } => (HELD_BEFORE_JOIN, "drop.not_joined"),
             Stage::Joined { socket, .. } => {
@@ -235,6 +248,7 @@ impl Uppers {
     pub(crate) fn set_mtu(&mut self, io: &mut Io, flow: FlowId, mtu: u32) {
         if let Some(upper) = self.flows.get_mut(&flow) {
             upper.welcome.mtu = mtu;
+            self.devices.set_mtu(flow, mtu);
             if matches!(upper.stage, Stage::Joined { .. }) {
                 upper.mtu_due = true;
                 self.flush(io, flow);
@@ -248,6 +262,7 @@ impl Uppers {
             return;
         };
         upper.closing = Some(reason);
+        self.devices.unbind(io, flow);
         match &mut upper.stage {
             // Kept until somebody joins, it would keep the peer's way to this flow open.
             Stage::Awaited { handed, .. } => *handed = None,
@@ -282,6 +297,9 @@ impl Uppers {
             self.timers.clear(Timer::Show(ready.key));
             return self.admit(io, joining);
         }
+        if self.devices.is_device(ready.key) {
+            return self.read_device(io, ready.key, now);
+        }
         let flow = *self.joined.get(&ready.key)?;
         if ready.write {
             self.flush(io, flow);
@@ -295,6 +313,10 @@ impl Uppers {
 
     /// Leaves the user of this descriptor unread until [`Uppers::resume`].
     pub(crate) fn pause(&mut self, io: &mut Io, key: Key) {
+        if self.devices.is_device(key) {
+            self.devices.set_paused(io, key, true);
+            return self.paused_devices.push(key);
+        }
         let Some(flow) = self.joined.get(&key) else {
             return;
         };
@@ -310,12 +332,28 @@ impl Uppers {
     /// Whether this descriptor belongs to a flow that stands, and not to one who joins; `Some(true)`: to one whose packets go
     /// before those of others.
     pub(crate) fn urgent(&self, key: Key) -> Option<bool> {
+        if self.devices.is_device(key) {
+            return Some(false);
+        }
         let upper = self.flows.get(self.joined.get(&key)?)?;
         Some(upper.welcome.qos.priority > 0)
     }
 
+    /// Whether this descriptor is that of a device that a user has handed over.
+    pub(crate) fn is_device(&self, key: Key) -> bool {
+        self.devices.is_device(key)
+    }
+
+    /// Whether something was read from a device that no step has given yet.
+    pub(crate) fn has_read(&self, key: Key) -> bool {
+        self.devices.has_read(key)
+    }
+
     /// Reads all users again.
     pub(crate) fn resume(&mut self, io: &mut Io) {
+        for key in self.paused_devices.drain(..) {
+            self.devices.set_paused(io, key, false);
+        }
         for flow in self.paused.drain(..) {
             if let Some(upper) = self.flows.get_mut(&flow)
                 && let Stage::Joined { paused, .. } = &mut upper.stage
@@ -345,7 +383,7 @@ impl Uppers {
                     if self.awaited.contains(&flow) {
                         io.counters.add("join.never_came", 1);
                         let closed = self
-                            .remove(flow)
+                            .remove(io, flow)
                             .is_some_and(|upper| upper.closing.is_some());
                         if !closed {
                             return Some(Did::Left(flow));
@@ -353,8 +391,9 @@ impl Uppers {
                     }
                 }
                 Timer::Linger(flow) => {
-                    self.remove(flow);
+                    self.remove(io, flow);
                 }
+                Timer::Moved(flow) => self.tell_moved(flow),
                 Timer::Door => self.reopen(io),
             }
         }
@@ -423,11 +462,83 @@ impl Uppers {
             paused: false,
         };
         if welcomed.is_err() {
-            self.remove(flow);
+            self.remove(io, flow);
             return Some(Did::Left(flow));
         }
         self.flush(io, flow);
         None
+    }
+
+    /// What a device that was handed over has for flows; what it has for its user is given to that.
+    fn read_device(&mut self, io: &mut Io, key: Key, now: Instant) -> Option<Did> {
+        loop {
+            match self.devices.read(io, key)? {
+                devices::Read::Sdus(flow, batch) => {
+                    let takes = |upper: &Upper| !upper.silent && !upper.ended;
+                    if !self.flows.get(&flow).is_some_and(takes) {
+                        io.counters.add("drop.device_silent", batch.count() as u64);
+                        continue;
+                    }
+                    if self.devices.begins_to_move(flow) {
+                        self.timers.set(Timer::Moved(flow), now + MOVED);
+                    }
+                    return Some(Did::Wrote(flow, batch));
+                }
+                devices::Read::Frame(flow, packet) => {
+                    if !self.tell(flow, &Item::Frame(packet)) {
+                        io.counters.add("drop.device_user_full", 1);
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_moved(&mut self, flow: FlowId) {
+        if let Some(moved) = self.devices.news(flow) {
+            // Totals: the next says it too.
+            self.tell(flow, &Item::Moved(moved));
+        }
+    }
+
+    /// Says something to a user at once, if it takes it.
+    fn tell(&self, flow: FlowId, item: &Item) -> bool {
+        let stage = self.flows.get(&flow).map(|upper| &upper.stage);
+        match stage {
+            Some(Stage::Joined { socket, .. }) => socket.try_send_item(item, None).is_ok(),
+            Some(Stage::Awaited { .. }) | None => false,
+        }
+    }
+
+    /// Takes a user's device, or what it says of it; else says why the flow ends.
+    fn device_item(
+        &mut self,
+        io: &mut Io,
+        flow: FlowId,
+        item: Item,
+        handed: Option<OwnedFd>,
+    ) -> Result<(), Reason> {
+        let upper = self.flows.get(&flow);
+        let (mtu, uid) = upper.map_or((0, 0), |upper| (upper.welcome.mtu, upper.user.uid));
+        let misuse =
+            |why: &dyn std::fmt::Display| Err(Reason::new(Code::PeerMisbehaved, why.to_string()));
+        match item {
+            Item::Device(said) => {
+                let open = || devices::open(said, handed);
+                let bound = self.devices.bind(io, (flow, mtu), (uid, said.id), open);
+                bound.or_else(|e| misuse(&e))
+            }
+            Item::Pair(pair) if self.devices.pair(flow, pair) => Ok(()),
+            Item::Pair(_) => misuse(&"a Pair came before the Device"),
+            Item::Join(_)
+            | Item::Welcome(_)
+            | Item::Mtu(_)
+            | Item::Down(_)
+            | Item::Shut
+            | Item::Frame(_)
+            | Item::Moved(_) => misuse(
+                &"a user sends SDUs, then Shut where the flow is ordered, then Down, nothing else",
+            ),
+        }
     }
 
     fn read(&mut self, io: &mut Io, flow: FlowId) -> Option<Did> {
@@ -439,7 +550,11 @@ impl Uppers {
             return None;
         }
         let mut batch = Batch::new(Framing::Record);
-        match socket.try_recv(&mut batch) {
+        let (received, handed) = match socket.try_recv_with(&mut batch) {
+            Ok((received, handed)) => (Ok(received), handed),
+            Err(e) => (Err(e), None),
+        };
+        match received {
             Ok(Received::Data) if upper.closing.is_some() => return None,
             Ok(Received::Data) if !upper.ended => return Some(Did::Wrote(flow, batch)),
             Ok(Received::Item(Item::Shut)) if upper.welcome.qos.ordered && !upper.ended => {
@@ -452,17 +567,21 @@ impl Uppers {
                 let _ = socket.try_send_item(&Item::Down(reason), None);
             }
             Ok(Received::Item(Item::Down(_)) | Received::End) | Err(_) => {}
-            Ok(Received::Item(_) | Received::Data) => {
+            Ok(Received::Item(item)) => match self.device_item(io, flow, item, handed) {
+                Ok(()) => return None,
+                Err(reason) => {
+                    io.counters.add("drop.bad_record", 1);
+                    self.tell(flow, &Item::Down(reason));
+                }
+            },
+            Ok(Received::Data) => {
                 io.counters.add("drop.bad_record", 1);
-                let reason = Reason::new(
-                    Code::PeerMisbehaved,
-                    "a user sends SDUs, then Shut where the flow is ordered, then Down, nothing else",
-                );
+                let reason = Reason::new(Code::PeerMisbehaved, "SDUs came behind the last one");
                 let _ = socket.try_send_item(&Item::Down(reason), None);
             }
         }
         let closed = self
-            .remove(flow)
+            .remove(io, flow)
             .is_some_and(|upper| upper.closing.is_some());
         (!closed).then_some(Did::Left(flow))
     }
@@ -500,7 +619,7 @@ impl Uppers {
             match socket.try_send_item(&Item::Down(reason.clone()), None) {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return upper.rearm(io),
                 Ok(()) | Err(_) => {
-                    self.remove(flow);
+                    self.remove(io, flow);
                     return;
                 }
             }
@@ -508,8 +627,10 @@ impl Uppers {
         upper.rearm(io);
     }
 
-    fn remove(&mut self, flow: FlowId) -> Option<Upper> {
+    fn remove(&mut self, io: &mut Io, flow: FlowId) -> Option<Upper> {
         let upper = self.flows.remove(&flow)?;
+        self.devices.unbind(io, flow);
+        self.timers.clear(Timer::Moved(flow));
         match &upper.stage {
             Stage::Awaited { .. } => {
                 self.awaited.retain(|f| *f != flow);
@@ -553,6 +674,8 @@ impl Upper {
 const JOIN: Duration = Duration::from_secs(10);
 /// How long a process that connected has to show its token.
 const SHOW: Duration = Duration::from_secs(2);
+/// How late the user of a device hears what has moved.
+const MOVED: Duration = Duration::from_secs(1);
 /// How long who connects waits when there was no descriptor left.
 const EXHAUSTED: Duration = Duration::from_millis(50);
 /// How long a closed flow waits for a slow user.

@@ -236,10 +236,17 @@ impl End {
                     let _ = self.socket.try_send_item(&Item::Down(reason.clone()), None);
                     self.went_down(reason);
                 }
-                Ok(Received::Item(Item::Join(_) | Item::Welcome(_))) => {
+                Ok(Received::Item(
+                    Item::Join(_)
+                    | Item::Welcome(_)
+                    | Item::Device(_)
+                    | Item::Pair(_)
+                    | Item::Frame(_)
+                    | Item::Moved(_),
+                )) => {
                     self.went_down(Reason::new(
                         Code::PeerMisbehaved,
-                        "a Join or Welcome came in the midst of the flow",
+                        "an item came in the midst of the flow that has no place there",
                     ));
                 }
                 Ok(Received::End) => self.went_down(died()),
@@ -369,6 +376,7 @@ mod tests {
         let (a, b) = RecordSocket::pair().unwrap();
         let end = |socket| {
             let welcome = Welcome {
+                devices: false,
                 flow: FlowId(1),
                 mtu: 2000,
                 qos: QosSpec::RAW,

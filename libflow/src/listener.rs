@@ -152,6 +152,7 @@ impl Incoming {
         let offer = Offer {
             name,
             welcome: Welcome {
+                devices: false,
                 flow,
                 mtu,
                 qos,

@@ -122,7 +122,13 @@ impl RecordSocket {
                 handed,
             }),
             Item::Down(reason) => Err(reason),
-            Item::Join(_) | Item::Mtu(_) | Item::Shut => Err(Reason::new(
+            Item::Join(_)
+            | Item::Mtu(_)
+            | Item::Shut
+            | Item::Device(_)
+            | Item::Pair(_)
+            | Item::Frame(_)
+            | Item::Moved(_) => Err(Reason::new(
                 Code::PeerMisbehaved,
                 format!(
                     "{} answered with something else than a Welcome",
@@ -162,6 +168,19 @@ impl RecordSocket {
         self.recv(batch, RecvFlags::DONTWAIT)
     }
 
+    /// The same, and the descriptor that came with the record, if one did.
+    pub fn try_recv_with(&self, batch: &mut Batch) -> io::Result<(Received, Option<OwnedFd>)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC | RecvFlags::TRUNC;
+        let got = retry(|| {
+            let mut parts = [IoSliceMut::new(batch.space())];
+            rustix::net::recvmsg(&self.0, &mut parts, &mut control, flags)
+        })?;
+        let handed = descriptor(&mut control);
+        Ok((received(batch, got.bytes), handed))
+    }
+
     /// Receives the first record, which must be a control item, and the descriptor that came with it.
     pub fn try_recv_first(&self) -> io::Result<(Item, Option<OwnedFd>)> {
         let mut bytes = [0; FIRST];
@@ -186,13 +205,7 @@ impl RecordSocket {
         if got.flags.contains(rustix::net::ReturnFlags::TRUNC) {
             return Err(bad("the first record is too long"));
         }
-        let handed = control.drain().find_map(|message| {
-            if let RecvAncillaryMessage::ScmRights(mut fds) = message {
-                fds.next()
-            } else {
-                None
-            }
-        });
+        let handed = descriptor(&mut control);
         match Record::parse(&bytes[..got.bytes]) {
             Ok(Record::Control(item)) => Ok((item, handed)),
             Ok(Record::Data) => Err(bad("the first record holds SDUs")),
@@ -230,30 +243,7 @@ impl RecordSocket {
         // TRUNC: the kernel tells a record's true length, so that a cut one shows.
         let (_, len) =
             retry(|| rustix::net::recv(&self.0, batch.space(), flags | RecvFlags::TRUNC))?;
-        if len == 0 {
-            return Ok(Received::End);
-        }
-        let bad = |why: &dyn std::fmt::Display| {
-            Ok(Received::Bad(Reason::new(
-                Code::PeerMisbehaved,
-                format!("bad record: {why}"),
-            )))
-        };
-        if len > Batch::CAPACITY {
-            return bad(&format_args!(
-                "it has {len} bytes; at most {} are allowed",
-                Batch::CAPACITY
-            ));
-        }
-        if let Err(why) = batch.set_record(len) {
-            let control = batch.space();
-            return match Record::parse(&control[..len]) {
-                Ok(Record::Control(item)) => Ok(Received::Item(item)),
-                Ok(Record::Data) => bad(&why),
-                Err(why) => bad(&why),
-            };
-        }
-        Ok(Received::Data)
+        Ok(received(batch, len))
     }
 
     pub(crate) fn send(&self, batch: &Batch) -> io::Result<()> {
@@ -317,6 +307,42 @@ impl AsRawFd for RecordSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
+}
+
+/// The first descriptor that came with a record; others are closed.
+fn descriptor(control: &mut RecvAncillaryBuffer<'_>) -> Option<OwnedFd> {
+    control.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
+        _ => None,
+    })
+}
+
+/// What the record is whose bytes lie in the batch, and which has so many.
+fn received(batch: &mut Batch, len: usize) -> Received {
+    if len == 0 {
+        return Received::End;
+    }
+    let bad = |why: &dyn std::fmt::Display| {
+        Received::Bad(Reason::new(
+            Code::PeerMisbehaved,
+            format!("bad record: {why}"),
+        ))
+    };
+    if len > Batch::CAPACITY {
+        return bad(&format_args!(
+            "it has {len} bytes; at most {} are allowed",
+            Batch::CAPACITY
+        ));
+    }
+    if let Err(why) = batch.set_record(len) {
+        let control = batch.space();
+        return match Record::parse(&control[..len]) {
+            Ok(Record::Control(item)) => Received::Item(item),
+            Ok(Record::Data) => bad(&why),
+            Err(why) => bad(&why),
+        };
+    }
+    Received::Data
 }
 
 /// A listening data socket; its file goes away with it.

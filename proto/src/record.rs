@@ -4,12 +4,24 @@
 //! | kind | item | direction | fields |
 //! |---|---|---|---|
 //! | 0 | Join | joiner → acceptor, first record | version u8, token 16 bytes |
-//! | 1 | Welcome | acceptor → joiner, first record | version u8, flow u64, mtu u32, qos (flags u8, priority u8, max_delay_ms u32, timeout_ms u32), then three texts (u16 length, UTF-8): peer name, layer, member; empty: none |
+//! | 1 | Welcome | acceptor → joiner, first record | version u8, flow u64, mtu u32, qos (flags u8: 1 ordered, 2 reliable, 4 takes devices; priority u8, max_delay_ms u32, timeout_ms u32), then three texts (u16 length, UTF-8): peer name, layer, member; empty: none |
 //! | 2 | Mtu | to the user of the flow | mtu u32 |
 //! | 3 | Down | either way, last record | code u8, text to the end |
 //! | 4 | Shut | either way, after the last SDU | none |
+//! | 5 | Device | from the user of the flow | device u64, joins u8 (1 TCP, 2 UDP) |
+//! | 6 | Pair | from the user of the flow | family u8 (4, 6), this host's address, the other's: 4 bytes each, or 16 each |
+//! | 7 | Frame | to the user of the flow | one IP packet to the end |
+//! | 8 | Moved | to the user of the flow | rx packets u64, rx bytes u64, tx packets u64, tx bytes u64 |
 //!
-//! The record of a Welcome carries, where a shim hands its socket over, that one descriptor as `SCM_RIGHTS`.
+//! The record of a Welcome carries, where a shim hands its socket over, that one descriptor as `SCM_RIGHTS`; that of a Device
+//! carries the TUN device.
+//!
+//! A user whose SDUs are IP packets may hand its **device** over to the IPC process, so that they need not pass through it: what
+//! is read from the device and goes from the first address of a Pair to the second becomes an SDU of the Pair's flow, and an SDU
+//! of that flow from the second to the first is written to the device. All else comes to the user, as a Frame or as an SDU. A
+//! Device that is said again forgets the flow's Pairs. The same device may be said on many flows of one IPC process.
+
+use std::net::IpAddr;
 
 use crate::id::{FlowId, Label, Name, Token};
 use crate::qos::QosSpec;
@@ -42,6 +54,8 @@ pub struct Welcome {
     pub qos: QosSpec,
     /// The other end.
     pub peer: Peer,
+    /// The IPC process takes devices from the user of this flow.
+    pub devices: bool,
 }
 
 /// A control item.
@@ -57,6 +71,58 @@ pub enum Item {
     Down(Reason),
     /// No more SDUs follow this way; the other way goes on.
     Shut,
+    /// The SDUs are IP packets of the device whose descriptor comes with this.
+    Device(Device),
+    /// Packets between these two go between the device and this flow by themselves.
+    Pair(Pair),
+    /// A packet of the device of which no Pair speaks.
+    Frame(Vec<u8>),
+    /// What has moved by itself since the device was handed over.
+    Moved(Moved),
+}
+
+/// A device that is handed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Device {
+    /// A number that the user has drawn for it, the same on each flow.
+    pub id: u64,
+    /// It takes super-packets of TCP.
+    pub tcp: bool,
+    /// It takes super-packets of UDP.
+    pub udp: bool,
+}
+
+/// Two addresses of one family.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Pair {
+    /// This host's and the other's.
+    V4([u8; 4], [u8; 4]),
+    /// This host's and the other's.
+    V6([u8; 16], [u8; 16]),
+}
+
+impl Pair {
+    /// `None`: of two families.
+    pub fn new(own: IpAddr, other: IpAddr) -> Option<Self> {
+        match (own, other) {
+            (IpAddr::V4(own), IpAddr::V4(other)) => Some(Self::V4(own.octets(), other.octets())),
+            (IpAddr::V6(own), IpAddr::V6(other)) => Some(Self::V6(own.octets(), other.octets())),
+            _ => None,
+        }
+    }
+}
+
+/// Packets and their bytes, from the flow to the device (rx) and back (tx).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Moved {
+    /// Packets of the flow that the device took.
+    pub rx_packets: u64,
+    /// Their bytes.
+    pub rx_bytes: u64,
+    /// Packets of the device that the flow took.
+    pub tx_packets: u64,
+    /// Their bytes.
+    pub tx_bytes: u64,
 }
 
 /// What a record holds.
@@ -111,7 +177,9 @@ impl Item {
                 out.extend(w.flow.0.to_be_bytes());
                 out.extend(w.mtu.to_be_bytes());
                 out.extend([
-                    u8::from(w.qos.ordered) | u8::from(w.qos.reliable) << 1,
+                    u8::from(w.qos.ordered)
+                        | u8::from(w.qos.reliable) << 1
+                        | u8::from(w.devices) << 2,
                     w.qos.priority,
                 ]);
                 out.extend(w.qos.max_delay_ms.to_be_bytes());
@@ -136,8 +204,51 @@ impl Item {
                 out.extend(reason.text.as_bytes());
             }
             Self::Shut => out.push(4),
+            Self::Device(_) | Self::Pair(_) | Self::Frame(_) | Self::Moved(_) => {
+                self.encode_device(&mut out)
+            }
         }
         out
+    }
+
+    /// The items about devices.
+    fn encode_device(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Device(device) => {
+                out.push(5);
+                out.extend(device.id.to_be_bytes());
+                out.push(u8::from(device.tcp) | u8::from(device.udp) << 1);
+            }
+            Self::Pair(pair) => {
+                out.push(6);
+                match pair {
+                    Pair::V4(own, other) => {
+                        out.push(4);
+                        out.extend(own.iter().chain(other));
+                    }
+                    Pair::V6(own, other) => {
+                        out.push(6);
+                        out.extend(own.iter().chain(other));
+                    }
+                }
+            }
+            Self::Frame(packet) => {
+                out.push(7);
+                out.extend(packet);
+            }
+            Self::Moved(moved) => {
+                out.push(8);
+                for n in [
+                    moved.rx_packets,
+                    moved.rx_bytes,
+                    moved.tx_packets,
+                    moved.tx_bytes,
+                ] {
+                    out.extend(n.to_be_bytes());
+                }
+            }
+            Self::Join(_) | Self::Welcome(_) | Self::Mtu(_) | Self::Down(_) | Self::Shut => {}
+        }
     }
 
     fn parse(bytes: &[u8]) -> Result<Self, BadItem> {
@@ -159,6 +270,18 @@ impl Item {
                 Self::Down(Reason::new(code, text))
             }
             4 => Self::Shut,
+            5 => Self::Device(r.device()?),
+            6 => Self::Pair(r.pair()?),
+            7 => Self::Frame(std::mem::take(&mut r.0).to_vec()),
+            8 => {
+                let mut n = || Ok(u64::from_be_bytes(r.array()?));
+                Self::Moved(Moved {
+                    rx_packets: n()?,
+                    rx_bytes: n()?,
+                    tx_packets: n()?,
+                    tx_bytes: n()?,
+                })
+            }
             kind => return Err(BadItem::Kind(kind)),
         };
         if r.0.is_empty() {
@@ -199,11 +322,31 @@ impl<'a> Reader<'a> {
         Ok((!text.is_empty()).then_some(text))
     }
 
+    fn device(&mut self) -> Result<Device, BadItem> {
+        let id = u64::from_be_bytes(self.array()?);
+        match self.u8()? {
+            joins @ 0..4 => Ok(Device {
+                id,
+                tcp: joins & 1 != 0,
+                udp: joins & 2 != 0,
+            }),
+            _ => Err(BadItem::Field),
+        }
+    }
+
+    fn pair(&mut self) -> Result<Pair, BadItem> {
+        match self.u8()? {
+            4 => Ok(Pair::V4(self.array()?, self.array()?)),
+            6 => Ok(Pair::V6(self.array()?, self.array()?)),
+            _ => Err(BadItem::Field),
+        }
+    }
+
     fn welcome(&mut self) -> Result<Welcome, BadItem> {
         let flow = FlowId(u64::from_be_bytes(self.array()?));
         let mtu = u32::from_be_bytes(self.array()?);
         let [flags, priority] = self.array()?;
-        if flags > 3 || priority > 7 {
+        if flags > 7 || priority > 7 {
             return Err(BadItem::Field);
         }
         let qos = QosSpec {
@@ -224,6 +367,7 @@ impl<'a> Reader<'a> {
             mtu,
             qos,
             peer,
+            devices: flags & 4 != 0,
         })
     }
 }
@@ -243,8 +387,9 @@ mod tests {
             0u8..8,
             any::<u32>(),
         );
-        let welcome = (any::<u64>(), any::<u32>(), qos, name, label(), label()).prop_map(
-            |(flow, mtu, q, name, layer, member)| {
+        let ends = (name, label(), label());
+        let welcome = (any::<u64>(), any::<u32>(), qos, ends, any::<bool>()).prop_map(
+            |(flow, mtu, q, (name, layer, member), devices)| {
                 let qos = QosSpec {
                     ordered: q.0,
                     reliable: q.1,
@@ -261,6 +406,7 @@ mod tests {
                         layer,
                         member,
                     },
+                    devices,
                 })
             },
         );
@@ -271,6 +417,22 @@ mod tests {
             ("[^\\p{C}]{0,99}", 1u32..13)
                 .prop_map(|(t, c)| Item::Down(Reason::new(Code::from_wire(c), t))),
             Just(Item::Shut),
+            any::<(u64, bool, bool)>().prop_map(|(id, tcp, udp)| Item::Device(Device {
+                id,
+                tcp,
+                udp
+            })),
+            any::<([u8; 4], [u8; 4])>().prop_map(|(own, other)| Item::Pair(Pair::V4(own, other))),
+            any::<([u8; 16], [u8; 16])>().prop_map(|(own, other)| Item::Pair(Pair::V6(own, other))),
+            any::<Vec<u8>>().prop_map(Item::Frame),
+            any::<[u64; 4]>().prop_map(|[rx_packets, rx_bytes, tx_packets, tx_bytes]| {
+                Item::Moved(Moved {
+                    rx_packets,
+                    rx_bytes,
+                    tx_packets,
+                    tx_bytes,
+                })
+            }),
         ]
     }
 
@@ -290,8 +452,8 @@ mod tests {
         fn a_cut_item_is_refused(item in items(), cut in 0usize..100) {
             let bytes = item.encode();
             let end = bytes.len().saturating_sub(1 + cut).max(2);
-            // A Down without its whole text is still one; everything else must be refused.
-            if !matches!(item, Item::Down(_)) && end < bytes.len() {
+            // A Down without its whole text is still one, as is a Frame; everything else must be refused.
+            if !matches!(item, Item::Down(_) | Item::Frame(_)) && end < bytes.len() {
                 prop_assert!(Record::parse(&bytes[..end]).is_err());
             }
         }

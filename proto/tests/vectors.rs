@@ -6,7 +6,7 @@
 )]
 
 use prost::Message as _;
-use proto::record::{Item, Peer, Record, Welcome};
+use proto::record::{Device, Item, Moved, Pair, Peer, Record, Welcome};
 use proto::wire::message::Body;
 use proto::wire::{self, directory};
 use proto::{Batch, Code, FlowId, Framing, Label, Name, QosSpec, Reason, Token, irm};
@@ -80,6 +80,7 @@ fn control_items_are_those_of_the_document() {
         (
             "welcome",
             Item::Welcome(Welcome {
+                devices: true,
                 flow,
                 mtu,
                 qos,
@@ -89,6 +90,26 @@ fn control_items_are_those_of_the_document() {
         ("mtu", Item::Mtu(mtu)),
         ("down", Item::Down(Reason::new(Code::Closed, "bye"))),
         ("shut", Item::Shut),
+        (
+            "device",
+            Item::Device(Device {
+                id: 9,
+                tcp: true,
+                udp: false,
+            }),
+        ),
+        ("pair", Item::Pair(Pair::V4([10, 7, 0, 1], [10, 7, 0, 2]))),
+        ("pair6", Item::Pair(Pair::V6([0xfd; 16], [0xfe; 16]))),
+        ("frame", Item::Frame(vec![0x45, 0])),
+        (
+            "moved",
+            Item::Moved(Moved {
+                rx_packets: 1,
+                rx_bytes: 1428,
+                tx_packets: 2,
+                tx_bytes: 2856,
+            }),
+        ),
     ] {
         let bytes = vector(&format!("record.{name}"));
         assert_eq!(item.encode(), bytes, "{name}");

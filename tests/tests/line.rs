@@ -31,6 +31,17 @@ fn names_and_ip_reach_c_from_a_and_nothing_shows_on_the_wire() {
         let ping = line.ping(to).unwrap();
         assert!(ping["received"].as_u64() >= Some(18), "{ping}");
     }
+    // All but the first packets between two addresses go past the VPN's process, which hears of them a second later.
+    let a = line.host("a").unwrap();
+    until(FIVE, || {
+        let counters = &a.irm_json("vpn status")?["vpns"][0]["counters"];
+        let count = |name: &str| counters[name].as_u64().unwrap_or(0);
+        let all = count("tx_packets") + count("rx_packets");
+        let handed = count("handed_packets");
+        anyhow::ensure!(handed > 1000 && handed * 10 > all * 9, "{counters}");
+        Ok(())
+    })
+    .unwrap();
     // The eavesdropper would have seen it: here it goes in the clear, below the layer.
     let clear = line.host("a").unwrap();
     let at = format!("{}:9000", line.links[0].v4[1]);

@@ -17,6 +17,8 @@ pub struct Counters {
     pub fragmented: u64,
     /// ICMP errors sent to the host's own programs.
     pub icmp_sent: u64,
+    /// Of all packets those that the IPC process moved between device and flow by itself.
+    pub handed_packets: u64,
     /// Flows that this side allocated.
     pub flows_dialled: u64,
     /// Flows that peers allocated.
@@ -88,6 +90,7 @@ impl Counters {
             ("rx_bytes", self.rx_bytes),
             ("fragmented", self.fragmented),
             ("icmp_sent", self.icmp_sent),
+            ("handed_packets", self.handed_packets),
             ("flows_dialled", self.flows_dialled),
             ("flows_accepted", self.flows_accepted),
             ("flows_down", self.flows_down),

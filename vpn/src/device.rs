@@ -1,48 +1,13 @@
-//! The device that packets of this host come from and go to. Anything that gives whole frames will do: a TUN, or a socket.
-
-mod tun;
+//! Making the TUN device.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::OwnedFd;
 
-use ip::offload::{BadFrame, Segments, Vnet};
-use proto::{Batch, Code, Reason};
-
-pub use self::tun::{Offloads, Tun};
-
-/// Packets in and out of the host. Calls return at once; `WouldBlock` says that nothing is there.
-///
-/// Segmentation and joining live behind this face: what is read may be the many packets of one super-packet, all of one flow, and
-/// a write may join what goes together.
-pub trait TunPort: AsFd + AsRawFd {
-    /// Reads one frame. The inner error says that it was none that can be used.
-    fn read(&mut self) -> io::Result<Result<Segments<'_>, BadFrame>>;
-
-    /// Gives those packets of a batch to the host that are allowed, each flow's in order. One that the host refuses is left out.
-    fn write(&mut self, batch: &Batch, allowed: impl FnMut(&[u8]) -> bool) -> Written;
-
-    /// Gives one packet to the host.
-    fn write_one(&mut self, packet: &[u8]) -> Written;
-}
-
-/// What became of packets that were written.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Written {
-    /// Packets that the host took.
-    pub packets: u64,
-    /// Their bytes.
-    pub bytes: u64,
-    /// Packets that it refused, as a device does that is down.
-    pub refused: usize,
-}
-
-/// A descriptor that gives and takes one whole packet a call, such as one end of a `SOCK_SEQPACKET` pair. Must be
-/// non-blocking.
-#[derive(Debug)]
-pub struct FrameFd<F> {
-    fd: F,
-    frame: Vec<u8>,
-}
+use frames::{Offloads, Tun};
+use proto::ipcp::OffloadMode;
+use proto::{Code, Reason};
+use rustix::io::Errno;
+use tun_offload::Offload;
 
 /// The name of a network device, as the kernel takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,90 +40,72 @@ impl DeviceName {
     }
 }
 
-impl<F: AsFd> FrameFd<F> {
-    /// Takes the descriptor.
-    pub fn new(fd: F) -> Self {
-        Self {
-            fd,
-            frame: vec![0; LONGEST],
-        }
+/// Makes a device without packet information; it is down and has no address. It and its routes go away with this value, also when
+/// the process is killed. The caller has made sure that no device has this name.
+pub fn create(name: &DeviceName, mode: OffloadMode) -> Result<Tun, Reason> {
+    let mut config = tun::Configuration::default();
+    config.tun_name(name.as_str());
+    // What the device is given, it is given by netlink; not by this crate's older calls.
+    config.platform_config(|platform| {
+        platform.ensure_root_privileges(false);
+        platform.vnet_hdr(true);
+    });
+    let device = tun::create(&config).map_err(|e| refusal(name, &e.into()))?;
+    device.set_nonblock().map_err(|e| refusal(name, &e))?;
+    let fd = tun_offload::descriptor(device);
+    let offloads = match mode {
+        OffloadMode::Off => Offloads::default(),
+        OffloadMode::Auto | OffloadMode::On => probe(&fd),
+    };
+    if mode == OffloadMode::On && !offloads.tcp {
+        let why = format!(
+            "this kernel has no segmentation offload for {}; use --offload tun=auto",
+            name.as_str()
+        );
+        return Err(Reason::new(Code::Failed, why));
     }
+    Ok(Tun::new(fd, offloads))
 }
 
-impl<F: AsFd> AsFd for FrameFd<F> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
+/// What the kernel says that it can do.
+fn probe(fd: &OwnedFd) -> Offloads {
+    let tries = [(true, true), (true, false)].map(|(tcp, udp)| Offloads { tcp, udp });
+    let has = |o: &Offloads| {
+        let Offloads { tcp, udp } = *o;
+        tun_offload::set_offload(fd, Offload { tcp, udp }).is_ok()
+    };
+    tries.into_iter().find(has).unwrap_or_default()
 }
 
-impl<F: AsFd> AsRawFd for FrameFd<F> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.fd.as_fd().as_raw_fd()
+fn refusal(name: &DeviceName, error: &io::Error) -> Reason {
+    let name = name.as_str();
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => Reason::new(
+            Code::Failed,
+            format!(
+                "can't make the device {name}: /dev/net/tun is missing; load the kernel module tun (modprobe tun)"
+            ),
+        ),
+        Some(Errno::PERM | Errno::ACCESS) => Reason::new(
+            Code::Denied,
+            format!(
+                "can't make the device {name}: not permitted; start irmd as root or with CAP_NET_ADMIN"
+            ),
+        ),
+        Some(Errno::BUSY | Errno::INVAL | Errno::EXIST) => Reason::new(
+            Code::Conflict,
+            format!("can't make the device {name}: the name is in use; choose another with --dev"),
+        ),
+        _ => Reason::new(
+            Code::Failed,
+            format!("can't make the device {name}: {error}"),
+        ),
     }
 }
-
-impl<F: AsFd> TunPort for FrameFd<F> {
-    fn read(&mut self) -> io::Result<Result<Segments<'_>, BadFrame>> {
-        match retry(|| Ok(rustix::io::read(&self.fd, &mut self.frame[..])?))? {
-            0 => Err(io::ErrorKind::UnexpectedEof.into()),
-            len => Ok(Segments::new(&Vnet::default(), &self.frame[..len])),
-        }
-    }
-
-    fn write(&mut self, batch: &Batch, mut allowed: impl FnMut(&[u8]) -> bool) -> Written {
-        let mut written = Written::default();
-        for packet in batch.iter().filter(|packet| allowed(packet)) {
-            written.add(self.write_one(packet));
-        }
-        written
-    }
-
-    fn write_one(&mut self, packet: &[u8]) -> Written {
-        let wrote = retry(|| Ok(rustix::io::write(&self.fd, packet)?));
-        Written::of(wrote.is_ok(), 1, packet.len())
-    }
-}
-
-impl Written {
-    /// So many packets of so many bytes were taken or refused.
-    fn of(taken: bool, packets: usize, bytes: usize) -> Self {
-        match taken {
-            true => Self {
-                packets: packets as u64,
-                bytes: bytes as u64,
-                refused: 0,
-            },
-            false => Self {
-                refused: packets,
-                ..Self::default()
-            },
-        }
-    }
-
-    fn add(&mut self, other: Self) {
-        self.packets += other.packets;
-        self.bytes += other.bytes;
-        self.refused += other.refused;
-    }
-}
-
-fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
-    loop {
-        match call() {
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            other => return other,
-        }
-    }
-}
-
-/// The most bytes of an IP packet.
-const LONGEST: usize = 65_535;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::Framing;
-    use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
     #[test]
     fn names_that_the_kernel_would_refuse_are_refused_first() {
@@ -183,30 +130,11 @@ mod tests {
     }
 
     #[test]
-    fn any_frame_descriptor_serves() {
-        let flags = SocketFlags::NONBLOCK;
-        let (a, b) =
-            rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
-                .unwrap();
-        let (mut port, mut other) = (FrameFd::new(a), FrameFd::new(b));
-        let mut batch = Batch::new(Framing::Record);
-        for packet in [&b"one"[..], b"no", b"second"] {
-            batch.push(packet.len()).unwrap().copy_from_slice(packet);
-        }
-        let sent = Written {
-            packets: 2,
-            bytes: 9,
-            refused: 0,
-        };
-        assert_eq!(other.write(&batch, |packet| packet != b"no"), sent);
-        let mut read = || Ok::<_, io::Error>(port.read()?.unwrap().packet().to_vec());
-        assert_eq!(
-            (read().unwrap(), read().unwrap()),
-            (b"one".to_vec(), b"second".to_vec())
-        );
-        assert_eq!(read().unwrap_err().kind(), io::ErrorKind::WouldBlock);
-        drop(other);
-        assert_eq!(read().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(port.write_one(b"x").refused, 1);
+    fn refusals_say_what_to_do() {
+        let name = DeviceName::new("vpn0").unwrap();
+        let say = |e: Errno| refusal(&name, &e.into());
+        assert!(say(Errno::NOENT).text.contains("modprobe tun"));
+        assert_eq!(say(Errno::PERM).code, Code::Denied);
+        assert_eq!(say(Errno::BUSY).code, Code::Conflict);
     }
 }

@@ -1,26 +1,59 @@
 //! What the pump needs of a flow, and the flow that has it: the record socket as it was joined. A pump waits on all its
 //! flows at once, so it has no use for one that waits by itself.
 
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use frames::TunPort;
 use libflow::port::{Joined, Received, RecordSocket};
-use proto::record::Item;
+use proto::record::{Device, Item, Moved, Pair};
 use proto::{Batch, Code, FlowId, Reason};
 
 /// A flow that the pump reads and writes without waiting; its descriptor says when there is something to do.
 pub trait FlowPort: AsFd {
-    /// Takes the SDUs of one record; `false` if none is there. An error says that the flow is down.
-    fn try_read(&mut self, into: &mut Batch) -> Result<bool, Reason>;
+    /// Takes one record. An error says that the flow is down.
+    fn try_read(&mut self, into: &mut Batch) -> Result<Heard, Reason>;
 
     /// Sends a record.
     fn try_write(&mut self, record: &Batch) -> Sent;
+
+    /// Hands a device over to the IPC process behind the flow, or has it forget the pairs of this flow if it has it already.
+    fn hand(&mut self, device: &Handle);
+
+    /// Whether a device was handed over.
+    fn is_handed(&self) -> bool;
+
+    /// Packets between this host's address and the other's go between device and flow by themselves from now on.
+    fn pair(&mut self, own: IpAddr, other: IpAddr);
 
     /// The largest SDU in bytes, as far as is known now.
     fn mtu(&self) -> u32;
 
     /// Its id on this host.
     fn id(&self) -> FlowId;
+}
+
+/// What a record was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Heard {
+    /// SDUs; they are in the batch now.
+    Sdus,
+    /// A packet of the device, of which no pair speaks.
+    Frame(Vec<u8>),
+    /// So much more has moved by itself.
+    Moved(Moved),
+    /// None is there.
+    Nothing,
+}
+
+/// A device as it is handed over.
+#[derive(Debug)]
+pub struct Handle {
+    fd: OwnedFd,
+    said: Device,
 }
 
 /// What became of a record that was to be sent.
@@ -40,6 +73,25 @@ pub struct Lane {
     socket: RecordSocket,
     id: FlowId,
     mtu: u32,
+    handed: bool,
+    moved: Moved,
+    /// The IPC process takes devices.
+    takes: bool,
+}
+
+impl Handle {
+    /// A handle of a device, if it is one that can be handed over.
+    pub fn of(device: &impl TunPort) -> Option<Self> {
+        let offloads = device.offloads()?;
+        let fd = device.as_fd().try_clone_to_owned().ok()?;
+        let said = Device {
+            // Drawn by the standard library for its hash tables.
+            id: RandomState::new().build_hasher().finish(),
+            tcp: offloads.tcp,
+            udp: offloads.udp,
+        };
+        Some(Self { fd, said })
+    }
 }
 
 impl From<Joined> for Lane {
@@ -48,6 +100,9 @@ impl From<Joined> for Lane {
             socket: joined.socket,
             id: joined.welcome.flow,
             mtu: usable(joined.welcome.mtu),
+            handed: false,
+            moved: Moved::default(),
+            takes: joined.welcome.devices,
         }
     }
 }
@@ -59,18 +114,30 @@ impl AsFd for Lane {
 }
 
 impl FlowPort for Lane {
-    fn try_read(&mut self, into: &mut Batch) -> Result<bool, Reason> {
+    fn try_read(&mut self, into: &mut Batch) -> Result<Heard, Reason> {
         loop {
             match self.socket.try_recv(into) {
-                Ok(Received::Data) => return Ok(true),
+                Ok(Received::Data) => return Ok(Heard::Sdus),
                 Ok(Received::Item(Item::Mtu(mtu))) => self.mtu = usable(mtu),
                 Ok(Received::Item(Item::Down(reason)) | Received::Bad(reason)) => {
                     return Err(reason);
                 }
-                Ok(Received::Item(Item::Join(_) | Item::Welcome(_) | Item::Shut)) => {
+                Ok(Received::Item(Item::Frame(packet))) => return Ok(Heard::Frame(packet)),
+                Ok(Received::Item(Item::Moved(now))) => {
+                    let before = std::mem::replace(&mut self.moved, now);
+                    return Ok(Heard::Moved(Moved {
+                        rx_packets: now.rx_packets.saturating_sub(before.rx_packets),
+                        rx_bytes: now.rx_bytes.saturating_sub(before.rx_bytes),
+                        tx_packets: now.tx_packets.saturating_sub(before.tx_packets),
+                        tx_bytes: now.tx_bytes.saturating_sub(before.tx_bytes),
+                    }));
+                }
+                Ok(Received::Item(
+                    Item::Join(_) | Item::Welcome(_) | Item::Shut | Item::Device(_) | Item::Pair(_),
+                )) => {
                     return Err(Reason::new(
                         Code::PeerMisbehaved,
-                        "a Join, Welcome or Shut came in the midst of the flow",
+                        "an item came in the midst of the flow that has no place there",
                     ));
                 }
                 Ok(Received::End) => {
@@ -79,7 +146,7 @@ impl FlowPort for Lane {
                         "the flow ended without a word",
                     ));
                 }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Heard::Nothing),
                 Err(e) => {
                     return Err(Reason::new(
                         Code::Failed,
@@ -98,6 +165,28 @@ impl FlowPort for Lane {
                 Code::Unreachable,
                 format!("the flow's socket takes nothing more: {e}"),
             )),
+        }
+    }
+
+    fn hand(&mut self, device: &Handle) {
+        if !self.takes {
+            return;
+        }
+        let item = Item::Device(device.said);
+        let said = self.socket.try_send_item(&item, Some(device.fd.as_fd()));
+        self.handed |= said.is_ok();
+    }
+
+    fn is_handed(&self) -> bool {
+        self.handed
+    }
+
+    fn pair(&mut self, own: IpAddr, other: IpAddr) {
+        if self.handed
+            && let Some(pair) = Pair::new(own, other)
+        {
+            // If the queue is full, a later packet says it.
+            let _ = self.socket.try_send_item(&Item::Pair(pair), None);
         }
     }
 

@@ -78,8 +78,8 @@ const NO_OPERATION: u8 = 1;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::Ends;
     use etherparse::Ipv4Slice;
+    use ip::ends::Ends;
     use proptest::prelude::*;
 
     fn packet(options: &[u8], body: &[u8]) -> Vec<u8> {

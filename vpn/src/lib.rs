@@ -4,7 +4,6 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`packet`] | the ends of an IP packet, parsed strictly |
 //! | [`prefix`] | whose an address is |
 //! | [`icmp`] | "too big" and "unreachable" for this host's own programs |
 //! | [`fragment`] | IPv4 packets cut to a flow's MTU |
@@ -31,7 +30,6 @@ pub mod fragment;
 pub mod icmp;
 pub mod links;
 pub mod netlink;
-pub mod packet;
 pub mod prefix;
 pub mod pump;
 pub mod run;

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use frames::TunPort;
 use libflow::{Irm, RunDir};
 use proto::irm::{VpnConfig, VpnInfo, VpnOffer, VpnPeer, VpnWays};
 use proto::{Batch, Code, Reason};
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 
 use crate::config::Config;
 use crate::control::{Control, Hello, Order};
-use crate::device::{DeviceName, Tun};
+use crate::device::{self, DeviceName};
 use crate::flow::Lane;
 use crate::forwarding;
 use crate::links::{Links, News};
@@ -54,7 +55,7 @@ struct Vpn {
     watch: Watch,
     upkeep: Upkeep,
     mtu: u32,
-    pump: Pump<Tun, Lane>,
+    pump: Pump<frames::Tun, Lane>,
     links: Links,
     strangers: Strangers<Lane>,
     deaf: Option<Reason>,
@@ -89,7 +90,7 @@ async fn start(
     let irm = Irm::connect_with(options).await?;
     let (netlink, watch) = (Netlink::open()?, Watch::open()?);
     netlink.free(&dev, LINGER).await?;
-    let tun = Tun::create(&dev, config.offload)?;
+    let tun = device::create(&dev, config.offload)?;
     let mut device = Device::up(netlink, dev.clone(), FIRST_MTU, tun.queue()).await?;
     device.apply(&config).await?;
     let mut pump = Pump::new(tun).map_err(|e| {
@@ -342,9 +343,18 @@ impl Vpn {
                 .chain(self.upkeep.counters())
                 .collect(),
             detail: self.detail(),
+<<<<<<< HEAD
             offload: self.pump.device().offloads().to_string(),
             ways: Some(self.wire_ways.clone()),
             offers: self.config.offered.iter().map(offer_info).collect(),
+=======
+            offload: self
+                .pump
+                .device()
+                .offloads()
+                .map(|o| o.to_string())
+                .unwrap_or_default(),
+>>>>>>> 611205c (vpn, ipcp: the device goes to the process of the layer, which moves what the VPN has judged)
         }
     }
 

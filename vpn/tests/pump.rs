@@ -7,13 +7,13 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use etherparse::{Icmpv4Type, Icmpv6Type, IpSlice, SlicedPacket, TransportSlice};
+use frames::FrameFd;
 use proto::record::Item;
 use proto::{Code, Reason};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use support::{Far, config, flow, label, soon, udp};
 use vpn::config::Config;
 use vpn::counters::Dropped;
-use vpn::device::FrameFd;
 use vpn::flow::Lane;
 use vpn::prefix::PeerId;
 use vpn::pump::{Happening, Pump};

@@ -55,9 +55,16 @@ pub(super) fn control_item(received: io::Result<Received>) -> Heard {
             Code::Closed,
             "the other side writes nothing more",
         )),
-        Ok(Received::Item(Item::Join(_) | Item::Welcome(_))) => Heard::Down(Reason::new(
+        Ok(Received::Item(
+            Item::Join(_)
+            | Item::Welcome(_)
+            | Item::Device(_)
+            | Item::Pair(_)
+            | Item::Frame(_)
+            | Item::Moved(_),
+        )) => Heard::Down(Reason::new(
             Code::PeerMisbehaved,
-            "a Join or Welcome came in the midst of the flow",
+            "an item came in the midst of the flow that has no place there",
         )),
         Ok(Received::End) => Heard::Down(Reason::new(
             Code::Unreachable,

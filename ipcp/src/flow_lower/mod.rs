@@ -497,6 +497,7 @@ mod tests {
             ..Peer::default()
         };
         let welcome = Welcome {
+            devices: false,
             flow: FLOW,
             mtu: 1400,
             qos: QosSpec::RAW,

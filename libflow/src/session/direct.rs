@@ -252,6 +252,7 @@ fn other_side(welcome: &Welcome, known_as: &pb::DirectFlow) -> Welcome {
         ..Default::default()
     };
     Welcome {
+        devices: false,
         peer,
         ..welcome.clone()
     }

@@ -4,14 +4,15 @@
 use std::time::Instant;
 
 use proto::Code;
+use proto::record::Moved;
 
 use super::{Core, Happening};
 use crate::counters::Dropped;
-use crate::device::TunPort;
-use crate::flow::FlowPort;
-use crate::packet::Ends;
+use crate::flow::{FlowPort, Heard};
 use crate::prefix::{Owner, Owners, PeerId};
 use crate::session::Side;
+use frames::TunPort;
+use ip::ends::Ends;
 
 impl<F: FlowPort> Core<F> {
     /// Takes at most [`RECORDS`] records off a flow; `true` if nothing was left.
@@ -36,8 +37,10 @@ impl<F: FlowPort> Core<F> {
                 self.happened.push(Happening::Mtu);
             }
             match read {
-                Ok(true) => self.deliver(tun, id, now),
-                Ok(false) => return true,
+                Ok(Heard::Sdus) => self.deliver(tun, id, side, now),
+                Ok(Heard::Frame(packet)) => self.resubmit(&packet, now),
+                Ok(Heard::Moved(moved)) => self.moved(id, moved, now),
+                Ok(Heard::Nothing) => return true,
                 Err(reason) => {
                     if reason.code == Code::PeerMisbehaved {
                         self.counters.drop(Dropped::BadRecord);
@@ -51,7 +54,8 @@ impl<F: FlowPort> Core<F> {
     }
 
     /// Writes the packets of the record that was just received, all but those that the peer may not send.
-    fn deliver<T: TunPort>(&mut self, tun: &mut T, id: PeerId, now: Instant) {
+    fn deliver<T: TunPort>(&mut self, tun: &mut T, id: PeerId, side: Side, now: Instant) {
+        let mut pairs = Vec::new();
         let Self {
             inbound,
             owners,
@@ -60,7 +64,13 @@ impl<F: FlowPort> Core<F> {
             ..
         } = self;
         let written = tun.write(inbound, |packet| match check(owners, id, packet) {
-            Ok(()) => true,
+            Ok(ends) => {
+                // Who is new comes first in its record.
+                if pairs.len() < PAIRS && !pairs.contains(&ends) {
+                    pairs.push(ends);
+                }
+                true
+            }
             Err(why) => {
                 counters.drop(why);
                 false
@@ -74,10 +84,29 @@ impl<F: FlowPort> Core<F> {
             peer.moved.rx_packets += written.packets;
             peer.moved.rx_bytes += written.bytes;
         }
+        for ends in pairs {
+            self.pair(id, side, ends.dst, ends.src);
+        }
+    }
+
+    /// Takes what has moved by itself into the books.
+    fn moved(&mut self, id: PeerId, more: Moved, now: Instant) {
+        self.counters.handed_packets += more.rx_packets + more.tx_packets;
+        self.counters.rx_packets += more.rx_packets;
+        self.counters.rx_bytes += more.rx_bytes;
+        self.counters.tx_packets += more.tx_packets;
+        self.counters.tx_bytes += more.tx_bytes;
+        if let Some(peer) = self.peers.get_mut(id.0 as usize) {
+            peer.session.heard(now);
+            peer.moved.rx_packets += more.rx_packets;
+            peer.moved.rx_bytes += more.rx_bytes;
+            peer.moved.tx_packets += more.tx_packets;
+            peer.moved.tx_bytes += more.tx_bytes;
+        }
     }
 }
 
-fn check(owners: &Owners, id: PeerId, packet: &[u8]) -> Result<(), Dropped> {
+fn check(owners: &Owners, id: PeerId, packet: &[u8]) -> Result<Ends, Dropped> {
     let ends = Ends::parse(packet).map_err(|_| Dropped::MalformedIn)?;
     if owners.of(ends.src) != Some(Owner::Peer(id)) {
         return Err(Dropped::SpoofedSource);
@@ -85,8 +114,10 @@ fn check(owners: &Owners, id: PeerId, packet: &[u8]) -> Result<(), Dropped> {
     if owners.of(ends.dst) != Some(Owner::Me) {
         return Err(Dropped::ForeignDestination);
     }
-    Ok(())
+    Ok(ends)
 }
 
 /// Records off one flow before the others have their turn.
 const RECORDS: usize = 4;
+/// Pairs of addresses that are said of one record; the others are of the next.
+const PAIRS: usize = 4;

@@ -8,30 +8,32 @@ mod status;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use proto::{Batch, Framing, Label, Reason};
 use rustix::event::{Timespec, epoll};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use self::outbound::{Drained, PATIENCE};
 use self::peer::Peer;
 use crate::config::Config;
 use crate::counters::{Counters, Dropped};
-use crate::device::TunPort;
-use crate::flow::FlowPort;
+use crate::flow::{FlowPort, Handle};
 use crate::icmp::{Problem, RateLimit};
 use crate::prefix::{Owner, Owners, PeerId};
 use crate::session::Side;
+use frames::TunPort;
 
-pub use self::peer::Moved;
 pub use self::status::PeerStatus;
+pub use proto::record::Moved;
 
 /// Moves packets between a device and the flows to the other members.
 pub struct Pump<T: TunPort, F> {
-    tun: AsyncFd<T>,
+    tun: T,
+    /// The device's descriptor once more, waited on unless the device was handed over.
+    watch: Option<AsyncFd<OwnedFd>>,
     core: Core<F>,
     /// The pump's own epoll: a flow costs no task and no look at the others. The runtime waits on it as one descriptor.
     ready: AsyncFd<OwnedFd>,
@@ -57,6 +59,8 @@ struct Core<F> {
     peers: Vec<Peer<F>>,
     numbers: BTreeMap<Label, PeerId>,
     owners: Owners,
+    /// The device, if it can be handed over.
+    handle: Option<Handle>,
     counters: Counters,
     limit: RateLimit,
     answers: Vec<Vec<u8>>,
@@ -80,6 +84,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             peers: Vec::new(),
             numbers: BTreeMap::new(),
             owners: Owners::default(),
+            handle: Handle::of(&tun),
             counters: Counters::default(),
             limit: RateLimit::new(Instant::now()),
             answers: Vec::new(),
@@ -90,7 +95,8 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             inbound: Batch::new(Framing::Record),
         };
         Ok(Self {
-            tun: libflow::watch(tun, Interest::READABLE)?,
+            watch: Some(watch(&tun)?),
+            tun,
             core,
             ready,
             busy: false,
@@ -107,9 +113,9 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
         let paused = self.core.paused(Instant::now());
         let deadline = self.core.deadline();
         let drained = tokio::select! {
-            guard = self.tun.readable_mut(), if !paused => {
+            guard = readable(self.watch.as_ref()), if !paused => {
                 let mut guard = guard?;
-                let drained = self.core.outbound(guard.get_inner_mut(), Instant::now())?;
+                let drained = self.core.outbound(&mut self.tun, Instant::now())?;
                 if drained == Drained::Yes {
                     guard.clear_ready();
                 }
@@ -117,7 +123,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             }
             guard = self.ready.readable() => {
                 let mut guard = guard?;
-                let drained = self.core.events(self.tun.get_mut(), Instant::now())?;
+                let drained = self.core.events(&mut self.tun, Instant::now())?;
                 if drained == Drained::Yes {
                     guard.clear_ready();
                 }
@@ -127,8 +133,19 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
         };
         self.busy = drained == Drained::No;
         self.core.tick(Instant::now());
-        self.core.settle(self.tun.get_mut());
+        self.core.settle(&mut self.tun);
+        self.watch_device()?;
         Ok(self.take_happenings())
+    }
+
+    /// Waits on the device, unless whoever it was handed over to does.
+    fn watch_device(&mut self) -> io::Result<()> {
+        match (&self.watch, self.core.is_handed()) {
+            (Some(_), true) => self.watch = None,
+            (None, false) => self.watch = Some(watch(&self.tun)?),
+            (Some(_), false) | (None, true) => {}
+        }
+        Ok(())
     }
 
     /// Makes members, prefixes and routes what the configuration says. Flows to who is no member any more are closed.
@@ -139,13 +156,13 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
     /// The flow that [`Happening::Dial`] asked for.
     pub fn dialled(&mut self, id: PeerId, flow: F) {
         self.core.link_up(id, Side::Dialled, flow, Instant::now());
-        self.core.settle(self.tun.get_mut());
+        self.core.settle(&mut self.tun);
     }
 
     /// The flow that [`Happening::Dial`] asked for can't be had.
     pub fn dial_failed(&mut self, id: PeerId, why: Reason) {
         self.core.dial_failed(id, why, Instant::now());
-        self.core.settle(self.tun.get_mut());
+        self.core.settle(&mut self.tun);
     }
 
     /// A flow that a member allocated to this VPN; gives it back if this is no member.
@@ -154,7 +171,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             return Err(flow);
         };
         self.core.link_up(id, Side::Accepted, flow, Instant::now());
-        self.core.settle(self.tun.get_mut());
+        self.core.settle(&mut self.tun);
         Ok(())
     }
 
@@ -180,7 +197,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
 
     /// The device.
     pub fn device(&self) -> &T {
-        self.tun.get_ref()
+        &self.tun
     }
 
     /// The counters.
@@ -225,6 +242,12 @@ impl<F: FlowPort> Core<F> {
                 .iter()
                 .for_each(|net| self.owners.certify(*net, Owner::Peer(id)));
             let peer = &mut self.peers[id.0 as usize];
+            for side in [Side::Dialled, Side::Accepted] {
+                // Pairs that were said may be another's now.
+                if let (Some(handle), Some(flow)) = (&self.handle, peer.session.flow_mut(side)) {
+                    flow.hand(handle);
+                }
+            }
             peer.prefixes.clone_from(&member.prefixes);
             peer.neighbour = member.neighbour;
         }
@@ -272,7 +295,7 @@ impl<F: FlowPort> Core<F> {
         self.retime();
     }
 
-    fn link_up(&mut self, id: PeerId, side: Side, flow: F, now: Instant) {
+    fn link_up(&mut self, id: PeerId, side: Side, mut flow: F, now: Instant) {
         let Some(peer) = self.peers.get_mut(id.0 as usize).filter(|p| p.member) else {
             return;
         };
@@ -284,6 +307,9 @@ impl<F: FlowPort> Core<F> {
             );
             self.dial_failed(id, why, now);
             return;
+        }
+        if let Some(handle) = &self.handle {
+            flow.hand(handle);
         }
         let replaced: Vec<F> = match side {
             Side::Dialled => peer.session.dialled(now, flow).into_iter().collect(),
@@ -355,6 +381,12 @@ impl<F: FlowPort> Core<F> {
     fn unwatch(&self, flow: F) {
         // Closing would do, if nobody holds a copy of the descriptor.
         let _ = epoll::delete(&self.epoll, &flow);
+    }
+
+    /// Whether somebody else reads the device.
+    fn is_handed(&self) -> bool {
+        let mut flows = self.peers.iter().flat_map(|peer| peer.session.flows());
+        flows.any(FlowPort::is_handed)
     }
 
     /// Serves the flows that are ready.
@@ -488,6 +520,17 @@ fn unkey(key: u64) -> (PeerId, Side) {
             Side::Dialled
         },
     )
+}
+
+fn watch(device: &impl AsFd) -> io::Result<AsyncFd<OwnedFd>> {
+    libflow::watch(device.as_fd().try_clone_to_owned()?, Interest::READABLE)
+}
+
+async fn readable(watch: Option<&AsyncFd<OwnedFd>>) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+    match watch {
+        Some(watch) => watch.readable().await,
+        None => std::future::pending().await,
+    }
 }
 
 async fn until(deadline: Option<Instant>) {

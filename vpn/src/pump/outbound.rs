@@ -1,6 +1,7 @@
 //! Device to flows. Each frame is judged once, and its packets are made in the record of the peer that they go to.
 
 use std::io;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ip::offload::{Segments, Vnet};
@@ -8,13 +9,13 @@ use proto::{Batch, Packet};
 
 use super::{Core, Happening, peer};
 use crate::counters::Dropped;
-use crate::device::TunPort;
 use crate::flow::{FlowPort, Sent};
 use crate::fragment;
 use crate::icmp::{self, Problem};
-use crate::packet::Ends;
 use crate::prefix::{Owner, PeerId};
-use crate::session::Way;
+use crate::session::{Side, Way};
+use frames::TunPort;
+use ip::ends::Ends;
 
 /// Whether there may be more to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,8 +58,8 @@ impl<F: FlowPort> Core<F> {
 
     /// Sends the packets of one frame, or does with them what their flow's state asks for.
     fn route(&mut self, mut frame: Segments<'_>, now: Instant) {
-        let to = match self.judge(frame.packet()) {
-            Ok(to) => to,
+        let (to, ends) = match self.judge(frame.packet()) {
+            Ok(judged) => judged,
             Err((why, problem)) => return self.refuse(why, problem, frame, now),
         };
         let Some(peer) = self.peers.get_mut(to.0 as usize) else {
@@ -76,6 +77,7 @@ impl<F: FlowPort> Core<F> {
                         None => return self.counters.drop_many(Dropped::FlowFull, frame.count()),
                     }
                 }
+                self.pair(to, side, ends.src, ends.dst);
             }
             Way::Wait { dial } => {
                 if dial {
@@ -92,8 +94,17 @@ impl<F: FlowPort> Core<F> {
         }
     }
 
+    /// Lets packets between two addresses go by themselves where the device was handed over.
+    pub(super) fn pair(&mut self, id: PeerId, side: Side, own: IpAddr, other: IpAddr) {
+        let peer = self.peers.get_mut(id.0 as usize);
+        let flow = peer.and_then(|peer| peer.session.flow_mut(side));
+        if let Some(flow) = flow.filter(|flow| flow.is_handed()) {
+            flow.pair(own, other);
+        }
+    }
+
     /// Whose a packet is, else why nobody gets it and what its sender is told.
-    fn judge(&self, packet: &[u8]) -> Result<PeerId, (Dropped, Option<Problem>)> {
+    fn judge(&self, packet: &[u8]) -> Result<(PeerId, Ends), (Dropped, Option<Problem>)> {
         let ends = Ends::parse(packet).map_err(|_| (Dropped::MalformedOut, None))?;
         if ends.stays_on_link() {
             return Err((Dropped::Multicast, None));
@@ -102,7 +113,7 @@ impl<F: FlowPort> Core<F> {
             return Err((Dropped::OwnSource, Some(Problem::Prohibited)));
         }
         match self.owners.of(ends.dst) {
-            Some(Owner::Peer(id)) => Ok(id),
+            Some(Owner::Peer(id)) => Ok((id, ends)),
             Some(Owner::Me) | None => Err((Dropped::NoOwner, Some(Problem::NoRoute))),
         }
     }

@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use ipnet::IpNet;
+use proto::record::Moved;
 use proto::{Batch, Framing, Label};
 
 use crate::session::Session;
@@ -20,19 +21,6 @@ pub(super) struct Peer<F> {
     /// Since when the flow's socket takes nothing.
     pub(super) full: Option<Instant>,
     pub(super) moved: Moved,
-}
-
-/// Packets and bytes of one peer.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Moved {
-    /// Packets that it sent.
-    pub rx_packets: u64,
-    /// Their bytes.
-    pub rx_bytes: u64,
-    /// Packets that it was sent.
-    pub tx_packets: u64,
-    /// Their bytes.
-    pub tx_bytes: u64,
 }
 
 impl<F> Peer<F> {

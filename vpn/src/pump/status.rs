@@ -3,8 +3,9 @@
 use ipnet::IpNet;
 use proto::{FlowId, Label, Reason};
 
-use super::peer::{Moved, Peer};
+use super::peer::Peer;
 use crate::flow::FlowPort;
+use proto::record::Moved;
 
 /// One member as it stands now.
 #[derive(Debug, Clone, PartialEq, Eq)]

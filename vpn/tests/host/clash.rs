@@ -4,16 +4,21 @@ use proto::Code;
 use proto::irm::VpnConfig;
 use tokio::net::UdpSocket;
 use vpn::config::Config;
-use vpn::device::{DeviceName, Tun};
+use vpn::device::{self, DeviceName};
 use vpn::netlink::{Device, Netlink};
 
 use crate::in_own_namespace;
 use crate::other::Admin;
 use crate::support::{config, wire_config};
 
+<<<<<<< HEAD
 pub(crate) async fn device() -> (Tun, Device) {
+=======
+async fn device() -> (frames::Tun, Device) {
+>>>>>>> 611205c (vpn, ipcp: the device goes to the process of the layer, which moves what the VPN has judged)
     let name = DeviceName::new("vpn0").unwrap();
-    let tun = Tun::create(&name, proto::ipcp::OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
+    let tun =
+        device::create(&name, proto::ipcp::OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
     let device = Device::up(Netlink::open().unwrap(), name, 1400, tun.queue()).await;
     (tun, device.unwrap())
 }
@@ -105,7 +110,7 @@ pub(crate) fn what_stands_goes_on_standing_when_the_hosts_network_changes() {
             own_prefixes: vec!["10.6.0.1/32".into()],
             ..wire
         };
-        let _tun = Tun::create(&name, proto::ipcp::OffloadMode::Auto).unwrap();
+        let _tun = device::create(&name, proto::ipcp::OffloadMode::Auto).unwrap();
         let mut second = Device::up(Netlink::open().unwrap(), name, 1400, 20)
             .await
             .unwrap();

@@ -183,6 +183,7 @@ async fn welcomed(socket: RecordSocket, mtu: u32) -> Far {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let welcome = Welcome {
+        devices: false,
         flow: FlowId(7),
         mtu,
         qos: QosSpec::RAW,

@@ -31,7 +31,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use vpn::config::Config;
 use vpn::counters::Dropped;
-use vpn::device::{DeviceName, Tun};
+use vpn::device::{self, DeviceName};
 use vpn::flow::Lane;
 use vpn::netlink::{Device, Netlink};
 use vpn::pump::Pump;
@@ -221,7 +221,7 @@ fn in_own_namespace(body: impl Future<Output = ()>) {
 
 /// A host with a VPN device.
 struct Host {
-    pump: Pump<Tun, Lane>,
+    pump: Pump<frames::Tun, Lane>,
     device: Device,
 }
 
@@ -230,7 +230,7 @@ impl Host {
         let name = DeviceName::new("vpn0").unwrap();
         let netlink = Netlink::open().unwrap();
         netlink.free(&name, Duration::ZERO).await.unwrap();
-        let tun = Tun::create(&name, OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
+        let tun = device::create(&name, OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
         let mut device = Device::up(netlink, name, mtu, tun.queue()).await.unwrap();
         device.apply(config).await.unwrap();
         assert!(device.warnings().is_empty(), "{:?}", device.warnings());
@@ -451,7 +451,7 @@ fn a_name_in_use_is_refused_with_the_reason() {
             refused.code == Code::Conflict && refused.text.contains("--dev"),
             "{refused}"
         );
-        let refused = Tun::create(&DeviceName::new("lo").unwrap(), OffloadMode::Auto)
+        let refused = device::create(&DeviceName::new("lo").unwrap(), OffloadMode::Auto)
             .map(drop)
             .unwrap_err();
         assert_eq!(refused.code, Code::Conflict);
@@ -460,6 +460,7 @@ fn a_name_in_use_is_refused_with_the_reason() {
 
 fn lane(socket: RecordSocket) -> Lane {
     let welcome = Welcome {
+        devices: false,
         flow: FlowId(1),
         mtu: 1400,
         qos: QosSpec::RAW,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
-use vpn::device::{DeviceName, Tun};
+use vpn::device::{self, DeviceName};
 
 /// The administrator's hand.
 pub(crate) struct Admin {
@@ -32,8 +32,8 @@ impl Admin {
     }
 
     /// Makes a device with an address, that stays as long as what this gives.
-    pub(crate) async fn attach(&self, dev: &str, address: &str) -> Tun {
-        let tun = Tun::create(
+    pub(crate) async fn attach(&self, dev: &str, address: &str) -> frames::Tun {
+        let tun = device::create(
             &DeviceName::new(dev).unwrap(),
             proto::ipcp::OffloadMode::Auto,
         )

@@ -46,6 +46,7 @@ pub(crate) fn label(text: &str) -> Label {
 pub(crate) fn flow(id: u64, mtu: u32) -> (Lane, Far) {
     let (socket, far) = RecordSocket::pair().unwrap();
     let welcome = Welcome {
+        devices: false,
         flow: FlowId(id),
         mtu,
         qos: QosSpec::RAW,

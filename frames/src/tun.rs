@@ -5,12 +5,9 @@ use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use ip::offload::{BadFrame, Frame, GsoKind, Joiner, Segments, Vnet};
-use proto::ipcp::OffloadMode;
-use proto::{Batch, Code, Reason};
-use rustix::io::Errno;
-use tun_offload::Offload;
+use proto::Batch;
 
-use super::{DeviceName, LONGEST, TunPort, Written, retry};
+use super::{LONGEST, TunPort, Written, retry};
 
 /// A TUN device without packet information; it and its routes go away with this value, also when the process is killed.
 #[derive(Debug)]
@@ -38,30 +35,9 @@ pub struct Offloads {
 }
 
 impl Tun {
-    /// Makes the device; it is down and has no address. The caller has made sure that no device has this name.
-    pub fn create(name: &DeviceName, mode: OffloadMode) -> Result<Self, Reason> {
-        let mut config = tun::Configuration::default();
-        config.tun_name(name.as_str());
-        // What the device is given, it is given by netlink; not by this crate's older calls.
-        config.platform_config(|platform| {
-            platform.ensure_root_privileges(false);
-            platform.vnet_hdr(true);
-        });
-        let device = tun::create(&config).map_err(|e| refusal(name, &e.into()))?;
-        device.set_nonblock().map_err(|e| refusal(name, &e))?;
-        let fd = tun_offload::descriptor(device);
-        let offloads = match mode {
-            OffloadMode::Off => Offloads::default(),
-            OffloadMode::Auto | OffloadMode::On => probe(&fd),
-        };
-        if mode == OffloadMode::On && !offloads.tcp {
-            let why = format!(
-                "this kernel has no segmentation offload for {}; use --offload tun=auto",
-                name.as_str()
-            );
-            return Err(Reason::new(Code::Failed, why));
-        }
-        Ok(Self {
+    /// Takes a device that was made with `IFF_VNET_HDR`, whose kernel has these offloads. The descriptor must not block.
+    pub fn new(fd: OwnedFd, offloads: Offloads) -> Self {
+        Self {
             port: Port {
                 fd,
                 offloads,
@@ -69,7 +45,7 @@ impl Tun {
             },
             joiner: Joiner::new(offloads.tcp, offloads.udp),
             frame: vec![0; Vnet::LEN + LONGEST],
-        })
+        }
     }
 
     /// The number of frames that should wait in the device at most. Where a frame is one packet of an MTU, that is 0.7 MB: with 20
@@ -79,25 +55,10 @@ impl Tun {
         if self.port.offloads.tcp { 20 } else { 500 }
     }
 
-    /// What is done with super-packets now.
-    pub fn offloads(&self) -> Offloads {
-        self.port.offloads
-    }
-
     /// Super-packets that the kernel refused though it took their packets one by one; at the first of a kind, that offload ends.
     pub fn refused_frames(&self) -> u64 {
         self.port.refused
     }
-}
-
-/// What the kernel says that it can do.
-fn probe(fd: &OwnedFd) -> Offloads {
-    let tries = [(true, true), (true, false)].map(|(tcp, udp)| Offloads { tcp, udp });
-    let has = |o: &Offloads| {
-        let Offloads { tcp, udp } = *o;
-        tun_offload::set_offload(fd, Offload { tcp, udp }).is_ok()
-    };
-    tries.into_iter().find(has).unwrap_or_default()
 }
 
 impl AsRawFd for Tun {
@@ -137,6 +98,10 @@ impl TunPort for Tun {
 
     fn write_one(&mut self, packet: &[u8]) -> Written {
         Written::of(self.port.write_whole(packet).is_ok(), 1, packet.len())
+    }
+
+    fn offloads(&self) -> Option<Offloads> {
+        Some(self.port.offloads)
     }
 }
 
@@ -194,45 +159,5 @@ impl fmt::Display for Offloads {
             (false, true) => "udp",
             (false, false) => "none",
         })
-    }
-}
-
-fn refusal(name: &DeviceName, error: &io::Error) -> Reason {
-    let name = name.as_str();
-    match error.raw_os_error().map(Errno::from_raw_os_error) {
-        Some(Errno::NOENT | Errno::NXIO | Errno::NODEV) => Reason::new(
-            Code::Failed,
-            format!(
-                "can't make the device {name}: /dev/net/tun is missing; load the kernel module tun (modprobe tun)"
-            ),
-        ),
-        Some(Errno::PERM | Errno::ACCESS) => Reason::new(
-            Code::Denied,
-            format!(
-                "can't make the device {name}: not permitted; start irmd as root or with CAP_NET_ADMIN"
-            ),
-        ),
-        Some(Errno::BUSY | Errno::INVAL | Errno::EXIST) => Reason::new(
-            Code::Conflict,
-            format!("can't make the device {name}: the name is in use; choose another with --dev"),
-        ),
-        _ => Reason::new(
-            Code::Failed,
-            format!("can't make the device {name}: {error}"),
-        ),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refusals_say_what_to_do() {
-        let name = DeviceName::new("vpn0").unwrap();
-        let say = |e: Errno| refusal(&name, &e.into());
-        assert!(say(Errno::NOENT).text.contains("modprobe tun"));
-        assert_eq!(say(Errno::PERM).code, Code::Denied);
-        assert_eq!(say(Errno::BUSY).code, Code::Conflict);
     }
 }

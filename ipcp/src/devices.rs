@@ -1,0 +1,536 @@
+//! Devices that users have handed over: packets between a TUN and flows that need not pass through the user. It must not judge: of
+//! two addresses the user has said that packets go between them and a flow, or they are the user's.
+
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use frames::{Offloads, Tun, TunPort};
+use ip::ends::Ends;
+use proto::record::{Device as Said, Moved, Pair};
+use proto::{Batch, FlowId, Framing};
+use rustc_hash::FxHashMap;
+
+use crate::io::{Interest, Io, Key, Side, Watch};
+
+/// All devices of the process; `T` is one.
+#[derive(Debug)]
+pub(crate) struct Devices<T> {
+    devices: FxHashMap<Id, Device<T>>,
+    keys: FxHashMap<Key, Id>,
+    flows: FxHashMap<FlowId, Bound>,
+}
+
+/// What a look at a device gave.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// SDUs of a flow.
+    Sdus(FlowId, Batch),
+    /// A packet for the user of a flow.
+    Frame(FlowId, Vec<u8>),
+}
+
+/// Who says that it is his, by uid, and what he calls it: nobody may speak of another's.
+type Id = (u32, u64);
+
+#[derive(Debug)]
+struct Device<T> {
+    tun: T,
+    watch: Watch,
+    pairs: FxHashMap<Pair, FlowId>,
+    /// The last pair of which a packet was read.
+    last: Option<(Pair, FlowId)>,
+    /// The flows that it was handed over with; the user hears by the first of packets that belong to none.
+    flows: Vec<FlowId>,
+    read: VecDeque<Read>,
+}
+
+#[derive(Debug)]
+struct Bound {
+    device: Id,
+    mtu: usize,
+    moved: Moved,
+    /// It is to be told soon.
+    moves: bool,
+}
+
+impl<T> Default for Devices<T> {
+    fn default() -> Self {
+        Self {
+            devices: FxHashMap::default(),
+            keys: FxHashMap::default(),
+            flows: FxHashMap::default(),
+        }
+    }
+}
+
+impl<T: TunPort> Devices<T> {
+    /// Takes the device that came with a flow of this MTU; if it is known, what was said of the flow is forgotten.
+    pub(crate) fn bind(
+        &mut self,
+        io: &mut Io,
+        (flow, mtu): (FlowId, u32),
+        id: Id,
+        open: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<()> {
+        let same = self.flows.get(&flow).is_some_and(|b| b.device == id);
+        if !same {
+            self.unbind(io, flow);
+        }
+        if !self.devices.contains_key(&id) {
+            let device = Device::new(io, open()?)?;
+            self.keys.insert(device.watch.key(), id);
+            self.devices.insert(id, device);
+        }
+        let Some(device) = self.devices.get_mut(&id) else {
+            return Ok(());
+        };
+        device.forget(flow);
+        if !device.flows.contains(&flow) {
+            device.flows.push(flow);
+        }
+        let bound = Bound {
+            device: id,
+            mtu: mtu as usize,
+            moved: Moved::default(),
+            moves: false,
+        };
+        self.flows.entry(flow).or_insert(bound);
+        Ok(())
+    }
+
+    /// Packets between these two go by themselves from now on. `false`: the flow has no device.
+    pub(crate) fn pair(&mut self, flow: FlowId, pair: Pair) -> bool {
+        let Some(device) = self.device_of(flow) else {
+            return false;
+        };
+        if device.pairs.len() >= PAIRS {
+            // Whoever is in use is said again.
+            device.pairs.clear();
+            device.last = None;
+        }
+        device.pairs.insert(pair, flow);
+        true
+    }
+
+    /// The flow is gone, and with the last one the device.
+    pub(crate) fn unbind(&mut self, io: &mut Io, flow: FlowId) {
+        let Some(bound) = self.flows.remove(&flow) else {
+            return;
+        };
+        let Some(device) = self.devices.get_mut(&bound.device) else {
+            return;
+        };
+        device.forget(flow);
+        device.flows.retain(|other| *other != flow);
+        if device.flows.is_empty()
+            && let Some(device) = self.devices.remove(&bound.device)
+        {
+            self.keys.remove(&device.watch.key());
+            // The user has the descriptor too, so that closing ours would not end the waiting.
+            io.forget(device.watch, &device.tun);
+        }
+    }
+
+    /// Whether the descriptor is that of a device.
+    pub(crate) fn is_device(&self, key: Key) -> bool {
+        self.keys.contains_key(&key)
+    }
+
+    /// Whether something was read that was not given yet.
+    pub(crate) fn has_read(&self, key: Key) -> bool {
+        let device = self.keys.get(&key).and_then(|id| self.devices.get(id));
+        device.is_some_and(|device| !device.read.is_empty())
+    }
+
+    /// Reads a device, or leaves it unread.
+    pub(crate) fn set_paused(&mut self, io: &mut Io, key: Key, paused: bool) {
+        let Some(device) = self.keys.get(&key).and_then(|id| self.devices.get_mut(id)) else {
+            return;
+        };
+        let interest = if paused {
+            Interest::NONE
+        } else {
+            Interest::READ
+        };
+        if let Err(e) = io.set(&mut device.watch, &device.tun, interest) {
+            tracing::error!("can't wait on a device: {e}");
+        }
+    }
+
+    /// The largest SDU of a flow has changed.
+    pub(crate) fn set_mtu(&mut self, flow: FlowId, mtu: u32) {
+        if let Some(bound) = self.flows.get_mut(&flow) {
+            bound.mtu = mtu as usize;
+        }
+    }
+
+    /// The next of what is ready at a device; `None`: nothing is left to be read there.
+    pub(crate) fn read(&mut self, io: &mut Io, key: Key) -> Option<Read> {
+        let device = self.devices.get_mut(self.keys.get(&key)?)?;
+        if device.read.is_empty() {
+            device.fill(io, &mut self.flows);
+        }
+        device.read.pop_front()
+    }
+
+    /// Writes those SDUs of a flow to its device that may go by themselves; gives the others back.
+    pub(crate) fn write(&mut self, io: &mut Io, flow: FlowId, batch: Batch) -> Option<Batch> {
+        let Some(bound) = self.flows.get_mut(&flow) else {
+            return Some(batch);
+        };
+        let Some(device) = self.devices.get_mut(&bound.device) else {
+            return Some(batch);
+        };
+        let (pairs, mut others, mut last) = (&device.pairs, None, None);
+        let mut lost = 0;
+        let written = device.tun.write(&batch, |packet| {
+            let pair = Ends::parse(packet).ok().and_then(|ends| inward(&ends));
+            let known = |pair| last == Some(pair) || pairs.get(&pair) == Some(&flow);
+            if let Some(pair) = pair.filter(|pair| known(*pair)) {
+                last = Some(pair);
+                return true;
+            }
+            let others = others.get_or_insert_with(|| Batch::new(Framing::Record));
+            match others.push(packet.len()) {
+                Some(room) => room.copy_from_slice(packet),
+                None => lost += 1,
+            }
+            false
+        });
+        io.counters.add("drop.device_full", lost);
+        io.counters.add("drop.device_write", written.refused as u64);
+        bound.moved.rx_packets += written.packets;
+        bound.moved.rx_bytes += written.bytes;
+        others
+    }
+
+    /// Whether something has moved since the user was told; says so once.
+    pub(crate) fn begins_to_move(&mut self, flow: FlowId) -> bool {
+        let bound = self.flows.get_mut(&flow);
+        bound.is_some_and(|bound| !std::mem::replace(&mut bound.moves, true))
+    }
+
+    /// What has moved, to be told now.
+    pub(crate) fn news(&mut self, flow: FlowId) -> Option<Moved> {
+        let bound = self.flows.get_mut(&flow)?;
+        bound.moves = false;
+        Some(bound.moved)
+    }
+
+    fn device_of(&mut self, flow: FlowId) -> Option<&mut Device<T>> {
+        self.devices.get_mut(&self.flows.get(&flow)?.device)
+    }
+}
+
+/// The TUN device of a descriptor that came with an item.
+pub(crate) fn open(said: Said, fd: Option<OwnedFd>) -> io::Result<Tun> {
+    let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
+    let fd = fd.ok_or_else(|| refused("no descriptor came with the device"))?;
+    // Any other descriptor could make this process wait.
+    if !is_tun(&fd)? {
+        return Err(refused("the descriptor is no TUN device"));
+    }
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    let Said { tcp, udp, .. } = said;
+    Ok(Tun::new(fd, Offloads { tcp, udp }))
+}
+
+impl<T: TunPort> Device<T> {
+    fn new(io: &mut Io, tun: T) -> io::Result<Self> {
+        let watch = io.watch_on(Side::Upper, &tun, Interest::READ)?;
+        Ok(Self {
+            tun,
+            watch,
+            pairs: FxHashMap::default(),
+            last: None,
+            flows: Vec::new(),
+            read: VecDeque::new(),
+        })
+    }
+
+    fn forget(&mut self, flow: FlowId) {
+        self.pairs.retain(|_, other| *other != flow);
+        self.last = self.last.filter(|(_, other)| *other != flow);
+        // What was read is not lost: it is of a moment ago.
+    }
+
+    /// Reads what is ready, up to a bound.
+    fn fill(&mut self, io: &mut Io, flows: &mut FxHashMap<FlowId, Bound>) {
+        let mut bytes = 0;
+        for _ in 0..READS {
+            let mut frame = match self.tun.read() {
+                Ok(Ok(frame)) => frame,
+                Ok(Err(_)) => {
+                    io.counters.add("drop.device_frame", 1);
+                    continue;
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return,
+                Err(e) => {
+                    // The user sees it too, and ends.
+                    tracing::debug!("a device can't be read: {e}");
+                    let _ = io.set(&mut self.watch, &self.tun, Interest::NONE);
+                    return;
+                }
+            };
+            bytes += frame.packet().len();
+            let pair = Ends::parse(frame.packet()).ok().and_then(|e| outward(&e));
+            let known = pair.and_then(|pair| match self.last {
+                Some((last, flow)) if last == pair => Some(flow),
+                _ => self.pairs.get(&pair).copied(),
+            });
+            let bound = known.and_then(|flow| Some((flow, flows.get_mut(&flow)?)));
+            match bound.filter(|(_, bound)| frame.longest() <= bound.mtu) {
+                Some((flow, bound)) => {
+                    self.last = pair.map(|pair| (pair, flow));
+                    while let Some(len) = frame.next_len() {
+                        let Some(room) = room(&mut self.read, flow, len) else {
+                            break;
+                        };
+                        frame.write(room);
+                        bound.moved.tx_packets += 1;
+                        bound.moved.tx_bytes += len as u64;
+                    }
+                }
+                None => {
+                    let Some(flow) = self.flows.first() else {
+                        return;
+                    };
+                    self.read
+                        .extend(frame.map(|packet| Read::Frame(*flow, packet)));
+                }
+            }
+            if bytes >= BYTES {
+                return;
+            }
+        }
+    }
+}
+
+/// Where an SDU of a flow is to be written, behind others of the same flow if that has room.
+fn room(read: &mut VecDeque<Read>, flow: FlowId, len: usize) -> Option<&mut [u8]> {
+    let fits = match read.back() {
+        Some(Read::Sdus(last, batch)) => *last == flow && batch.fits(len),
+        Some(Read::Frame(..)) | None => false,
+    };
+    if !fits {
+        read.push_back(Read::Sdus(flow, Batch::new(Framing::Record)));
+    }
+    match read.back_mut() {
+        Some(Read::Sdus(_, batch)) => batch.push(len),
+        Some(Read::Frame(..)) | None => None,
+    }
+}
+
+/// The pair of a packet that leaves this host.
+fn outward(ends: &Ends) -> Option<Pair> {
+    Pair::new(ends.src, ends.dst)
+}
+
+/// The pair of a packet that comes to this host.
+fn inward(ends: &Ends) -> Option<Pair> {
+    Pair::new(ends.dst, ends.src)
+}
+
+/// Whether a descriptor is that of a TUN device (`/dev/net/tun`: 10, 200).
+fn is_tun(fd: &OwnedFd) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(fd)?;
+    let kind = rustix::fs::FileType::from_raw_mode(stat.st_mode);
+    let number = (
+        rustix::fs::major(stat.st_rdev),
+        rustix::fs::minor(stat.st_rdev),
+    );
+    Ok(kind == rustix::fs::FileType::CharacterDevice && number == (10, 200))
+}
+
+/// Pairs of one device; when there are more, all are learnt anew.
+const PAIRS: usize = 4096;
+/// Frames and bytes that are read before others have their turn.
+const READS: usize = 64;
+const BYTES: usize = 4 * Batch::CAPACITY;
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use frames::FrameFd;
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+    use super::*;
+
+    const ME: [u8; 4] = [10, 7, 0, 1];
+    const OTHER: [u8; 4] = [10, 7, 0, 2];
+    const THIRD: [u8; 4] = [10, 7, 0, 3];
+    const FLOW: FlowId = FlowId(1);
+    const NEXT: FlowId = FlowId(2);
+    const ID: Id = (0, 7);
+
+    struct Bench {
+        io: Io,
+        devices: Devices<FrameFd<OwnedFd>>,
+        /// The host's end of the device.
+        host: OwnedFd,
+        key: Key,
+    }
+
+    /// A device that was handed over with two flows.
+    fn bench() -> Bench {
+        let (device, host) = rustix::net::socketpair(
+            AddressFamily::UNIX,
+            SocketType::SEQPACKET,
+            SocketFlags::NONBLOCK,
+            None,
+        )
+        .unwrap();
+        let (mut io, mut devices) = (Io::new().unwrap(), Devices::default());
+        let open = || Ok(FrameFd::new(device));
+        devices.bind(&mut io, (FLOW, 1400), ID, open).unwrap();
+        let again = || panic!("it is known");
+        devices.bind(&mut io, (NEXT, 1400), ID, again).unwrap();
+        let key = *devices.keys.keys().next().unwrap();
+        Bench {
+            io,
+            devices,
+            host,
+            key,
+        }
+    }
+
+    fn packet(src: [u8; 4], dst: [u8; 4], len: u16) -> Vec<u8> {
+        let mut out = vec![0; len.into()];
+        out[0] = 0x45;
+        out[2..4].copy_from_slice(&len.to_be_bytes());
+        out[12..16].copy_from_slice(&src);
+        out[16..20].copy_from_slice(&dst);
+        out
+    }
+
+    impl Bench {
+        /// What comes of packets that the host sends.
+        fn send(&mut self, packets: &[Vec<u8>]) -> Vec<(bool, FlowId, Vec<Vec<u8>>)> {
+            for packet in packets {
+                rustix::io::write(&self.host, packet).unwrap();
+            }
+            let reads = std::iter::from_fn(|| self.devices.read(&mut self.io, self.key));
+            let said = |read| match read {
+                Read::Sdus(flow, batch) => (true, flow, batch.iter().map(<[u8]>::to_vec).collect()),
+                Read::Frame(flow, packet) => (false, flow, vec![packet]),
+            };
+            reads.map(said).collect()
+        }
+
+        /// What the host gets of SDUs of a flow, and what is the user's.
+        fn arrive(&mut self, flow: FlowId, sdus: &[Vec<u8>]) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
+            let mut batch = Batch::new(Framing::Record);
+            for sdu in sdus {
+                batch.push(sdu.len()).unwrap().copy_from_slice(sdu);
+            }
+            let left = self.devices.write(&mut self.io, flow, batch);
+            let left = left.map(|l| l.iter().map(<[u8]>::to_vec).collect());
+            let mut got = Vec::new();
+            let mut buf = [0; 2000];
+            while let Ok(len) = rustix::io::read(&self.host, &mut buf[..]) {
+                got.push(buf[..len].to_vec());
+            }
+            (got, left.unwrap_or_default())
+        }
+
+        fn pair(&mut self, flow: FlowId, other: [u8; 4]) {
+            assert!(self.devices.pair(flow, Pair::V4(ME, other)));
+        }
+    }
+
+    #[test]
+    fn only_what_a_pair_speaks_of_goes_by_itself_and_the_rest_is_the_users() {
+        let mut bench = bench();
+        bench.pair(NEXT, OTHER);
+        let (known, back) = (packet(ME, OTHER, 60), packet(OTHER, ME, 60));
+        let (unknown, large) = (packet(ME, THIRD, 60), packet(ME, OTHER, 1401));
+        let junk = b"\x45junk".to_vec();
+        let sent = [&known, &known, &unknown, &back, &large, &junk].map(Vec::clone);
+        let said = bench.send(&sent);
+        let users = [unknown, back, large, junk].map(|packet| (false, FLOW, vec![packet]));
+        assert_eq!(said[0], (true, NEXT, vec![known.clone(), known]));
+        assert_eq!(said[1..], users);
+        assert_eq!(bench.devices.news(NEXT).unwrap().tx_packets, 2);
+    }
+
+    #[test]
+    fn a_flow_writes_to_the_device_only_from_the_other_address_of_its_own_pairs() {
+        let mut bench = bench();
+        bench.pair(FLOW, OTHER);
+        bench.pair(NEXT, THIRD);
+        let good = packet(OTHER, ME, 60);
+        let others = [
+            packet(THIRD, ME, 60),
+            packet(OTHER, THIRD, 60),
+            packet(ME, OTHER, 60),
+            b"\x45junk".to_vec(),
+        ];
+        let all = [&others[..2], std::slice::from_ref(&good), &others[2..]].concat();
+        assert_eq!(bench.arrive(FLOW, &all), (vec![good], others.to_vec()));
+        let moved = bench.devices.news(FLOW).unwrap();
+        assert_eq!((moved.rx_packets, moved.rx_bytes), (1, 60));
+    }
+
+    #[test]
+    fn what_was_said_of_a_flow_ends_with_it_or_when_its_device_is_said_again() {
+        let mut bench = bench();
+        let out = packet(ME, OTHER, 60);
+        let by_itself = |said: &[(bool, FlowId, Vec<Vec<u8>>)]| said[0].0;
+        bench.pair(NEXT, OTHER);
+        assert!(by_itself(&bench.send(&[out.clone()])));
+        let again = || panic!("it is known");
+        let io = &mut bench.io;
+        bench.devices.bind(io, (NEXT, 1400), ID, again).unwrap();
+        assert!(!by_itself(&bench.send(&[out.clone()])));
+        bench.pair(NEXT, OTHER);
+        assert!(by_itself(&bench.send(&[out.clone()])));
+        bench.devices.unbind(&mut bench.io, NEXT);
+        assert!(!by_itself(&bench.send(&[out.clone()])));
+        bench.devices.unbind(&mut bench.io, FLOW);
+        assert!(!bench.devices.is_device(bench.key));
+        assert!(bench.send(&[]).is_empty());
+        assert!(!bench.devices.pair(FLOW, Pair::V4(ME, OTHER)));
+        // Nobody holds the device any more.
+        assert!(rustix::io::write(&bench.host, &out).is_err());
+    }
+
+    #[test]
+    fn who_speaks_of_anothers_device_opens_one_of_his_own() {
+        let mut bench = bench();
+        let (other_uid, third) = ((1, ID.1), FlowId(3));
+        let no = || Err(io::ErrorKind::InvalidInput.into());
+        let io = &mut bench.io;
+        assert!(
+            bench
+                .devices
+                .bind(io, (third, 1400), other_uid, no)
+                .is_err()
+        );
+        assert!(!bench.devices.pair(third, Pair::V4(ME, OTHER)));
+    }
+
+    #[test]
+    fn pairs_are_bounded() {
+        let mut bench = bench();
+        for n in 0..2 * PAIRS as u32 {
+            bench.pair(FLOW, Ipv4Addr::from_bits(n).octets());
+        }
+        assert!(bench.devices.device_of(FLOW).unwrap().pairs.len() <= PAIRS);
+    }
+
+    #[test]
+    fn what_is_no_tun_device_is_refused() {
+        let (a, _b) = std::os::unix::net::UnixStream::pair().unwrap();
+        let said = Said {
+            id: 7,
+            tcp: true,
+            udp: true,
+        };
+        let null = std::fs::File::open("/dev/null").unwrap();
+        for fd in [None, Some(a.into()), Some(null.into())] {
+            assert!(open(said, fd).is_err());
+        }
+    }
+}
