@@ -1,6 +1,6 @@
 //! What a process writes to a data socket: SDUs or a control item.
 
-use proto::record::{Item, Peer, Record, Welcome};
+use proto::record::{Device, Item, Moved, Pair, Peer, Record, Welcome};
 use proto::{Batch, Code, FlowId, Framing, Name, QosSpec, Reason, Token};
 
 use super::commands::label;
@@ -41,6 +41,11 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         qos: QosSpec::default(),
         peer,
     };
+    let device = Device {
+        id: 7,
+        tcp: true,
+        udp: true,
+    };
     let down = Reason::new(Code::Refused, "nobody is there; try later");
     let mut three = Batch::new(Framing::Record);
     for len in [1, 20, 300] {
@@ -52,6 +57,17 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("mtu", Item::Mtu(1400).encode()),
         ("down", Item::Down(down).encode()),
         ("shut", Item::Shut.encode()),
+        ("device", Item::Device(device).encode()),
+        (
+            "pair",
+            Item::Pair(Pair::V4([10, 7, 0, 1], [10, 7, 0, 2])).encode(),
+        ),
+        (
+            "pair6",
+            Item::Pair(Pair::V6([0xfd; 16], [0xfe; 16])).encode(),
+        ),
+        ("frame", Item::Frame(vec![0x45, 0, 0, 3]).encode()),
+        ("moved", Item::Moved(Moved::default()).encode()),
         ("sdu", vec![0, 3, b'a', b'b', b'c']),
         ("three", three.bytes().to_vec()),
     ]

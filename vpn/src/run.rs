@@ -343,18 +343,14 @@ impl Vpn {
                 .chain(self.upkeep.counters())
                 .collect(),
             detail: self.detail(),
-<<<<<<< HEAD
-            offload: self.pump.device().offloads().to_string(),
             ways: Some(self.wire_ways.clone()),
             offers: self.config.offered.iter().map(offer_info).collect(),
-=======
             offload: self
                 .pump
                 .device()
                 .offloads()
                 .map(|o| o.to_string())
                 .unwrap_or_default(),
->>>>>>> 611205c (vpn, ipcp: the device goes to the process of the layer, which moves what the VPN has judged)
         }
     }
 

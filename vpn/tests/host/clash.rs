@@ -11,11 +11,7 @@ use crate::in_own_namespace;
 use crate::other::Admin;
 use crate::support::{config, wire_config};
 
-<<<<<<< HEAD
-pub(crate) async fn device() -> (Tun, Device) {
-=======
-async fn device() -> (frames::Tun, Device) {
->>>>>>> 611205c (vpn, ipcp: the device goes to the process of the layer, which moves what the VPN has judged)
+pub(crate) async fn device() -> (frames::Tun, Device) {
     let name = DeviceName::new("vpn0").unwrap();
     let tun =
         device::create(&name, proto::ipcp::OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
