@@ -290,6 +290,19 @@ async fn administrators_hear_which_field_is_missing_or_malformed() {
 }
 
 #[tokio::test]
+async fn a_program_may_not_say_where_the_host_of_a_name_is() {
+    let host = Host::started().await;
+    let alloc = AllocFlowRequest {
+        name: "a".into(),
+        qos: Some(qos()),
+        at: vec!["10.0.0.1:3359".into()],
+        ..Default::default()
+    };
+    let refused = host.programs().await.alloc_flow(alloc).await;
+    assert_eq!(Reason::from(refused.unwrap_err()).code, Code::Denied);
+}
+
+#[tokio::test]
 async fn programs_hear_which_field_is_missing() {
     let host = Host::started().await;
     let mut programs = host.programs().await;

@@ -293,6 +293,31 @@ fn without_a_host_the_name_is_not_found_and_the_text_says_what_to_do() {
 }
 
 #[test]
+fn where_the_caller_says_that_a_host_may_be_is_asked_where_the_table_says_nothing() {
+    let (mut wire, _) = client();
+    let at = ["[fd00::1]:3359", "10.0.0.9:0", "10.0.0.4:99"];
+    let at: Vec<_> = at.iter().map(|at| at.parse().unwrap()).collect();
+    let ask = |flow, to| Allocate {
+        flow: FlowId(flow),
+        name: name(to),
+        source: None,
+        qos: QosSpec::RAW,
+        peer: None,
+        user: program(),
+        timeout_ms: 1000,
+        at: at.clone(),
+    };
+    let before = wire.sent_to("10.0.0.4:99").len();
+    wire.control(0, 11, Command::Allocate(ask(11, "elsewhere")));
+    assert_eq!(wire.sent_to("10.0.0.4:99").len(), before + 1);
+    // A table says better, and what was said for one dial is kept for no other.
+    wire.control(0, 12, Command::Allocate(ask(12, "srv")));
+    assert_eq!(wire.sent_to("10.0.0.4:99").len(), before + 1);
+    wire.allocate(0, 13, "elsewhere", program());
+    assert_eq!(error(&wire, 13).code, Code::NotFound);
+}
+
+#[test]
 fn only_host_names_are_looked_up_and_only_with_dns() {
     let mut wire = Wire::new(&["10.0.0.1"]);
     let mut config = wire.config(0, &[]);
