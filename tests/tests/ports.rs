@@ -427,12 +427,16 @@ fn datagrams_of_a_client_of_socks_come_back_and_only_its_own_are_passed_on() {
     let (proxy, at) = proxy(&line, &["--socks5", "0"]);
     let said = tool(a, &format!("socks-udp {at} dns.overlay.internal:53 20 900"));
     assert_eq!(said, json!({"back": 20, "gone": true}), "{}", proxy.log());
+    // What is larger than the flow carries is lost, with the flow known and not yet known, and nothing else.
+    let said = tool(a, &format!("socks-udp {at} dns:53 2 5000"));
+    assert_eq!(said["back"], 0);
     eventually(TEN, "the flows are gone", || flows(&line, "a") == 0).unwrap();
     let said = end(proxy);
+    assert_eq!(said["dropped_too_large"], 2);
     let counted = ["flows", "tx_bytes", "dropped_malformed", "dropped_stranger"];
     assert_eq!(
         counted.map(|key| said[key].as_u64().unwrap()),
-        [1, 18_000, 1, 20]
+        [2, 18_000, 2, 22]
     );
     assert_eq!(end(expose)["rx_bytes"], 18_000);
 }
