@@ -1,12 +1,14 @@
-//! Networks behind members, over real daemons and routers.
+//! Networks behind members, and the way out by one: over real daemons and routers.
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
 
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
-use tests::{Host, Line, until};
+use tests::{Host, Lab, Line, until};
 
 const TEN: Duration = Duration::from_secs(10);
 
@@ -124,4 +126,153 @@ fn a_network_behind_a_member_is_reached_where_it_is_taken_and_nowhere_else() {
         Err(_) => Ok(()),
     })
     .unwrap();
+}
+
+/// A client, the router of its underlay, the exit, and a host of the Internet. The client reaches all by its default route,
+/// the exit's underlay address too.
+struct Out {
+    hosts: [Host; 4],
+    _daemons: Vec<tests::Process>,
+    _lab: Lab,
+}
+
+impl Out {
+    fn new() -> Self {
+        let lab = Lab::new().unwrap();
+        let hosts = ["a", "r", "e", "i"].map(|name| lab.host(name).unwrap());
+        let [a, r, e, i] = &hosts;
+        let _links = [(a, r), (r, e), (e, i)].map(|(x, y)| lab.veth(x, y).unwrap());
+        for router in [r, e] {
+            forward(router, 1);
+        }
+        a.net("route 0.0.0.0/0 10.77.1.2").unwrap();
+        e.net("route 10.77.1.0/24 10.77.2.1").unwrap();
+        for (host, to) in [(e, "198.51.100.0/24"), (e, "2001:db8::/32")] {
+            let via = if to.contains(':') {
+                "fd77:3::2"
+            } else {
+                "10.77.3.2"
+            };
+            host.net(&format!("route {to} {via}")).unwrap();
+        }
+        i.net("up lo").unwrap();
+        i.net("addr lo 198.51.100.1/32").unwrap();
+        i.net("addr lo 2001:db8::1/128").unwrap();
+        i.net("route 10.9.0.0/24 10.77.3.1").unwrap();
+        i.net("route fd09::/64 fd77:3::1").unwrap();
+        let daemons = [a, e].map(|host| host.irmd().unwrap()).into();
+        let shim = "ipcp bootstrap udp --type shim-udp --layer net";
+        e.irm(&format!("{shim} --ip 10.77.2.2")).unwrap();
+        a.irm(&format!("{shim} --ip 10.77.1.1 --host ovl-e=10.77.2.2"))
+            .unwrap();
+        e.irm("ipcp bootstrap ovl-e --type unicast --layer overlay --prefix 10.9.0.2/32 --prefix fd09::2/128")
+            .unwrap();
+        let invite =
+            "layer invite overlay --member ovl-a --prefix 10.9.0.1/32 --prefix fd09::1/128";
+        let url = e.irm(invite).unwrap();
+        a.irm(&format!(
+            "ipcp enroll ovl-a --type unicast --invite {}",
+            url.trim()
+        ))
+        .unwrap();
+        Self {
+            hosts,
+            _daemons: daemons,
+            _lab: lab,
+        }
+    }
+}
+
+fn e_host(out: &Out) -> &Host {
+    &out.hosts[2]
+}
+
+const INTERNET: [&str; 2] = ["198.51.100.1", "2001:db8::1"];
+
+#[test]
+fn all_goes_out_by_the_exit_while_what_carries_the_vpn_goes_by_the_underlay() {
+    let out = Out::new();
+    let [a, _, e, _] = &out.hosts;
+    e.irm("vpn up --layer overlay --dev strata0 --offer 0.0.0.0/0 --offer ::/0")
+        .unwrap();
+    // An offer alone sends nobody anywhere.
+    a.irm("vpn up --layer overlay --dev strata0 --accept-routes")
+        .unwrap();
+    becomes(a, "0.0.0.0/0", false, "--exit ovl-e");
+    assert!(pings(a, INTERNET[0]).is_err());
+    a.irm("vpn down").unwrap();
+    a.irm("vpn up --layer overlay --dev strata0 --exit ovl-e")
+        .unwrap();
+    becomes(a, "0.0.0.0/0", true, "--exit ovl-e");
+    for to in INTERNET {
+        until(TEN, || pings(a, to)).unwrap();
+    }
+    // New flows and links are made with the rules in place.
+    let pid = |program| Pid::from_raw(a.programs(program)[0] as i32);
+    for program in ["vpn", "ipcpd", "shim-udp"] {
+        kill(pid(program), Signal::SIGKILL).unwrap();
+        for to in INTERNET {
+            until(TEN, || pings(a, to)).unwrap_or_else(|e| {
+                let [here, there] = [a, e_host(&out)].map(|host| host.irm("--json vpn status"));
+                panic!("{program}: {e}: {here:?} and there {there:?}")
+            });
+        }
+    }
+    a.irm("vpn down").unwrap();
+    assert!(pings(a, INTERNET[0]).is_err());
+    // The underlay is as before: the exit's address is reached by the default route.
+    pings(a, "10.77.2.2").unwrap();
+}
+
+#[test]
+fn two_layers_have_a_vpn_each_on_the_same_hosts_and_what_clashes_is_named() {
+    let mut line = Line::new(None).unwrap();
+    line.start_daemons().unwrap();
+    line.shims().unwrap();
+    line.overlay().unwrap();
+    let [a, b, c] = ["a", "b", "c"].map(|name| line.host(name).unwrap());
+    b.irm("ipcp bootstrap two-b --type unicast --layer second --over overlay --prefix 10.8.0.2/32")
+        .unwrap();
+    // C's is also that of ovl-b in the first layer.
+    for (host, member, prefix) in [(a, "two-a", "10.8.0.1/32"), (c, "two-c", "10.9.0.2/32")] {
+        let invite = format!("layer invite second --member {member} --prefix {prefix}");
+        let url = b.irm(&invite).unwrap();
+        let enroll = "--type unicast --over overlay --invite";
+        host.irm(&format!("ipcp enroll {member} {enroll} {}", url.trim()))
+            .unwrap();
+    }
+    for host in [a, b] {
+        for layer in ["overlay", "second"] {
+            host.irm(&format!("vpn up --layer {layer}")).unwrap();
+        }
+    }
+    for to in ["10.9.0.2", "10.8.0.2"] {
+        until(TEN, || pings(a, to)).unwrap();
+    }
+    let said = until(TEN, || {
+        let status = a.irm_json("vpn status --layer second")?;
+        let said = status["vpns"][0]["detail"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
+        anyhow::ensure!(!said.is_empty(), "{status}");
+        Ok(said)
+    })
+    .unwrap();
+    let both = "the prefix 10.9.0.2/32 of two-c is the network 10.9.0.2/32 of vpn-overlay";
+    assert!(said.contains(both), "{said}");
+    pings(a, "10.9.0.2").unwrap();
+    // One whose own address is the other's is refused.
+    c.irm("vpn up --layer overlay").unwrap();
+    until(TEN, || pings(c, "10.9.0.2")).unwrap();
+    let said = c.irm("vpn up --layer second").unwrap_err().to_string();
+    assert!(
+        said.contains("the VPN's address 10.9.0.2 lies in the network 10.9.0.2/32 of vpn-overlay"),
+        "{said}"
+    );
+    pings(c, "10.9.0.2").unwrap();
+    // And one goes while the other stays.
+    a.irm("vpn down --layer overlay").unwrap();
+    pings(a, "10.8.0.2").unwrap();
+    assert!(pings(a, "10.9.0.2").is_err());
 }
