@@ -49,10 +49,10 @@ impl Tun {
     }
 
     /// The number of frames that should wait in the device at most. Where a frame is one packet of an MTU, that is 0.7 MB: with 20
-    /// a TCP stream loses half of its packets here and runs at a fifth of the rate. Where it has up to 64 kB, 20 will do, and more
-    /// only makes all wait longer.
+    /// a TCP stream loses half of its packets here and runs at a fifth of the rate. Where it has up to 64 kB, 20 would do for TCP, but
+    /// not for a burst of small datagrams.
     pub fn queue(&self) -> u32 {
-        if self.port.offloads.tcp { 20 } else { 500 }
+        if self.port.offloads.tcp { 128 } else { 500 }
     }
 
     /// Super-packets that the kernel refused though it took their packets one by one; at the first of a kind, that offload ends.
