@@ -231,7 +231,7 @@ fn addresses(asked: &str, own: &[IpNet]) -> Result<Vec<IpNet>, Reason> {
 
 /// As it stands, where a prefix names a host; else the first host of the network. The device gets it alone: a route to the
 /// rest of the own prefix would send to the device what can't leave it.
-fn first_address(prefix: &IpNet) -> IpNet {
+pub(crate) fn first_address(prefix: &IpNet) -> IpNet {
     let named = prefix.addr() != prefix.network();
     let alone = match prefix {
         _ if named => prefix.addr(),

@@ -14,6 +14,7 @@
 //! | [`clash`] | what the VPN wants and the host has already |
 //! | [`ways`], [`forwarding`] | which of the networks that members offer are taken, and whether this host forwards to its own |
 //! | [`upkeep`] | when to look whether the kernel still has what it was given |
+//! | [`names`] | names of members, as DNS has them |
 //! | [`control`], [`links`] | the stream to irmd, and the flows that are made through it |
 //! | [`strangers`] | flows of members that aren't known yet |
 //! | [`run`] | the program |
@@ -29,6 +30,7 @@ pub mod forwarding;
 pub mod fragment;
 pub mod icmp;
 pub mod links;
+pub mod names;
 pub mod netlink;
 pub mod prefix;
 pub mod pump;

@@ -15,6 +15,7 @@ use crate::device::{self, DeviceName};
 use crate::flow::Lane;
 use crate::forwarding;
 use crate::links::{Links, News};
+use crate::names::Answering;
 use crate::netlink::{Device, Netlink, Watch};
 use crate::pump::{Happening, PeerStatus, Pump};
 use crate::strangers::Strangers;
@@ -58,6 +59,7 @@ struct Vpn {
     pump: Pump<frames::Tun, Lane>,
     links: Links,
     strangers: Strangers<Lane>,
+    names: Answering,
     deaf: Option<Reason>,
     narrow: bool,
     report: Option<Instant>,
@@ -100,6 +102,9 @@ async fn start(
         )
     })?;
     pump.configure(&config);
+    let mut names = Answering::default();
+    let now = std::time::Instant::now();
+    names.keep(now, &config, device.index()).await;
     let links = Links::start(irm, config.layer.clone(), config.me.clone());
     tracing::info!(
         "{} is up as {} in {}",
@@ -119,6 +124,7 @@ async fn start(
         pump,
         links,
         strangers: Strangers::default(),
+        names,
         deaf: None,
         narrow: false,
         report,
@@ -166,6 +172,10 @@ impl Vpn {
                 }
                 () = at(self.upkeep.due().map(Instant::from_std)) => {
                     self.heal().await;
+                    Vec::new()
+                }
+                () = at(self.names.due().map(Instant::from_std)) => {
+                    self.keep_names().await;
                     Vec::new()
                 }
                 () = at(self.report) => {
@@ -240,6 +250,7 @@ impl Vpn {
             self.pump.configure(&config);
             self.device.apply(&config).await?;
             self.config = config;
+            self.keep_names().await;
             for (member, lane, until) in self.strangers.take() {
                 if let Err(lane) = self.pump.accepted(&member, lane) {
                     self.strangers.put_back(member, lane, until);
@@ -248,6 +259,16 @@ impl Vpn {
         }
         self.report_soon();
         Ok(self.pump.take_happenings())
+    }
+
+    async fn keep_names(&mut self) {
+        let (now, before) = (std::time::Instant::now(), self.names.warning());
+        self.names
+            .keep(now, &self.config, self.device.index())
+            .await;
+        if self.names.warning() != before {
+            self.report_soon();
+        }
     }
 
     /// Puts back what somebody took from the device, and sees what clashes now.
@@ -381,6 +402,7 @@ impl Vpn {
         shown
             .chain(forwarding::warning(&self.config.offers))
             .chain(self.no_exit())
+            .chain(self.names.warning())
             .chain(more)
             .chain(contested)
             .chain(deaf)

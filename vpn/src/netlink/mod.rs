@@ -174,6 +174,11 @@ impl Device {
         picture.map_err(|e| e.reason("look at the host's addresses and routes"))
     }
 
+    /// The device's number.
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+
     /// The MTU as the kernel has it.
     pub async fn mtu(&self) -> Result<u32, Reason> {
         let mut links = self
