@@ -10,6 +10,7 @@ mod clash;
 mod exit;
 mod heal;
 mod irmd;
+mod names;
 mod other;
 mod program;
 #[path = "../support/mod.rs"]
@@ -100,6 +101,10 @@ const TESTS: &[(&str, fn())] = &[
     (
         "one that is no longer offered is no longer taken",
         exit::one_that_is_no_longer_offered_is_no_longer_taken,
+    ),
+    (
+        "names are answered at the VPN's own address when asked for",
+        names::names_are_answered_at_the_vpns_own_address_when_asked_for,
     ),
     (
         "a name in use is refused with the reason",
