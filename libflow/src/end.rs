@@ -10,7 +10,7 @@ use proto::{Batch, Code, FlowId, Framing, QosSpec, Reason};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::error::FlowError;
-use crate::port::{Joined, Received, RecordSocket};
+use crate::port::{Joined, Received, RecordSocket, misplaced};
 use crate::session::Direct;
 
 /// How many bytes of SDUs went each way.
@@ -244,10 +244,7 @@ impl End {
                     | Item::Frame(_)
                     | Item::Moved(_),
                 )) => {
-                    self.went_down(Reason::new(
-                        Code::PeerMisbehaved,
-                        "an item came in the midst of the flow that has no place there",
-                    ));
+                    self.went_down(misplaced());
                 }
                 Ok(Received::End) => self.went_down(died()),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),

@@ -446,6 +446,14 @@ pub fn no_such_token() -> Reason {
     )
 }
 
+/// Why a flow ends in which the other side says what is said at its beginning only, or to the other side of a flow.
+pub fn misplaced() -> Reason {
+    Reason::new(
+        Code::PeerMisbehaved,
+        "an item came in the midst of the flow that has no place there",
+    )
+}
+
 async fn connect_until(path: &Path, deadline: tokio::time::Instant) -> io::Result<RecordSocket> {
     let socket = RecordSocket::new()?;
     let address = address(path)?;

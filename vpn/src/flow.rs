@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use frames::TunPort;
-use libflow::port::{Joined, Received, RecordSocket};
+use libflow::port::{Joined, Received, RecordSocket, misplaced};
 use proto::record::{Device, Item, Moved, Pair};
 use proto::{Batch, Code, FlowId, Reason};
 
@@ -135,10 +135,7 @@ impl FlowPort for Lane {
                 Ok(Received::Item(
                     Item::Join(_) | Item::Welcome(_) | Item::Shut | Item::Device(_) | Item::Pair(_),
                 )) => {
-                    return Err(Reason::new(
-                        Code::PeerMisbehaved,
-                        "an item came in the midst of the flow that has no place there",
-                    ));
+                    return Err(misplaced());
                 }
                 Ok(Received::End) => {
                     return Err(Reason::new(

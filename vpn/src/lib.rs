@@ -9,7 +9,8 @@
 //! | [`fragment`] | IPv4 packets cut to a flow's MTU |
 //! | [`session`] | the flows to one peer: when to dial, which to send on |
 //! | [`pump`] | the data path: one task that owns the device and every flow |
-//! | [`device`], [`flow`] | the two sides of the pump |
+//! | [`device`] | making the device |
+//! | [`flow`] | what the pump needs of a flow, and handing the device over |
 //! | [`config`], [`netlink`] | what irmd says, and what the kernel is told |
 //! | [`clash`] | what the VPN wants and the host has already |
 //! | [`ways`], [`forwarding`] | which of the networks that members offer are taken, and whether this host forwards to its own |

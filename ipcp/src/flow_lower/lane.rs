@@ -6,7 +6,7 @@ use std::net::UdpSocket;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use libflow::port::{Received, RecordSocket};
+use libflow::port::{Received, RecordSocket, misplaced};
 use proto::record::Item;
 use proto::{Batch, Code, Framing, Reason};
 
@@ -62,10 +62,7 @@ pub(super) fn control_item(received: io::Result<Received>) -> Heard {
             | Item::Pair(_)
             | Item::Frame(_)
             | Item::Moved(_),
-        )) => Heard::Down(Reason::new(
-            Code::PeerMisbehaved,
-            "an item came in the midst of the flow that has no place there",
-        )),
+        )) => Heard::Down(misplaced()),
         Ok(Received::End) => Heard::Down(Reason::new(
             Code::Unreachable,
             "the IPC process below ended",
