@@ -1,0 +1,174 @@
+//! A packet's way through this crate, and through the batches of `proto`: counted by `.ci/counts`.
+//!
+//! `seal` and `open` are the cipher with its counter and window; `send`, `forward` and `receive` are what a member does with the
+//! batch of a raw flow, ciphers included: the flow ends at the neighbour behind the next, so that all of it is sealed twice.
+
+#[path = "../../ip/benches/counted/mod.rs"]
+mod counted;
+mod line;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use layer::crypt::{Authority, Clock, Handshake, Outcome, Secrets, TAG, TlsConfig};
+use layer::{Input, Ipcp, Output, UnixTime};
+use proto::{Batch, FlowId, Framing, Label, QosSpec};
+
+use self::line::Line;
+
+fn main() {
+    counted::processor();
+    let secrets = secrets();
+    for size in [64, 1400] {
+        ciphers(&secrets, size);
+        records(size);
+    }
+    let mut line = Line::new(3);
+    line.ask(QosSpec::RAW);
+    line.settle();
+    let flow = line.stand[0];
+    for size in [64, 1400] {
+        members(&mut line, flow, size);
+    }
+}
+
+fn ciphers(secrets: &Secrets, size: usize) {
+    let ((mut seal, _), (_, mut open)) = (secrets.hop_keys(true), secrets.hop_keys(false));
+    let (mut header, mut body) = ([0; 16], vec![7; size + TAG]);
+    counted::path(&format!("seal_{size}"), PACKETS, || {
+        for _ in 0..PACKETS {
+            seal.seal(&mut header, &mut body).expect("a fresh key");
+        }
+    });
+    let sealed: Vec<_> = (0..2 * PACKETS)
+        .map(|_| {
+            let (mut header, mut body) = ([0; 16], vec![7; size + TAG]);
+            seal.seal(&mut header, &mut body).expect("a fresh key");
+            (header, body)
+        })
+        .collect();
+    let mut sealed = sealed.into_iter();
+    let mut halves = [(); 2].map(|()| sealed.by_ref().take(PACKETS).collect::<Vec<_>>());
+    let mut next = halves.iter_mut();
+    counted::path(&format!("open_{size}"), PACKETS, || {
+        for (header, body) in next.next().expect("a half for each time") {
+            let body = open.open(header, body).expect("as it was sealed");
+            black_box(body);
+        }
+    });
+}
+
+fn records(size: usize) {
+    let sdu = vec![7; size];
+    let mut batch = Batch::new(Framing::Record);
+    counted::path(&format!("record_write_{size}"), PACKETS, || {
+        for _ in 0..PACKETS / TRAIN {
+            batch.clear();
+            for _ in 0..TRAIN {
+                batch.push(size).expect("room").copy_from_slice(&sdu);
+            }
+            black_box(&mut batch);
+        }
+    });
+    let bytes = batch.bytes().to_vec();
+    counted::path(&format!("record_read_{size}"), PACKETS, || {
+        for _ in 0..PACKETS / TRAIN {
+            // In place of the system call that reads it.
+            batch.space()[..bytes.len()].copy_from_slice(&bytes);
+            batch.set_record(bytes.len()).expect("as it was written");
+            for sdu in batch.iter() {
+                black_box(sdu);
+            }
+        }
+    });
+}
+
+/// What the first sends, the second forwards and the third receives.
+fn members(line: &mut Line, flow: FlowId, size: usize) {
+    let now = line.now();
+    let record = || {
+        let mut batch = Batch::new(Framing::Record);
+        for _ in 0..TRAIN {
+            batch.push(size).expect("room").fill(7);
+        }
+        batch
+    };
+    let fresh = || (0..PACKETS / TRAIN).map(|_| record()).collect::<Vec<_>>();
+    let work = |line: &mut Line, at: usize, input| {
+        let member = &mut line.members[at];
+        let mut out = Vec::with_capacity(1);
+        member.handle(now, input);
+        while let Some(output) = member.poll() {
+            out.push(output);
+        }
+        out
+    };
+    let mut runs = [fresh(), fresh()].into_iter();
+    let mut sent = Vec::new();
+    counted::path(&format!("send_{size}"), PACKETS, || {
+        let mut out = Vec::with_capacity(PACKETS);
+        for batch in runs.next().expect("one for each time") {
+            out.append(&mut work(line, 0, Input::Upper(flow, batch)));
+        }
+        sent.push(out);
+    });
+    let mut forwarded = Vec::new();
+    let mut runs = std::mem::take(&mut sent).into_iter();
+    counted::path(&format!("forward_{size}"), PACKETS, || {
+        let mut out = Vec::with_capacity(PACKETS);
+        for output in runs.next().expect("one for each time") {
+            if let Output::Lower(lower, batch) = output {
+                out.append(&mut work(line, 1, Input::Lower(lower, batch)));
+            }
+        }
+        forwarded.push(out);
+    });
+    let mut received = 0;
+    let mut runs = forwarded.into_iter();
+    counted::path(&format!("receive_{size}"), PACKETS, || {
+        received = 0;
+        for output in runs.next().expect("one for each time") {
+            if let Output::Lower(lower, batch) = output {
+                for output in work(line, 2, Input::Lower(lower, batch)) {
+                    if let Output::Upper(_, batch) = output {
+                        received += batch.count();
+                    }
+                }
+            }
+        }
+    });
+    assert_eq!(received, PACKETS, "packets of {size} bytes were lost");
+}
+
+/// Of an association, as a handshake makes them.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a bench is no part of the machine; it needs a beginning of time"
+)]
+fn secrets() -> Box<Secrets> {
+    let wall = UnixTime(Duration::from_secs(1_800_000_000));
+    let label = |text| Label::new(text).expect("small letters");
+    let (_, identity) =
+        Authority::create(&label("bench"), &label("a"), &[], wall).expect("an authority");
+    let clock = Clock::new();
+    clock.set(wall);
+    let config = TlsConfig::member(&identity, &clock).expect("a configuration");
+    let now = Instant::now();
+    let mut client = Handshake::client(&config, 1, 1400, now).expect("a client");
+    let mut server = Handshake::server(&config, 1, 1400, now).expect("a server");
+    loop {
+        while let Some(mut pdu) = client.poll(now) {
+            server.handle(now, &mut pdu).expect("a good PDU");
+        }
+        while let Some(mut pdu) = server.poll(now) {
+            client.handle(now, &mut pdu).expect("a good PDU");
+        }
+        if let Some(Outcome::Done(secrets)) = server.outcome() {
+            return secrets;
+        }
+    }
+}
+
+/// Packets of one batch, and of all.
+const TRAIN: usize = 40;
+const PACKETS: usize = 25 * TRAIN;
