@@ -279,6 +279,33 @@ fn throughput_is_counted_by_the_receiver_in_both_directions() {
 }
 
 #[test]
+fn several_flows_are_measured_at_once_and_share() {
+    let host = Host::start();
+    let _server = host.serve("perf meter --server");
+    until("meter is there", || {
+        host.code("ping meter -c 1 --timeout 1s") != Some(4)
+    });
+    for way in ["", " --reverse"] {
+        let json = host.json(&format!("perf meter -t 500ms --flows 3 --qos data{way}"));
+        let flows = json["flows"].as_array().unwrap();
+        assert_eq!(flows.len(), 3, "{json}");
+        for key in ["bytes", "sdus_sent", "sdus_received"] {
+            let each: Vec<u64> = flows.iter().map(|f| f[key].as_u64().unwrap()).collect();
+            assert_eq!(json[key], each.iter().sum::<u64>(), "{key}: {json}");
+            // None of them is starved by another of the same process.
+            let (least, most) = (each.iter().min().unwrap(), each.iter().max().unwrap());
+            assert!(least * 10 > *most, "{key}: {each:?}");
+        }
+        assert_eq!(json["sdus_lost"], 0, "a local flow loses nothing: {json}");
+    }
+    let output = host.irm("perf meter -t 100ms --flows 2");
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in ["flow 1: ", "flow 2: ", "all 2: "] {
+        assert!(text.contains(line), "{text}");
+    }
+}
+
+#[test]
 fn several_are_measured_at_once() {
     let host = Host::start();
     let _server = host.serve("perf meter --server");

@@ -96,7 +96,7 @@ pub(crate) struct Perf {
     /// Who to measure against; with --server: the name to serve
     pub(crate) name: Name,
     /// Serve measurements until stopped
-    #[arg(long, conflicts_with_all = ["time", "size", "reverse"])]
+    #[arg(long, conflicts_with_all = ["time", "size", "flows", "reverse"])]
     pub(crate) server: bool,
     /// How long to send
     #[arg(short = 't', long, value_name = "TIME", default_value = "10", value_parser = duration)]
@@ -104,6 +104,9 @@ pub(crate) struct Perf {
     /// Bytes of each SDU, at least 16 [default: 1400, or what the flow takes if that is less]
     #[arg(short = 's', long, value_name = "BYTES", value_parser = clap::value_parser!(u32).range(16..=65_505))]
     pub(crate) size: Option<u32>,
+    /// Over so many flows at once
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=128))]
+    pub(crate) flows: u16,
     /// The server sends
     #[arg(long)]
     pub(crate) reverse: bool,

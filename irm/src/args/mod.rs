@@ -103,7 +103,7 @@ pub(crate) enum Noun {
     Ping(Ping),
     /// Measure the throughput to a name that `irm perf --server` serves
     #[command(
-        after_help = "Examples:\n  irm perf meter --layer ovl --server\n  irm perf meter -t 5 --qos raw"
+        after_help = "Examples:\n  irm perf meter --layer ovl --server\n  irm perf meter -t 5 --qos raw\n  irm perf meter -t 5 --flows 4 --reverse -s 1200"
     )]
     Perf(Perf),
     /// Carry stdin to a name, and what comes back to stdout, over a flow that loses nothing

@@ -31,9 +31,29 @@ pub(super) async fn open(
     options: &FlowOptions,
 ) -> Result<(Irm, Flow), Reason> {
     let irm = Irm::connect(Some(&c.run_dir)).await?;
-    let wanted = asked(options.qos, &options.way);
-    let flow = progress("allocating the flow", irm.allocate(name.as_str(), wanted)).await?;
+    let flow = one(&irm, name, options).await?;
     Ok((irm, flow))
+}
+
+/// The same with several flows to the name.
+pub(super) async fn opens(
+    c: &Context,
+    name: &Name,
+    options: &FlowOptions,
+    count: u16,
+) -> Result<(Irm, Vec<Flow>), Reason> {
+    let irm = Irm::connect(Some(&c.run_dir)).await?;
+    let mut flows = Vec::new();
+    for _ in 0..count {
+        flows.push(one(&irm, name, options).await?);
+    }
+    Ok((irm, flows))
+}
+
+async fn one(irm: &Irm, name: &Name, options: &FlowOptions) -> Result<Flow, Reason> {
+    let wanted = asked(options.qos, &options.way);
+    let asked = irm.allocate(name.as_str(), wanted);
+    Ok(progress("allocating the flow", asked).await?)
 }
 
 /// What is asked of a flow.

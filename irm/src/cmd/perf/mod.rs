@@ -1,18 +1,23 @@
-//! `irm perf`: throughput of one flow, counted by the receiver. The words are in `wire`.
+//! `irm perf`: throughput of flows, counted by the receiver. The words are in `wire`.
 
 mod receive;
 mod send;
 mod wire;
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::try_join_all;
 use libflow::{Batch, Flow, Framing};
 use proto::{Code, Reason};
 use serde_json::{Value, json};
+use tokio::task::LocalSet;
 
+use self::receive::Outcome;
 use self::wire::{BadWord, Counted, DATA, Start, Word};
 use super::Context;
-use super::flow::{listen, open, other_end, stopped};
+use super::flow::{listen, opens, other_end, stopped};
 use crate::args::Perf;
 use crate::duration::millis;
 use crate::out::{remark, table};
@@ -30,13 +35,11 @@ pub(crate) async fn run(c: &Context, args: Perf) -> Result<(), Reason> {
 }
 
 async fn measure(c: &Context, args: &Perf) -> Result<(), Reason> {
-    let (_session, flow) = open(c, &args.name, &args.flow).await?;
-    let size = args.size.unwrap_or_else(|| flow.mtu().min(USUAL_SIZE));
-    if size > flow.mtu() || (size as usize) < DATA {
-        let text = format!(
-            "SDUs of {size} bytes don't fit: the flow carries {DATA} to {} (-s)",
-            flow.mtu()
-        );
+    let (_session, flows) = opens(c, &args.name, &args.flow, args.flows).await?;
+    let mtu = flows.iter().map(Flow::mtu).min().unwrap_or_default();
+    let size = args.size.unwrap_or_else(|| mtu.min(USUAL_SIZE));
+    if size > mtu || (size as usize) < DATA {
+        let text = format!("SDUs of {size} bytes don't fit: the flow carries {DATA} to {mtu} (-s)");
         return Err(Reason::new(Code::Usage, text));
     }
     let start = Start {
@@ -44,23 +47,45 @@ async fn measure(c: &Context, args: &Perf) -> Result<(), Reason> {
         size,
         millis: millis(args.time),
     };
-    let meter = Meter::new(!c.out.json);
-    let (sent, counted) = if args.reverse {
-        receive::receive(&flow, Some(&Word::Start(start)), meter).await?
-    } else {
-        begin(&flow, start).await?;
-        send::send(&flow, start, meter).await?
-    };
-    c.out.answer(document(sent, counted), || {
-        format!(
-            "{} {} ({}), {} bytes each:\n{}",
+    let other = flows.first().map(other_end).unwrap_or_default();
+    let measured = all(flows, start, Rc::new(Meter::new(!c.out.json))).await?;
+    c.out.answer(documents(&measured), || {
+        let head = format!(
+            "{} {} ({other}), {size} bytes each:\n",
             direction(args.reverse),
             args.name,
-            other_end(&flow),
-            size,
-            sentence(sent, counted)
-        )
+        );
+        sentences(head, &measured)
     })
+}
+
+/// Measures all flows at once; what the receiver counted of each.
+async fn all(flows: Vec<Flow>, start: Start, meter: Rc<Meter>) -> Result<Vec<Outcome>, Reason> {
+    if !start.reverse {
+        // Nobody sends before all are ready, so that all are measured at the same time.
+        try_join_all(flows.iter().map(|flow| begin(flow, start))).await?;
+    }
+    // A task each: what a flow takes of its turn is nothing to the others.
+    let local = LocalSet::new();
+    let tasks: Vec<_> = flows
+        .into_iter()
+        .map(|flow| local.spawn_local(one(flow, start, meter.clone())))
+        .collect();
+    let ended = |e| Reason::new(Code::Failed, format!("a measurement ended by itself: {e}"));
+    let wait = try_join_all(
+        tasks
+            .into_iter()
+            .map(async |task| task.await.map_err(ended)?),
+    );
+    local.run_until(wait).await
+}
+
+async fn one(flow: Flow, start: Start, meter: Rc<Meter>) -> Result<Outcome, Reason> {
+    if start.reverse {
+        receive::receive(&flow, Some(&Word::Start(start)), &meter).await
+    } else {
+        send::send(&flow, start, &meter).await
+    }
 }
 
 /// Says Start until the server is ready.
@@ -90,8 +115,8 @@ async fn begin(flow: &Flow, start: Start) -> Result<(), Reason> {
 async fn serve(flow: Flow) {
     let meter = Meter::new(false);
     let told = match start_of(&flow).await {
-        Ok(start) if start.reverse => send::send(&flow, start, meter).await,
-        Ok(_) => receive::receive(&flow, None, meter).await,
+        Ok(start) if start.reverse => send::send(&flow, start, &meter).await,
+        Ok(_) => receive::receive(&flow, None, &meter).await,
         Err(reason) => Err(reason),
     };
     match told {
@@ -156,36 +181,73 @@ async fn read_word(flow: &Flow) -> Result<Option<Word>, Reason> {
     Ok(None)
 }
 
-/// The throughput of each second on stderr, for people.
+/// The throughput of each second on stderr, for people; of all flows together.
 struct Meter {
     talk: bool,
-    since: Instant,
-    bytes: u64,
+    since: Cell<Instant>,
+    bytes: Cell<u64>,
 }
 
 impl Meter {
     fn new(talk: bool) -> Self {
         Self {
             talk,
-            since: Instant::now(),
-            bytes: 0,
+            since: Cell::new(Instant::now()),
+            bytes: Cell::new(0),
         }
     }
 
-    fn count(&mut self, bytes: u64) {
-        self.bytes += bytes;
-        let passed = self.since.elapsed();
-        if self.talk && passed >= Duration::from_secs(1) {
+    fn count(&self, bytes: u64) {
+        if !self.talk {
+            return;
+        }
+        self.bytes.set(self.bytes.get() + bytes);
+        let passed = self.since.get().elapsed();
+        if passed >= Duration::from_secs(1) {
             remark(&format!(
                 "{:.3} Gbit/s",
-                gbit(self.bytes, passed.as_secs_f64())
+                gbit(self.bytes.take(), passed.as_secs_f64())
             ));
-            (self.since, self.bytes) = (Instant::now(), 0);
+            self.since.set(Instant::now());
         }
     }
 }
 
-/// The JSON document.
+/// The JSON document: the sum, and each flow.
+fn documents(measured: &[Outcome]) -> Value {
+    let (sent, counted) = sum(measured);
+    let mut all = document(sent, counted);
+    all["flows"] = measured.iter().map(|(s, c)| document(*s, *c)).collect();
+    all
+}
+
+/// All together, over the longest time that one of them took.
+fn sum(measured: &[Outcome]) -> Outcome {
+    let add = |(sent, a): Outcome, (more, b): &Outcome| {
+        let both = Counted {
+            bytes: a.bytes + b.bytes,
+            sdus: a.sdus + b.sdus,
+            reordered: a.reordered + b.reordered,
+            nanos: a.nanos.max(b.nanos),
+        };
+        (sent + more, both)
+    };
+    measured.iter().fold(Outcome::default(), add)
+}
+
+/// The text for people: each flow, if there are several, and the sum.
+fn sentences(mut text: String, measured: &[Outcome]) -> String {
+    if measured.len() > 1 {
+        for (n, (sent, counted)) in measured.iter().enumerate() {
+            text += &format!("flow {}: {}\n", n + 1, sentence(*sent, *counted));
+        }
+        text += &format!("all {}: ", measured.len());
+    }
+    let (sent, counted) = sum(measured);
+    text + &sentence(sent, counted)
+}
+
+/// Of one flow, or of their sum.
 fn document(sent: u64, c: Counted) -> Value {
     let seconds = c.nanos as f64 / 1e9;
     json!({
@@ -274,6 +336,33 @@ mod tests {
             ),
             (&json!(800_000), &json!(714_285), &json!(357_142.5))
         );
+    }
+
+    #[test]
+    fn flows_are_summed_over_the_longest_time() {
+        let one = |bytes, nanos| {
+            let counted = Counted {
+                bytes,
+                sdus: bytes / 1000,
+                reordered: 1,
+                nanos,
+            };
+            (bytes / 1000 + 10, counted)
+        };
+        let json = documents(&[
+            one(1_000_000_000, 1_000_000_000),
+            one(500_000_000, 2_000_000_000),
+        ]);
+        assert_eq!(
+            (&json["bytes"], &json["seconds"], &json["gbit_per_s"]),
+            (&json!(1_500_000_000), &json!(2.0), &json!(6.0))
+        );
+        assert_eq!(
+            (&json["sdus_lost"], &json["sdus_reordered"]),
+            (&json!(20), &json!(2))
+        );
+        assert_eq!(json["flows"][0]["gbit_per_s"], json!(8.0));
+        assert_eq!(json["flows"].as_array().map(Vec::len), Some(2));
     }
 
     #[test]

@@ -16,7 +16,7 @@ pub(super) type Outcome = (u64, Counted);
 pub(super) async fn receive(
     flow: &Flow,
     first: Option<&Word>,
-    mut meter: Meter,
+    meter: &Meter,
 ) -> Result<Outcome, Reason> {
     let mut tally = Tally::default();
     let mut batch = Batch::new(Framing::Record);

@@ -12,7 +12,7 @@ use super::{Meter, read_word};
 pub(super) async fn send(
     flow: &Flow,
     start: Start,
-    mut meter: Meter,
+    meter: &Meter,
 ) -> Result<(u64, Counted), Reason> {
     let mut batch = full_batch(start.size as usize);
     if batch.is_empty() {
