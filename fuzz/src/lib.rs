@@ -14,6 +14,7 @@ pub mod invitation;
 pub mod lsdb;
 mod member;
 pub mod messages;
+pub mod offload;
 pub mod packet;
 pub mod pdu;
 pub mod policy;

@@ -43,7 +43,8 @@ impl<'a> Segments<'a> {
             return Self::cutting(gso, vnet.checksum, packet);
         }
         if let Some(Checksum { start, offset }) = vnet.checksum
-            && usize::from(start) + usize::from(offset) + 2 > packet.len()
+            && (usize::from(start) < header(packet)
+                || usize::from(start) + usize::from(offset) + 2 > packet.len())
         {
             return Err(BadFrame::Contradiction);
         }
@@ -217,6 +218,15 @@ fn put_checksum(packet: &mut [u8], at: usize, sum: Sum, udp: bool) {
         other => other,
     };
     packet[at..at + 2].copy_from_slice(&checksum);
+}
+
+/// The least bytes of the header of IP: what is judged of a packet stays as it is.
+fn header(packet: &[u8]) -> usize {
+    match packet.first() {
+        Some(first) if first >> 4 == 4 => usize::from(first & 0x0f) * 4,
+        Some(first) if first >> 4 == 6 => 40,
+        _ => 0,
+    }
 }
 
 /// Whether the transport's header can begin there.

@@ -420,6 +420,16 @@ fn what_is_no_super_packet_is_refused() {
     refused(with(GsoKind::Tcp4, 24), &frame.packet);
     refused(with(GsoKind::Tcp4, 20), &frame.packet[..40]);
     refused(with(GsoKind::Tcp4, 20), &frame.packet[..33]);
+    // What was read of the header of IP must stay as it is.
+    let within = Some(Checksum {
+        start: 2,
+        offset: 2,
+    });
+    let changes = Vnet {
+        checksum: within,
+        ..Vnet::default()
+    };
+    refused(changes, &frame.packet);
     let mut header = frame.vnet.encode();
     header[1] = 3;
     assert_eq!(Vnet::parse(&header), Err(BadFrame::Kind));
