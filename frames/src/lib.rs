@@ -30,6 +30,47 @@ pub trait TunPort: AsFd + AsRawFd {
     fn offloads(&self) -> Option<Offloads> {
         None
     }
+
+    /// What was done with super-packets so far.
+    fn tally(&self) -> Tally {
+        Tally::default()
+    }
+}
+
+/// What was done with super-packets at a device.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Super-packets that were read, and cut.
+    pub cut: u64,
+    /// Super-packets that were made and written.
+    pub joined: u64,
+    /// Those that the kernel refused though it took their packets one by one; at the first of a kind, that offload ends.
+    pub refused: u64,
+    /// Frames that were read and can't be used: cut in an unknown way, or with a header that contradicts the packet.
+    pub bad: u64,
+}
+
+impl Tally {
+    /// Each by its name, as status and metrics show it.
+    pub fn named(&self) -> [(&'static str, u64); 4] {
+        [
+            ("tun.cut_frames", self.cut),
+            ("tun.joined_frames", self.joined),
+            ("tun.refused_frames", self.refused),
+            ("tun.bad_frames", self.bad),
+        ]
+    }
+
+    /// What came since.
+    #[must_use]
+    pub fn since(&self, before: &Self) -> Self {
+        Self {
+            cut: self.cut - before.cut,
+            joined: self.joined - before.joined,
+            refused: self.refused - before.refused,
+            bad: self.bad - before.bad,
+        }
+    }
 }
 
 /// What became of packets that were written.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use frames::{Offloads, Tun, TunPort};
+use frames::{Offloads, Tally, Tun, TunPort};
 use ip::ends::Ends;
 use proto::record::{Device as Said, Moved, Pair};
 use proto::{Batch, FlowId, Framing};
@@ -43,6 +43,8 @@ struct Device<T> {
     /// The flows that it was handed over with; the user hears by the first of packets that belong to none.
     flows: Vec<FlowId>,
     read: VecDeque<Read>,
+    /// What was counted of its super-packets.
+    tally: Tally,
 }
 
 #[derive(Debug)]
@@ -170,6 +172,7 @@ impl<T: TunPort> Devices<T> {
         let device = self.devices.get_mut(self.keys.get(&key)?)?;
         if device.read.is_empty() {
             device.fill(io, &mut self.flows);
+            device.count(io);
         }
         device.read.pop_front()
     }
@@ -200,9 +203,15 @@ impl<T: TunPort> Devices<T> {
         });
         io.counters.add("drop.device_full", lost);
         io.counters.add("drop.device_write", written.refused as u64);
+        device.count(io);
         bound.moved.rx_packets += written.packets;
         bound.moved.rx_bytes += written.bytes;
         others
+    }
+
+    /// What is done with super-packets at each device.
+    pub(crate) fn offloads(&self) -> impl Iterator<Item = Offloads> {
+        self.devices.values().filter_map(|d| d.tun.offloads())
     }
 
     /// Whether something has moved since the user was told; says so once.
@@ -246,6 +255,7 @@ impl<T: TunPort> Device<T> {
             last: None,
             flows: Vec::new(),
             read: VecDeque::new(),
+            tally: Tally::default(),
         })
     }
 
@@ -253,6 +263,17 @@ impl<T: TunPort> Device<T> {
         self.pairs.retain(|_, other| *other != flow);
         self.last = self.last.filter(|(_, other)| *other != flow);
         // What was read is not lost: it is of a moment ago.
+    }
+
+    /// Takes what was done with super-packets into the counters.
+    fn count(&mut self, io: &mut Io) {
+        let now = self.tun.tally();
+        let before = std::mem::replace(&mut self.tally, now);
+        if now != before {
+            for (name, n) in now.since(&before).named() {
+                io.counters.add(name, n);
+            }
+        }
     }
 
     /// Reads what is ready, up to a bound.

@@ -517,6 +517,11 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             *status.counters.entry(name.to_owned()).or_default() += n;
         }
         self.lower.status(&mut status);
+        let devices: Vec<_> = self.uppers.offloads().map(|o| o.to_string()).collect();
+        if !devices.is_empty() {
+            let settings = &mut status.settings;
+            settings.insert("offload.tun".to_owned(), devices.join(" "));
+        }
         for flow in &mut status.flows {
             if let Some(uid) = self.uppers.uid(FlowId(flow.id)) {
                 flow.uid = uid;

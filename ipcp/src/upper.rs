@@ -339,6 +339,11 @@ impl Uppers {
         Some(upper.welcome.qos.priority > 0)
     }
 
+    /// What is done with super-packets at each device that users have handed over.
+    pub(crate) fn offloads(&self) -> impl Iterator<Item = frames::Offloads> {
+        self.devices.offloads()
+    }
+
     /// Whether this descriptor is that of a device that a user has handed over.
     pub(crate) fn is_device(&self, key: Key) -> bool {
         self.devices.is_device(key)

@@ -362,6 +362,7 @@ impl Vpn {
                 .to_map()
                 .into_iter()
                 .chain(self.upkeep.counters())
+                .chain(self.tally())
                 .collect(),
             detail: self.detail(),
             ways: Some(self.wire_ways.clone()),
@@ -373,6 +374,12 @@ impl Vpn {
                 .map(|o| o.to_string())
                 .unwrap_or_default(),
         }
+    }
+
+    /// What this process did with super-packets; the layer's has counters of its own.
+    fn tally(&self) -> impl Iterator<Item = (String, u64)> + use<> {
+        let named = self.pump.device().tally().named().into_iter();
+        named.map(|(name, n)| (name.to_owned(), n))
     }
 
     /// What a person should know, in one line; empty when all is well.

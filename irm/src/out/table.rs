@@ -240,8 +240,11 @@ pub(crate) fn vpns(list: &[pb::VpnInfo]) -> String {
         // Writing to a String can't fail.
         let _ = writeln!(
             out,
-            "{dev}: layer {}, {}{detail}, {address}, MTU {}",
-            vpn.layer, vpn.state, vpn.mtu
+            "{dev}: layer {}, {}{detail}, {address}, MTU {}, super-packets: {}",
+            vpn.layer,
+            vpn.state,
+            vpn.mtu,
+            dash(vpn.offload.clone())
         );
         let row = |p: &pb::VpnPeer| {
             let mut row = vec![
