@@ -22,6 +22,8 @@ pub struct UdpPort {
     state: UdpSocketState,
     offloads: Offloads,
     gso_works: bool,
+    /// What the probe said; the state's own number falls to 1 for good at any EINVAL, such as that of an address that is away.
+    most_segments: usize,
     mtu: u32,
     mtu_changed: bool,
     refused: bool,
@@ -128,9 +130,10 @@ impl UdpPort {
         let mut port = Self {
             socket,
             peer,
-            state,
             offloads,
             gso_works: true,
+            most_segments: state.max_gso_segments(),
+            state,
             mtu: 0,
             mtu_changed: false,
             refused: false,
@@ -197,6 +200,11 @@ impl UdpPort {
     /// The switches, and whether segmentation is in use right now.
     pub fn offloads(&self) -> (Offloads, bool) {
         (self.offloads, self.segments() > 1)
+    }
+
+    /// Whether segmentation was in use and has ended by itself, at its first error.
+    pub fn gso_ended(&self) -> bool {
+        self.offloads.gso == OffloadMode::Auto && !self.gso_works
     }
 
     /// The socket back, for instance to hand it over.
@@ -354,21 +362,25 @@ impl UdpPort {
         error: Errno,
         counters: &mut Counters,
     ) -> Sent {
-        // EMSGSIZE: one packet exceeds the path. EIO, EINVAL: the device or the kernel can't segment.
-        if error != Errno::MSGSIZE {
-            counters.add("udp.gso_failed", 1);
-            self.gso_works = false;
-        }
-        let mut at = 0;
+        let (mut at, mut went) = (0, false);
+        let mut ended = Sent::Done;
         for packet in part.chunks(train.stride().max(1)) {
             match self.try_send(packet, None, train.dscp()) {
-                Ok(()) => {}
-                Err(Errno::AGAIN) => return Sent::Full(at),
+                Ok(()) => went = true,
+                Err(Errno::AGAIN) => {
+                    ended = Sent::Full(at);
+                    break;
+                }
                 Err(error) => self.drop_one(error, counters),
             }
             at += packet.len();
         }
-        Sent::Done
+        // The device or the kernel can't segment. EINVAL may also say that this host has the address no longer: then nothing goes.
+        if went && matches!(error, Errno::IO | Errno::INVAL) {
+            counters.add("udp.gso_failed", 1);
+            self.gso_works = false;
+        }
+        ended
     }
 
     fn send_record(&mut self, batch: &Batch, from: usize, counters: &mut Counters) -> Sent {
@@ -482,7 +494,7 @@ impl UdpPort {
         match self.offloads.gso {
             OffloadMode::Off => 1,
             OffloadMode::Auto if !self.gso_works => 1,
-            OffloadMode::Auto => self.state.max_gso_segments().min(Batch::TRAIN_PACKETS),
+            OffloadMode::Auto => self.most_segments.min(Batch::TRAIN_PACKETS),
             OffloadMode::On => Batch::TRAIN_PACKETS,
         }
     }

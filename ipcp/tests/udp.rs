@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use ipcp::Counters;
 use ipcp::udp::{Offloads, Received, Sent, UdpPort};
 use libflow::{Batch, Framing};
+use nix::{libc, setsockopt_impl, sockopt_impl};
 use proto::ipcp::OffloadMode;
 
 fn sockets(ip: &str) -> (UdpSocket, UdpSocket) {
@@ -247,3 +248,65 @@ fn a_buffer_that_drains_slowly_becomes_smaller_and_grows_again_when_it_is_fast()
     }
     assert_eq!(sender.send_buffer(), UdpPort::SEND_BUFFER);
 }
+
+#[test]
+fn segmentation_ends_at_the_first_error_that_it_causes_and_nothing_is_lost() {
+    for ip in ["127.0.0.1", "::1"] {
+        let (a, b) = sockets(ip);
+        let auto = OffloadMode::Auto;
+        // Without checksums the kernel cuts nothing: EINVAL.
+        nix::sys::socket::setsockopt(&a, NoCheck, &true).unwrap();
+        if ip == "::1" {
+            nix::sys::socket::setsockopt(&a, NoCheck6, &true).unwrap();
+            nix::sys::socket::setsockopt(&b, NoCheck6Received, &true).unwrap();
+        }
+        let (mut a, mut b) = (port(a, auto, auto), port(b, auto, auto));
+        assert!(a.offloads().1 && !a.gso_ended());
+        let (sent, mut counters) = (train(30, 1400, 900), Counters::default());
+        for _ in 0..2 {
+            assert_eq!(a.send(&sent, 0, &mut counters, Instant::now()), Sent::Done);
+            assert_eq!(
+                bytes(&receive(&mut b, 30)),
+                bytes(std::slice::from_ref(&sent))
+            );
+            assert!(!a.offloads().1 && a.gso_ended(), "{ip}");
+            assert_eq!(counters.get("udp.gso_failed"), 1);
+        }
+        // Switched on anew, it is tried anew.
+        a.set_offloads(a.offloads().0);
+        assert!(a.offloads().1);
+        assert_eq!(a.send(&sent, 0, &mut counters, Instant::now()), Sent::Done);
+        assert_eq!(counters.get("udp.gso_failed"), 2);
+    }
+}
+
+#[test]
+fn an_error_of_all_that_is_sent_says_nothing_of_segmentation() {
+    let (a, b) = sockets("127.0.0.1");
+    let shut = a.try_clone().unwrap();
+    let (mut a, _b) = (port(a, OffloadMode::Auto, OffloadMode::Auto), b);
+    rustix::net::shutdown(&shut, rustix::net::Shutdown::Write).unwrap();
+    let mut counters = Counters::default();
+    let sent = train(5, 1400, 1400);
+    assert_eq!(a.send(&sent, 0, &mut counters, Instant::now()), Sent::Done);
+    assert_eq!(counters.get("drop.udp_send"), 5);
+    assert_eq!(counters.get("udp.gso_failed"), 0);
+    assert!(a.offloads().1 && !a.gso_ended());
+}
+
+sockopt_impl!(
+    /// `SO_NO_CHECK`
+    NoCheck, SetOnly, libc::SOL_SOCKET, libc::SO_NO_CHECK, bool
+);
+sockopt_impl!(
+    /// `UDP_NO_CHECK6_TX`
+    NoCheck6, SetOnly, libc::IPPROTO_UDP, NO_CHECK6_TX, bool
+);
+sockopt_impl!(
+    /// `UDP_NO_CHECK6_RX`
+    NoCheck6Received, SetOnly, libc::IPPROTO_UDP, NO_CHECK6_RX, bool
+);
+
+/// Of `linux/udp.h`.
+const NO_CHECK6_TX: i32 = 101;
+const NO_CHECK6_RX: i32 = 102;

@@ -458,6 +458,15 @@ impl<M: Ipcp<Lower = FlowId, Ask = FlowAsk, Tell = FlowTell>> Lower<M> for FlowL
                     .insert(format!("offload.{name}"), mode.to_owned());
             }
         }
+        let lanes = self.flows.values();
+        let ended = lanes.filter(|lane| match &lane.data {
+            Data::Udp { port, .. } => port.gso_ended(),
+            Data::Records { .. } => false,
+        });
+        let ended = ended.count().to_string();
+        status
+            .settings
+            .insert("offload.gso_ended".to_owned(), ended);
     }
 }
 
