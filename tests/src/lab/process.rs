@@ -1,7 +1,7 @@
 //! Processes on hosts.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -70,6 +70,12 @@ impl Process {
         wait(&mut self.child, most)
     }
 
+    /// Writes a line to its stdin ([`Host::spawn_piped`](super::Host::spawn_piped)).
+    pub fn tell(&mut self, line: &str) -> anyhow::Result<()> {
+        let stdin = self.child.stdin.as_mut().context("its stdin is closed")?;
+        writeln!(stdin, "{line}").context("it takes no more lines")
+    }
+
     /// Closes its stdin, waits for its end and gives what it wrote.
     pub fn finish(mut self, most: Duration) -> anyhow::Result<String> {
         drop(self.child.stdin.take());
@@ -96,6 +102,22 @@ impl Process {
     /// What it wrote so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// The whole lines that it wrote behind byte `at`, which moves on.
+    pub fn lines_from(&self, at: &mut u64) -> Vec<String> {
+        let mut new = Vec::new();
+        let read = File::open(&self.log).and_then(|mut log| {
+            log.seek(SeekFrom::Start(*at))?;
+            log.read_to_end(&mut new)
+        });
+        let end = new.iter().rposition(|b| *b == b'\n').map_or(0, |n| n + 1);
+        if read.is_err() || end == 0 {
+            return Vec::new();
+        }
+        *at += end as u64;
+        let text = String::from_utf8_lossy(&new[..end]);
+        text.lines().map(str::to_owned).collect()
     }
 }
 

@@ -78,7 +78,7 @@ pub(super) fn impostor(at: SocketAddr, other: IpAddr) -> anyhow::Result<()> {
 
 /// Shows a token at a data socket and prints what it hears.
 pub(super) fn join(socket: &Path, token: &str) -> anyhow::Result<()> {
-    let token = Token::from_slice(&bytes(token)?).context("a token has 16 bytes")?;
+    let token = Token::from_slice(&super::bytes(token)?).context("a token has 16 bytes")?;
     let (_, heard) = Guest::join(socket, &token)?;
     super::print(&format!("{heard:?}"))
 }
@@ -89,7 +89,7 @@ pub(super) fn borrow(name: String, session: &str) -> anyhow::Result<()> {
         name,
         qos: Some(QosSpec::BEST.into()),
         timeout_ms: 1000,
-        session: bytes(session)?,
+        session: super::bytes(session)?,
         ..AllocFlowRequest::default()
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -102,14 +102,6 @@ pub(super) fn borrow(name: String, session: &str) -> anyhow::Result<()> {
         answer.context("refused")
     })?;
     super::print(&format!("flow {}", end.into_inner().flow))
-}
-
-fn bytes(hex: &str) -> anyhow::Result<Vec<u8>> {
-    let digits = |at: usize| hex.get(at..at + 2).map(|d| u8::from_str_radix(d, 16));
-    (0..hex.len())
-        .step_by(2)
-        .map(|at| digits(at).context("half a byte")?.context("no digits"))
-        .collect()
 }
 
 /// An IPv4 packet with a UDP datagram; the kernel fills in the length and the checksum of the header, UDP's stays empty.

@@ -2,6 +2,7 @@
 
 mod bad;
 mod capture;
+mod device;
 mod hello;
 mod http;
 mod ping;
@@ -113,6 +114,13 @@ enum Verb {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// Make a TUN device; print each frame that the host gives it, and give it those that come on stdin, all in hexadecimal digits
+    Device {
+        name: String,
+        /// A header in front of each frame of stdin says whether it is a super-packet
+        #[arg(long)]
+        heads: bool,
+    },
     /// Fetch it and print bytes, seconds and SHA-256 as JSON
     HttpGet { from: SocketAddr },
     /// Take TCP connections
@@ -181,6 +189,7 @@ pub fn main() -> anyhow::Result<()> {
             text,
         } => http::serve(at, bytes, seed, &text),
         Verb::Capture { needle, seconds } => capture::run(&needle, seconds),
+        Verb::Device { name, heads } => device::run(&name, heads),
         Verb::HttpGet { from } => http::get(from),
         Verb::TcpServe { at, manner } => tcp::serve(at, manner),
         Verb::TcpExchange(how) => tcp::exchange(how),
@@ -192,6 +201,14 @@ pub fn main() -> anyhow::Result<()> {
             size,
         } => socks::datagrams(proxy, &to, count, size),
     }
+}
+
+fn bytes(hex: &str) -> anyhow::Result<Vec<u8>> {
+    let digits = |at: usize| hex.get(at..at + 2).map(|d| u8::from_str_radix(d, 16));
+    (0..hex.len())
+        .step_by(2)
+        .map(|at| digits(at).context("half a byte")?.context("no digits"))
+        .collect()
 }
 
 fn print(line: &str) -> anyhow::Result<()> {
