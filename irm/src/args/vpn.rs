@@ -53,7 +53,7 @@ pub(crate) struct Up {
     /// Ethernet frames instead of IP packets
     #[arg(long, hide = true)]
     pub(crate) tap: bool,
-    /// Super-packets at the device: where the kernel has them until they fail, always, or never
+    /// Super-packets at the device: where the kernel has them, where it must have them, or never; a kind ends at its first error
     #[arg(long, value_name = "tun=auto|on|off", value_parser = offload)]
     pub(crate) offload: Option<TunOffload>,
     /// How long to wait for the device
