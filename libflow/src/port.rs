@@ -140,10 +140,10 @@ impl RecordSocket {
 
     /// Sends a record of SDUs.
     pub fn try_send(&self, batch: &Batch) -> io::Result<()> {
-        self.send_bytes(&[IoSlice::new(batch.bytes())], SendFlags::DONTWAIT)
+        self.send_bytes(batch.bytes(), SendFlags::DONTWAIT)
     }
 
-    /// Sends one SDU as a record of its own, without a copy; `sdu` has 1..=[`Batch::MAX_PACKET`] bytes.
+    /// Sends one SDU as a record of its own; `sdu` has 1..=[`Batch::MAX_PACKET`] bytes.
     pub fn try_send_sdu(&self, sdu: &[u8]) -> io::Result<()> {
         self.send_sdu(sdu, SendFlags::DONTWAIT)
     }
@@ -152,7 +152,7 @@ impl RecordSocket {
     pub fn try_send_item(&self, item: &Item, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
         let bytes = item.encode();
         let Some(fd) = fd else {
-            return self.send_bytes(&[IoSlice::new(&bytes)], SendFlags::DONTWAIT);
+            return self.send_bytes(&bytes, SendFlags::DONTWAIT);
         };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -247,23 +247,29 @@ impl RecordSocket {
     }
 
     pub(crate) fn send(&self, batch: &Batch) -> io::Result<()> {
-        self.send_bytes(&[IoSlice::new(batch.bytes())], SendFlags::empty())
+        self.send_bytes(batch.bytes(), SendFlags::empty())
     }
 
     pub(crate) fn send_sdu(&self, sdu: &[u8], flags: SendFlags) -> io::Result<()> {
+        // One copy of what is small is cheaper than two parts that the kernel has to gather.
+        if sdu.len() <= GATHERED
+            && let Some(batch) = Batch::of(sdu)
+        {
+            return self.send_bytes(batch.bytes(), flags);
+        }
         // The callers have checked the size against MAX_PACKET, which is below u16::MAX.
         let head = (sdu.len() as u16).to_be_bytes();
-        self.send_bytes(&[IoSlice::new(&head), IoSlice::new(sdu)], flags)
+        let parts = [IoSlice::new(&head), IoSlice::new(sdu)];
+        let flags = flags | SendFlags::NOSIGNAL;
+        unbroken(|| {
+            rustix::net::sendmsg(&self.0, &parts, &mut SendAncillaryBuffer::default(), flags)
+        })?;
+        Ok(())
     }
 
-    fn send_bytes(&self, parts: &[IoSlice<'_>], flags: SendFlags) -> io::Result<()> {
-        let flags = flags | SendFlags::NOSIGNAL;
-        loop {
-            match rustix::net::sendmsg(&self.0, parts, &mut SendAncillaryBuffer::default(), flags) {
-                Err(Errno::INTR) => {}
-                other => return Ok(other.map(drop)?),
-            }
-        }
+    fn send_bytes(&self, bytes: &[u8], flags: SendFlags) -> io::Result<()> {
+        unbroken(|| rustix::net::send(&self.0, bytes, flags | SendFlags::NOSIGNAL))?;
+        Ok(())
     }
 
     /// Waits until the socket is readable or writable; `false` at the deadline.
@@ -502,6 +508,18 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
     }
 }
 
+/// A call that no signal ends.
+fn unbroken<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::INTR) => {}
+            other => return Ok(other?),
+        }
+    }
+}
+
+/// SDUs of more bytes are sent from where they lie.
+const GATHERED: usize = 2048;
 /// The most bytes of a first record: a Welcome with three names of 255 bytes, a Down with its text.
 const FIRST: usize = 2048;
 /// Connections that wait to be accepted.
