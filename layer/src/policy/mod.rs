@@ -8,12 +8,14 @@
 //! allow allocate         *            by any
 //! allow offer            10.1.0.0/16  by group gateways
 //! allow take             10.0.0.0/8   by any
+//! allow send             tcp/443 icmp to group servers  by group clients
 //! # and, of the layer as a whole
 //! require hybrid
 //! ```
 
 mod glob;
 mod parse;
+mod service;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +24,7 @@ use proto::Label;
 
 use glob::Glob;
 pub use parse::PolicyError;
+pub use service::Service;
 
 use crate::dir::NameHash;
 
@@ -32,7 +35,7 @@ pub struct Policy {
     hybrid: bool,
 }
 
-/// What is done with a name, or, the last two, with a network.
+/// What is done with a name; with a network, Offer and Take; with packets, Send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Act {
     /// To say in the directory that one serves it.
@@ -45,6 +48,8 @@ pub enum Act {
     Offer,
     /// To send by way of a member that offers it.
     Take,
+    /// To send packets over the VPN to another member.
+    Send,
 }
 
 /// Who does it, by its certificate.
@@ -72,6 +77,9 @@ struct Rule {
     acts: Vec<Act>,
     names: Vec<Glob>,
     networks: Vec<IpNet>,
+    services: Vec<Service>,
+    /// To whom packets are sent.
+    to: Vec<Who>,
     who: Vec<Who>,
 }
 
@@ -96,6 +104,26 @@ impl Policy {
     /// The same of a network: a rule is of all networks inside those that it names.
     pub fn judge_network(&self, act: Act, net: &IpNet, who: Subject<'_>) -> Verdict {
         self.first(|rule| rule.fits(act, who) && rule.networks.iter().any(|n| n.contains(net)))
+    }
+
+    /// The same of packets to another member; `None` for the rule: none is of them.
+    pub fn judge_packets(&self, service: &Service, from: Subject<'_>, to: Subject<'_>) -> Verdict {
+        let covers = |rule: &Rule| rule.services.iter().any(|s| s.covers(service));
+        self.first(|rule| rule.sends(from, to) && covers(rule))
+    }
+
+    /// What the rules say of packets to another member, in order: whether they allow, and what.
+    pub fn services(&self, from: Subject<'_>, to: Subject<'_>) -> Vec<(bool, Service)> {
+        let mut all = Vec::new();
+        for rule in self.rules.iter().filter(|rule| rule.sends(from, to)) {
+            for service in &rule.services {
+                all.push((rule.allows, *service));
+                if *service == Service::ALL {
+                    return all;
+                }
+            }
+        }
+        all
     }
 
     fn first(&self, decides: impl Fn(&Rule) -> bool) -> Verdict {
@@ -150,6 +178,10 @@ impl Rule {
         self.acts.contains(&act) && self.who.iter().any(|w| w.is(who))
     }
 
+    fn sends(&self, from: Subject<'_>, to: Subject<'_>) -> bool {
+        self.fits(Act::Send, from) && self.to.iter().any(|w| w.is(to))
+    }
+
     fn names_one_like(&self, name: &str) -> bool {
         self.names.iter().any(|glob| glob.fits(name))
     }
@@ -179,6 +211,7 @@ impl Act {
             Self::Accept => "accept",
             Self::Offer => "offer",
             Self::Take => "take",
+            Self::Send => "send",
         }
     }
 }

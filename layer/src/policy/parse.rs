@@ -5,7 +5,7 @@ use std::fmt;
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 use super::glob::Glob;
-use super::{Act, MAX_RULES, Policy, Rule, Who};
+use super::{Act, MAX_RULES, Policy, Rule, Service, Who};
 
 /// Why a text is no policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,7 +90,10 @@ fn rule(line: usize, words: &[Word]) -> Result<Rule, String> {
     if names.is_empty() {
         return Err("it says not with which names; * stands for all".to_owned());
     }
-    let who = whom(who)?;
+    let who = whom("by", who)?;
+    if acts.contains(&Act::Send) {
+        return packets(line, allows, &acts, names, who);
+    }
     if names.len() > MAX_PATTERNS || who.len() > MAX_PATTERNS {
         return Err(format!("it names more than {MAX_PATTERNS}; make two of it"));
     }
@@ -110,6 +113,46 @@ fn rule(line: usize, words: &[Word]) -> Result<Rule, String> {
         acts,
         names,
         networks,
+        services: Vec::new(),
+        to: Vec::new(),
+        who,
+    })
+}
+
+/// A rule about packets: what for, to whom, by whom.
+fn packets(
+    line: usize,
+    allows: bool,
+    acts: &[Act],
+    words: &[&Word],
+    who: Vec<Who>,
+) -> Result<Rule, String> {
+    if acts.len() > 1 {
+        return Err("send is of packets, the other acts are not; make two rules of it".to_owned());
+    }
+    let to = words
+        .iter()
+        .position(|(word, quoted)| word == "to" && !quoted);
+    let to = to.ok_or(
+        "it says not to whom packets are sent; write as: allow send tcp/443 to group servers by any",
+    )?;
+    let services = words[..to].iter().map(|(word, _)| word.parse::<Service>());
+    let services = services.collect::<Result<Vec<_>, _>>()?;
+    if services.is_empty() {
+        return Err("it says not which packets; * stands for all".to_owned());
+    }
+    let to = whom("to", &words[to + 1..])?;
+    if services.len() > MAX_PATTERNS || to.len() > MAX_PATTERNS || who.len() > MAX_PATTERNS {
+        return Err(format!("it names more than {MAX_PATTERNS}; make two of it"));
+    }
+    Ok(Rule {
+        line,
+        allows,
+        acts: vec![Act::Send],
+        names: Vec::new(),
+        networks: Vec::new(),
+        services,
+        to,
         who,
     })
 }
@@ -137,15 +180,15 @@ fn acts(text: &str) -> Result<Vec<Act>, String> {
         return Ok(Act::ALL.to_vec());
     }
     let act = |word: &str| {
-        let mut all = Act::ALL.into_iter().chain(Act::NETWORKS);
+        let mut all = Act::ALL.into_iter().chain(Act::NETWORKS).chain([Act::Send]);
         all.find(|act| act.word() == word).ok_or_else(|| {
-            format!("{word:?} is no act; there are register, allocate, accept, with commas between, and *; and of networks offer, take")
+            format!("{word:?} is no act; there are register, allocate, accept, with commas between, and *; and of networks offer, take; and of packets send")
         })
     };
     text.split(',').map(act).collect()
 }
 
-fn whom(words: &[&Word]) -> Result<Vec<Who>, String> {
+fn whom(behind: &str, words: &[&Word]) -> Result<Vec<Who>, String> {
     let mut who = Vec::new();
     let mut rest = words.iter();
     while let Some((word, _)) = rest.next() {
@@ -159,13 +202,15 @@ fn whom(words: &[&Word]) -> Result<Vec<Who>, String> {
             "group" => Who::Group(Glob::new(&pattern()?)),
             other => {
                 return Err(format!(
-                    "behind by stand any, member NAME or group NAME, not {other:?}"
+                    "behind {behind} stand any, member NAME or group NAME, not {other:?}"
                 ));
             }
         });
     }
     if who.is_empty() {
-        return Err("nobody stands behind by; write any, member NAME or group NAME".to_owned());
+        return Err(format!(
+            "nobody stands behind {behind}; write any, member NAME or group NAME"
+        ));
     }
     Ok(who)
 }

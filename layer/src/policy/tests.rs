@@ -164,6 +164,55 @@ fn texts() -> impl Strategy<Value = String> {
     proptest::collection::vec(rule, 1..8).prop_map(|rules| rules.concat())
 }
 
+#[test]
+fn packets_are_judged_by_what_they_are_for_and_between_whom() {
+    let text = "allow send tcp/443 icmp to group servers by group clients member root\n\
+                deny  send udp to any by group clients\n\
+                allow send * to member web-? by group clients\n\
+                allow * * by any";
+    let policy = Policy::parse(text).unwrap();
+    let judge = |service: &str, from: (&str, &str), to: (&str, &str)| {
+        let [from, to] = [from, to].map(|(name, group)| (label(name), [label(group)]));
+        let [from, to] = [&from, &to].map(|(member, groups)| Subject { member, groups });
+        let service = service.parse().unwrap();
+        let verdict = policy.judge_packets(&service, from, to);
+        (verdict.allowed, verdict.rule.map(|(rule, _)| rule))
+    };
+    let (client, server, web) = (("x", "clients"), ("y", "servers"), ("web-1", "others"));
+    assert_eq!(judge("tcp/443", client, server), (true, Some(1)));
+    assert_eq!(judge("icmp", ("root", "others"), server), (true, Some(1)));
+    assert_eq!(judge("tcp/80", client, server), (false, None));
+    assert_eq!(judge("tcp", client, server), (false, None), "not all of it");
+    assert_eq!(judge("tcp/443", server, client), (false, None));
+    assert_eq!(judge("udp/53", client, web), (false, Some(2)));
+    assert_eq!(judge("proto/47", client, web), (true, Some(3)));
+    let (x, y) = (label("x"), label("web-1"));
+    let groups = [label("clients")];
+    let from = Subject {
+        member: &x,
+        groups: &groups,
+    };
+    let to = Subject {
+        member: &y,
+        groups: &[],
+    };
+    let said = policy.services(from, to).into_iter();
+    let said: Vec<String> = said.map(|(a, service)| format!("{a} {service}")).collect();
+    assert_eq!(said, ["false udp", "true *"]);
+    assert_eq!(policy.services(to, from), []);
+    for (wrong, why) in [
+        ("allow send tcp/443 by any", "to whom"),
+        ("allow send to any by any", "which packets"),
+        ("allow send tcp/x to any by any", "tcp/443"),
+        ("allow send tcp to by any", "behind to"),
+        ("allow send tcp to all by any", "behind to"),
+        ("allow send,offer tcp to any by any", "two rules"),
+    ] {
+        let error = Policy::parse(wrong).unwrap_err();
+        assert!(error.why.contains(why), "{wrong}: {error}");
+    }
+}
+
 proptest! {
     #[test]
     fn a_keeper_that_knows_the_hash_only_never_refuses_what_is_allowed(

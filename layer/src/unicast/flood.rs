@@ -338,6 +338,8 @@ impl Unicast {
             issuer: cert.issuer(),
             serial: cert.serial(),
             offers: self.status_offers(cert),
+            sends: 0,
+            takes: 0,
         };
         let mut members: Vec<_> = lsdb.members().map(member).collect();
         members.sort_by(|a, b| a.name.cmp(&b.name));

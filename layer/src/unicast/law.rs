@@ -2,7 +2,7 @@
 
 use ipnet::IpNet;
 use proto::ipcp::{Answer, CommandId};
-use proto::irm::{Judgement, PolicyCheck, PolicyReply};
+use proto::irm::{self, Judgement, PolicyCheck, PolicyReply};
 use proto::{Addr, Code, Label, Name, Reason};
 
 use super::Unicast;
@@ -11,7 +11,7 @@ use crate::Now;
 use crate::crypt::{MemberCert, name_hash};
 use crate::decree::{Decree, Decrees, Kind};
 use crate::dir::NameHash;
-use crate::policy::{Act, Policy, Subject};
+use crate::policy::{Act, Policy, Service, Subject};
 
 /// What holds in a layer.
 #[derive(Debug, Default)]
@@ -100,6 +100,65 @@ impl Law {
         (verdict.rule.map(|_| verdict.allowed), why)
     }
 
+    /// Whether a member may send packets for something to another, and why. Where no rule is of that, members of one group may, and
+    /// those that are in none.
+    fn decide_packets(
+        &self,
+        service: &Service,
+        from: &MemberCert,
+        to: &MemberCert,
+    ) -> (bool, String) {
+        let (number, text, policy) = match self {
+            Self::None => return (true, "the layer has no policy".to_owned()),
+            Self::Unreadable(number, why) => {
+                return (false, format!("policy {number} can't be read here: {why}"));
+            }
+            Self::Rules(number, text, policy) => (number, text, policy),
+        };
+        let verdict = policy.judge_packets(service, subject(from), subject(to));
+        if let Some(rule) = verdict.rule {
+            return (
+                verdict.allowed,
+                explain(rule, *number, text, verdict.allowed),
+            );
+        }
+        let why = match common(from, to) {
+            Common::Group(group) => format!("both are in the group {group}"),
+            Common::Groupless => "both are in no group".to_owned(),
+            Common::Nothing => "they share no group".to_owned(),
+        };
+        let text = format!("no rule of policy {number} is of that, and {why}");
+        (common(from, to) != Common::Nothing, text)
+    }
+
+    /// The same of all packets; `None`: all may be sent.
+    fn filter(&self, from: &MemberCert, to: &MemberCert) -> Option<irm::Filter> {
+        let mut all = match self {
+            Self::None => return None,
+            Self::Unreadable(..) => return Some(irm::Filter::default()),
+            Self::Rules(_, _, policy) => policy.services(subject(from), subject(to)),
+        };
+        if all.last().is_none_or(|(_, last)| *last != Service::ALL) {
+            all.push((common(from, to) != Common::Nothing, Service::ALL));
+        }
+        // Where all say the same at the end, that is the last one's.
+        let last = all.last().map(|(allows, _)| *allows);
+        while all.len() > 1 && all.get(all.len() - 2).map(|(allows, _)| *allows) == last {
+            all.remove(all.len() - 2);
+        }
+        if all == [(true, Service::ALL)] {
+            return None;
+        }
+        let rule = |(allow, service): (bool, Service)| irm::PassRule {
+            allow,
+            protocol: service.protocol.unwrap_or(0).into(),
+            low: service.ports.0.into(),
+            high: service.ports.1.into(),
+        };
+        let rules = all.into_iter().map(rule).collect();
+        Some(irm::Filter { rules })
+    }
+
     /// Whether a member may serve any name with that hash; the reason if that is certain not to be so.
     pub(super) fn may_serve(&self, cert: &MemberCert, hash: &NameHash) -> Result<(), Reason> {
         let hash_of = |name: &str| Some(name_hash(cert.layer(), &Name::new(name).ok()?));
@@ -163,6 +222,50 @@ impl Member {
             });
         }
         Ok(())
+    }
+
+    /// What is said of packets that `from` sends to `at`.
+    fn judge_packets(&self, check: &PolicyCheck, reply: &mut PolicyReply) -> Result<(), Reason> {
+        let usage = |text: String| Reason::new(Code::Usage, text);
+        let service: Service = check.send.parse().map_err(usage)?;
+        let cert = |member: &String| self.known_cert(&Label::new(member.clone())?);
+        let (from, to) = (cert(&check.from)?, cert(&check.at)?);
+        let (allowed, why) = self.law.decide_packets(&service, from, to);
+        reply.judgements.push(Judgement {
+            member: check.from.clone(),
+            act: Act::Send.word().to_owned(),
+            name: format!("{service} to {}", check.at),
+            allowed,
+            why,
+        });
+        Ok(())
+    }
+
+    /// Gives each member of a list the numbers of the filters that hold between it and this one; gives the filters.
+    pub(super) fn status_filters(&self, members: &mut [irm::Member]) -> Vec<irm::Filter> {
+        let mut filters: Vec<irm::Filter> = Vec::new();
+        if matches!(self.law, Law::None) {
+            return filters;
+        }
+        let own = self.identity.cert();
+        let mut number = |filter: Option<irm::Filter>| {
+            let Some(filter) = filter else { return 0 };
+            let known = filters.iter().position(|f| *f == filter);
+            let at = known.unwrap_or_else(|| {
+                filters.push(filter);
+                filters.len() - 1
+            });
+            // Of two for each member at most.
+            at as u32 + 1
+        };
+        for member in members {
+            let Some(cert) = self.cert_of(Addr(member.address)) else {
+                continue;
+            };
+            member.sends = number(self.law.filter(own, cert));
+            member.takes = number(self.law.filter(cert, own));
+        }
+        filters
     }
 
     /// Whether a member may do something with a name; the reason if not.
@@ -335,6 +438,10 @@ impl Unicast {
             me.judge_networks(check, &mut reply)?;
             return Ok(reply);
         }
+        if !check.send.is_empty() {
+            me.judge_packets(check, &mut reply)?;
+            return Ok(reply);
+        }
         if check.name.is_empty() {
             return Ok(reply);
         }
@@ -366,6 +473,24 @@ fn explain((rule, line): (usize, usize), number: u64, text: &str, allowed: bool)
     let words = text.lines().nth(line - 1).unwrap_or_default().trim();
     let says = if allowed { "allows" } else { "denies" };
     format!("rule {rule} of policy {number} {says} it, line {line}: {words}")
+}
+
+/// What two members have in common.
+#[derive(Debug, PartialEq, Eq)]
+enum Common<'a> {
+    Group(&'a Label),
+    /// Neither is in a group.
+    Groupless,
+    Nothing,
+}
+
+fn common<'a>(one: &'a MemberCert, other: &MemberCert) -> Common<'a> {
+    let mut groups = one.groups().iter();
+    match groups.find(|group| other.groups().contains(group)) {
+        Some(group) => Common::Group(group),
+        None if one.groups().is_empty() && other.groups().is_empty() => Common::Groupless,
+        None => Common::Nothing,
+    }
 }
 
 fn subject(cert: &MemberCert) -> Subject<'_> {

@@ -18,11 +18,13 @@ impl Unicast {
             .map(|(what, n)| (what.to_owned(), n))
             .collect();
         counters.insert("forwarded".to_owned(), self.forwarded);
+        let mut members = self.status_members();
+        let filters = me.map(|me| me.status_filters(&mut members));
         irm::IpcpStatus {
             state: self.state.word().to_owned(),
             layer: me.map(|me| me.layer().to_string()).unwrap_or_default(),
             address: me.map_or(0, |me| me.address.0),
-            members: self.status_members(),
+            members,
             routes: self.status_routes(),
             flows: self.status_flows(now),
             counters,
@@ -46,6 +48,7 @@ impl Unicast {
                 .unwrap_or_default(),
             directory: self.status_directory(now),
             trust: self.status_trust(now),
+            filters: filters.unwrap_or_default(),
         }
     }
 

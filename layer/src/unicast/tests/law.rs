@@ -133,7 +133,7 @@ fn groups_stand_in_certificates_and_a_question_is_answered_with_the_rule() {
             name: "svc/web".to_owned(),
             from: from.to_owned(),
             at: at.to_owned(),
-            network: String::new(),
+            ..PolicyCheck::default()
         };
         match net.ask("c", Command::Policy(check)) {
             Ok(Answer::Policy(reply)) => reply,
@@ -159,6 +159,55 @@ fn groups_stand_in_certificates_and_a_question_is_answered_with_the_rule() {
     );
     assert!(!check(&mut net, "c", "").judgements[0].allowed);
     assert!(!check(&mut net, "a", "a").judgements[1].allowed);
+
+    // Packets between members that share no group.
+    let filters = |net: &mut Net, at: &'static str, of: &str| {
+        let status = status(net, at);
+        let member = status.members.iter().find(|m| m.name == of).unwrap();
+        let rules = |number: u32| {
+            let filter = number.checked_sub(1).map(|n| &status.filters[n as usize]);
+            let rule = |r: &proto::irm::PassRule| (r.allow, r.protocol, r.low, r.high);
+            filter.map(|f| f.rules.iter().map(rule).collect::<Vec<_>>())
+        };
+        (rules(member.sends), rules(member.takes))
+    };
+    let nothing = vec![(false, 0, 0, 65_535)];
+    let (some, none) = (filters(&mut net, "a", "c"), (None, None));
+    assert_eq!(some, (Some(nothing.clone()), Some(nothing.clone())));
+    let rules = "allow send tcp/443 icmp to group servers by group staff\n\
+                 deny send tcp/22 to any by group servers\n\
+                 allow send * to group staff by member c\n\
+                 allow send * to any by member b";
+    policy(&mut net, rules).unwrap();
+    let web = vec![(true, 6, 443, 443), (true, 1, 0, 65_535), nothing[0]];
+    let back = vec![(false, 6, 22, 22), (true, 0, 0, 65_535)];
+    let (web, back) = (Some(web), Some(back));
+    assert_eq!(filters(&mut net, "a", "c"), (web.clone(), back.clone()));
+    assert_eq!(filters(&mut net, "c", "a"), (back, web));
+    assert_eq!(filters(&mut net, "a", "b"), (Some(nothing), None));
+    let judged = |net: &mut Net, send: &str| {
+        let check = PolicyCheck {
+            from: "a".to_owned(),
+            at: "c".to_owned(),
+            send: send.to_owned(),
+            ..PolicyCheck::default()
+        };
+        match net.ask("b", Command::Policy(check)) {
+            Ok(Answer::Policy(reply)) => reply.judgements[0].clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let said = judged(&mut net, "tcp/443");
+    assert!(
+        said.allowed && said.why.contains("rule 1 of policy 2"),
+        "{said:?}"
+    );
+    let said = judged(&mut net, "udp/53");
+    let why = "no rule of policy 2 is of that, and they share no group";
+    assert_eq!((said.allowed, said.why.as_str()), (false, why));
+    assert_eq!(said.name, "udp/53 to c");
+    policy(&mut net, "").unwrap();
+    assert_eq!(filters(&mut net, "a", "c"), none);
 }
 
 #[test]
