@@ -152,7 +152,8 @@ impl Written {
         }
     }
 
-    fn add(&mut self, other: Self) {
+    /// And what became of others.
+    pub fn add(&mut self, other: Self) {
         self.packets += other.packets;
         self.bytes += other.bytes;
         self.refused += other.refused;

@@ -1,8 +1,13 @@
 //! IP packets from a peer or from a program of this host.
 
+use std::time::Instant;
+
 use ip::ends::Ends;
+use ip::mss;
+use vpn::filter::{Both, Filter, Rules, Way};
 use vpn::fragment;
 use vpn::icmp::{Problem, answer};
+use vpn::prefix::PeerId;
 
 use super::script::Script;
 
@@ -25,6 +30,21 @@ pub fn run(bytes: &[u8]) {
         let (from, to) = (ends.unwrap(), Ends::parse(&error).unwrap());
         assert_eq!((to.src, to.dst), (from.dst, from.src));
         assert_eq!(answer(problem, &error), None, "an error is answered");
+    }
+    let mut lowered = packet.to_vec();
+    mss::clamp(&mut lowered, mtu.into());
+    assert_eq!(lowered.len(), packet.len());
+    if let Ok(ends) = ends {
+        let nothing = Both {
+            sends: Some(Rules::default()),
+            takes: Some(Rules::default()),
+        };
+        let (mut filter, now) = (Filter::default(), Instant::now());
+        filter.set([(PeerId(0), nothing)].into());
+        for way in [Way::Out, Way::In] {
+            let passed = filter.pass(now, (PeerId(0), way), packet, &ends);
+            assert!(passed.is_err(), "what is denied passes");
+        }
     }
     if ends.is_ok() && fragment::allowed(packet) {
         for part in fragment::fragments(packet, mtu.into()) {

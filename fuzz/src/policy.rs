@@ -1,6 +1,6 @@
 //! The text of a policy.
 
-use layer::policy::{Act, Policy, Subject};
+use layer::policy::{Act, Policy, Service, Subject};
 use proto::Label;
 
 /// A text, and whether its rules mean the same wherever they are judged.
@@ -32,6 +32,15 @@ pub fn run(bytes: &[u8]) {
             "a keeper refuses what is allowed"
         );
     }
+    // What is worked out once for all packets says the same of each.
+    let said = policy.services(who, who);
+    for text in ["tcp/443", "udp/53", "icmp", "proto/47"] {
+        let service: Service = text.parse().unwrap();
+        let first = said.iter().find(|(_, s)| s.covers(&service));
+        let verdict = policy.judge_packets(&service, who, who);
+        assert_eq!(first.is_some_and(|(allows, _)| *allows), verdict.allowed);
+        assert_eq!(first.is_some(), verdict.rule.is_some());
+    }
 }
 
 /// Rules of all kinds, and what is none.
@@ -51,6 +60,12 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         (
             "globs",
             text("deny * *a*?b* by member ?* group st*ff\nallow accept * by any"),
+        ),
+        (
+            "packets",
+            text(
+                "allow send tcp/443 udp/1-9 icmp to group s* by any\ndeny send proto/47 * to member b by member a\nallow * * by any\n",
+            ),
         ),
         ("open", text("allow register \"x by any")),
         ("none", text("\n# nothing\n")),

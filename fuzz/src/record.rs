@@ -45,6 +45,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         id: 7,
         tcp: true,
         udp: true,
+        code_points: !1,
     };
     let down = Reason::new(Code::Refused, "nobody is there; try later");
     let mut three = Batch::new(Framing::Record);

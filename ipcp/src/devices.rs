@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 
 use frames::{Offloads, Tally, Tun, TunPort};
 use ip::ends::Ends;
+use ip::upper::{dscp, opens};
 use proto::record::{Device as Said, Moved, Pair};
 use proto::{Batch, FlowId, Framing};
 use rustc_hash::FxHashMap;
@@ -51,6 +52,8 @@ struct Device<T> {
 struct Bound {
     device: Id,
     mtu: usize,
+    /// Packets with other code points are the user's.
+    code_points: u64,
     moved: Moved,
     /// It is to be told soon.
     moves: bool,
@@ -67,12 +70,12 @@ impl<T> Default for Devices<T> {
 }
 
 impl<T: TunPort> Devices<T> {
-    /// Takes the device that came with a flow of this MTU; if it is known, what was said of the flow is forgotten.
+    /// Takes the device that came with a flow of this MTU, and its code points; if it is known, what was said of the flow is forgotten.
     pub(crate) fn bind(
         &mut self,
         io: &mut Io,
         (flow, mtu): (FlowId, u32),
-        id: Id,
+        (id, code_points): (Id, u64),
         open: impl FnOnce() -> io::Result<T>,
     ) -> io::Result<()> {
         let same = self.flows.get(&flow).is_some_and(|b| b.device == id);
@@ -94,10 +97,11 @@ impl<T: TunPort> Devices<T> {
         let bound = Bound {
             device: id,
             mtu: mtu as usize,
+            code_points,
             moved: Moved::default(),
             moves: false,
         };
-        self.flows.entry(flow).or_insert(bound);
+        self.flows.entry(flow).or_insert(bound).code_points = code_points;
         Ok(())
     }
 
@@ -190,7 +194,7 @@ impl<T: TunPort> Devices<T> {
         let written = device.tun.write(&batch, |packet| {
             let pair = Ends::parse(packet).ok().and_then(|ends| inward(&ends));
             let known = |pair| last == Some(pair) || pairs.get(&pair) == Some(&flow);
-            if let Some(pair) = pair.filter(|pair| known(*pair)) {
+            if let Some(pair) = pair.filter(|pair| known(*pair) && !opens(packet)) {
                 last = Some(pair);
                 return true;
             }
@@ -301,7 +305,11 @@ impl<T: TunPort> Device<T> {
                 _ => self.pairs.get(&pair).copied(),
             });
             let bound = known.and_then(|flow| Some((flow, flows.get_mut(&flow)?)));
-            match bound.filter(|(_, bound)| frame.longest() <= bound.mtu) {
+            let may = |bound: &Bound| {
+                let packet = frame.packet();
+                bound.code_points >> dscp(packet) & 1 == 1 && !opens(packet)
+            };
+            match bound.filter(|(_, bound)| frame.longest() <= bound.mtu && may(bound)) {
                 Some((flow, bound)) => {
                     self.last = pair.map(|pair| (pair, flow));
                     while let Some(len) = frame.next_len() {
@@ -405,9 +413,13 @@ mod tests {
         .unwrap();
         let (mut io, mut devices) = (Io::new().unwrap(), Devices::default());
         let open = || Ok(FrameFd::new(device));
-        devices.bind(&mut io, (FLOW, 1400), ID, open).unwrap();
+        devices
+            .bind(&mut io, (FLOW, 1400), (ID, u64::MAX), open)
+            .unwrap();
         let again = || panic!("it is known");
-        devices.bind(&mut io, (NEXT, 1400), ID, again).unwrap();
+        devices
+            .bind(&mut io, (NEXT, 1400), (ID, u64::MAX), again)
+            .unwrap();
         let key = *devices.keys.keys().next().unwrap();
         Bench {
             io,
@@ -477,6 +489,30 @@ mod tests {
     }
 
     #[test]
+    fn what_opens_a_connection_or_has_another_code_point_is_the_users() {
+        let mut bench = bench();
+        let (io, again) = (&mut bench.io, || panic!("it is known"));
+        let bound = (ID, !(1 << 46));
+        bench.devices.bind(io, (NEXT, 1400), bound, again).unwrap();
+        bench.pair(NEXT, OTHER);
+        let tcp = |src, dst, flags: u8| {
+            let mut packet = packet(src, dst, 60);
+            (packet[9], packet[20 + 13]) = (6, flags);
+            packet
+        };
+        let (syn, data) = (tcp(ME, OTHER, 0x02), tcp(ME, OTHER, 0x10));
+        let mut voice = data.clone();
+        voice[1] = 46 << 2 | 1;
+        let said = bench.send(&[syn.clone(), voice.clone(), data.clone()]);
+        let users = [syn, voice].map(|packet| (false, FLOW, vec![packet]));
+        assert_eq!(said[..2], users);
+        assert_eq!(said[2], (true, NEXT, vec![data]));
+        let (answer, data) = (tcp(OTHER, ME, 0x12), tcp(OTHER, ME, 0x10));
+        let (got, left) = bench.arrive(NEXT, &[answer.clone(), data.clone()]);
+        assert_eq!((got, left), (vec![data], vec![answer]));
+    }
+
+    #[test]
     fn a_flow_writes_to_the_device_only_from_the_other_address_of_its_own_pairs() {
         let mut bench = bench();
         bench.pair(FLOW, OTHER);
@@ -503,7 +539,10 @@ mod tests {
         assert!(by_itself(&bench.send(std::slice::from_ref(&out))));
         let again = || panic!("it is known");
         let io = &mut bench.io;
-        bench.devices.bind(io, (NEXT, 1400), ID, again).unwrap();
+        bench
+            .devices
+            .bind(io, (NEXT, 1400), (ID, u64::MAX), again)
+            .unwrap();
         assert!(!by_itself(&bench.send(std::slice::from_ref(&out))));
         bench.pair(NEXT, OTHER);
         assert!(by_itself(&bench.send(std::slice::from_ref(&out))));
@@ -526,7 +565,7 @@ mod tests {
         assert!(
             bench
                 .devices
-                .bind(io, (third, 1400), other_uid, no)
+                .bind(io, (third, 1400), (other_uid, u64::MAX), no)
                 .is_err()
         );
         assert!(!bench.devices.pair(third, Pair::V4(ME, OTHER)));
@@ -548,6 +587,7 @@ mod tests {
             id: 7,
             tcp: true,
             udp: true,
+            code_points: u64::MAX,
         };
         let null = std::fs::File::open("/dev/null").unwrap();
         for fd in [None, Some(a.into()), Some(null.into())] {

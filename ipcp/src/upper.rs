@@ -529,7 +529,9 @@ impl Uppers {
         match item {
             Item::Device(said) => {
                 let open = || devices::open(said, handed);
-                let bound = self.devices.bind(io, (flow, mtu), (uid, said.id), open);
+                let bound =
+                    self.devices
+                        .bind(io, (flow, mtu), ((uid, said.id), said.code_points), open);
                 bound.or_else(|e| misuse(&e))
             }
             Item::Pair(pair) if self.devices.pair(flow, pair) => Ok(()),

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use proto::ipcp::{Bootstrap, Enroll};
-use proto::irm::{self as pb, BindRequest, Binding, RegisterNameRequest, VpnUpRequest, VpnWays};
+use proto::irm::{
+    self as pb, BindRequest, Binding, RegisterNameRequest, VpnTraffic, VpnUpRequest, VpnWays,
+};
 use proto::{Code, Label, Name, Reason};
 use serde::Deserialize;
 use toml::Spanned;
@@ -150,6 +152,16 @@ struct VpnTable {
     exit: String,
     #[serde(default, rename = "dns")]
     names: String,
+    #[serde(default = "yes", rename = "mss-clamp")]
+    mss_clamp: bool,
+    /// Seconds; 0: never.
+    idle: Option<u32>,
+    #[serde(default = "yes")]
+    dscp: bool,
+}
+
+fn yes() -> bool {
+    true
 }
 
 impl Config {
@@ -211,6 +223,11 @@ impl Config {
                     accept: t.accept_routes,
                     exit: t.exit,
                     names: t.names,
+                }),
+                traffic: Some(VpnTraffic {
+                    keep_mss: !t.mss_clamp,
+                    idle_ms: t.idle.map(|seconds| u64::from(seconds) * 1000),
+                    one_class: !t.dscp,
                 }),
             };
             items.push(Item::Vpn(request));

@@ -8,7 +8,7 @@
 //! | 2 | Mtu | to the user of the flow | mtu u32 |
 //! | 3 | Down | either way, last record | code u8, text to the end |
 //! | 4 | Shut | either way, after the last SDU | none |
-//! | 5 | Device | from the user of the flow | device u64, joins u8 (1 TCP, 2 UDP) |
+//! | 5 | Device | from the user of the flow | device u64, joins u8 (1 TCP, 2 UDP), code points u64 |
 //! | 6 | Pair | from the user of the flow | family u8 (4, 6), this host's address, the other's: 4 bytes each, or 16 each |
 //! | 7 | Frame | to the user of the flow | one IP packet to the end |
 //! | 8 | Moved | to the user of the flow | rx packets u64, rx bytes u64, tx packets u64, tx bytes u64 |
@@ -17,8 +17,8 @@
 //! carries the TUN device.
 //!
 //! A user whose SDUs are IP packets may hand its **device** over to the IPC process, so that they need not pass through it: what
-//! is read from the device and goes from the first address of a Pair to the second becomes an SDU of the Pair's flow, and an SDU
-//! of that flow from the second to the first is written to the device. All else comes to the user, as a Frame or as an SDU. A
+//! is read from the device, has one of the flow's code points (RFC 2474; bit n stands for n) and goes from the first address of a Pair to the second becomes an SDU of the Pair's flow, and an SDU
+//! of that flow from the second to the first is written to the device. All else comes to the user, as a Frame or as an SDU; so does what opens a TCP connection. A
 //! Device that is said again forgets the flow's Pairs. The same device may be said on many flows of one IPC process.
 
 use std::net::IpAddr;
@@ -90,6 +90,8 @@ pub struct Device {
     pub tcp: bool,
     /// It takes super-packets of UDP.
     pub udp: bool,
+    /// Packets with these code points may go by themselves, each a bit.
+    pub code_points: u64,
 }
 
 /// Two addresses of one family.
@@ -218,6 +220,7 @@ impl Item {
                 out.push(5);
                 out.extend(device.id.to_be_bytes());
                 out.push(u8::from(device.tcp) | u8::from(device.udp) << 1);
+                out.extend(device.code_points.to_be_bytes());
             }
             Self::Pair(pair) => {
                 out.push(6);
@@ -329,6 +332,7 @@ impl<'a> Reader<'a> {
                 id,
                 tcp: joins & 1 != 0,
                 udp: joins & 2 != 0,
+                code_points: u64::from_be_bytes(self.array()?),
             }),
             _ => Err(BadItem::Field),
         }
@@ -417,11 +421,14 @@ mod tests {
             ("[^\\p{C}]{0,99}", 1u32..13)
                 .prop_map(|(t, c)| Item::Down(Reason::new(Code::from_wire(c), t))),
             Just(Item::Shut),
-            any::<(u64, bool, bool)>().prop_map(|(id, tcp, udp)| Item::Device(Device {
-                id,
-                tcp,
-                udp
-            })),
+            any::<(u64, bool, bool, u64)>().prop_map(|(id, tcp, udp, code_points)| Item::Device(
+                Device {
+                    code_points,
+                    id,
+                    tcp,
+                    udp
+                }
+            )),
             any::<([u8; 4], [u8; 4])>().prop_map(|(own, other)| Item::Pair(Pair::V4(own, other))),
             any::<([u8; 16], [u8; 16])>().prop_map(|(own, other)| Item::Pair(Pair::V6(own, other))),
             any::<Vec<u8>>().prop_map(Item::Frame),

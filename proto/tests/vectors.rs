@@ -96,6 +96,7 @@ fn control_items_are_those_of_the_document() {
                 id: 9,
                 tcp: true,
                 udp: false,
+                code_points: 0x00ff,
             }),
         ),
         ("pair", Item::Pair(Pair::V4([10, 7, 0, 1], [10, 7, 0, 2]))),

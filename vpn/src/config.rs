@@ -8,6 +8,8 @@ use proto::ipcp::OffloadMode;
 use proto::irm::VpnConfig;
 use proto::{Code, Label, Reason};
 
+use crate::filter::{Both, Rules};
+use crate::traffic::Traffic;
 use crate::ways::{Names, Offered, Ways};
 
 /// A configuration that makes sense.
@@ -35,6 +37,8 @@ pub struct Config {
     pub exit: Option<Label>,
     /// Whether names are answered, and who is told so.
     pub names: Names,
+    /// How packets are carried.
+    pub traffic: Traffic,
 }
 
 /// Another member.
@@ -44,6 +48,8 @@ pub struct Member {
     pub prefixes: Vec<IpNet>,
     /// Whether it is a neighbour in the layer.
     pub neighbour: bool,
+    /// What may pass between this host and it.
+    pub filter: Both,
 }
 
 /// A network behind a member that no certificate speaks of.
@@ -147,10 +153,20 @@ impl TryFrom<VpnConfig> for Config {
             .flat_map(|m| m.neighbours.iter().cloned())
             .collect();
         let (mut members, mut offered) = (BTreeMap::new(), Vec::new());
+        let filters: Vec<Rules> = wire.filters.into_iter().map(Rules::from).collect();
+        // One that isn't there allows nothing.
+        let filter = |number: u32| match number {
+            0 => None,
+            n => Some(filters.get(n as usize - 1).cloned().unwrap_or_default()),
+        };
         for m in wire.members {
             let member = Member {
                 prefixes: prefixes("prefixes of a member", &m.prefixes)?,
                 neighbour: neighbours.contains(&m.name),
+                filter: Both {
+                    sends: filter(m.sends),
+                    takes: filter(m.takes),
+                },
             };
             let name = Label::new(m.name)?;
             let all = m.offers.into_iter();
@@ -179,6 +195,7 @@ impl TryFrom<VpnConfig> for Config {
             offered,
             exit: ways.exit,
             names: ways.names,
+            traffic: wire.traffic.unwrap_or_default().into(),
         })
     }
 }

@@ -25,6 +25,10 @@ pub struct Counters {
     pub flows_accepted: u64,
     /// Flows that went down.
     pub flows_down: u64,
+    /// Flows that this side closed because nothing moved on them.
+    pub flows_idle: u64,
+    /// TCP connections whose largest segment was lowered, each way counted.
+    pub mss_lowered: u64,
     dropped: [u64; Dropped::ALL.len()],
 }
 
@@ -57,6 +61,12 @@ pub enum Dropped {
     Stale,
     /// The flow was down when it was to be sent.
     FlowDown,
+    /// The policy lets this host not send it there.
+    FilterOut,
+    /// The policy lets the peer not send it here.
+    FilterIn,
+    /// Too many conversations are kept by the filter.
+    FilterFull,
     /// The device refused it.
     DeviceWrite,
     /// A record of a flow with lying lengths or an unknown item.
@@ -94,6 +104,8 @@ impl Counters {
             ("flows_dialled", self.flows_dialled),
             ("flows_accepted", self.flows_accepted),
             ("flows_down", self.flows_down),
+            ("flows_idle", self.flows_idle),
+            ("mss_lowered", self.mss_lowered),
         ];
         let moved = moved.into_iter().map(|(name, n)| (name.to_owned(), n));
         let dropped = Dropped::ALL
@@ -104,7 +116,7 @@ impl Counters {
 }
 
 impl Dropped {
-    const ALL: [Self; 16] = [
+    const ALL: [Self; 19] = [
         Self::MalformedOut,
         Self::MalformedIn,
         Self::SpoofedSource,
@@ -118,6 +130,9 @@ impl Dropped {
         Self::FlowFull,
         Self::Stale,
         Self::FlowDown,
+        Self::FilterOut,
+        Self::FilterIn,
+        Self::FilterFull,
         Self::DeviceWrite,
         Self::BadRecord,
         Self::IcmpLimited,
@@ -139,6 +154,9 @@ impl Dropped {
             Self::FlowFull => "flow_full",
             Self::Stale => "stale",
             Self::FlowDown => "flow_down",
+            Self::FilterOut => "filter_out",
+            Self::FilterIn => "filter_in",
+            Self::FilterFull => "filter_full",
             Self::DeviceWrite => "device_write",
             Self::BadRecord => "bad_record",
             Self::IcmpLimited => "icmp_limited",

@@ -12,6 +12,8 @@ use libflow::port::{Joined, Received, RecordSocket, misplaced};
 use proto::record::{Device, Item, Moved, Pair};
 use proto::{Batch, Code, FlowId, Reason};
 
+use crate::class::Class;
+
 /// A flow that the pump reads and writes without waiting; its descriptor says when there is something to do.
 pub trait FlowPort: AsFd {
     /// Takes one record. An error says that the flow is down.
@@ -34,6 +36,9 @@ pub trait FlowPort: AsFd {
 
     /// Its id on this host.
     fn id(&self) -> FlowId;
+
+    /// What it is good for.
+    fn class(&self) -> Class;
 }
 
 /// What a record was.
@@ -72,6 +77,7 @@ pub enum Sent {
 pub struct Lane {
     socket: RecordSocket,
     id: FlowId,
+    class: Class,
     mtu: u32,
     handed: bool,
     moved: Moved,
@@ -89,8 +95,14 @@ impl Handle {
             id: RandomState::new().build_hasher().finish(),
             tcp: offloads.tcp,
             udp: offloads.udp,
+            code_points: u64::MAX,
         };
         Some(Self { fd, said })
+    }
+
+    /// Only packets with these code points may go by themselves.
+    pub fn restrict(&mut self, code_points: u64) {
+        self.said.code_points = code_points;
     }
 }
 
@@ -99,6 +111,7 @@ impl From<Joined> for Lane {
         Self {
             socket: joined.socket,
             id: joined.welcome.flow,
+            class: Class::of_qos(&joined.welcome.qos),
             mtu: usable(joined.welcome.mtu),
             handed: false,
             moved: Moved::default(),
@@ -193,6 +206,10 @@ impl FlowPort for Lane {
 
     fn id(&self) -> FlowId {
         self.id
+    }
+
+    fn class(&self) -> Class {
+        self.class
     }
 }
 

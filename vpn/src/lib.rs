@@ -12,6 +12,8 @@
 //! | [`device`] | making the device |
 //! | [`flow`] | what the pump needs of a flow, and handing the device over |
 //! | [`config`], [`netlink`] | what irmd says, and what the kernel is told |
+//! | [`filter`] | which packets may pass between this host and each member, with their answers |
+//! | [`class`], [`traffic`] | classes of service, and what else can be switched |
 //! | [`clash`] | what the VPN wants and the host has already |
 //! | [`ways`], [`forwarding`] | which of the networks that members offer are taken, and whether this host forwards to its own |
 //! | [`upkeep`] | when to look whether the kernel still has what it was given |
@@ -22,10 +24,12 @@
 //! | [`counters`] | what moved and what was dropped, with the reason |
 
 pub mod clash;
+pub mod class;
 pub mod config;
 pub mod control;
 pub mod counters;
 pub mod device;
+pub mod filter;
 pub mod flow;
 pub mod forwarding;
 pub mod fragment;
@@ -38,5 +42,6 @@ pub mod pump;
 pub mod run;
 pub mod session;
 pub mod strangers;
+pub mod traffic;
 pub mod upkeep;
 pub mod ways;

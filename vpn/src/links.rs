@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use libflow::{AllocOptions, FlowError, Incoming, Irm, QosSpec};
+use libflow::{AllocOptions, FlowError, Incoming, Irm};
 use proto::{Code, Label, Reason};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::class::Class;
 use crate::flow::Lane;
 use crate::prefix::PeerId;
 
@@ -53,12 +54,12 @@ impl Links {
         }
     }
 
-    /// Allocates a flow to another member; [`News::Dialled`] follows.
-    pub fn dial(&mut self, id: PeerId, peer: &Label) {
+    /// Allocates a flow of a class to another member; [`News::Dialled`] follows.
+    pub fn dial(&mut self, id: PeerId, peer: &Label, class: Class) {
         // The ones that are done; nobody else takes them out.
         while self.tasks.try_join_next().is_some() {}
         let options = AllocOptions {
-            qos: QosSpec::RAW,
+            qos: class.qos(),
             layer: Some(self.layer.clone()),
             peer: Some(peer.clone()),
             source: proto::Name::new(name(&self.me)).ok(),

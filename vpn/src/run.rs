@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use frames::TunPort;
 use libflow::{Irm, RunDir};
-use proto::irm::{VpnConfig, VpnInfo, VpnOffer, VpnPeer, VpnWays};
+use proto::irm::{VpnConfig, VpnFlow, VpnInfo, VpnOffer, VpnPeer, VpnTraffic, VpnWays};
 use proto::{Batch, Code, Reason};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
@@ -17,8 +17,9 @@ use crate::forwarding;
 use crate::links::{Links, News};
 use crate::names::Answering;
 use crate::netlink::{Device, Netlink, Watch};
-use crate::pump::{Happening, PeerStatus, Pump};
+use crate::pump::{FlowStatus, Happening, PeerStatus, Pump};
 use crate::strangers::Strangers;
+use crate::traffic::Traffic;
 use crate::upkeep::{Healed, Upkeep};
 use crate::ways::Offered;
 
@@ -51,6 +52,7 @@ pub async fn run(run_dir: RunDir, hello: Hello) -> Result<(), Reason> {
 struct Vpn {
     config: Config,
     wire_ways: VpnWays,
+    wire_traffic: VpnTraffic,
     dev: DeviceName,
     device: Device,
     watch: Watch,
@@ -83,6 +85,7 @@ async fn start(
         &wire.dev
     })?;
     let wire_ways = wire.ways.clone().unwrap_or_default();
+    let wire_traffic = shown(wire.traffic.unwrap_or_default());
     let config = Config::try_from(*wire)?;
     let options = libflow::Options {
         run_dir: Some(run_dir.path().to_owned()),
@@ -116,6 +119,7 @@ async fn start(
     Ok(Some(Vpn {
         config,
         wire_ways,
+        wire_traffic,
         dev,
         device,
         watch,
@@ -197,7 +201,8 @@ impl Vpn {
             match happening {
                 Happening::Dial(id) => {
                     if let Some(peer) = self.pump.name(id) {
-                        self.links.dial(id, peer);
+                        let class = self.pump.class(id);
+                        self.links.dial(id, peer, class);
                     }
                 }
                 Happening::Mtu => mtu = true,
@@ -363,10 +368,15 @@ impl Vpn {
                 .into_iter()
                 .chain(self.upkeep.counters())
                 .chain(self.tally())
+                .chain([(
+                    "filter_conversations".to_owned(),
+                    self.pump.conversations() as u64,
+                )])
                 .collect(),
             detail: self.detail(),
             ways: Some(self.wire_ways.clone()),
             offers: self.config.offered.iter().map(offer_info).collect(),
+            traffic: Some(self.wire_traffic),
             offload: self
                 .pump
                 .device()
@@ -438,6 +448,27 @@ fn peer_info(peer: PeerStatus) -> VpnPeer {
         rtt_us: 0,
         rx_bytes: peer.moved.rx_bytes,
         tx_bytes: peer.moved.tx_bytes,
+        flows: peer.flows.iter().map(flow_info).collect(),
+        filtered: peer.filtered,
+    }
+}
+
+fn flow_info(flow: &FlowStatus) -> VpnFlow {
+    VpnFlow {
+        qos: flow.class.word().to_owned(),
+        state: flow.state.to_owned(),
+        flow: flow.flow.map_or(0, |id| id.0),
+        rx_bytes: flow.moved.rx_bytes,
+        tx_bytes: flow.moved.tx_bytes,
+    }
+}
+
+/// With what was not said, as it is done.
+fn shown(asked: VpnTraffic) -> VpnTraffic {
+    let idle = Traffic::from(asked).idle.unwrap_or_default();
+    VpnTraffic {
+        idle_ms: Some(idle.as_millis() as u64), // a u64 at first
+        ..asked
     }
 }
 

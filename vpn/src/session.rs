@@ -45,6 +45,12 @@ pub struct Session<F> {
     used: Option<Instant>,
     /// The last flow died while the peer was in use: it is dialled until it is back, or forgotten.
     lost: bool,
+    /// A flow on which nothing moves for so long is closed by who dialled it.
+    idle: Option<Duration>,
+    /// The peer's flow has been silent for nearly that long, so that it may be gone before a packet arrives: another is dialled.
+    renewing: bool,
+    /// That other stands; the peer closes its own.
+    renewed: bool,
 }
 
 #[derive(Debug)]
@@ -72,6 +78,9 @@ impl<F> Session<F> {
     /// A peer that was used within this time gets a new flow at once when its last one dies.
     pub const KEEP: Duration = Duration::from_secs(60);
 
+    /// The two sides of a flow may differ by so much about when something moved there last.
+    const DOUBT: Duration = Duration::from_millis(1500);
+
     /// A session without flows, of `me` with `peer`.
     pub fn new(me: &Label, peer: &Label) -> Self {
         Self {
@@ -87,12 +96,28 @@ impl<F> Session<F> {
             waiting: VecDeque::new(),
             used: None,
             lost: false,
+            idle: None,
+            renewing: false,
+            renewed: false,
         }
+    }
+
+    /// From now on flows on which nothing moves for so long are closed; `None`: never.
+    pub fn set_idle(&mut self, idle: Option<Duration>) {
+        self.idle = idle;
     }
 
     /// What to do with a packet that is for the peer now.
     pub fn way(&mut self, now: Instant) -> Way {
+        let stale = self.is_stale(now);
         self.used = Some(now);
+        if self.renewing {
+            return Way::Wait { dial: false };
+        }
+        if stale && !self.dialling {
+            (self.renewing, self.dialling) = (true, true);
+            return Way::Wait { dial: true };
+        }
         if let Some(side) = self.sending() {
             return Way::Send(side);
         }
@@ -128,6 +153,7 @@ impl<F> Session<F> {
     pub fn dialled(&mut self, now: Instant, flow: F) -> Option<F> {
         self.dialling = false;
         (self.retry, self.lost) = (None, false);
+        self.renewed |= std::mem::take(&mut self.renewing) && self.accepted.is_some();
         self.dialled
             .replace(End { flow, since: now })
             .map(|old| old.flow)
@@ -136,7 +162,7 @@ impl<F> Session<F> {
     /// The flow that was asked for can't be had. The first few times what waits goes on waiting, for a short outage costs
     /// no packet; then it is given up, and [`Session::take_waiting`] has what is to be dropped.
     pub fn dial_failed(&mut self, now: Instant, why: Reason) {
-        self.dialling = false;
+        (self.dialling, self.renewing) = (false, false);
         let (first, longest) = Self::RETRY;
         let pause = self
             .retry
@@ -159,7 +185,7 @@ impl<F> Session<F> {
     /// The peer dialled. Gives the flows back that it replaces: an earlier one of the peer's, and this host's unless both
     /// dialled at the same time.
     pub fn accepted(&mut self, now: Instant, flow: F) -> impl Iterator<Item = F> {
-        (self.retry, self.lost) = (None, false);
+        (self.retry, self.lost, self.renewed) = (None, false, false);
         let earlier = self.accepted.replace(End { flow, since: now });
         let race = self
             .dialled
@@ -178,6 +204,7 @@ impl<F> Session<F> {
     /// hold an end of the dead flow and not know; it hears so from the new one.
     pub fn down(&mut self, now: Instant, side: Side) -> (Option<F>, bool) {
         let gone = self.end_mut(side).take().map(|end| end.flow);
+        self.renewed = false;
         let lately = self.kept_until().is_some_and(|until| now <= until);
         self.lost |= gone.is_some() && lately && self.sending().is_none();
         let redial = gone.is_some() && self.lost && !self.dialling;
@@ -208,17 +235,39 @@ impl<F> Session<F> {
         self.dialled.take().map(|end| end.flow)
     }
 
-    /// When [`Session::take_surplus`] or [`Session::dial_due`] wants to be called.
+    /// The flow that this host dialled and on which nothing has moved for long, if its time has come. The next packet dials.
+    pub fn take_idle(&mut self, now: Instant) -> Option<F> {
+        self.deadline_idle().filter(|at| *at <= now)?;
+        self.renewed = false;
+        self.dialled.take().map(|end| end.flow)
+    }
+
+    /// Whether that time has come.
+    pub fn idle_due(&self, now: Instant) -> bool {
+        self.deadline_idle().is_some_and(|at| at <= now)
+    }
+
+    /// Whether an attempt failed a moment ago, so that none is under way.
+    pub fn rests(&self, now: Instant) -> bool {
+        self.sending().is_none() && self.retry.as_ref().is_some_and(|retry| now < retry.at)
+    }
+
+    /// When [`Session::take_surplus`], [`Session::take_idle`] or [`Session::dial_due`] wants to be called.
     pub fn deadline(&self) -> Option<Instant> {
-        [self.deadline_surplus(), self.deadline_dial()]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.deadline_surplus(),
+            self.deadline_dial(),
+            self.deadline_idle(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     /// The flow to send on.
     pub fn sending(&self) -> Option<Side> {
         match (&self.dialled, &self.accepted) {
+            (Some(_), Some(_)) if self.renewed => Some(Side::Dialled),
             (Some(_), Some(_)) => Some(self.prefer),
             (Some(_), None) => Some(Side::Dialled),
             (None, Some(_)) => Some(Side::Accepted),
@@ -277,14 +326,36 @@ impl<F> Session<F> {
     }
 
     fn kept_until(&self) -> Option<Instant> {
-        self.used.map(|used| used + Self::KEEP)
+        // Where flows are closed sooner than that, one that goes has most likely been.
+        let keep = self
+            .idle
+            .map_or(Self::KEEP, |idle| Self::KEEP.min(idle / 4));
+        self.used.map(|used| used + keep)
+    }
+
+    fn deadline_idle(&self) -> Option<Instant> {
+        let since = self.dialled.as_ref()?.since;
+        let used = self.used.map_or(since, |used| used.max(since));
+        Some(used + self.idle?)
+    }
+
+    /// Whether the peer may be closing the only flow at this moment, since nothing has moved there.
+    fn is_stale(&self, now: Instant) -> bool {
+        let silence = |idle: Duration| idle.saturating_sub((idle / 8).max(Self::DOUBT));
+        match (&self.dialled, &self.accepted, self.idle) {
+            (None, Some(accepted), Some(idle)) => {
+                let used = self.used.map_or(accepted.since, |u| u.max(accepted.since));
+                now.saturating_duration_since(used) >= silence(idle)
+            }
+            _ => false,
+        }
     }
 
     fn deadline_surplus(&self) -> Option<Instant> {
         let accepted = self
             .accepted
             .as_ref()
-            .filter(|_| self.prefer == Side::Accepted)?;
+            .filter(|_| self.prefer == Side::Accepted && !self.renewed)?;
         let dialled = self.dialled.as_ref()?;
         Some(accepted.since.max(dialled.since) + Self::SURPLUS)
     }
@@ -336,6 +407,71 @@ mod tests {
         assert_eq!(&a.wait(Packet::copy_of(b"new")).unwrap()[..], [0]);
         assert_eq!(&a.take_waiting().back().unwrap()[..], b"new");
         assert!(a.take_waiting().is_empty());
+    }
+
+    const IDLE: Duration = Duration::from_secs(300);
+
+    /// Both sides, with a flow that `a` dialled at `now`.
+    fn joined(now: Instant) -> (Session<u32>, Session<u32>) {
+        let (mut a, mut b) = sides();
+        for side in [&mut a, &mut b] {
+            side.set_idle(Some(IDLE));
+        }
+        a.way(now);
+        a.dialled(now, 1);
+        assert_eq!(b.accepted(now, 1).count(), 0);
+        b.heard(now);
+        (a, b)
+    }
+
+    #[test]
+    fn a_flow_on_which_nothing_moves_is_closed_by_who_dialled_it_and_the_next_packet_dials() {
+        let now = Instant::now();
+        let (mut a, mut b) = joined(now);
+        assert_eq!((a.deadline(), b.deadline()), (Some(now + IDLE), None));
+        a.heard(now + ms(5000));
+        let end = now + ms(5000) + IDLE;
+        assert_eq!((a.take_idle(end - ms(1)), b.take_idle(end)), (None, None));
+        assert_eq!((a.idle_due(end), a.take_idle(end)), (true, Some(1)));
+        assert_eq!((a.state(), a.deadline()), ("idle", None));
+        // The other side was to hear of it, and does not bring it back by itself.
+        assert_eq!(b.down(end, Side::Accepted), (Some(1), false));
+        assert_eq!(b.way(end), Way::Wait { dial: true });
+        assert_eq!(a.way(end), Way::Wait { dial: true });
+        let mut never = sides().0;
+        never.way(now);
+        never.dialled(now, 1);
+        assert_eq!((never.deadline(), never.take_idle(end)), (None, None));
+    }
+
+    #[test]
+    fn a_packet_that_could_meet_the_end_of_a_silent_flow_waits_for_a_flow_of_ones_own() {
+        let now = Instant::now();
+        let (mut a, mut b) = joined(now);
+        let soon = now + IDLE - ms(10);
+        assert_eq!(b.way(soon), Way::Wait { dial: true });
+        assert_eq!(b.way(soon), Way::Wait { dial: false });
+        // It stands before the old one has gone: what waited goes there.
+        assert_eq!(b.dialled(soon, 2), None);
+        assert_eq!(b.way(soon), Way::Send(Side::Dialled));
+        assert_eq!(a.accepted(soon, 2).collect::<Vec<_>>(), [1]);
+        assert_eq!(b.down(soon, Side::Accepted), (Some(1), false));
+        assert_eq!(
+            (b.way(soon), b.deadline()),
+            (Way::Send(Side::Dialled), Some(soon + IDLE))
+        );
+        assert_eq!(a.way(soon), Way::Send(Side::Accepted));
+    }
+
+    #[test]
+    fn a_silent_flow_is_used_on_if_there_is_no_other() {
+        let now = Instant::now();
+        let (_, mut b) = joined(now);
+        let soon = now + IDLE - ms(10);
+        assert_eq!(b.way(soon), Way::Wait { dial: true });
+        b.dial_failed(soon, failed());
+        assert_eq!(b.way(soon + ms(1)), Way::Send(Side::Accepted));
+        assert_eq!(b.deadline(), None);
     }
 
     #[test]

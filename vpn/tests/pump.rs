@@ -12,6 +12,7 @@ use proto::record::Item;
 use proto::{Code, Reason};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use support::{Far, config, flow, label, soon, udp};
+use vpn::class::Class;
 use vpn::config::Config;
 use vpn::counters::Dropped;
 use vpn::flow::Lane;
@@ -389,4 +390,190 @@ async fn a_bad_record_ends_the_flow_with_its_reason() {
     );
     assert_eq!(bench.dropped(Dropped::BadRecord), 1);
     assert_eq!(bench.pump.mtu(), None);
+}
+
+/// A packet with this code point.
+fn marked(mut packet: Vec<u8>, dscp: u8) -> Vec<u8> {
+    packet[1] = dscp << 2;
+    packet[10..12].fill(0);
+    let header = etherparse::Ipv4HeaderSlice::from_slice(&packet).unwrap();
+    let sum = header.to_header().calc_header_checksum();
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
+#[tokio::test]
+async fn each_class_of_service_has_its_flow_and_what_asks_for_nothing_shares_one() {
+    let (mut bench, plain) = Bench::with_flow("b", 1400);
+    let packet = || udp("10.7.0.1", "10.7.0.2", 10);
+    let (voice, video, bulk) = (
+        marked(packet(), 46),
+        marked(packet(), 34),
+        marked(packet(), 8),
+    );
+    for sent in [&voice, &packet(), &voice, &video, &bulk] {
+        bench.write(sent);
+    }
+    let dialled = dials(&bench.settle().await);
+    assert_eq!(plain.packets(), [packet(), bulk]);
+    let classes: Vec<Class> = dialled.iter().map(|id| bench.pump.class(*id)).collect();
+    assert_eq!(classes, [Class::Voice, Class::Video]);
+    for (id, (class, sent)) in dialled.iter().zip([
+        (Class::Voice, vec![voice.clone(), voice.clone()]),
+        (Class::Video, vec![video.clone()]),
+    ]) {
+        assert_eq!(bench.pump.name(*id), Some(&label("b")));
+        let (lane, far) = support::flow_of(class.qos(), 7, 1400);
+        bench.pump.dialled(*id, lane);
+        assert_eq!(far.packets(), sent);
+    }
+    let status = bench.pump.peers().find(|p| p.name == label("b")).unwrap();
+    let flows: Vec<_> = status
+        .flows
+        .iter()
+        .map(|f| (f.class, f.moved.tx_packets))
+        .collect();
+    assert_eq!(
+        flows,
+        [(Class::Plain, 2), (Class::Video, 1), (Class::Voice, 2)]
+    );
+    assert_eq!((status.state, status.moved.tx_packets), ("up", 5));
+}
+
+#[tokio::test]
+async fn a_flow_that_a_peer_has_for_voice_is_sent_voice_on_and_nothing_else() {
+    let (mut bench, plain) = Bench::with_flow("b", 1400);
+    let (lane, voice) = support::flow_of(proto::QosSpec::VOICE, 2, 1400);
+    bench.pump.accepted(&label("b"), lane).ok().unwrap();
+    let packet = udp("10.7.0.1", "10.7.0.2", 10);
+    bench.write(&marked(packet.clone(), 46));
+    bench.write(&packet);
+    bench.settle().await;
+    assert_eq!(voice.packets(), [marked(packet.clone(), 46)]);
+    assert_eq!(plain.packets(), [packet]);
+    // Whatever a peer sends there is its own.
+    let back = udp("10.7.0.2", "10.7.0.1", 10);
+    voice.send(&[&back]);
+    bench.settle().await;
+    assert_eq!(bench.read(), Some(back));
+}
+
+#[tokio::test]
+async fn what_has_no_flow_of_its_class_goes_with_the_rest() {
+    let (mut bench, plain) = Bench::with_flow("b", 1400);
+    let voice = marked(udp("10.7.0.1", "10.7.0.2", 10), 46);
+    bench.write(&voice);
+    let dialled = dials(&bench.settle().await);
+    let refused = Reason::new(Code::QosNotGranted, "not here");
+    bench.pump.dial_failed(dialled[0], refused);
+    assert_eq!(plain.packets(), [voice.clone()]);
+    bench.write(&voice);
+    soon(bench.pump.turn()).await.unwrap();
+    assert_eq!(plain.packets(), [voice.clone()]);
+    let mut one = config();
+    one.traffic.classes = false;
+    bench.pump.configure(&one);
+    bench.write(&voice);
+    assert_eq!(dials(&bench.settle().await), []);
+    assert_eq!(plain.packets(), [voice]);
+}
+
+/// A packet that opens a TCP connection, with an MSS of 1460.
+fn syn(src: [u8; 4], dst: [u8; 4]) -> Vec<u8> {
+    let mss = [etherparse::TcpOptionElement::MaximumSegmentSize(1460)];
+    let step = etherparse::PacketBuilder::ipv4(src, dst, 9).tcp(1, 2, 3, 4);
+    let step = step.syn().options(&mss).unwrap();
+    let mut out = Vec::new();
+    step.write(&mut out, b"").unwrap();
+    out
+}
+
+fn mss_of(packet: &[u8]) -> Option<u16> {
+    let Some(TransportSlice::Tcp(tcp)) = SlicedPacket::from_ip(packet).unwrap().transport else {
+        return None;
+    };
+    let ip = etherparse::Ipv4HeaderSlice::from_slice(packet).unwrap();
+    assert_eq!(
+        tcp.calc_checksum_ipv4(ip.source(), ip.destination())
+            .unwrap(),
+        tcp.checksum()
+    );
+    tcp.options_iterator().find_map(|option| {
+        if let Ok(etherparse::TcpOptionElement::MaximumSegmentSize(mss)) = option {
+            Some(mss)
+        } else {
+            None
+        }
+    })
+}
+
+#[tokio::test]
+async fn segments_are_lowered_to_the_smallest_flow_both_ways_unless_that_is_switched_off() {
+    let (mut bench, b) = Bench::with_flow("b", 1400);
+    let _c = bench.connect("c", 1300);
+    let (out, back) = (
+        syn([10, 7, 0, 1], [10, 7, 0, 2]),
+        syn([10, 7, 0, 2], [10, 7, 0, 1]),
+    );
+    let ordinary = udp("10.7.0.2", "10.7.0.1", 10);
+    bench.write(&out);
+    b.send(&[&back, &ordinary]);
+    bench.settle().await;
+    assert_eq!(mss_of(&b.packets()[0]), Some(1260));
+    let mut got = [bench.read().unwrap(), bench.read().unwrap()];
+    got.sort_by_key(Vec::len);
+    assert_eq!((&got[0], mss_of(&got[1])), (&ordinary, Some(1260)));
+    assert_eq!(
+        (
+            bench.pump.counters().mss_lowered,
+            bench.pump.counters().rx_packets
+        ),
+        (2, 2)
+    );
+    let mut kept = config();
+    kept.traffic.mss_clamp = false;
+    bench.pump.configure(&kept);
+    bench.write(&out);
+    b.send(&[&back]);
+    bench.settle().await;
+    assert_eq!((b.packets(), bench.read()), (vec![out], Some(back)));
+}
+
+#[tokio::test]
+async fn an_idle_flow_is_closed_by_who_dialled_it_and_comes_back_with_the_packet_that_needs_it() {
+    let mut short = config();
+    short.traffic.idle = Some(Duration::from_millis(150));
+    let mut bench = Bench::new(&short);
+    let packet = udp("10.7.0.1", "10.7.0.2", 10);
+    bench.write(&packet);
+    let id = dials(&bench.settle().await)[0];
+    let (lane, far) = flow(1, 1400);
+    bench.pump.dialled(id, lane);
+    assert_eq!(far.packets(), [packet.clone()]);
+    // What comes in keeps it as well.
+    let back = udp("10.7.0.2", "10.7.0.1", 10);
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(60)).await;
+        far.send(&[&back]);
+        bench.settle().await;
+    }
+    assert_eq!(bench.pump.counters().flows_idle, 0);
+    let closed = async {
+        while bench.pump.counters().flows_idle == 0 {
+            bench.pump.turn().await.unwrap();
+        }
+    };
+    soon(closed).await;
+    let status = bench.pump.peers().find(|p| p.name == label("b")).unwrap();
+    assert_eq!(status.state, "idle");
+    let mut batch = proto::Batch::new(proto::Framing::Record);
+    assert!(matches!(
+        far.0.try_recv(&mut batch),
+        Ok(libflow::port::Received::Item(Item::Down(_)))
+    ));
+    bench.write(&packet);
+    assert_eq!(dials(&bench.settle().await), [id]);
+    let (lane, far) = flow(2, 1400);
+    bench.pump.dialled(id, lane);
+    assert_eq!(far.packets(), [packet]);
 }

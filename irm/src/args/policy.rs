@@ -33,21 +33,24 @@ pub(crate) enum PolicyVerb {
         #[arg(long)]
         layer: Option<Label>,
     },
-    /// Say whether a member may have a flow to a name, or offer a network, and which rule decides; exit code 5 if not
+    /// Say whether a member may have a flow to a name, offer a network, or send packets to another, and which rule decides; exit code 5 if not
     #[command(
-        after_help = "Examples:\n  irm policy check --from ovl-a --to svc/web --at ovl-c\n  irm policy check --from ovl-c --offer 10.1.0.0/16 --at ovl-a"
+        after_help = "Examples:\n  irm policy check --from ovl-a --to svc/web --at ovl-c\n  irm policy check --from ovl-c --offer 10.1.0.0/16 --at ovl-a\n  irm policy check --from ovl-a --at ovl-c --send tcp/443"
     )]
     Check {
-        /// The member that asks for the flow, or offers the network
+        /// The member that asks for the flow, offers the network, or sends
         #[arg(long, value_name = "MEMBER")]
         from: Label,
         /// The name
-        #[arg(long, value_name = "NAME", required_unless_present = "offer")]
+        #[arg(long, value_name = "NAME", required_unless_present_any = ["offer", "send"])]
         to: Option<Name>,
         /// A network, instead of a name
         #[arg(long, value_name = "CIDR", value_parser = super::prefix, conflicts_with = "to")]
         offer: Option<IpNet>,
-        /// The member that serves the name, or takes the network: whether it may, too
+        /// What packets over the VPN are for, instead of a name: tcp/443, udp/53-54, icmp, proto/47, or * for all
+        #[arg(long, value_name = "WHAT", conflicts_with_all = ["to", "offer"], requires = "at")]
+        send: Option<String>,
+        /// The member that serves the name, takes the network, or gets the packets
         #[arg(long, value_name = "MEMBER")]
         at: Option<Label>,
         /// In which layer [default: the only one of this host that has members]

@@ -13,7 +13,7 @@ use crate::duration::duration;
 pub(crate) enum VpnVerb {
     /// Bring the VPN of a layer up; returns when its device is up
     #[command(
-        after_help = "Examples:\n  irm vpn up --layer ovl\n  irm vpn up --layer ovl --address 10.9.0.1/24 --dev vpn0 --route 10.9.8.0/24=ovl-c\n  irm vpn up --layer ovl --offer 192.168.7.0/24\n  irm vpn up --layer ovl --accept-routes --exit ovl-b --dns=resolved"
+        after_help = "Examples:\n  irm vpn up --layer ovl\n  irm vpn up --layer ovl --address 10.9.0.1/24 --dev vpn0 --route 10.9.8.0/24=ovl-c\n  irm vpn up --layer ovl --offer 192.168.7.0/24\n  irm vpn up --layer ovl --accept-routes --exit ovl-b --dns=resolved\n  irm vpn up --layer ovl --idle 30s --dscp off"
     )]
     Up(Up),
     /// Take the VPN down: device, addresses, routes
@@ -50,6 +50,15 @@ pub(crate) struct Up {
     /// Answer for MEMBER.LAYER.internal at the VPN's own address, port 53; resolved: and let systemd-resolved know
     #[arg(long, value_name = "on|resolved", value_parser = ["on", "resolved"], num_args = 0..=1, require_equals = true, default_missing_value = "on")]
     pub(crate) dns: Option<String>,
+    /// Close flows on which nothing has moved for so long; the next packet brings them back; 0: never [default: 5m]
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    pub(crate) idle: Option<Duration>,
+    /// Lower the largest segment of TCP connections to what fits their way
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
+    pub(crate) mss_clamp: bool,
+    /// A flow of its own for voice, and for video, by the code points of packets
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
+    pub(crate) dscp: bool,
     /// Ethernet frames instead of IP packets
     #[arg(long, hide = true)]
     pub(crate) tap: bool,
@@ -92,6 +101,14 @@ fn route(text: &str) -> Result<Route, String> {
             .map_err(|_| format!("{prefix:?} is no prefix; use ADDR/LENGTH"))?,
         member: Label::new(member).map_err(|e| e.to_string())?,
     })
+}
+
+fn switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("use on or off".to_owned()),
+    }
 }
 
 fn offload(text: &str) -> Result<TunOffload, String> {

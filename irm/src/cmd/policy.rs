@@ -36,6 +36,7 @@ pub(crate) async fn run(c: &Context, verb: PolicyVerb) -> Result<(), Reason> {
             from,
             to,
             offer,
+            send,
             at,
             layer,
         } => {
@@ -44,6 +45,7 @@ pub(crate) async fn run(c: &Context, verb: PolicyVerb) -> Result<(), Reason> {
                 from: from.to_string(),
                 at: at.map(|at| at.to_string()).unwrap_or_default(),
                 network: offer.map(|net| net.to_string()).unwrap_or_default(),
+                send: send.unwrap_or_default(),
             };
             judged(c, &ask(c, layer, check).await?)
         }

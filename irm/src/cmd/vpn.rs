@@ -48,6 +48,11 @@ async fn up(c: &Context, args: Up) -> Result<(), Reason> {
             exit: args.exit.map(|m| m.to_string()).unwrap_or_default(),
             names: args.dns.unwrap_or_default(),
         }),
+        traffic: Some(pb::VpnTraffic {
+            keep_mss: !args.mss_clamp,
+            idle_ms: args.idle.map(millis),
+            one_class: !args.dscp,
+        }),
         timeout_ms: millis(args.timeout),
     };
     let mut admin = c.admin().await?;

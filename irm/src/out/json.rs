@@ -123,6 +123,7 @@ pub(crate) fn name(n: &pb::NameInfo) -> Value {
 /// `vpns[]`.
 pub(crate) fn vpn(v: &pb::VpnInfo) -> Value {
     let ways = v.ways.clone().unwrap_or_default();
+    let traffic = v.traffic.unwrap_or_default();
     json!({
         "layer": v.layer,
         "dev": text(&v.dev),
@@ -137,6 +138,9 @@ pub(crate) fn vpn(v: &pb::VpnInfo) -> Value {
         "offering": ways.offers,
         "exit": text(&ways.exit),
         "dns": text(&ways.names),
+        "idle_ms": traffic.idle_ms,
+        "mss_clamp": !traffic.keep_mss,
+        "dscp": !traffic.one_class,
         "counters": counters(&v.counters),
     })
 }
@@ -151,7 +155,13 @@ pub(crate) fn vpn_peer(p: &pb::VpnPeer) -> Value {
         "rtt_us": number(p.rtt_us),
         "rx_bytes": p.rx_bytes,
         "tx_bytes": p.tx_bytes,
+        "filtered": p.filtered,
+        "flows": p.flows.iter().map(vpn_flow).collect::<Vec<_>>(),
     })
+}
+
+fn vpn_flow(f: &pb::VpnFlow) -> Value {
+    json!({"qos": f.qos, "state": f.state, "id": number(f.flow), "rx_bytes": f.rx_bytes, "tx_bytes": f.tx_bytes})
 }
 
 fn vpn_offer(o: &pb::VpnOffer) -> Value {

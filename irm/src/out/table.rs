@@ -264,6 +264,17 @@ pub(crate) fn vpns(list: &[pb::VpnInfo]) -> String {
             vpn.peers.iter().map(row).collect(),
             "no peers",
         ));
+        for peer in &vpn.peers {
+            let other = peer.flows.iter().filter(|f| f.qos != "raw");
+            for flow in other {
+                let (received, sent) = (bytes(flow.rx_bytes), bytes(flow.tx_bytes));
+                let _ = writeln!(
+                    out,
+                    "{} {}: {}, {received} received, {sent} sent",
+                    peer.name, flow.qos, flow.state
+                );
+            }
+        }
         for offer in &vpn.offers {
             let taken = if offer.taken { "taken" } else { "not taken" };
             let _ = writeln!(

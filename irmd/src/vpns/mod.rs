@@ -1,6 +1,7 @@
 //! VPNs: the vpn processes that irmd keeps alive, and what they are told of their layer.
 
 mod service;
+mod traffic;
 mod ways;
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::spec::Kind;
 use crate::state::{StateError, Store};
 use crate::stream::Sender;
 pub(crate) use service::Service;
+use traffic::Traffic;
 use ways::Ways;
 
 /// One VPN.
@@ -48,6 +50,8 @@ pub(crate) struct VpnSpec {
     pub(crate) offload_tun: String,
     #[serde(default)]
     pub(crate) ways: Ways,
+    #[serde(default)]
+    pub(crate) traffic: Traffic,
 }
 
 #[derive(Debug, Default)]
@@ -195,6 +199,7 @@ pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<Vp
         tap: request.tap,
         offload_tun: request.offload_tun,
         ways: Ways::parse(request.ways.unwrap_or_default())?,
+        traffic: request.traffic.unwrap_or_default().into(),
     };
     spec.ways.fits(daemon, &spec.dev)?;
     let vpn = wanted(daemon, spec).await?;
@@ -472,6 +477,7 @@ mod tests {
             tap: false,
             offload_tun: String::new(),
             ways: Ways::default(),
+            traffic: Traffic::default(),
         };
         let vpns = BTreeMap::from([(spec.dev.clone(), spec)]);
         store.save("vpns", &vpns).unwrap();

@@ -160,6 +160,8 @@ async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reaso
         offload_tun: spec.offload_tun.clone(),
         members,
         ways: Some(spec.ways.to_message()),
+        traffic: Some(spec.traffic.to_message()),
+        filters: status.filters,
     })
 }
 

@@ -96,6 +96,9 @@ enum Verb {
         /// End at the first answer, trying for at most so many milliseconds
         #[arg(long)]
         first_within_ms: Option<u64>,
+        /// The code point of requests over IPv4
+        #[arg(long, default_value_t = 0)]
+        dscp: u8,
     },
     /// Serve one file of so many bytes, made from a seed
     HttpServe {
@@ -181,7 +184,11 @@ pub fn main() -> anyhow::Result<()> {
             interval_ms,
             size,
             first_within_ms,
-        } => ping::run(to, count, interval_ms, size, first_within_ms),
+            dscp,
+        } => {
+            let manner = ping::Manner { size, dscp };
+            ping::run(to, count, interval_ms, manner, first_within_ms)
+        }
         Verb::HttpServe {
             at,
             bytes,

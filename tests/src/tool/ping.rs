@@ -10,13 +10,13 @@ pub(super) fn run(
     to: IpAddr,
     count: u16,
     interval_ms: u64,
-    size: usize,
+    manner: Manner,
     first_within_ms: Option<u64>,
 ) -> anyhow::Result<()> {
     if let Some(most) = first_within_ms {
-        return first(to, size, Duration::from_millis(interval_ms), most);
+        return first(to, manner, Duration::from_millis(interval_ms), most);
     }
-    let mut ping = Ping::new(to, size)?;
+    let mut ping = Ping::new(to, manner)?;
     let mut rtt = Vec::new();
     for _ in 0..count {
         let start = Instant::now();
@@ -39,12 +39,12 @@ pub(super) fn run(
 }
 
 /// Tries until an answer comes, also while there is no route yet.
-fn first(to: IpAddr, size: usize, interval: Duration, most_ms: u64) -> anyhow::Result<()> {
+fn first(to: IpAddr, manner: Manner, interval: Duration, most_ms: u64) -> anyhow::Result<()> {
     let (start, most) = (Instant::now(), Duration::from_millis(most_ms));
     let mut ping = None;
     while start.elapsed() < most {
         if ping.is_none() {
-            ping = Ping::new(to, size).ok();
+            ping = Ping::new(to, manner).ok();
         }
         if ping
             .as_mut()
@@ -62,6 +62,13 @@ fn first(to: IpAddr, size: usize, interval: Duration, most_ms: u64) -> anyhow::R
     anyhow::bail!("{to} did not answer within {most:?}")
 }
 
+/// What requests are like.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Manner {
+    pub(super) size: usize,
+    pub(super) dscp: u8,
+}
+
 struct Ping {
     socket: Socket,
     v6: bool,
@@ -71,7 +78,7 @@ struct Ping {
 }
 
 impl Ping {
-    fn new(to: IpAddr, size: usize) -> anyhow::Result<Self> {
+    fn new(to: IpAddr, Manner { size, dscp }: Manner) -> anyhow::Result<Self> {
         let v6 = to.is_ipv6();
         let (domain, protocol) = if v6 {
             (Domain::IPV6, Protocol::ICMPV6)
@@ -83,6 +90,9 @@ impl Ping {
         socket
             .connect(&SocketAddr::new(to, 0).into())
             .with_context(|| format!("there is no route to {to}"))?;
+        if dscp > 0 && !v6 {
+            socket.set_tos_v4(u32::from(dscp) << 2)?;
+        }
         Ok(Self {
             socket,
             v6,

@@ -6,13 +6,15 @@ use std::time::Instant;
 use proto::Code;
 use proto::record::Moved;
 
-use super::{Core, Happening};
+use super::{Core, Happening, member};
 use crate::counters::Dropped;
+use crate::filter::{Filter, Stopped, Way};
 use crate::flow::{FlowPort, Heard};
 use crate::prefix::{Owner, Owners, PeerId};
 use crate::session::Side;
 use frames::TunPort;
 use ip::ends::Ends;
+use ip::{mss, upper};
 
 impl<F: FlowPort> Core<F> {
     /// Takes at most [`RECORDS`] records off a flow; `true` if nothing was left.
@@ -55,27 +57,41 @@ impl<F: FlowPort> Core<F> {
 
     /// Writes the packets of the record that was just received, all but those that the peer may not send.
     fn deliver<T: TunPort>(&mut self, tun: &mut T, id: PeerId, side: Side, now: Instant) {
-        let mut pairs = Vec::new();
+        let (mut pairs, mut opening) = (Vec::new(), Vec::new());
+        let clamps = self.traffic.mss_clamp;
         let Self {
             inbound,
             owners,
             counters,
             peers,
+            filter,
             ..
         } = self;
-        let written = tun.write(inbound, |packet| match check(owners, id, packet) {
-            Ok(ends) => {
-                // Who is new comes first in its record.
-                if pairs.len() < PAIRS && !pairs.contains(&ends) {
-                    pairs.push(ends);
+        let mut written = tun.write(inbound, |packet| {
+            match check(owners, filter, (id, now), packet) {
+                Ok(ends) => {
+                    // Who is new comes first in its record.
+                    if pairs.len() < PAIRS && !pairs.contains(&ends) {
+                        pairs.push(ends);
+                    }
+                    let opens = clamps && upper::opens(packet);
+                    if opens {
+                        opening.push(packet.to_vec());
+                    }
+                    !opens
                 }
-                true
-            }
-            Err(why) => {
-                counters.drop(why);
-                false
+                Err(why) => {
+                    counters.drop(why);
+                    false
+                }
             }
         });
+        // They come behind those of other connections that came with them.
+        let most = super::smallest(peers).unwrap_or(u32::MAX) as usize;
+        for mut packet in opening {
+            counters.mss_lowered += u64::from(mss::clamp(&mut packet, most));
+            written.add(tun.write_one(&packet));
+        }
         counters.drop_many(Dropped::DeviceWrite, written.refused);
         counters.rx_packets += written.packets;
         counters.rx_bytes += written.bytes;
@@ -106,14 +122,24 @@ impl<F: FlowPort> Core<F> {
     }
 }
 
-fn check(owners: &Owners, id: PeerId, packet: &[u8]) -> Result<Ends, Dropped> {
+fn check(
+    owners: &Owners,
+    filter: &mut Filter,
+    (id, now): (PeerId, Instant),
+    packet: &[u8],
+) -> Result<Ends, Dropped> {
     let ends = Ends::parse(packet).map_err(|_| Dropped::MalformedIn)?;
-    if owners.of(ends.src) != Some(Owner::Peer(id)) {
+    if owners.of(ends.src) != Some(Owner::Peer(member(id))) {
         return Err(Dropped::SpoofedSource);
     }
     if owners.of(ends.dst) != Some(Owner::Me) {
         return Err(Dropped::ForeignDestination);
     }
+    let passed = filter.pass(now, (member(id), Way::In), packet, &ends);
+    passed.map_err(|why| match why {
+        Stopped::Denied => Dropped::FilterIn,
+        Stopped::Full => Dropped::FilterFull,
+    })?;
     Ok(ends)
 }
 

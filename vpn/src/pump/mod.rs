@@ -6,27 +6,30 @@ mod outbound;
 mod peer;
 mod status;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use proto::{Batch, Framing, Label, Reason};
-use rustix::event::{Timespec, epoll};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use self::outbound::{Drained, PATIENCE};
 use self::peer::Peer;
+use crate::class::Class;
 use crate::config::Config;
 use crate::counters::{Counters, Dropped};
+use crate::filter::Filter;
 use crate::flow::{FlowPort, Handle};
 use crate::icmp::{Problem, RateLimit};
 use crate::prefix::{Owner, Owners, PeerId};
 use crate::session::Side;
+use crate::traffic::Traffic;
 use frames::TunPort;
 
-pub use self::status::PeerStatus;
+pub use self::status::{FlowStatus, PeerStatus};
 pub use proto::record::Moved;
 
 /// Moves packets between a device and the flows to the other members.
@@ -44,7 +47,7 @@ pub struct Pump<T: TunPort, F> {
 /// What the owner of a pump has to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Happening {
-    /// Allocate a flow to this peer; answer with [`Pump::dialled`] or [`Pump::dial_failed`].
+    /// Allocate a flow to this peer, of [`Pump::class`]; answer with [`Pump::dialled`] or [`Pump::dial_failed`].
     Dial(PeerId),
     /// The smallest MTU of the flows may have changed.
     Mtu,
@@ -56,8 +59,11 @@ pub enum Happening {
 
 struct Core<F> {
     epoll: OwnedFd,
+    /// Each member has a place for each class, in the order of [`Class::ALL`]; the number of the first is the member's.
     peers: Vec<Peer<F>>,
     numbers: BTreeMap<Label, PeerId>,
+    traffic: Traffic,
+    filter: Filter,
     owners: Owners,
     /// The device, if it can be handed over.
     handle: Option<Handle>,
@@ -83,6 +89,8 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             epoll,
             peers: Vec::new(),
             numbers: BTreeMap::new(),
+            traffic: Traffic::default(),
+            filter: Filter::default(),
             owners: Owners::default(),
             handle: Handle::of(&tun),
             counters: Counters::default(),
@@ -170,6 +178,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
         let Some(id) = self.core.numbers.get(from).copied() else {
             return Err(flow);
         };
+        let id = place(id, flow.class());
         self.core.link_up(id, Side::Accepted, flow, Instant::now());
         self.core.settle(&mut self.tun);
         Ok(())
@@ -185,14 +194,19 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
         self.core.peers.get(id.0 as usize).map(|p| &p.name)
     }
 
+    /// What the flow must be good for that [`Happening::Dial`] asks for.
+    pub fn class(&self, id: PeerId) -> Class {
+        class(id)
+    }
+
     /// The smallest MTU of all flows; `None` without flows.
     pub fn mtu(&self) -> Option<u32> {
-        self.core
-            .peers
-            .iter()
-            .flat_map(|p| p.session.flows())
-            .map(FlowPort::mtu)
-            .min()
+        self.core.mtu()
+    }
+
+    /// How many conversations the filter keeps.
+    pub fn conversations(&self) -> usize {
+        self.core.filter.conversations()
     }
 
     /// The device.
@@ -210,8 +224,8 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
         self.core
             .numbers
             .values()
-            .filter_map(|id| self.core.peers.get(id.0 as usize))
-            .map(PeerStatus::of)
+            .filter_map(|id| Some((*id, self.core.places(*id)?)))
+            .map(|(id, places)| PeerStatus::of(places, !self.core.filter.is_open(id)))
     }
 }
 
@@ -228,19 +242,30 @@ impl<F: FlowPort> Core<F> {
             .filter_map(|name| self.numbers.remove(name))
             .collect::<Vec<_>>()
         {
-            self.remove(id);
+            for class in Class::ALL {
+                self.remove(place(id, class));
+            }
+        }
+        self.traffic = config.traffic;
+        if let Some(handle) = &mut self.handle {
+            handle.restrict(match self.traffic.classes {
+                true => Class::Plain.code_points(),
+                false => u64::MAX,
+            });
         }
         self.owners = Owners::default();
         config
             .own
             .iter()
             .for_each(|net| self.owners.certify(*net, Owner::Me));
+        let mut filters = HashMap::new();
         for (name, member) in &config.members {
             let id = self.number(&config.me, name);
             member
                 .prefixes
                 .iter()
                 .for_each(|net| self.owners.certify(*net, Owner::Peer(id)));
+            filters.insert(id, member.filter.clone());
             let peer = &mut self.peers[id.0 as usize];
             for side in [Side::Dialled, Side::Accepted] {
                 // Pairs that were said may be another's now.
@@ -250,7 +275,12 @@ impl<F: FlowPort> Core<F> {
             }
             peer.prefixes.clone_from(&member.prefixes);
             peer.neighbour = member.neighbour;
+            for class in Class::ALL {
+                let peer = &mut self.peers[place(id, class).0 as usize];
+                peer.session.set_idle(config.traffic.idle);
+            }
         }
+        self.filter.set(filters);
         for net in &config.offers {
             self.owners.route(*net, Owner::Me);
         }
@@ -273,11 +303,14 @@ impl<F: FlowPort> Core<F> {
         // A member that comes back has its old place, since a dial to it may still be under way.
         let old = self.peers.iter().position(|p| p.name == *name);
         let at = old.unwrap_or_else(|| {
-            self.peers.push(Peer::new(me, name.clone()));
-            self.peers.len() - 1
+            let all = Class::ALL.map(|_| Peer::new(me, name.clone()));
+            self.peers.extend(all);
+            self.peers.len() - Class::ALL.len()
         });
-        self.peers[at].member = true;
         let id = PeerId(at as u32);
+        for class in Class::ALL {
+            self.peers[place(id, class).0 as usize].member = true;
+        }
         self.numbers.insert(name.clone(), id);
         id
     }
@@ -308,7 +341,8 @@ impl<F: FlowPort> Core<F> {
             self.dial_failed(id, why, now);
             return;
         }
-        if let Some(handle) = &self.handle {
+        // What goes by itself is the most common class; the others are few, and looked at one by one.
+        if let Some(handle) = self.handle.as_ref().filter(|_| class(id) == Class::Plain) {
             flow.hand(handle);
         }
         let replaced: Vec<F> = match side {
@@ -339,6 +373,15 @@ impl<F: FlowPort> Core<F> {
         };
         peer.session.dial_failed(now, why);
         self.happened.push(Happening::State);
+        // A flow of another class, or the peer's, takes what waits.
+        if class(id) != Class::Plain || peer.session.sending().is_some() {
+            let waiting = peer.session.take_waiting();
+            self.retime();
+            for packet in waiting {
+                self.resubmit(&packet, now);
+            }
+            return;
+        }
         let given_up = peer.session.given_up();
         let waiting = if given_up {
             peer.session.take_waiting()
@@ -474,6 +517,37 @@ impl<F: FlowPort> Core<F> {
         pauses.chain(self.next).min()
     }
 
+    /// Closes a flow on which nothing has moved for long; not one on which something has just come.
+    fn close_idle(&mut self, id: PeerId, now: Instant) {
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+            return;
+        };
+        let own = peer.session.flow(Side::Dialled);
+        if !peer.session.idle_due(now) || own.is_some_and(is_readable) {
+            return;
+        }
+        let Some(flow) = peer.session.take_idle(now) else {
+            return;
+        };
+        let (peer, class) = (&peer.name, class(id).word());
+        tracing::info!(%peer, class, "nothing has moved for long; the flow is closed until it is needed");
+        self.unwatch(flow);
+        self.counters.flows_idle += 1;
+        self.set_full(id, None);
+        self.happened.extend([Happening::Mtu, Happening::State]);
+    }
+
+    /// The smallest MTU of all flows; `None` without flows.
+    fn mtu(&self) -> Option<u32> {
+        smallest(&self.peers)
+    }
+
+    /// All that is kept of a member.
+    fn places(&self, id: PeerId) -> Option<&[Peer<F>]> {
+        let first = id.0 as usize;
+        self.peers.get(first..first + Class::ALL.len())
+    }
+
     /// Looks up when a session wants to be called next. Sessions change rarely, turns are many.
     fn retime(&mut self) {
         self.next = self
@@ -501,9 +575,36 @@ impl<F: FlowPort> Core<F> {
                 self.unwatch(surplus);
                 self.happened.push(Happening::State);
             }
+            self.close_idle(PeerId(at as u32), now);
         }
         self.retime();
     }
+}
+
+/// The smallest MTU of all flows.
+fn smallest<F: FlowPort>(peers: &[Peer<F>]) -> Option<u32> {
+    let flows = peers.iter().flat_map(|p| p.session.flows());
+    flows.map(FlowPort::mtu).min()
+}
+
+/// The place of a member's flow of a class.
+fn place(member: PeerId, class: Class) -> PeerId {
+    PeerId(member.0 + class as u32)
+}
+
+/// The member whose place it is.
+fn member(place: PeerId) -> PeerId {
+    PeerId(place.0 - place.0 % Class::ALL.len() as u32)
+}
+
+fn class(place: PeerId) -> Class {
+    Class::ALL[place.0 as usize % Class::ALL.len()]
+}
+
+fn is_readable(flow: &impl AsFd) -> bool {
+    let mut fds = [PollFd::new(flow, PollFlags::IN)];
+    let zero = Timespec::default();
+    poll(&mut fds, Some(&zero)).is_ok_and(|n| n > 0)
 }
 
 fn key(id: PeerId, side: Side) -> epoll::EventData {

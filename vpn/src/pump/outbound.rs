@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use ip::offload::{Segments, Vnet};
 use proto::{Batch, Packet};
 
-use super::{Core, Happening, peer};
+use super::{Core, Happening, member, peer, place};
+use crate::class::Class;
 use crate::counters::Dropped;
+use crate::filter::{self, Stopped};
 use crate::flow::{FlowPort, Sent};
 use crate::fragment;
 use crate::icmp::{self, Problem};
@@ -16,6 +18,7 @@ use crate::prefix::{Owner, PeerId};
 use crate::session::{Side, Way};
 use frames::TunPort;
 use ip::ends::Ends;
+use ip::{mss, upper};
 
 /// Whether there may be more to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,18 @@ impl<F: FlowPort> Core<F> {
             Ok(judged) => judged,
             Err((why, problem)) => return self.refuse(why, problem, frame, now),
         };
+        if let Err(why) = self
+            .filter
+            .pass(now, (to, filter::Way::Out), frame.packet(), &ends)
+        {
+            let why = match why {
+                Stopped::Denied => Dropped::FilterOut,
+                Stopped::Full => Dropped::FilterFull,
+            };
+            return self.refuse(why, Some(Problem::Prohibited), frame, now);
+        }
+        let to = self.place_for(to, frame.packet(), now);
+        let most = self.most(frame.packet());
         let Some(peer) = self.peers.get_mut(to.0 as usize) else {
             return;
         };
@@ -71,12 +86,17 @@ impl<F: FlowPort> Core<F> {
                 if frame.longest() > mtu {
                     return self.too_big(to, frame, mtu, now);
                 }
+                let mut lowered = 0;
                 while let Some(len) = frame.next_len() {
                     match self.room(to, len, now) {
-                        Some(room) => frame.write(room),
+                        Some(room) => {
+                            frame.write(room);
+                            lowered += u64::from(most.is_some_and(|most| mss::clamp(room, most)));
+                        }
                         None => return self.counters.drop_many(Dropped::FlowFull, frame.count()),
                     }
                 }
+                self.counters.mss_lowered += lowered;
                 self.pair(to, side, ends.src, ends.dst);
             }
             Way::Wait { dial } => {
@@ -94,8 +114,31 @@ impl<F: FlowPort> Core<F> {
         }
     }
 
-    /// Lets packets between two addresses go by themselves where the device was handed over.
+    /// The flow that serves what a packet asks for; one that can't be had just now is no reason to lose it.
+    fn place_for(&self, member: PeerId, packet: &[u8], now: Instant) -> PeerId {
+        let class = match self.traffic.classes {
+            true => Class::of(packet),
+            false => Class::Plain,
+        };
+        let to = place(member, class);
+        let rests = |peer: &peer::Peer<F>| peer.session.rests(now);
+        match self.peers.get(to.0 as usize).is_some_and(rests) {
+            true => member,
+            false => to,
+        }
+    }
+
+    /// What the largest segment must fit of a connection that a packet opens. All flows, since the device's MTU is that of the smallest.
+    pub(super) fn most(&self, packet: &[u8]) -> Option<usize> {
+        let opens = self.traffic.mss_clamp && upper::opens(packet);
+        opens.then(|| self.mtu().map(|mtu| mtu as usize)).flatten()
+    }
+
+    /// Lets packets between two addresses go by themselves where the device was handed over, and nothing is to be looked at.
     pub(super) fn pair(&mut self, id: PeerId, side: Side, own: IpAddr, other: IpAddr) {
+        if !self.filter.is_open(member(id)) {
+            return;
+        }
         let peer = self.peers.get_mut(id.0 as usize);
         let flow = peer.and_then(|peer| peer.session.flow_mut(side));
         if let Some(flow) = flow.filter(|flow| flow.is_handed()) {

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 use proto::{FlowId, Label, Reason};
 
 use super::peer::Peer;
+use crate::class::Class;
 use crate::flow::FlowPort;
 use proto::record::Moved;
 
@@ -14,32 +15,72 @@ pub struct PeerStatus {
     pub name: Label,
     /// What its certificate owns.
     pub prefixes: Vec<IpNet>,
-    /// `up`, `allocating`, `down` or `idle` (nothing was sent yet).
+    /// `up`, `allocating`, `down` or `idle` (nothing was sent for long): of all classes the first that is true of one.
     pub state: &'static str,
     /// Whether it is a neighbour in the layer.
     pub neighbour: bool,
-    /// The flow that is sent on.
-    pub flow: Option<FlowId>,
-    /// Why there is none, after an attempt that failed.
+    /// Why there is no flow, after an attempt that failed.
     pub trouble: Option<Reason>,
     /// What went there and came from there.
+    pub moved: Moved,
+    /// Rules say what may pass; else everything does.
+    pub filtered: bool,
+    /// The flow of each class that was ever asked for.
+    pub flows: Vec<FlowStatus>,
+}
+
+/// The flow of one class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FlowStatus {
+    /// Of which.
+    pub class: Class,
+    /// As the peer's.
+    pub state: &'static str,
+    /// The flow that is sent on.
+    pub flow: Option<FlowId>,
+    /// What has moved in this class.
     pub moved: Moved,
 }
 
 impl PeerStatus {
-    pub(super) fn of<F: FlowPort>(peer: &Peer<F>) -> Self {
-        let session = &peer.session;
+    /// Of the places of one member, one for each class.
+    pub(super) fn of<F: FlowPort>(places: &[Peer<F>], filtered: bool) -> Self {
+        let first = &places[0];
+        let all: Vec<FlowStatus> = Class::ALL
+            .into_iter()
+            .zip(places)
+            .map(|(class, peer)| FlowStatus {
+                class,
+                state: peer.session.state(),
+                flow: (peer.session.sending())
+                    .and_then(|side| peer.session.flow(side))
+                    .map(FlowPort::id),
+                moved: peer.moved,
+            })
+            .collect();
+        let has = |state: &&str| all.iter().any(|flow| flow.state == *state);
+        let sum = |of: fn(&Moved) -> u64| all.iter().map(|flow| of(&flow.moved)).sum();
+        let moved = Moved {
+            rx_packets: sum(|m| m.rx_packets),
+            rx_bytes: sum(|m| m.rx_bytes),
+            tx_packets: sum(|m| m.tx_packets),
+            tx_bytes: sum(|m| m.tx_bytes),
+        };
         Self {
-            name: peer.name.clone(),
-            prefixes: peer.prefixes.clone(),
-            state: session.state(),
-            neighbour: peer.neighbour,
-            flow: session
-                .sending()
-                .and_then(|side| session.flow(side))
-                .map(FlowPort::id),
-            trouble: session.trouble().cloned(),
-            moved: peer.moved,
+            name: first.name.clone(),
+            prefixes: first.prefixes.clone(),
+            state: ["up", "allocating", "down"]
+                .into_iter()
+                .find(has)
+                .unwrap_or("idle"),
+            neighbour: first.neighbour,
+            trouble: first.session.trouble().cloned(),
+            moved,
+            filtered,
+            flows: all
+                .into_iter()
+                .filter(|flow| flow.state != "idle" || flow.moved != Moved::default())
+                .collect(),
         }
     }
 }

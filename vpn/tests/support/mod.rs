@@ -44,12 +44,17 @@ pub(crate) fn label(text: &str) -> Label {
 
 /// A flow of this MTU and its far end.
 pub(crate) fn flow(id: u64, mtu: u32) -> (Lane, Far) {
+    flow_of(QosSpec::RAW, id, mtu)
+}
+
+/// The same, for something else.
+pub(crate) fn flow_of(qos: QosSpec, id: u64, mtu: u32) -> (Lane, Far) {
     let (socket, far) = RecordSocket::pair().unwrap();
     let welcome = Welcome {
         devices: false,
         flow: FlowId(id),
         mtu,
-        qos: QosSpec::RAW,
+        qos,
         peer: Peer::default(),
     };
     (

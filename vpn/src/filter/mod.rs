@@ -1,0 +1,169 @@
+//! Which packets may pass between this host and each other member, by the rules that the layer has worked out of its policy from
+//! who both are. It keeps state, so that answers pass where only questions are allowed. It must not know names or groups.
+//!
+//! A member of which no rule speaks is open: its packets are not looked at, and may go by themselves.
+
+mod packet;
+mod rules;
+mod table;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::time::Instant;
+
+use ip::ends::Ends;
+use ip::upper::{TCP, UDP};
+
+pub use self::rules::Rules;
+
+use self::packet::{Kind, Talk};
+use self::table::{Step, Table};
+use crate::prefix::PeerId;
+
+/// Rules and conversations of all members.
+#[derive(Debug, Default)]
+pub struct Filter {
+    rules: HashMap<PeerId, Both>,
+    table: Table,
+}
+
+/// What may be sent to a member, and what it may send; `None`: everything.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Both {
+    /// By this host.
+    pub sends: Option<Rules>,
+    /// By the member.
+    pub takes: Option<Rules>,
+}
+
+/// Which way a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the member.
+    Out,
+    /// From it.
+    In,
+}
+
+/// Why a packet doesn't pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stopped {
+    /// No rule allows it, or one denies it.
+    Denied,
+    /// There are too many conversations.
+    Full,
+}
+
+impl Filter {
+    /// Other rules hold from now on. Conversations that they don't allow are over; the others go on.
+    pub fn set(&mut self, rules: HashMap<PeerId, Both>) {
+        let rules: HashMap<PeerId, Both> = rules
+            .into_iter()
+            .filter(|(_, both)| *both != Both::default())
+            .collect();
+        if rules == self.rules {
+            return;
+        }
+        self.rules = rules;
+        let rules = &self.rules;
+        self.table.keep(|id, talk, entry| {
+            let (way, asked) = match entry.ours {
+                true => (Way::Out, *talk),
+                false => (Way::In, talk.turned()),
+            };
+            rules.get(&id).is_some_and(|both| both.allow(way, &asked))
+        });
+    }
+
+    /// Whether everything passes between this host and a member, so that packets need not be looked at.
+    pub fn is_open(&self, id: PeerId) -> bool {
+        !self.rules.contains_key(&id)
+    }
+
+    /// Lets a packet to or from a member pass, or not. Its ends are those that it says.
+    pub fn pass(
+        &mut self,
+        now: Instant,
+        (id, way): (PeerId, Way),
+        packet: &[u8],
+        ends: &Ends,
+    ) -> Result<(), Stopped> {
+        let Some(both) = self.rules.get(&id) else {
+            return Ok(());
+        };
+        let pieces = |number| (id, ends.src, ends.dst, number);
+        let table = &mut self.table;
+        match Kind::of(packet, ends).ok_or(Stopped::Denied)? {
+            Kind::Later(number) => {
+                let known = table.has_pieces(now, &pieces(number));
+                known.then_some(()).ok_or(Stopped::Denied)
+            }
+            Kind::Error(about) => {
+                // It is about what went the other way.
+                let about = way.of_ours(about.turned());
+                let itself = Talk {
+                    protocol: packet::ICMP,
+                    src: (ends.src, 0),
+                    dst: (ends.dst, 0),
+                };
+                let known = table.has(now, id, about) || both.allow(way, &itself);
+                known.then_some(()).ok_or(Stopped::Denied)
+            }
+            Kind::Talk {
+                talk,
+                flags,
+                answers,
+                fragment,
+            } => {
+                let step = Step {
+                    ours: way == Way::Out,
+                    flags,
+                };
+                let key = way.of_ours(talk);
+                if !table.continues(now, id, key, step) {
+                    if !both.allow(way, &talk) {
+                        return Err(Stopped::Denied);
+                    }
+                    // An answer is allowed as such, and asks for none.
+                    if !answers && !table.begin(now, id, key, step) {
+                        return Err(Stopped::Full);
+                    }
+                }
+                if let Some(number) = fragment {
+                    table.begin_pieces(now, pieces(number));
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// How many conversations are kept.
+    pub fn conversations(&self) -> usize {
+        self.table.len()
+    }
+}
+
+impl Both {
+    fn allow(&self, way: Way, talk: &Talk) -> bool {
+        let rules = match way {
+            Way::Out => &self.sends,
+            Way::In => &self.takes,
+        };
+        let port = match talk.protocol {
+            TCP | UDP => talk.dst.1,
+            _ => 0,
+        };
+        rules.as_ref().is_none_or(|r| r.allow(talk.protocol, port))
+    }
+}
+
+impl Way {
+    /// A conversation as this host sends.
+    fn of_ours(self, talk: Talk) -> Talk {
+        match self {
+            Self::Out => talk,
+            Self::In => talk.turned(),
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! What passes a filter.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use etherparse::PacketBuilder;
+use proptest::prelude::*;
+
+use super::rules::tests::rules;
+use super::*;
+
+const ME: [u8; 4] = [10, 7, 0, 1];
+const PEER: [u8; 4] = [10, 7, 0, 2];
+const ROUTER: [u8; 4] = [10, 7, 0, 9];
+const ID: PeerId = PeerId(3);
+const ALL: (bool, u32, u32, u32) = (true, 0, 0, 65_535);
+
+#[derive(Clone, Copy)]
+enum Flag {
+    Syn,
+    SynAck,
+    Ack,
+    Fin,
+    Rst,
+}
+
+fn tcp(src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16, flag: Flag) -> Vec<u8> {
+    let step = PacketBuilder::ipv4(src, dst, 9).tcp(sport, dport, 1, 9);
+    let step = match flag {
+        Flag::Syn => step.syn(),
+        Flag::SynAck => step.syn().ack(2),
+        Flag::Ack => step.ack(2),
+        Flag::Fin => step.fin().ack(2),
+        Flag::Rst => step.rst(),
+    };
+    let mut out = Vec::new();
+    step.write(&mut out, b"").unwrap();
+    out
+}
+
+fn udp(src: [u8; 4], sport: u16, dst: [u8; 4], dport: u16) -> Vec<u8> {
+    let mut out = Vec::new();
+    let step = PacketBuilder::ipv4(src, dst, 9).udp(sport, dport);
+    step.write(&mut out, b"hello").unwrap();
+    out
+}
+
+/// ICMP of this kind, with what is quoted.
+fn icmp(src: [u8; 4], dst: [u8; 4], kind: u8, id: u16, quoted: &[u8]) -> Vec<u8> {
+    let len = (28 + quoted.len()) as u16;
+    let mut out = vec![0x45, 0];
+    out.extend(len.to_be_bytes());
+    out.extend([0, 1, 0, 0, 9, 1, 0, 0]);
+    out.extend(src.iter().chain(&dst));
+    out.extend([kind, 0, 0, 0]);
+    out.extend(id.to_be_bytes());
+    out.extend([0, 1]);
+    out.extend(quoted);
+    out
+}
+
+struct Bench {
+    filter: Filter,
+    now: Instant,
+}
+
+impl Bench {
+    /// What this host may send, and what it may be sent.
+    fn new(sends: Option<Rules>, takes: Option<Rules>) -> Self {
+        let mut filter = Filter::default();
+        filter.set(HashMap::from([(ID, Both { sends, takes })]));
+        let now = Instant::now();
+        Self { filter, now }
+    }
+
+    fn pass(&mut self, way: Way, packet: &[u8]) -> bool {
+        let ends = Ends::parse(packet).unwrap();
+        self.filter.pass(self.now, (ID, way), packet, &ends).is_ok()
+    }
+
+    fn out(&mut self, packet: &[u8]) -> bool {
+        self.pass(Way::Out, packet)
+    }
+
+    fn inward(&mut self, packet: &[u8]) -> bool {
+        self.pass(Way::In, packet)
+    }
+}
+
+fn web_only() -> Bench {
+    let web = rules(&[(true, 6, 443, 443)]);
+    Bench::new(Some(web), Some(Rules::default()))
+}
+
+#[test]
+fn without_rules_everything_passes_and_nothing_is_kept() {
+    let mut bench = Bench::new(None, None);
+    assert!(bench.filter.is_open(ID));
+    assert!(bench.inward(&udp(PEER, 1, ME, 2)) && bench.out(&udp(ME, 1, PEER, 2)));
+    assert_eq!(bench.filter.conversations(), 0);
+}
+
+#[test]
+fn one_way_is_allowed_with_its_answers_and_nothing_else() {
+    let mut bench = web_only();
+    assert!(!bench.filter.is_open(ID));
+    assert!(
+        !bench.inward(&tcp(PEER, 443, ME, 5000, Flag::SynAck)),
+        "nobody asked"
+    );
+    assert!(bench.out(&tcp(ME, 5000, PEER, 443, Flag::Syn)));
+    assert!(bench.inward(&tcp(PEER, 443, ME, 5000, Flag::SynAck)));
+    assert!(bench.out(&tcp(ME, 5000, PEER, 443, Flag::Ack)));
+    assert!(!bench.inward(&tcp(PEER, 443, ME, 5001, Flag::Ack)));
+    assert!(!bench.inward(&tcp(PEER, 444, ME, 5000, Flag::Ack)));
+    assert!(!bench.out(&tcp(ME, 5000, PEER, 80, Flag::Syn)));
+    assert!(!bench.out(&udp(ME, 5000, PEER, 443)));
+    assert!(!bench.out(&icmp(ME, PEER, 8, 7, b"")));
+    // Under the name of the conversation it can't begin one of its own.
+    assert!(!bench.inward(&tcp(PEER, 443, ME, 5000, Flag::Syn)));
+    assert!(
+        bench.inward(&tcp(PEER, 443, ME, 5000, Flag::Ack)),
+        "the old one lives"
+    );
+}
+
+#[test]
+fn the_other_side_judges_the_same_packets_by_its_own_rules() {
+    let web = rules(&[(true, 6, 443, 443)]);
+    let mut bench = Bench::new(Some(Rules::default()), Some(web));
+    assert!(!bench.out(&tcp(ME, 443, PEER, 5000, Flag::SynAck)));
+    assert!(bench.inward(&tcp(PEER, 5000, ME, 443, Flag::Syn)));
+    assert!(bench.out(&tcp(ME, 443, PEER, 5000, Flag::SynAck)));
+    assert!(!bench.out(&tcp(ME, 443, PEER, 5000, Flag::Syn)));
+    assert!(!bench.inward(&udp(PEER, 5000, ME, 443)));
+}
+
+#[test]
+fn echoes_are_answered_only_if_asked_for() {
+    let echo = rules(&[(true, 1, 0, 65_535)]);
+    let mut bench = Bench::new(Some(echo), Some(Rules::default()));
+    assert!(!bench.inward(&icmp(PEER, ME, 0, 7, b"")));
+    assert!(bench.out(&icmp(ME, PEER, 8, 7, b"")));
+    assert!(bench.inward(&icmp(PEER, ME, 0, 7, b"")));
+    assert!(!bench.inward(&icmp(PEER, ME, 0, 8, b"")));
+    assert!(!bench.inward(&icmp(PEER, ME, 8, 7, b"")), "it may not ask");
+    bench.now += Duration::from_secs(31);
+    assert!(!bench.inward(&icmp(PEER, ME, 0, 7, b"")), "too late");
+}
+
+#[test]
+fn errors_pass_that_are_about_a_conversation_also_from_routers_between_and_others_do_not() {
+    let dns = rules(&[(true, 17, 53, 53)]);
+    let mut bench = Bench::new(Some(dns), Some(Rules::default()));
+    let asked = udp(ME, 5000, PEER, 53);
+    assert!(!bench.inward(&icmp(ROUTER, ME, 3, 0, &asked)));
+    assert!(bench.out(&asked));
+    assert!(bench.inward(&icmp(PEER, ME, 3, 0, &asked)));
+    assert!(bench.inward(&icmp(ROUTER, ME, 11, 0, &asked[..28])));
+    assert!(
+        !bench.inward(&icmp(PEER, ME, 3, 0, &asked[..22])),
+        "it quotes too little"
+    );
+    assert!(!bench.inward(&icmp(PEER, ME, 3, 0, &udp(ME, 5001, PEER, 53))));
+    assert!(
+        !bench.inward(&icmp(PEER, ME, 3, 0, &udp(PEER, 53, ME, 5000))),
+        "that was no question"
+    );
+    assert!(
+        !bench.inward(&icmp(PEER, ME, 5, 0, &asked)),
+        "a redirect is no error"
+    );
+    // And from this host, about what it was sent.
+    let mut other = Bench::new(Some(Rules::default()), Some(rules(&[(true, 17, 53, 53)])));
+    let question = udp(PEER, 5000, ME, 53);
+    assert!(!other.out(&icmp(ME, PEER, 3, 0, &question)));
+    assert!(other.inward(&question));
+    assert!(other.out(&icmp(ME, PEER, 3, 0, &question)));
+}
+
+#[test]
+fn later_fragments_pass_behind_their_first() {
+    let mut bench = Bench::new(Some(rules(&[(true, 17, 53, 53)])), Some(Rules::default()));
+    let piece = |id: u8, place: u16, to: u16| {
+        let mut packet = udp(ME, 5000, PEER, to);
+        packet[5] = id;
+        packet[6..8].copy_from_slice(&place.to_be_bytes());
+        packet
+    };
+    assert!(!bench.out(&piece(1, 1, 53)));
+    assert!(bench.out(&piece(1, 0x2000, 53)));
+    assert!(bench.out(&piece(1, 0x2001, 53)) && bench.out(&piece(1, 2, 53)));
+    assert!(!bench.out(&piece(2, 1, 53)));
+    assert!(!bench.out(&piece(3, 0x2000, 54)) && !bench.out(&piece(3, 1, 54)));
+}
+
+#[test]
+fn conversations_age_by_what_was_said() {
+    let mut bench = web_only();
+    let (ask, answer) = (
+        tcp(ME, 5000, PEER, 443, Flag::Syn),
+        tcp(PEER, 443, ME, 5000, Flag::Ack),
+    );
+    assert!(bench.out(&ask));
+    bench.now += Duration::from_secs(61);
+    assert!(!bench.inward(&answer), "nobody answered in time");
+    assert!(bench.out(&ask) && bench.inward(&answer));
+    bench.now += Duration::from_secs(7000);
+    assert!(bench.inward(&answer), "what stands lives for two hours");
+    // One side ends, then the other.
+    assert!(bench.out(&tcp(ME, 5000, PEER, 443, Flag::Fin)));
+    bench.now += Duration::from_secs(3600);
+    assert!(bench.inward(&tcp(PEER, 443, ME, 5000, Flag::Fin)));
+    bench.now += Duration::from_secs(19);
+    assert!(bench.inward(&answer), "the last words come late");
+    bench.now += Duration::from_secs(21);
+    assert!(!bench.inward(&answer));
+    // The same ports again.
+    assert!(bench.out(&ask) && bench.inward(&answer));
+    assert!(bench.inward(&tcp(PEER, 443, ME, 5000, Flag::Rst)));
+    bench.now += Duration::from_secs(21);
+    assert!(!bench.inward(&answer));
+}
+
+#[test]
+fn other_rules_hold_for_what_stands() {
+    let mut bench = web_only();
+    let answer = tcp(PEER, 443, ME, 5000, Flag::Ack);
+    let to_web = tcp(ME, 5000, PEER, 443, Flag::Ack);
+    assert!(bench.out(&to_web) && bench.inward(&answer));
+    let set = |bench: &mut Bench, web: &[(bool, u32, u32, u32)]| {
+        let both = Both {
+            sends: Some(rules(web)),
+            takes: Some(Rules::default()),
+        };
+        bench.filter.set(HashMap::from([(ID, both)]));
+    };
+    set(&mut bench, &[(true, 6, 1, 1023)]);
+    assert!(bench.inward(&answer), "it is still allowed");
+    set(&mut bench, &[(true, 6, 80, 80)]);
+    assert!(!bench.inward(&answer) && !bench.out(&to_web));
+    assert_eq!(bench.filter.conversations(), 0);
+    set(&mut bench, &[ALL]);
+    assert!(!bench.inward(&answer), "nobody has said anything yet");
+    assert!(bench.out(&to_web) && bench.inward(&answer), "it goes on");
+}
+
+#[test]
+fn a_peer_has_a_share_of_the_table_and_no_more() {
+    let takes = Some(rules(&[ALL]));
+    let sends = Some(Rules::default());
+    let mut bench = Bench::new(sends.clone(), takes.clone());
+    let other = PeerId(6);
+    let both = Both { sends, takes };
+    let all = HashMap::from([(ID, both.clone()), (other, both)]);
+    bench.filter.set(all);
+    let from = |n: usize| udp([10, 8, (n >> 14) as u8, 1], (n & 0x3fff) as u16, ME, 9);
+    for n in 0..Table::SHARE {
+        assert!(bench.inward(&from(n)), "{n}");
+    }
+    let one_more = from(Table::SHARE);
+    let ends = Ends::parse(&one_more).unwrap();
+    let stopped = bench
+        .filter
+        .pass(bench.now, (ID, Way::In), &one_more, &ends);
+    assert_eq!(stopped, Err(Stopped::Full));
+    assert!(bench.inward(&from(5)), "those that stand go on");
+    let another = bench
+        .filter
+        .pass(bench.now, (other, Way::In), &one_more, &ends);
+    assert_eq!(another, Ok(()));
+    bench.now += Duration::from_secs(61);
+    assert!(bench.inward(&one_more), "the dead make room");
+    assert!(bench.filter.conversations() < 5);
+}
+
+proptest! {
+    #[test]
+    fn no_packet_breaks_it_and_what_is_denied_both_ways_never_passes(first in prop_oneof![Just(0x45u8), Just(0x60)], rest in prop::collection::vec(any::<u8>(), 40..120), out: bool) {
+        let mut packet = vec![first];
+        packet.extend(rest);
+        let any = IpAddr::from(ME);
+        let ends = Ends { src: any, dst: any };
+        let mut bench = Bench::new(Some(Rules::default()), Some(Rules::default()));
+        let way = if out { Way::Out } else { Way::In };
+        for _ in 0..2 {
+            prop_assert!(bench.filter.pass(bench.now, (ID, way), &packet, &ends).is_err());
+        }
+    }
+}
