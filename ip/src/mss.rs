@@ -95,7 +95,7 @@ mod tests {
     fn packet(v6: bool, flags: u8, options: &[u8], body: &[u8]) -> Vec<u8> {
         let padded = options.len().next_multiple_of(4);
         let mut tcp = vec![0x12, 0x34, 0, 80, 1, 2, 3, 4, 0, 0, 0, 0];
-        tcp.push(((20 + padded) / 4 << 4) as u8);
+        tcp.push((((20 + padded) / 4) << 4) as u8);
         tcp.extend([flags, 0xff, 0xff, 0, 0, 0, 0]);
         tcp.extend(options);
         tcp.resize(20 + padded, 0);

@@ -150,9 +150,13 @@ fn one_group_may_ask_another_over_tcp_and_gets_answers_and_nothing_else_passes()
         assert!(said.contains("they share no group"), "{said}");
         check("ovl-c", "ovl-a", "tcp/8080").unwrap_err();
     }
+    what_is_under_way_follows_the_policy(&line, &web);
+}
 
-    // Another policy holds for what is under way; the old one lets it go on.
-    let args = ["tcp-exchange", &web, "--bytes", "200000000"];
+/// Another policy holds for what is under way; without one it goes on.
+fn what_is_under_way_follows_the_policy(line: &Line, web: &str) {
+    let [a, b, c] = ["a", "b", "c"].map(|name| line.host(name).unwrap());
+    let args = ["tcp-exchange", web, "--bytes", "200000000"];
     let mut long = a.spawn("lab-tool", args).unwrap();
     let before = received(c, "ovl-a");
     until(TEN, || {
@@ -161,7 +165,7 @@ fn one_group_may_ask_another_over_tcp_and_gets_answers_and_nothing_else_passes()
     })
     .unwrap();
     let rules = "deny send tcp to any by group clients\nallow send icmp to any by any\n";
-    policy(&line, rules);
+    policy(line, rules);
     until(TEN, || {
         anyhow::ensure!(
             pings(a, VPN_V4[2]) == 3 && pings(c, VPN_V4[0]) == 3,
@@ -176,7 +180,7 @@ fn one_group_may_ask_another_over_tcp_and_gets_answers_and_nothing_else_passes()
     assert_eq!(received(c, "ovl-a"), quiet, "it goes on");
     assert!(long.alive(), "{}", long.log());
     b.irm("policy unset --layer overlay").unwrap();
-    filtered(&line, false);
+    filtered(line, false);
     until(3 * TEN, || {
         anyhow::ensure!(received(c, "ovl-a") > quiet + 1_000_000, "{}", long.log());
         Ok(())

@@ -270,6 +270,7 @@ fn config_of_b() -> Config {
     config.members.insert(
         a,
         vpn::config::Member {
+            filter: vpn::filter::Both::default(),
             prefixes,
             neighbour: true,
         },
