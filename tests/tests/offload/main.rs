@@ -147,7 +147,13 @@ impl Wires {
         });
         let came = tries.find_map(Result::ok);
         let came = came.unwrap_or_else(|| panic!("{}: packets are missing", burst.name));
-        let (came, wanted) = (by_flow(&came, 0), by_flow(&burst.wanted, 2));
+        let (mut came, mut wanted) = (by_flow(&came, 0), by_flow(&burst.wanted, 2));
+        // What opens a connection is judged by the VPN, and so takes longer than what goes by itself (decision 16).
+        if burst.name.contains("SYN") {
+            for packets in came.values_mut().chain(wanted.values_mut()) {
+                packets.sort();
+            }
+        }
         assert_eq!(
             came.keys().collect::<Vec<_>>(),
             wanted.keys().collect::<Vec<_>>(),
