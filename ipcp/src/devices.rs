@@ -9,7 +9,7 @@ use frames::{Offloads, Tally, Tun, TunPort};
 use ip::ends::Ends;
 use ip::upper::{dscp, opens};
 use proto::record::{Device as Said, Moved, Pair};
-use proto::{Batch, FlowId, Framing};
+use proto::{Batch, FlowId, Framing, Margin};
 use rustc_hash::FxHashMap;
 
 use crate::io::{Interest, Io, Key, Side, Watch};
@@ -172,10 +172,16 @@ impl<T: TunPort> Devices<T> {
     }
 
     /// The next of what is ready at a device; `None`: nothing is left to be read there.
-    pub(crate) fn read(&mut self, io: &mut Io, key: Key) -> Option<Read> {
+    /// `margin` says what should lie around the packets of a flow.
+    pub(crate) fn read(
+        &mut self,
+        io: &mut Io,
+        key: Key,
+        margin: impl Fn(FlowId) -> Margin,
+    ) -> Option<Read> {
         let device = self.devices.get_mut(self.keys.get(&key)?)?;
         if device.read.is_empty() {
-            device.fill(io, &mut self.flows);
+            device.fill(io, &mut self.flows, margin);
             device.count(io);
         }
         device.read.pop_front()
@@ -281,7 +287,12 @@ impl<T: TunPort> Device<T> {
     }
 
     /// Reads what is ready, up to a bound.
-    fn fill(&mut self, io: &mut Io, flows: &mut FxHashMap<FlowId, Bound>) {
+    fn fill(
+        &mut self,
+        io: &mut Io,
+        flows: &mut FxHashMap<FlowId, Bound>,
+        margin: impl Fn(FlowId) -> Margin,
+    ) {
         let mut bytes = 0;
         for _ in 0..READS {
             let mut frame = match self.tun.read() {
@@ -313,7 +324,7 @@ impl<T: TunPort> Device<T> {
                 Some((flow, bound)) => {
                     self.last = pair.map(|pair| (pair, flow));
                     while let Some(len) = frame.next_len() {
-                        let Some(room) = room(&mut self.read, flow, len) else {
+                        let Some(room) = room(&mut self.read, flow, len, &margin) else {
                             break;
                         };
                         frame.write(room);
@@ -337,17 +348,32 @@ impl<T: TunPort> Device<T> {
 }
 
 /// Where an SDU of a flow is to be written, behind others of the same flow if that has room.
-fn room(read: &mut VecDeque<Read>, flow: FlowId, len: usize) -> Option<&mut [u8]> {
+fn room(
+    read: &mut VecDeque<Read>,
+    flow: FlowId,
+    len: usize,
+    margin: impl Fn(FlowId) -> Margin,
+) -> Option<&mut [u8]> {
     let fits = match read.back() {
         Some(Read::Sdus(last, batch)) => *last == flow && batch.fits(len),
         Some(Read::Frame(..)) | None => false,
     };
     if !fits {
-        read.push_back(Read::Sdus(flow, Batch::new(Framing::Record)));
+        read.push_back(Read::Sdus(flow, sdus(len, margin(flow))));
     }
     match read.back_mut() {
         Some(Read::Sdus(_, batch)) => batch.push(len),
         Some(Read::Frame(..)) | None => None,
+    }
+}
+
+/// Where SDUs are put of which the first has so many bytes.
+fn sdus(len: usize, margin: Margin) -> Batch {
+    let train = Batch::train_within(margin);
+    if !margin.is_empty() && train.fits(len) {
+        train
+    } else {
+        Batch::new(Framing::Record)
     }
 }
 
@@ -393,6 +419,7 @@ mod tests {
     const FLOW: FlowId = FlowId(1);
     const NEXT: FlowId = FlowId(2);
     const ID: Id = (0, 7);
+    const MARGIN: Margin = Margin { head: 28, tail: 16 };
 
     struct Bench {
         io: Io,
@@ -444,7 +471,8 @@ mod tests {
             for packet in packets {
                 rustix::io::write(&self.host, packet).unwrap();
             }
-            let reads = std::iter::from_fn(|| self.devices.read(&mut self.io, self.key));
+            let reads =
+                std::iter::from_fn(|| self.devices.read(&mut self.io, self.key, |_| MARGIN));
             let said = |read| match read {
                 Read::Sdus(flow, batch) => (true, flow, batch.iter().map(<[u8]>::to_vec).collect()),
                 Read::Frame(flow, packet) => (false, flow, vec![packet]),

@@ -207,7 +207,12 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     /// All of one look at a device goes in before anything goes out: the packets of one super-packet seldom fill a train.
     fn device_ready(&mut self, ready: Ready) {
         let now = now();
-        while let Some(Did::Wrote(flow, batch)) = self.uppers.step(&mut self.io, ready, now.mono) {
+        loop {
+            let margin = |flow| self.machine.margin(flow);
+            let did = (self.uppers).read_device(&mut self.io, ready.key, now.mono, margin);
+            let Some(Did::Wrote(flow, batch)) = did else {
+                break;
+            };
             self.machine.handle(now, Input::Upper(flow, batch));
             if !self.uppers.has_read(ready.key) {
                 break;

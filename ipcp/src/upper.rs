@@ -10,7 +10,7 @@ use layer::Timers;
 use libflow::port::{Door, Key as TokenKey, Received, RecordSocket, no_such_token};
 use proto::ipcp::{Allocated, User};
 use proto::record::{Item, Welcome};
-use proto::{Batch, Code, FlowId, Framing, Reason, Token};
+use proto::{Batch, Code, FlowId, Framing, Margin, Reason, Token};
 use rustc_hash::FxHashMap;
 
 use crate::config::random;
@@ -196,7 +196,9 @@ impl Uppers {
         if self.devices.begins_to_move(flow) {
             self.timers.set(Timer::Moved(flow), Instant::now() + MOVED);
         }
-        let Some(batch) = left else { return true };
+        let Some(batch) = left.map(Batch::into_record) else {
+            return true;
+        };
         let (most, full) = match &upper.stage {
             Stage::Awaited { .. } => (HELD_BEFORE_JOIN, "drop.not_joined"),
             Stage::Joined { socket, .. } => {
@@ -296,9 +298,6 @@ impl Uppers {
         if let Some(joining) = self.joining.remove(&ready.key) {
             self.timers.clear(Timer::Show(ready.key));
             return self.admit(io, joining);
-        }
-        if self.devices.is_device(ready.key) {
-            return self.read_device(io, ready.key, now);
         }
         let flow = *self.joined.get(&ready.key)?;
         if ready.write {
@@ -474,10 +473,17 @@ impl Uppers {
         None
     }
 
-    /// What a device that was handed over has for flows; what it has for its user is given to that.
-    fn read_device(&mut self, io: &mut Io, key: Key, now: Instant) -> Option<Did> {
+    /// What a device that was handed over has for flows, with the margin that `margin` says; what it has for its user is given to
+    /// that.
+    pub(crate) fn read_device(
+        &mut self,
+        io: &mut Io,
+        key: Key,
+        now: Instant,
+        margin: impl Fn(FlowId) -> Margin,
+    ) -> Option<Did> {
         loop {
-            match self.devices.read(io, key)? {
+            match self.devices.read(io, key, &margin)? {
                 devices::Read::Sdus(flow, batch) => {
                     let takes = |upper: &Upper| !upper.silent && !upper.ended;
                     if !self.flows.get(&flow).is_some_and(takes) {

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use proto::ipcp::{Allocated, Command, CommandId, Event};
-use proto::{Batch, FlowId};
+use proto::{Batch, FlowId, Margin};
 use zeroize::Zeroizing;
 
 /// A machine that makes one member of one layer.
@@ -37,6 +37,12 @@ pub trait Ipcp {
         true
     }
 
+    /// What should lie around the next SDUs of a flow where they are written, so that they need not be copied on their way: a
+    /// train with this margin goes as it is, if it can. None is always right.
+    fn margin(&self, _flow: FlowId) -> Margin {
+        Margin::NONE
+    }
+
     /// When the machine wants [`Input::Timeout`] if nothing else happens before.
     fn deadline(&self) -> Option<Instant>;
 }
@@ -66,7 +72,7 @@ impl UnixTime {
 pub enum Input<L, Tell> {
     /// irmd asks.
     Control(CommandId, Command),
-    /// The user of a flow wrote these SDUs (framing: record).
+    /// The user of a flow wrote these SDUs (a record, or a train with the margin that [`Ipcp::margin`] said).
     Upper(FlowId, Batch),
     /// The user of a flow closed it or died.
     UpperGone(FlowId),
@@ -90,7 +96,8 @@ pub enum Input<L, Tell> {
 pub enum Output<L, Ask> {
     /// Tell irmd.
     Control(Event),
-    /// These SDUs came in for the user of a flow (framing: record).
+    /// These SDUs came in for the user of a flow; as a record, or as they lie in what came, with some margin
+    /// ([`Batch::into_record`]).
     Upper(FlowId, Batch),
     /// Leave the user of a flow unread from now on (`true`), or read it again: what it writes meanwhile stays with the
     /// kernel, which lets it wait. At most one record of each user that was read already still comes in.

@@ -3,6 +3,9 @@
 //! Two framings, one type. A **record** goes over a Unix `SOCK_SEQPACKET` socket: `[u16 len][SDU]…`, big-endian, up to
 //! [`Batch::CAPACITY`] bytes. A **train** is what UDP GSO sends and GRO receives: packets of one size (the *stride*) back
 //! to back, of which only the last may be shorter.
+//!
+//! In both, what counts as a packet may be the middle of what lies there: a [`Margin`] is what a layer will put around each packet, or
+//! has found around it, so that packets go from one layer to the next without being moved.
 
 use std::fmt;
 use std::ops::Range;
@@ -20,10 +23,20 @@ pub enum Framing {
     Train,
 }
 
+/// Bytes before and behind every packet of a batch that don't belong to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Margin {
+    /// How many lie before.
+    pub head: usize,
+    /// How many lie behind.
+    pub tail: usize,
+}
+
 /// A pooled buffer that holds packets in one of the two framings.
 pub struct Batch {
     buf: Buf,
     framing: Framing,
+    margin: Margin,
     len: usize,
     stride: usize,
     count: usize,
@@ -49,6 +62,27 @@ pub enum BadRecord {
     Size,
 }
 
+impl Margin {
+    /// Nothing.
+    pub const NONE: Self = Self { head: 0, tail: 0 };
+
+    /// The bytes of both sides.
+    pub fn len(self) -> usize {
+        self.head + self.tail
+    }
+
+    /// Whether it is nothing.
+    pub fn is_empty(self) -> bool {
+        self == Self::NONE
+    }
+
+    /// Where the packet lies in a place with margins; an empty range if there is nothing between them.
+    pub fn within(self, place: Range<usize>) -> Range<usize> {
+        let end = place.end.saturating_sub(self.tail).max(place.start);
+        (place.start + self.head).min(end)..end
+    }
+}
+
 impl Batch {
     /// The most bytes of a record.
     pub const CAPACITY: usize = LARGE;
@@ -64,12 +98,21 @@ impl Batch {
         Self {
             buf: Buf::holding(LARGE),
             framing,
+            margin: Margin::NONE,
             len: 0,
             stride: 0,
             count: 0,
             last: 0,
             dscp: 0,
             waited: Duration::ZERO,
+        }
+    }
+
+    /// An empty train with room for something around each packet; what lies there is stale.
+    pub fn train_within(margin: Margin) -> Self {
+        Self {
+            margin,
+            ..Self::new(Framing::Train)
         }
     }
 
@@ -85,14 +128,67 @@ impl Batch {
         self.framing
     }
 
-    /// The bytes as a system call sends them.
+    /// The bytes as a system call sends them, margins too.
     pub fn bytes(&self) -> &[u8] {
         &self.buf.bytes()[..self.len]
     }
 
-    /// The size of all packets of a train but the last, which may be shorter.
+    /// The same, to be changed.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.buf.bytes_mut()[..self.len]
+    }
+
+    /// The size of all packets of a train but the last, which may be shorter; with their margins.
     pub fn stride(&self) -> usize {
         self.stride
+    }
+
+    /// What lies around each packet.
+    pub fn margin(&self) -> Margin {
+        self.margin
+    }
+
+    /// Counts more or less as the packets. `false`, and nothing changes, if one would be left without a byte.
+    pub fn set_margin(&mut self, margin: Margin) -> bool {
+        let around = margin.len();
+        let fits = match self.framing {
+            Framing::Train => self.count == 0 || self.last > around,
+            Framing::Record => {
+                let within = std::mem::replace(&mut self.margin, Margin::NONE);
+                let fits = self.places().all(|place| place.len() > around);
+                self.margin = within;
+                fits
+            }
+        };
+        if fits {
+            self.margin = margin;
+        }
+        fits
+    }
+
+    /// How many bytes its packets have, without margins.
+    pub fn payload(&self) -> usize {
+        let around = match self.framing {
+            Framing::Record => 2 + self.margin.len(),
+            Framing::Train => self.margin.len(),
+        };
+        self.len - around * self.count
+    }
+
+    /// The packets as a record without margins. They fit, since a record has room for two bytes more than a train and only two bytes a
+    /// packet that a train has not: of a train without any margin, those are left out that don't fit.
+    #[must_use]
+    pub fn into_record(self) -> Self {
+        if self.framing == Framing::Record && self.margin == Margin::NONE {
+            return self;
+        }
+        let mut record = Self::new(Framing::Record);
+        for packet in self.iter() {
+            if let Some(room) = record.push(packet.len()) {
+                room.copy_from_slice(packet);
+            }
+        }
+        record
     }
 
     /// The class of its packets for a network below that knows DiffServ: the code point (RFC 2474), 0 to 63; 0 at first.
@@ -127,7 +223,8 @@ impl Batch {
 
     /// Whether a packet of `len` bytes still fits.
     pub fn fits(&self, len: usize) -> bool {
-        if len == 0 || len > Self::MAX_PACKET {
+        let len = len.saturating_add(self.margin.len());
+        if len == self.margin.len() || len > Self::MAX_PACKET {
             return false;
         }
         match self.framing {
@@ -147,9 +244,9 @@ impl Batch {
         if !self.fits(len) {
             return None;
         }
-        let at = self.open();
-        self.close(at, len);
-        Some(&mut self.buf.bytes_mut()[at..at + len])
+        let (at, Margin { head, tail }) = (self.open(), self.margin);
+        self.close(at, head + len + tail);
+        Some(&mut self.buf.bytes_mut()[at + head..][..len])
     }
 
     /// Lets `fill` write a packet of at most `max` bytes straight into the buffer and keeps as many as it says; nothing
@@ -162,12 +259,12 @@ impl Batch {
         if !self.fits(max) {
             return None;
         }
-        let at = self.open();
-        let filled = fill(&mut self.buf.bytes_mut()[at..at + max]);
+        let (at, Margin { head, tail }) = (self.open(), self.margin);
+        let filled = fill(&mut self.buf.bytes_mut()[at + head..][..max]);
         if let Ok(len @ 1..) = filled
             && len <= max
         {
-            self.close(at, len);
+            self.close(at, head + len + tail);
         }
         Some(filled)
     }
@@ -238,43 +335,48 @@ impl Batch {
 
     /// The packets in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let (framing, stride) = (self.framing, self.stride);
+        let (framing, stride, margin) = (self.framing, self.stride, self.margin);
         let mut rest = self.bytes();
         std::iter::from_fn(move || {
             let (skip, take) = next(framing, stride, rest)?;
             let packet = &rest[skip..skip + take];
             rest = &rest[skip + take..];
-            Some(packet)
+            Some(&packet[margin.within(0..take)])
         })
     }
 
     /// Where the packets lie in [`Batch::bytes`], in order.
     pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
-        let (framing, stride, bytes) = (self.framing, self.stride, self.bytes());
-        let mut at = 0;
+        let mut before = None;
         std::iter::from_fn(move || {
-            let (skip, take) = next(framing, stride, &bytes[at..])?;
-            let place = at + skip..at + skip + take;
-            at = place.end;
-            Some(place)
+            before = self.place_behind(before.as_ref());
+            before.clone()
         })
+    }
+
+    /// Where the packet lies that comes behind the one at that place, or the first one; `None`: there is none.
+    pub fn place_behind(&self, place: Option<&Range<usize>>) -> Option<Range<usize>> {
+        let at = place.map_or(0, |place| place.end + self.margin.tail);
+        let (skip, take) = next(self.framing, self.stride, self.bytes().get(at..)?)?;
+        let Range { start, end } = self.margin.within(0..take);
+        Some(at + skip + start..at + skip + end)
     }
 
     /// The packets in order, to be changed where they lie.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let (framing, stride) = (self.framing, self.stride);
+        let (framing, stride, margin) = (self.framing, self.stride, self.margin);
         let mut rest = &mut self.buf.bytes_mut()[..self.len];
         std::iter::from_fn(move || {
             let (skip, take) = next(framing, stride, rest)?;
             let (head, tail) = std::mem::take(&mut rest).split_at_mut(skip + take);
             rest = tail;
-            Some(&mut head[skip..])
+            Some(&mut head[skip..][margin.within(0..take)])
         })
     }
 
-    /// Forgets all packets and their class; the framing stays.
+    /// Forgets all packets, their class and margin; the framing stays.
     pub fn clear(&mut self) {
-        (self.dscp, self.waited) = (0, Duration::ZERO);
+        (self.dscp, self.waited, self.margin) = (0, Duration::ZERO, Margin::NONE);
         (self.len, self.stride, self.count, self.last) = (0, 0, 0, 0);
     }
 
@@ -368,6 +470,51 @@ mod tests {
             back.set_train(out.bytes().len(), out.stride());
             prop_assert_eq!(back.iter().collect::<Vec<_>>(), kept);
             prop_assert_eq!(back.count(), out.count());
+        }
+
+        #[test]
+        fn margins_come_and_go_without_moving_packets(packets in packets(), head in 0usize..60, tail in 0usize..40) {
+            let margin = Margin { head, tail };
+            let mut train = Batch::train_within(margin);
+            let mut kept = Vec::new();
+            for p in &packets {
+                match train.push(p.len()) {
+                    Some(room) => {
+                        room.copy_from_slice(p);
+                        kept.push(p.as_slice());
+                    }
+                    None => break,
+                }
+            }
+            prop_assert_eq!(train.iter().collect::<Vec<_>>(), kept.clone());
+            prop_assert_eq!(train.iter_mut().map(|p| p.to_vec()).collect::<Vec<_>>(), kept.clone());
+            let places: Vec<_> = train.places().map(|place| &train.bytes()[place]).collect();
+            prop_assert_eq!(places, kept.clone());
+            prop_assert_eq!(train.payload(), kept.iter().map(|p| p.len()).sum::<usize>());
+            prop_assert!(train.bytes().len() <= Batch::TRAIN_BYTES);
+
+            let (wire, stride) = (train.bytes().to_vec(), train.stride());
+            prop_assert!(train.set_margin(Margin::NONE));
+            prop_assert!(train.iter().zip(&kept).all(|(whole, p)| whole.len() == p.len() + margin.len()));
+            let mut come = Batch::new(Framing::Train);
+            come.space()[..wire.len()].copy_from_slice(&wire);
+            come.set_train(wire.len(), stride);
+            prop_assert!(come.set_margin(margin));
+            let wider = Margin { head: kept[kept.len() - 1].len() + head, tail };
+            prop_assert!(!come.set_margin(wider));
+            prop_assert_eq!(come.iter().collect::<Vec<_>>(), kept.clone());
+            if margin.len() >= 2 {
+                let record = come.into_record();
+                prop_assert_eq!(record.iter().collect::<Vec<_>>(), kept.clone());
+                let mut outer = Batch::new(Framing::Record);
+                for p in &kept {
+                    let Some(room) = outer.push(head + p.len() + tail) else { break };
+                    room[head..][..p.len()].copy_from_slice(p);
+                }
+                prop_assert!(outer.set_margin(margin));
+                let count = outer.count();
+                prop_assert!(outer.into_record().iter().eq(kept.into_iter().take(count)));
+            }
         }
 
         #[test]

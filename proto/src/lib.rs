@@ -27,7 +27,7 @@ pub mod qos;
 pub mod reason;
 pub mod record;
 
-pub use batch::{Batch, Framing};
+pub use batch::{Batch, Framing, Margin};
 pub use convert::BadMessage;
 pub use id::{Addr, EndpointId, FlowId, Label, Name, Token};
 pub use packet::Packet;

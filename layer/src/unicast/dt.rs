@@ -1,15 +1,16 @@
 //! Data transfer: every packet's way through the machine. SDUs become PDUs, PDUs become SDUs or go on to the next member.
 
-use proto::{Addr, Batch, EndpointId, FlowId, Framing};
+use proto::{Addr, Batch, EndpointId, FlowId};
 
 use super::Unicast;
 use super::cube::Cube;
 use super::envelope::{Envelope, Way};
-use super::flow::{EarlyPdu, Flow};
+use super::flow::EarlyPdu;
 use super::link::Phase;
 use super::out::{Class, Lot};
 use super::pdu::{self, Direct, Inner, Kind, Routed};
 use super::session::drop_reason;
+use super::whole::{DIRECT, ROUTED, Raw, SEALED, Whole};
 use crate::Now;
 
 /// The first step of the way to a member.
@@ -18,6 +19,14 @@ pub(super) struct Path {
     pub(super) lower: FlowId,
     /// The neighbour at the end of this link is the member itself: a PDU needs no seal of its own.
     pub(super) direct: bool,
+}
+
+/// Who sealed a PDU for a link.
+#[derive(Debug, Clone, Copy)]
+struct Sealer {
+    session: u32,
+    /// `None`: one side has no certificate.
+    peer: Option<Addr>,
 }
 
 /// Towards the network.
@@ -64,7 +73,7 @@ impl Unicast {
         };
         self.stir(now, path.lower);
         if path.direct || self.seals_for(now, endpoint) {
-            self.upper_raw(now, endpoint, path, &batch);
+            self.upper_raw(now, endpoint, path, batch);
         } else if let Some(flow) = self.flows.get_mut(endpoint)
             && !flow.hold(batch)
         {
@@ -95,7 +104,7 @@ impl Unicast {
         sessions.is_some_and(|s| s.usable(now.mono))
     }
 
-    fn upper_raw(&mut self, now: Now, endpoint: EndpointId, path: Path, batch: &Batch) {
+    fn upper_raw(&mut self, now: Now, endpoint: EndpointId, path: Path, mut batch: Batch) {
         let (Some(me), Some(flow), Some(link)) = (
             &self.me,
             self.flows.get_mut(endpoint),
@@ -109,6 +118,17 @@ impl Unicast {
         let Some(mut envelope) = Envelope::new(path, way, &mut flow.ends, sessions) else {
             return;
         };
+        if batch.margin() == envelope.margin() && link.takes_batch(class, &batch, mtu) {
+            let bytes = batch.payload() as u64;
+            match envelope.wrap(now, &mut batch) {
+                Ok(()) => {
+                    flow.tx_bytes += bytes;
+                    link.send_batch(class, batch);
+                }
+                Err(reason) => self.stats.add(reason, batch.count() as u64),
+            }
+            return;
+        }
         for sdu in batch.iter() {
             let sent = match sdu.len() <= mtu {
                 true => envelope.send(now, link, class, sdu),
@@ -163,22 +183,56 @@ impl Unicast {
         if link.peer().is_some() {
             self.gate.waited(now.mono, batch.waited());
         }
-        for bytes in batch.iter_mut() {
-            match Kind::of(bytes) {
-                Some(Kind::Sealed) => self.sealed(now, lower, bytes),
-                Some(Kind::Handshake) => self.link_handshake(now, lower, None, bytes),
-                None => self.stats.count("drop.unknown_kind"),
+        let (mut whole, mut place) = (Whole::default(), None);
+        while let Some(at) = batch.place_behind(place.as_ref()) {
+            place = Some(at.clone());
+            let pdu = &mut batch.bytes_mut()[at.clone()];
+            let inside = match Kind::of(pdu) {
+                Some(Kind::Sealed) => self.sealed(now, lower, pdu),
+                Some(Kind::Handshake) => {
+                    self.link_handshake(now, lower, None, pdu);
+                    None
+                }
+                None => {
+                    self.stats.count("drop.unknown_kind");
+                    None
+                }
+            };
+            let Some(sealer) = inside else {
+                self.part(&batch, &mut whole);
+                continue;
+            };
+            let body = SEALED.within(at.clone());
+            if !pdu::is_flows(&batch.bytes()[body.clone()]) {
+                // It may end the flow.
+                self.part(&batch, &mut whole);
+            }
+            let raw = self.body(now, lower, sealer, &mut batch.bytes_mut()[body]);
+            if let Some(raw) = raw
+                && !whole.takes(raw)
+            {
+                self.part(&batch, &mut whole);
+                self.copy_up(raw.endpoint, &batch.bytes()[raw.margin.within(at)]);
+            } else if raw.is_none() {
+                self.part(&batch, &mut whole);
             }
         }
+        self.whole_up(batch, &whole);
     }
 
-    fn sealed(&mut self, now: Now, lower: FlowId, bytes: &mut [u8]) {
-        let Some(link) = self.links.get_mut(&lower) else {
-            return;
-        };
-        let opened = match link.open(bytes) {
+    /// Opens a PDU where it lies, and says who sealed it.
+    fn sealed(&mut self, now: Now, lower: FlowId, pdu: &mut [u8]) -> Option<Sealer> {
+        let link = self.links.get_mut(&lower)?;
+        let opened = match link.open(pdu) {
             Ok(opened) => opened,
-            Err(reason) => return self.stats.count(reason),
+            Err(reason) => {
+                self.stats.count(reason);
+                return None;
+            }
+        };
+        let sealer = Sealer {
+            session: opened.session,
+            peer: opened.peer,
         };
         let voiced = link.heard(now.mono);
         let traffic = pdu::is_traffic(opened.body);
@@ -198,26 +252,32 @@ impl Unicast {
         }
         #[cfg(any(test, feature = "hostile"))]
         self.meddler_saw(opened.body);
+        Some(sealer)
+    }
+
+    /// Takes what was opened. Says whose it is if it is the payload of a raw flow, which goes up as it lies.
+    fn body(&mut self, now: Now, lower: FlowId, by: Sealer, body: &mut [u8]) -> Option<Raw> {
         let phase = self.links.get(&lower).map(|link| link.phase);
-        let Some(inner) = Inner::parse(opened.body) else {
-            return self.stats.count("drop.malformed");
+        let Some(inner) = Inner::parse(body) else {
+            self.stats.count("drop.malformed");
+            return None;
         };
         match (phase, inner) {
             (Some(Phase::Up(peer) | Phase::Leaving(peer, _) | Phase::Retired(peer, _)), inner)
-                if opened.peer == Some(peer) =>
+                if by.peer == Some(peer) =>
             {
-                self.inside(now, lower, peer, inner)
+                return self.inside(now, lower, peer, inner);
             }
-            (Some(Phase::Joining), Inner::LinkChannel(frame)) if opened.peer.is_none() => {
-                let session = opened.session;
-                self.joining_frame(now, lower, session, frame)
+            (Some(Phase::Joining), Inner::LinkChannel(frame)) if by.peer.is_none() => {
+                self.joining_frame(now, lower, by.session, frame)
             }
             // Whoever has shown no certificate is heard on enrolment only.
             _ => self.stats.count("drop.not_a_member"),
         }
+        None
     }
 
-    fn inside(&mut self, now: Now, lower: FlowId, peer: Addr, mut inner: Inner<'_>) {
+    fn inside(&mut self, now: Now, lower: FlowId, peer: Addr, mut inner: Inner<'_>) -> Option<Raw> {
         if self.mark && inner.mark_congestion(|cube| Cube::numbered(cube).reacts()) {
             self.mark = false;
             self.stats.count("congestion.marked_arriving");
@@ -231,12 +291,20 @@ impl Unicast {
                 frame,
             ) => self.peer_frame(now, peer, frame),
             Inner::Direct(header, payload) => {
-                self.deliver(now, header.endpoint, peer, payload, header.flags)
+                let raw = self.deliver(now, header.endpoint, peer, payload, header.flags);
+                return raw.then_some(Raw {
+                    endpoint: header.endpoint,
+                    margin: DIRECT,
+                });
             }
             Inner::Routed(header, body)
                 if self.me.as_ref().is_some_and(|me| me.address == header.dst) =>
             {
-                self.arrived(now, Some(peer), header, &mut body[Routed::LEN..]);
+                let raw = self.arrived(now, Some(peer), header, &mut body[Routed::LEN..]);
+                return raw.then_some(Raw {
+                    endpoint: header.endpoint,
+                    margin: ROUTED,
+                });
             }
             Inner::Routed(header, body) => self.forward(now, peer, header, body),
             Inner::LinkChannel(frame) => self.link_frame(now, lower, frame),
@@ -247,51 +315,64 @@ impl Unicast {
             Inner::Probe(kind, size, len) => self.probe(now, lower, kind, size, len),
             Inner::LinkHandshake(bytes) => self.link_handshake(now, lower, Some(peer), bytes),
         }
+        None
     }
 
-    /// Takes a PDU that was sealed end to end for this member, from the neighbour `via` unless it was kept for a while.
+    /// Takes a PDU that was sealed end to end for this member, from the neighbour `via` unless it was kept for a while. `true`: it
+    /// is for a raw flow and lies open, without the tag behind it.
     pub(super) fn arrived(
         &mut self,
         now: Now,
         via: Option<Addr>,
         header: Routed,
         sealed: &mut [u8],
-    ) {
+    ) -> bool {
         let Some(peer) = self.peers.get_mut(&header.src) else {
-            return self.no_session(now, via, header.src);
+            self.no_session(now, via, header.src);
+            return false;
         };
         let ends = match header.endpoint {
             EndpointId(0) => &mut peer.ends,
             endpoint => match self.flows.get_mut(endpoint) {
                 Some(flow) if flow.peer == header.src => &mut flow.ends,
-                Some(_) => return self.stats.count("drop.foreign_flow"),
+                Some(_) => {
+                    self.stats.count("drop.foreign_flow");
+                    return false;
+                }
                 None => {
                     let pdu = || EarlyPdu::Routed(header, sealed.to_vec());
                     if let Err(reason) = self.flows.keep_early(endpoint, header.src, pdu) {
                         self.stats.count(reason);
                     }
-                    return;
+                    return false;
                 }
             },
         };
         let Some(key) = ends.opener(now.mono, header.session, &peer.sessions) else {
-            return self.no_session(now, via, header.src);
+            self.no_session(now, via, header.src);
+            return false;
         };
         let payload = match key.open_with(&header.aad(), header.counter, sealed) {
             Ok(payload) => payload,
-            Err(error) => return self.stats.count(drop_reason(error)),
+            Err(error) => {
+                self.stats.count(drop_reason(error));
+                return false;
+            }
         };
         peer.heard = Some(now.mono);
         if peer.sessions.confirm(header.session) {
             self.pump = true;
         }
         match header.endpoint {
-            EndpointId(0) => self.peer_frame(now, header.src, payload),
+            EndpointId(0) => {
+                self.peer_frame(now, header.src, payload);
+                false
+            }
             endpoint => self.deliver(now, endpoint, header.src, payload, header.flags),
         }
     }
 
-    /// Hands the payload of a PDU to its flow.
+    /// Gives the payload of a PDU to its flow. `true`: the flow is raw, and the payload is to go up as it is.
     pub(super) fn deliver(
         &mut self,
         now: Now,
@@ -299,27 +380,26 @@ impl Unicast {
         from: Addr,
         payload: &[u8],
         flags: u8,
-    ) {
-        let Some(flow) = self.flows.get_mut(endpoint) else {
-            let pdu = || EarlyPdu::Direct(payload.to_vec());
-            if let Err(reason) = self.flows.keep_early(endpoint, from, pdu) {
-                self.stats.count(reason);
+    ) -> bool {
+        let reason = match self.flows.get_mut(endpoint) {
+            None => {
+                let pdu = || EarlyPdu::Direct(payload.to_vec());
+                self.flows.keep_early(endpoint, from, pdu).err()
             }
-            return;
+            Some(flow) if flow.peer != from => Some("drop.foreign_flow"),
+            Some(flow) if flow.transfer.is_some() => {
+                self.controlled_arrived(now, endpoint, payload, flags);
+                None
+            }
+            Some(_) if payload.is_empty() || payload.len() > Batch::MAX_PACKET => {
+                Some("drop.malformed")
+            }
+            Some(_) => return true,
         };
-        if flow.peer != from {
-            return self.stats.count("drop.foreign_flow");
+        if let Some(reason) = reason {
+            self.stats.count(reason);
         }
-        if flow.transfer.is_some() {
-            return self.controlled_arrived(now, endpoint, payload, flags);
-        }
-        if payload.is_empty() || payload.len() > Batch::MAX_PACKET {
-            return self.stats.count("drop.malformed");
-        }
-        if let Some(full) = append(flow, payload) {
-            self.uppers.push_back((flow.id, full));
-        }
-        self.upper_ready.insert(endpoint);
+        false
     }
 
     /// Sends a PDU of others on, as it is but for its TTL.
@@ -387,18 +467,4 @@ impl Unicast {
             }
         }
     }
-}
-
-/// Puts an SDU into the open record of a flow; gives the record before it if that is full.
-fn append(flow: &mut Flow, sdu: &[u8]) -> Option<Batch> {
-    let full = match &flow.rx {
-        Some(open) if !open.fits(sdu.len()) => flow.rx.take(),
-        _ => None,
-    };
-    let open = flow.rx.get_or_insert_with(|| Batch::new(Framing::Record));
-    if let Some(room) = open.push(sdu.len()) {
-        room.copy_from_slice(sdu);
-        flow.rx_bytes += sdu.len() as u64;
-    }
-    full
 }

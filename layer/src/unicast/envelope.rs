@@ -1,13 +1,14 @@
 //! What a payload is put into for its way to a member: for a neighbour only a header, since the link's seal is enough; for any
 //! other also a seal of its own, which those between can't open. It must not choose the way.
 
-use proto::{Addr, EndpointId};
+use proto::{Addr, Batch, EndpointId, Margin};
 
 use super::dt::Path;
 use super::link::Link;
 use super::out::Class;
 use super::pdu::{Direct, Routed, TAG_LEN, TTL};
 use super::peer::{Ends, Sessions};
+use super::whole;
 use crate::Now;
 
 /// Header and seal of the payloads of one flow, or of the channel between two members.
@@ -44,6 +45,40 @@ impl<'a> Envelope<'a> {
             cube: way.cube,
             endpoint: way.endpoint,
         }))
+    }
+
+    /// What it puts around a payload, with the link's seal.
+    pub(super) fn margin(&self) -> Margin {
+        match self {
+            Self::Direct(_) => whole::DIRECT,
+            Self::Routed(..) => whole::ROUTED,
+        }
+    }
+
+    /// Puts it around all payloads of a batch that has this margin. Only the link's seal is missing then, which has its place in
+    /// the packets; the error is the reason of the drop.
+    pub(super) fn wrap(&mut self, now: Now, batch: &mut Batch) -> Result<(), &'static str> {
+        let sealed = batch.set_margin(whole::SEALED);
+        debug_assert!(sealed, "the margin has shrunk");
+        match self {
+            Self::Direct(header) => {
+                for body in batch.iter_mut() {
+                    header.write(&mut body[..Direct::LEN]);
+                }
+            }
+            Self::Routed(way, ends, sessions) => {
+                let (session, key) = ends.sealer(now.mono, sessions).ok_or("drop.no_session")?;
+                for body in batch.iter_mut() {
+                    let (head, payload) = body.split_at_mut(Routed::LEN);
+                    let header = way.header(session, key.counter());
+                    header.write(head);
+                    let sealed = key.seal_with(&header.aad(), payload);
+                    sealed.map_err(|_| "drop.key_exhausted")?;
+                }
+            }
+        }
+        batch.set_margin(Margin::NONE);
+        Ok(())
     }
 
     /// Sends a copy of a payload over a link; the error is the reason of the drop.

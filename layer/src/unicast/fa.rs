@@ -13,6 +13,7 @@ use rand_core::RngCore;
 use super::Unicast;
 use super::cube::grant;
 use super::flow::{Early, EarlyPdu, Flow, Incoming, Outgoing};
+use super::pdu::TAG_LEN;
 use super::transfer::{Transfer, controlled, sdu_mtu};
 use crate::dir::NameHash;
 use crate::frct::{Controller, Params};
@@ -405,11 +406,18 @@ impl Unicast {
         let flow = Flow::granted(endpoint, from, &reply, &outgoing.ask);
         self.open_flow(now, outgoing.command, outgoing.ask.user, flow);
         for pdu in outgoing.early.into_pdus() {
-            match pdu {
-                EarlyPdu::Direct(payload) => self.deliver(now, endpoint, from, &payload, 0),
-                EarlyPdu::Routed(header, mut sealed) => {
-                    self.arrived(now, None, header, &mut sealed)
+            let (raw, payload) = match pdu {
+                EarlyPdu::Direct(payload) => {
+                    (self.deliver(now, endpoint, from, &payload, 0), payload)
                 }
+                EarlyPdu::Routed(header, mut sealed) => {
+                    let raw = self.arrived(now, None, header, &mut sealed);
+                    sealed.truncate(sealed.len().saturating_sub(TAG_LEN));
+                    (raw, sealed)
+                }
+            };
+            if raw {
+                self.copy_up(endpoint, &payload);
             }
         }
     }

@@ -215,6 +215,26 @@ impl Link {
         self.send_with(hop, class, most, fill)
     }
 
+    /// Whether all of a batch whose packets have a margin for their headers, and at most `mtu` bytes, can be sent where it lies.
+    pub(super) fn takes_batch(&self, class: Class, batch: &Batch, mtu: usize) -> bool {
+        let Class::Data(lot) = class else {
+            return false;
+        };
+        batch.stride().saturating_sub(batch.margin().len()) <= mtu
+            && batch.stride() <= self.path.mtu() as usize
+            && self.sealing().is_some()
+            && self.tx.takes_whole(&lot, batch)
+    }
+
+    /// Sends PDUs that lie in their batch as they are to be sealed, after [`Link::takes_batch`].
+    pub(super) fn send_batch(&mut self, class: Class, batch: Batch) {
+        if let Class::Data(lot) = class {
+            self.path.sent(batch.stride() as u32);
+            self.tx_bytes += batch.bytes().len() as u64;
+            self.tx.put_whole(&lot, batch);
+        }
+    }
+
     /// Sends a PDU of a handshake over this link, sealed or as it is.
     pub(super) fn send_handshake(&mut self, seal: bool, bytes: &[u8]) -> Result<(), &'static str> {
         if seal {

@@ -83,6 +83,7 @@ mod tests;
 mod transfer;
 mod upkeep;
 mod waiting;
+mod whole;
 
 pub use pdu::decode_pdu;
 #[cfg(any(test, feature = "sim"))]
@@ -92,7 +93,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use proto::ipcp::{Answer, Command, CommandId, Congestion};
-use proto::{Addr, Batch, EndpointId, FlowId, Label, Reason};
+use proto::{Addr, Batch, EndpointId, FlowId, Label, Margin, Reason};
 use rand_chacha::ChaCha20Rng;
 use rand_core::SeedableRng;
 use zeroize::Zeroizing;
@@ -411,6 +412,10 @@ impl Ipcp for Unicast {
     fn knows(&self, lower: FlowId) -> bool {
         let link = self.links.get(&lower);
         link.is_some_and(|l| l.dialled.is_some() || l.peer().is_some())
+    }
+
+    fn margin(&self, flow: FlowId) -> Margin {
+        self.margin_of(flow)
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -297,6 +297,17 @@ pub(super) fn is_traffic(body: &[u8]) -> bool {
     matches!(body.first(), Some(&(DIRECT | ROUTED | ROUTED_HANDSHAKE)))
 }
 
+/// Whether what was opened is a flow's, and not what two members say to each other.
+pub(super) fn is_flows(body: &[u8]) -> bool {
+    let at = match body.first() {
+        Some(&DIRECT) => 4,
+        Some(&ROUTED) => 20,
+        _ => return false,
+    };
+    body.get(at..at + 8)
+        .is_some_and(|endpoint| endpoint != [0; 8])
+}
+
 /// Writes the type of a frame of the link channel.
 pub(super) fn write_link_channel(to: &mut [u8]) {
     to[0] = LINK_CHANNEL;

@@ -28,7 +28,7 @@ struct Bucket {
 
 /// A batch, and since when its first packet waits.
 #[derive(Debug)]
-struct Waiting {
+pub(super) struct Waiting {
     batch: Batch,
     since: Instant,
     late: Option<Instant>,
@@ -45,19 +45,38 @@ pub(super) struct Next {
     pub(super) late: bool,
 }
 
+impl Waiting {
+    /// Whether a packet may be put to it.
+    fn is_open(&self, lot: &Lot, len: usize, train: usize) -> bool {
+        let short = self.batch.is_empty() || self.batch.bytes().len() + len <= train;
+        let fits = self.max_delay_ms == lot.max_delay_ms && self.batch.fits(len) && short;
+        fits && lot.now.saturating_duration_since(self.since) < TOGETHER
+    }
+}
+
 impl Fair {
     /// The batch that a packet of `len` bytes still fits into, if batches have no more than `train` bytes.
     pub(super) fn open(&mut self, lot: &Lot, len: usize, train: usize) -> Option<&mut Batch> {
         let at = self.find(lot.member)?;
         let last = self.buckets[at].queue.back_mut()?;
-        let together = lot.now.saturating_duration_since(last.since) < TOGETHER;
-        let short = last.batch.is_empty() || last.batch.bytes().len() + len <= train;
-        let fits = last.max_delay_ms == lot.max_delay_ms && last.batch.fits(len) && short;
-        (together && fits).then_some(&mut last.batch)
+        last.is_open(lot, len, train).then_some(&mut last.batch)
+    }
+
+    /// Whether there is such a batch.
+    pub(super) fn would_open(&self, lot: &Lot, len: usize, train: usize) -> bool {
+        let bucket = self.find(lot.member).map(|at| &self.buckets[at]);
+        let last = bucket.and_then(|bucket| bucket.queue.back());
+        last.is_some_and(|last| last.is_open(lot, len, train))
     }
 
     /// Begins another batch.
     pub(super) fn begin(&mut self, lot: &Lot, framing: Framing) -> Option<&mut Batch> {
+        let queue = self.put(lot, Batch::new(framing));
+        queue.back_mut().map(|w| &mut w.batch)
+    }
+
+    /// Puts a batch behind the others of its member.
+    pub(super) fn put(&mut self, lot: &Lot, batch: Batch) -> &mut VecDeque<Waiting> {
         let at = self.find(lot.member).unwrap_or_else(|| {
             self.buckets.push_back(Bucket {
                 member: lot.member,
@@ -69,12 +88,12 @@ impl Fair {
         });
         let queue = &mut self.buckets[at].queue;
         queue.push_back(Waiting {
-            batch: Batch::new(framing),
+            batch,
             since: lot.now,
             late: lot.late(),
             max_delay_ms: lot.max_delay_ms,
         });
-        queue.back_mut().map(|w| &mut w.batch)
+        queue
     }
 
     /// Forgets the newest batch of a member if nothing was put into it. Says whether that was so.

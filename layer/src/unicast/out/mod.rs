@@ -136,6 +136,24 @@ impl Egress {
         put
     }
 
+    /// Whether a batch of PDUs may wait as it is: it is no longer than what is sent at once, and there is none that they would be
+    /// put to.
+    pub(super) fn takes_whole(&self, lot: &Lot, batch: &Batch) -> bool {
+        let train = self.train.bytes(lot.now);
+        let shape = self.framing == Framing::Train && batch.framing() == Framing::Train;
+        let fair = &self.cubes[lot.cube as usize].fair;
+        shape && batch.bytes().len() <= train && !fair.would_open(lot, batch.stride(), train)
+    }
+
+    /// Lets a batch wait, after [`Egress::takes_whole`].
+    pub(super) fn put_whole(&mut self, lot: &Lot, batch: Batch) {
+        while self.batches >= self.most {
+            self.shed();
+        }
+        self.batches += 1;
+        self.cubes[lot.cube as usize].fair.put(lot, batch);
+    }
+
     fn control_batch(&mut self, len: usize) -> Option<&mut Batch> {
         if !self.control.back().is_some_and(|b| b.fits(len)) {
             if self.control.len() >= MAX_CONTROL {
