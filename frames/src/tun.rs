@@ -48,11 +48,10 @@ impl Tun {
         }
     }
 
-    /// The number of frames that should wait in the device at most. Where a frame is one packet of an MTU, that is 0.7 MB: with 20
-    /// a TCP stream loses half of its packets here and runs at a fifth of the rate. Where it has up to 64 kB, 20 would do for TCP, but
-    /// not for a burst of small datagrams.
+    /// The number of frames that may wait in the device: those of small packets that come in the milliseconds in which the reader is
+    /// kept from running. Where a frame is one packet, more than 500 of them would make TCP wait (decision 5).
     pub fn queue(&self) -> u32 {
-        if self.port.offloads.tcp { 128 } else { 500 }
+        if self.port.offloads.tcp { 2000 } else { 500 }
     }
 }
 

@@ -188,13 +188,14 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     }
 
     fn upper_ready(&mut self, ready: Ready, urgent: bool) {
+        // What waits in a device would do so in the order of its coming, however long: the machine's queues are fair, and have ages.
+        if self.uppers.is_device(ready.key) {
+            return self.device_ready(ready);
+        }
         let waits = !urgent && self.uppers.urgent(ready.key).is_some();
         if waits && self.lower.congested() && ready.read && !ready.write {
             self.parked = true;
             return self.uppers.pause(&mut self.io, ready.key);
-        }
-        if self.uppers.is_device(ready.key) {
-            return self.device_ready(ready);
         }
         for _ in 0..UPPER_READS {
             match self.uppers.step(&mut self.io, ready, Instant::now()) {
