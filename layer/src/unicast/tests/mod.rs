@@ -34,6 +34,7 @@ mod sealing;
 mod shortcuts;
 mod skewed;
 mod versions;
+mod whole;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
