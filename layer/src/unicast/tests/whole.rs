@@ -106,7 +106,12 @@ fn a_train_of_several_flows_and_the_end_of_one_gives_each_its_own_in_order() {
     assert_eq!(data.len(), 7);
     net.tamper = None;
     match ends.iter().find(|end| end.len() < pdus_len()) {
-        Some(end) => give(&mut net, "a", "b", &[&data[..], &[end.clone()]].concat()),
+        Some(end) => give(
+            &mut net,
+            "a",
+            "b",
+            &[&data[..], std::slice::from_ref(end)].concat(),
+        ),
         None => {
             give(&mut net, "a", "b", &data);
             ends.iter()
