@@ -112,6 +112,21 @@ fn members(line: &mut Line, flow: FlowId, size: usize) {
         }
         sent.push(out);
     });
+    let margin = line.members[0].margin(flow);
+    let train = || {
+        let mut batch = Batch::train_within(margin);
+        for _ in 0..TRAIN {
+            batch.push(size).expect("room").fill(7);
+        }
+        batch
+    };
+    let fresh = || (0..PACKETS / TRAIN).map(|_| train()).collect::<Vec<_>>();
+    let mut trains = [fresh(), fresh()].into_iter();
+    counted::path(&format!("send_train_{size}"), PACKETS, || {
+        for batch in trains.next().expect("one for each time") {
+            black_box(work(line, 0, Input::Upper(flow, batch)));
+        }
+    });
     let mut forwarded = Vec::new();
     let mut runs = std::mem::take(&mut sent).into_iter();
     counted::path(&format!("forward_{size}"), PACKETS, || {

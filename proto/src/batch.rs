@@ -108,8 +108,9 @@ impl Batch {
         }
     }
 
-    /// An empty train with room for something around each packet; what lies there is stale.
+    /// An empty train with room for something around each packet; what lies there is stale. A margin has less than 64 KiB.
     pub fn train_within(margin: Margin) -> Self {
+        debug_assert!(margin.len() < Self::MAX_PACKET, "no packet fits");
         Self {
             margin,
             ..Self::new(Framing::Train)
@@ -223,10 +224,10 @@ impl Batch {
 
     /// Whether a packet of `len` bytes still fits.
     pub fn fits(&self, len: usize) -> bool {
-        let len = len.saturating_add(self.margin.len());
-        if len == self.margin.len() || len > Self::MAX_PACKET {
+        if len == 0 || len > Self::MAX_PACKET - self.margin.len() {
             return false;
         }
+        let len = len + self.margin.len();
         match self.framing {
             Framing::Record => self.len + 2 + len <= Self::CAPACITY,
             Framing::Train => {
@@ -335,42 +336,45 @@ impl Batch {
 
     /// The packets in order.
     pub fn iter(&self) -> impl Iterator<Item = &[u8]> {
-        let (framing, stride, margin) = (self.framing, self.stride, self.margin);
+        let (framing, stride, Margin { head, tail }) = (self.framing, self.stride, self.margin);
         let mut rest = self.bytes();
         std::iter::from_fn(move || {
             let (skip, take) = next(framing, stride, rest)?;
-            let packet = &rest[skip..skip + take];
-            rest = &rest[skip + take..];
-            Some(&packet[margin.within(0..take)])
+            let (whole, behind) = rest.split_at(skip + take);
+            rest = behind;
+            // Each packet has its margin: `push` makes room for it, `set_margin` looks.
+            Some(&whole[skip + head..whole.len() - tail])
         })
     }
 
     /// Where the packets lie in [`Batch::bytes`], in order.
     pub fn places(&self) -> impl Iterator<Item = Range<usize>> {
-        let mut before = None;
+        let mut before = 0;
         std::iter::from_fn(move || {
-            before = self.place_behind(before.as_ref());
-            before.clone()
+            let place = self.place_behind(before)?;
+            before = place.end;
+            Some(place)
         })
     }
 
-    /// Where the packet lies that comes behind the one at that place, or the first one; `None`: there is none.
-    pub fn place_behind(&self, place: Option<&Range<usize>>) -> Option<Range<usize>> {
-        let at = place.map_or(0, |place| place.end + self.margin.tail);
+    /// Where the packet lies that comes behind the one that ends there; the first one for 0. `None`: there is none.
+    pub fn place_behind(&self, end: usize) -> Option<Range<usize>> {
+        let Margin { head, tail } = self.margin;
+        let at = if end == 0 { 0 } else { end + tail };
         let (skip, take) = next(self.framing, self.stride, self.bytes().get(at..)?)?;
-        let Range { start, end } = self.margin.within(0..take);
-        Some(at + skip + start..at + skip + end)
+        Some(at + skip + head..at + skip + take - tail)
     }
 
     /// The packets in order, to be changed where they lie.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut [u8]> {
-        let (framing, stride, margin) = (self.framing, self.stride, self.margin);
+        let (framing, stride, Margin { head, tail }) = (self.framing, self.stride, self.margin);
         let mut rest = &mut self.buf.bytes_mut()[..self.len];
         std::iter::from_fn(move || {
             let (skip, take) = next(framing, stride, rest)?;
-            let (head, tail) = std::mem::take(&mut rest).split_at_mut(skip + take);
-            rest = tail;
-            Some(&mut head[skip..][margin.within(0..take)])
+            let (whole, behind) = std::mem::take(&mut rest).split_at_mut(skip + take);
+            rest = behind;
+            let end = whole.len() - tail;
+            Some(&mut whole[skip + head..end])
         })
     }
 

@@ -183,12 +183,19 @@ impl Unicast {
         if link.peer().is_some() {
             self.gate.waited(now.mono, batch.waited());
         }
-        let (mut whole, mut place) = (Whole::default(), None);
-        while let Some(at) = batch.place_behind(place.as_ref()) {
-            place = Some(at.clone());
-            let pdu = &mut batch.bytes_mut()[at.clone()];
-            let inside = match Kind::of(pdu) {
-                Some(Kind::Sealed) => self.sealed(now, lower, pdu),
+        let (mut whole, mut end) = (Whole::default(), 0);
+        while let Some(place) = batch.place_behind(end) {
+            end = place.end;
+            let pdu = &mut batch.bytes_mut()[place.clone()];
+            let raw = match Kind::of(pdu) {
+                Some(Kind::Sealed) => self.sealed(now, lower, pdu).and_then(|sealer| {
+                    let body = SEALED.within(place.clone());
+                    // It may end the flow of those before it.
+                    if whole.holds() && !pdu::is_flows(&batch.bytes()[body.clone()]) {
+                        self.part(&batch, &mut whole);
+                    }
+                    self.body(now, lower, sealer, &mut batch.bytes_mut()[body])
+                }),
                 Some(Kind::Handshake) => {
                     self.link_handshake(now, lower, None, pdu);
                     None
@@ -198,23 +205,11 @@ impl Unicast {
                     None
                 }
             };
-            let Some(sealer) = inside else {
+            if !whole.takes(raw) {
                 self.part(&batch, &mut whole);
-                continue;
-            };
-            let body = SEALED.within(at.clone());
-            if !pdu::is_flows(&batch.bytes()[body.clone()]) {
-                // It may end the flow.
-                self.part(&batch, &mut whole);
-            }
-            let raw = self.body(now, lower, sealer, &mut batch.bytes_mut()[body]);
-            if let Some(raw) = raw
-                && !whole.takes(raw)
-            {
-                self.part(&batch, &mut whole);
-                self.copy_up(raw.endpoint, &batch.bytes()[raw.margin.within(at)]);
-            } else if raw.is_none() {
-                self.part(&batch, &mut whole);
+                if let Some(Raw { endpoint, margin }) = raw {
+                    self.copy_up(endpoint, &batch.bytes()[margin.within(place)]);
+                }
             }
         }
         self.whole_up(batch, &whole);

@@ -24,13 +24,18 @@ pub(super) struct Whole {
 
 impl Whole {
     /// Counts the next packet among them, if it is of the same flow and all before it are.
-    pub(super) fn takes(&mut self, raw: Raw) -> bool {
-        let same = !self.parted && self.of.is_none_or(|of| of == raw);
+    pub(super) fn takes(&mut self, next: Option<Raw>) -> bool {
+        let same = !self.parted && next.is_some() && (self.count == 0 || self.of == next);
         if same {
-            self.of = Some(raw);
+            self.of = next;
             self.count += 1;
         }
         same
+    }
+
+    /// Whether there are any.
+    pub(super) fn holds(&self) -> bool {
+        self.count > 0
     }
 }
 
@@ -50,7 +55,9 @@ impl Unicast {
 
     /// Another packet is no such one: those before it are copied to where it belongs.
     pub(super) fn part(&mut self, batch: &Batch, whole: &mut Whole) {
-        whole.parted = true;
+        if std::mem::replace(&mut whole.parted, true) {
+            return;
+        }
         let count = std::mem::take(&mut whole.count);
         if let Some(Raw { endpoint, margin }) = whole.of.take() {
             for place in batch.places().take(count) {
