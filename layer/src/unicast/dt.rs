@@ -10,7 +10,7 @@ use super::link::Phase;
 use super::out::{Class, Lot};
 use super::pdu::{self, Direct, Inner, Kind, Routed};
 use super::session::drop_reason;
-use super::whole::{DIRECT, ROUTED, Raw, SEALED, Whole};
+use super::whole::{DIRECT, Lies, ROUTED, SEALED, Whole};
 use crate::Now;
 
 /// The first step of the way to a member.
@@ -27,6 +27,15 @@ struct Sealer {
     session: u32,
     /// `None`: one side has no certificate.
     peer: Option<Addr>,
+}
+
+/// What the packets of the batch at hand have said of their link so far.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Signs {
+    /// One was authentic.
+    heard: bool,
+    /// And one was somebody's traffic.
+    traffic: bool,
 }
 
 /// Towards the network.
@@ -183,11 +192,13 @@ impl Unicast {
         if link.peer().is_some() {
             self.gate.waited(now.mono, batch.waited());
         }
+        // Of all packets of a batch the time is one, and of most the way.
+        (self.way, self.signs) = (None, Signs::default());
         let (mut whole, mut end) = (Whole::default(), 0);
         while let Some(place) = batch.place_behind(end) {
             end = place.end;
             let pdu = &mut batch.bytes_mut()[place.clone()];
-            let raw = match Kind::of(pdu) {
+            let lies = match Kind::of(pdu) {
                 Some(Kind::Sealed) => self.sealed(now, lower, pdu).and_then(|sealer| {
                     let body = SEALED.within(place.clone());
                     // It may end the flow of those before it.
@@ -205,19 +216,19 @@ impl Unicast {
                     None
                 }
             };
-            if !whole.takes(raw) {
+            if !whole.takes(lies) {
                 self.part(&batch, &mut whole);
-                if let Some(Raw { endpoint, margin }) = raw {
-                    self.copy_up(endpoint, &batch.bytes()[margin.within(place)]);
+                if let Some(lies) = lies {
+                    self.copy(lies, &batch.bytes()[place]);
                 }
             }
         }
-        self.whole_up(batch, &whole);
+        self.go_whole(batch, &whole);
     }
 
     /// Opens a PDU where it lies, and says who sealed it.
     fn sealed(&mut self, now: Now, lower: FlowId, pdu: &mut [u8]) -> Option<Sealer> {
-        let link = self.links.get_mut(&lower)?;
+        let link = self.links.again(&lower)?;
         let opened = match link.open(pdu) {
             Ok(opened) => opened,
             Err(reason) => {
@@ -229,8 +240,9 @@ impl Unicast {
             session: opened.session,
             peer: opened.peer,
         };
-        let voiced = link.heard(now.mono);
-        let traffic = pdu::is_traffic(opened.body);
+        let voiced = !std::mem::replace(&mut self.signs.heard, true) && link.heard(now.mono);
+        let traffic =
+            pdu::is_traffic(opened.body) && !std::mem::replace(&mut self.signs.traffic, true);
         if traffic && link.stir(now.mono) {
             self.pump = true;
         }
@@ -250,8 +262,8 @@ impl Unicast {
         Some(sealer)
     }
 
-    /// Takes what was opened. Says whose it is if it is the payload of a raw flow, which goes up as it lies.
-    fn body(&mut self, now: Now, lower: FlowId, by: Sealer, body: &mut [u8]) -> Option<Raw> {
+    /// Takes what was opened. Says where it goes if it goes there as it lies.
+    fn body(&mut self, now: Now, lower: FlowId, by: Sealer, body: &mut [u8]) -> Option<Lies> {
         let phase = self.links.get(&lower).map(|link| link.phase);
         let Some(inner) = Inner::parse(body) else {
             self.stats.count("drop.malformed");
@@ -272,7 +284,13 @@ impl Unicast {
         None
     }
 
-    fn inside(&mut self, now: Now, lower: FlowId, peer: Addr, mut inner: Inner<'_>) -> Option<Raw> {
+    fn inside(
+        &mut self,
+        now: Now,
+        lower: FlowId,
+        peer: Addr,
+        mut inner: Inner<'_>,
+    ) -> Option<Lies> {
         if self.mark && inner.mark_congestion(|cube| Cube::numbered(cube).reacts()) {
             self.mark = false;
             self.stats.count("congestion.marked_arriving");
@@ -287,21 +305,15 @@ impl Unicast {
             ) => self.peer_frame(now, peer, frame),
             Inner::Direct(header, payload) => {
                 let raw = self.deliver(now, header.endpoint, peer, payload, header.flags);
-                return raw.then_some(Raw {
-                    endpoint: header.endpoint,
-                    margin: DIRECT,
-                });
+                return raw.then_some(Lies::Up(header.endpoint, DIRECT));
             }
             Inner::Routed(header, body)
                 if self.me.as_ref().is_some_and(|me| me.address == header.dst) =>
             {
                 let raw = self.arrived(now, Some(peer), header, &mut body[Routed::LEN..]);
-                return raw.then_some(Raw {
-                    endpoint: header.endpoint,
-                    margin: ROUTED,
-                });
+                return raw.then_some(Lies::Up(header.endpoint, ROUTED));
             }
-            Inner::Routed(header, body) => self.forward(now, peer, header, body),
+            Inner::Routed(header, body) => return self.forward(now, peer, header, body),
             Inner::LinkChannel(frame) => self.link_frame(now, lower, frame),
             Inner::Hello(hello) => self.hello(now, lower, &hello),
             Inner::RoutedHandshake(header, bytes) => {
@@ -397,22 +409,26 @@ impl Unicast {
         false
     }
 
-    /// Sends a PDU of others on, as it is but for its TTL.
-    fn forward(&mut self, now: Now, from: Addr, header: Routed, body: &mut [u8]) {
+    /// Makes a PDU of others ready to go on, as it is but for its TTL, and says where.
+    fn forward(&mut self, now: Now, from: Addr, header: Routed, body: &mut [u8]) -> Option<Lies> {
         if header.ttl <= 1 {
-            return self.stats.count("drop.ttl");
+            self.stats.count("drop.ttl");
+            return None;
         }
         // Packets come in trains to one end: its way is looked up once.
         let key = (header.src, header.dst, header.endpoint);
         let path = match self.way {
             Some((known, path)) if known == key => path,
-            _ => match self.path_between(key.0, key.1, key.2) {
-                Some(path) => path,
-                None => return self.stats.count("drop.no_route"),
-            },
+            _ => {
+                let Some(path) = self.path_between(key.0, key.1, key.2) else {
+                    self.stats.count("drop.no_route");
+                    return None;
+                };
+                self.way = Some((key, path));
+                self.stir(now, path.lower);
+                path
+            }
         };
-        self.way = Some((key, path));
-        self.stir(now, path.lower);
         #[cfg(test)]
         self.seen.push(body.to_vec());
         Routed::set_ttl(body, header.ttl - 1);
@@ -423,19 +439,9 @@ impl Unicast {
         let class = self.transit(now, cube, header.src, from);
         #[cfg(any(test, feature = "hostile"))]
         if self.meddler_forwards(class, &header, body) {
-            return;
+            return None;
         }
-        let Some(link) = self.links.get_mut(&path.lower) else {
-            return self.stats.count("drop.no_route");
-        };
-        let sent = link.send(class, body.len(), |to| {
-            to.copy_from_slice(body);
-            Ok(())
-        });
-        match sent {
-            Ok(()) => self.forwarded += 1,
-            Err(reason) => self.stats.count(reason),
-        }
+        Some(Lies::On(path.lower, class))
     }
 
     /// Where a PDU of others waits that came from the neighbour `from`.

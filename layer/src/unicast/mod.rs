@@ -150,6 +150,7 @@ pub struct Unicast {
     /// Events, questions and files, in order.
     out: VecDeque<Output<FlowId, FlowAsk>>,
     /// Full records for users, and the flows that have one begun.
+    signs: dt::Signs,
     uppers: VecDeque<(FlowId, Batch)>,
     upper_ready: BTreeSet<EndpointId>,
     /// Control has something to do beyond this packet.
@@ -206,6 +207,7 @@ impl Unicast {
             flows: Flows::default(),
             wants_session: BTreeSet::new(),
             out: VecDeque::new(),
+            signs: dt::Signs::default(),
             uppers: VecDeque::new(),
             upper_ready: BTreeSet::new(),
             pump: false,

@@ -38,6 +38,12 @@ impl Links {
         self.all.get_mut(lower)
     }
 
+    /// The same of one that this input has stirred already.
+    pub(super) fn again(&mut self, lower: &FlowId) -> Option<&mut Link> {
+        debug_assert!(self.sends.0.contains(lower), "it was not stirred");
+        self.all.get_mut(lower)
+    }
+
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut Link> {
         for list in [&mut self.stirred, &mut self.sends] {
             list.0.clear();

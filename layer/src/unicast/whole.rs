@@ -1,33 +1,36 @@
-//! Batches that belong to one raw flow whole: they go from the lower network to the user, and back, without their packets being moved.
-//! What lies around a packet is its [`Margin`]. It must not open or seal anything.
+//! Batches that go to one place whole, from the lower network to a user or to the next member, and from a user to the network,
+//! without their packets being moved. What lies around a packet is its [`Margin`]. It must not open or seal anything.
 
 use proto::{Batch, EndpointId, FlowId, Framing, Margin};
 
 use super::Unicast;
+use super::out::Class;
 use super::pdu::{Direct, Routed, SEALED_LEN, TAG_LEN};
 
-/// Whose a payload is, and how it lies in its PDU.
+/// Where a PDU goes that was opened where it lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Raw {
-    pub(super) endpoint: EndpointId,
-    pub(super) margin: Margin,
+pub(super) enum Lies {
+    /// Its payload goes up to the user of a raw flow; how it lies in the PDU.
+    Up(EndpointId, Margin),
+    /// To the next member over this link, to be sealed anew.
+    On(FlowId, Class),
 }
 
-/// The packets of a batch up to the one at hand, while all of them are one flow's.
+/// The packets of a batch up to the one at hand, while all of them go to one place.
 #[derive(Debug, Default)]
 pub(super) struct Whole {
-    of: Option<Raw>,
+    to: Option<Lies>,
     count: usize,
     /// Something else was among them.
     parted: bool,
 }
 
 impl Whole {
-    /// Counts the next packet among them, if it is of the same flow and all before it are.
-    pub(super) fn takes(&mut self, next: Option<Raw>) -> bool {
-        let same = !self.parted && next.is_some() && (self.count == 0 || self.of == next);
+    /// Counts the next packet among them, if it goes to the same place and all before it do.
+    pub(super) fn takes(&mut self, next: Option<Lies>) -> bool {
+        let same = !self.parted && next.is_some() && (self.count == 0 || self.to == next);
         if same {
-            self.of = next;
+            self.to = next;
             self.count += 1;
         }
         same
@@ -53,24 +56,59 @@ impl Unicast {
         }
     }
 
-    /// Another packet is no such one: those before it are copied to where it belongs.
+    /// Another packet goes elsewhere: those before it are copied to where they go.
     pub(super) fn part(&mut self, batch: &Batch, whole: &mut Whole) {
         if std::mem::replace(&mut whole.parted, true) {
             return;
         }
         let count = std::mem::take(&mut whole.count);
-        if let Some(Raw { endpoint, margin }) = whole.of.take() {
+        if let Some(lies) = whole.to.take() {
             for place in batch.places().take(count) {
-                self.copy_up(endpoint, &batch.bytes()[margin.within(place)]);
+                self.copy(lies, &batch.bytes()[place]);
             }
         }
     }
 
-    /// All of a batch is one flow's.
-    pub(super) fn whole_up(&mut self, mut batch: Batch, whole: &Whole) {
-        let Some(Raw { endpoint, margin }) = whole.of else {
-            return;
-        };
+    /// Copies what matters of an opened PDU to where it goes.
+    pub(super) fn copy(&mut self, lies: Lies, pdu: &[u8]) {
+        match lies {
+            Lies::Up(endpoint, margin) => self.copy_up(endpoint, &pdu[margin.within(0..pdu.len())]),
+            Lies::On(lower, class) => {
+                let Some(link) = self.links.get_mut(&lower) else {
+                    return self.stats.count("drop.no_route");
+                };
+                let body = &pdu[SEALED.within(0..pdu.len())];
+                let sent = link.send(class, body.len(), |to| {
+                    to.copy_from_slice(body);
+                    Ok(())
+                });
+                match sent {
+                    Ok(()) => self.forwarded += 1,
+                    Err(reason) => self.stats.count(reason),
+                }
+            }
+        }
+    }
+
+    /// All that is left of a batch goes to one place.
+    pub(super) fn go_whole(&mut self, batch: Batch, whole: &Whole) {
+        match whole.to {
+            Some(Lies::Up(endpoint, margin)) => self.whole_up(batch, endpoint, margin),
+            Some(lies @ Lies::On(lower, class)) => {
+                let link = self.links.get_mut(&lower);
+                match link.filter(|link| link.takes_batch(class, &batch, usize::MAX)) {
+                    Some(link) => {
+                        self.forwarded += batch.count() as u64;
+                        link.send_batch(class, batch);
+                    }
+                    None => batch.iter().for_each(|pdu| self.copy(lies, pdu)),
+                }
+            }
+            None => {}
+        }
+    }
+
+    fn whole_up(&mut self, mut batch: Batch, endpoint: EndpointId, margin: Margin) {
         let Some(flow) = self.flows.get_mut(endpoint) else {
             return self.stats.add("drop.unknown_flow", batch.count() as u64);
         };

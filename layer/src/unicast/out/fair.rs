@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use proto::{Addr, Batch, Framing};
+use proto::{Addr, Batch};
 
 use super::Lot;
 use crate::unicast::codel::{Bounds, Codel};
@@ -28,9 +28,11 @@ struct Bucket {
 
 /// A batch, and since when its first packet waits.
 #[derive(Debug)]
-pub(super) struct Waiting {
+struct Waiting {
     batch: Batch,
     since: Instant,
+    /// Until when others may share its batch.
+    together: Instant,
     late: Option<Instant>,
     max_delay_ms: u32,
 }
@@ -50,33 +52,29 @@ impl Waiting {
     fn is_open(&self, lot: &Lot, len: usize, train: usize) -> bool {
         let short = self.batch.is_empty() || self.batch.bytes().len() + len <= train;
         let fits = self.max_delay_ms == lot.max_delay_ms && self.batch.fits(len) && short;
-        fits && lot.now.saturating_duration_since(self.since) < TOGETHER
+        fits && lot.now < self.together
     }
 }
 
 impl Fair {
-    /// The batch that a packet of `len` bytes still fits into, if batches have no more than `train` bytes.
-    pub(super) fn open(&mut self, lot: &Lot, len: usize, train: usize) -> Option<&mut Batch> {
-        let at = self.find(lot.member)?;
-        let last = self.buckets[at].queue.back_mut()?;
-        last.is_open(lot, len, train).then_some(&mut last.batch)
-    }
-
-    /// Whether there is such a batch.
-    pub(super) fn would_open(&self, lot: &Lot, len: usize, train: usize) -> bool {
+    /// Whether a packet of `len` bytes still fits into the newest batch, if batches have no more than `train` bytes.
+    pub(super) fn has_open(&self, lot: &Lot, len: usize, train: usize) -> bool {
         let bucket = self.find(lot.member).map(|at| &self.buckets[at]);
         let last = bucket.and_then(|bucket| bucket.queue.back());
         last.is_some_and(|last| last.is_open(lot, len, train))
     }
 
-    /// Begins another batch.
-    pub(super) fn begin(&mut self, lot: &Lot, framing: Framing) -> Option<&mut Batch> {
-        let queue = self.put(lot, Batch::new(framing));
-        queue.back_mut().map(|w| &mut w.batch)
+    /// The newest batch of the member.
+    pub(super) fn newest(&mut self, lot: &Lot) -> Option<&mut Batch> {
+        let at = self.find(lot.member)?;
+        self.buckets[at]
+            .queue
+            .back_mut()
+            .map(|last| &mut last.batch)
     }
 
     /// Puts a batch behind the others of its member.
-    pub(super) fn put(&mut self, lot: &Lot, batch: Batch) -> &mut VecDeque<Waiting> {
+    pub(super) fn put(&mut self, lot: &Lot, batch: Batch) {
         let at = self.find(lot.member).unwrap_or_else(|| {
             self.buckets.push_back(Bucket {
                 member: lot.member,
@@ -86,14 +84,13 @@ impl Fair {
             });
             self.buckets.len() - 1
         });
-        let queue = &mut self.buckets[at].queue;
-        queue.push_back(Waiting {
+        self.buckets[at].queue.push_back(Waiting {
             batch,
             since: lot.now,
+            together: lot.now + TOGETHER,
             late: lot.late(),
             max_delay_ms: lot.max_delay_ms,
         });
-        queue
     }
 
     /// Forgets the newest batch of a member if nothing was put into it. Says whether that was so.

@@ -142,7 +142,7 @@ impl Egress {
         let train = self.train.bytes(lot.now);
         let shape = self.framing == Framing::Train && batch.framing() == Framing::Train;
         let fair = &self.cubes[lot.cube as usize].fair;
-        shape && batch.bytes().len() <= train && !fair.would_open(lot, batch.stride(), train)
+        shape && batch.bytes().len() <= train && !fair.has_open(lot, batch.stride(), train)
     }
 
     /// Lets a batch wait, after [`Egress::takes_whole`].
@@ -166,7 +166,7 @@ impl Egress {
 
     fn data_batch(&mut self, lot: &Lot, len: usize) -> Option<&mut Batch> {
         let (at, train) = (lot.cube as usize, self.train.bytes(lot.now));
-        if self.cubes[at].fair.open(lot, len, train).is_none() {
+        if !self.cubes[at].fair.has_open(lot, len, train) {
             if len > Batch::MAX_PACKET {
                 return None;
             }
@@ -174,9 +174,9 @@ impl Egress {
                 self.shed();
             }
             self.batches += 1;
-            self.cubes[at].fair.begin(lot, self.framing)?;
+            self.cubes[at].fair.put(lot, Batch::new(self.framing));
         }
-        self.cubes[at].fair.open(lot, len, train)
+        self.cubes[at].fair.newest(lot)
     }
 
     /// The next batch of control.

@@ -150,3 +150,32 @@ fn one_bad_packet_in_a_train_costs_itself() {
         assert_eq!(read(&mut net, "b", 7), expected);
     }
 }
+
+#[test]
+fn a_train_for_the_next_member_and_this_one_goes_to_both_in_order() {
+    let mut net = line();
+    register(&mut net, "b", "near");
+    register(&mut net, "c", "far");
+    flow(&mut net, "a", "b", "near", 7, QosSpec::RAW);
+    flow(&mut net, "a", "c", "far", 8, QosSpec::RAW);
+    net.seconds(1);
+    let longer = super::super::whole::ROUTED.len() - super::super::whole::DIRECT.len();
+    for mixed in [false, true] {
+        let kept = keep(&mut net, "a", "b");
+        for (id, numbers) in [(8, 0..3), (7, 3..5), (8, 5..9)] {
+            let size = SIZE + if id == 7 { longer } else { 0 };
+            let sdus: Vec<_> = numbers.map(|n| vec![n; size]).collect();
+            if mixed || id == 8 {
+                let margin = net.node("a").machine.margin(FlowId(id));
+                net.input("a", Input::Upper(FlowId(id), batch(margin, &sdus)));
+            }
+        }
+        let pdus = kept.borrow_mut().split_off(0);
+        net.tamper = None;
+        give(&mut net, "a", "b", &pdus);
+        let numbers = |sdus: Vec<Vec<u8>>| sdus.into_iter().map(|sdu| sdu[0]).collect::<Vec<_>>();
+        assert_eq!(numbers(read(&mut net, "c", 8)), [0, 1, 2, 5, 6, 7, 8]);
+        let near = if mixed { vec![3, 4] } else { Vec::new() };
+        assert_eq!(numbers(read(&mut net, "b", 7)), near);
+    }
+}
