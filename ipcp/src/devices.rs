@@ -149,6 +149,21 @@ impl<T: TunPort> Devices<T> {
         device.is_some_and(|device| !device.read.is_empty())
     }
 
+    /// Leaves a device unread, or reads it again.
+    pub(crate) fn set_paused(&mut self, io: &mut Io, key: Key, paused: bool) {
+        let Some(device) = self.keys.get(&key).and_then(|id| self.devices.get_mut(id)) else {
+            return;
+        };
+        let interest = if paused {
+            Interest::NONE
+        } else {
+            Interest::READ
+        };
+        if let Err(e) = io.set(&mut device.watch, &device.tun, interest) {
+            tracing::error!("can't wait on a device: {e}");
+        }
+    }
+
     /// The largest SDU of a flow has changed.
     pub(crate) fn set_mtu(&mut self, flow: FlowId, mtu: u32) {
         if let Some(bound) = self.flows.get_mut(&flow) {

@@ -188,8 +188,12 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     }
 
     fn upper_ready(&mut self, ready: Ready, urgent: bool) {
-        // What waits in a device would do so in the order of its coming, however long: the machine's queues are fair, and have ages.
         if self.uppers.is_device(ready.key) {
+            // What waits in a device would do so in the order of its coming, however long: the machine's queues are fair, and have
+            // ages. But programs that wait must not do so behind it.
+            if self.parked && self.lower.congested() {
+                return self.uppers.pause(&mut self.io, ready.key);
+            }
             return self.device_ready(ready);
         }
         let waits = !urgent && self.uppers.urgent(ready.key).is_some();
@@ -207,7 +211,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
 
     /// All of one look at a device goes in before anything goes out: the packets of one super-packet seldom fill a train.
     fn device_ready(&mut self, ready: Ready) {
-        let now = now();
+        let (now, mut full) = (now(), false);
         loop {
             let margin = |flow| self.machine.margin(flow);
             let did = (self.uppers).read_device(&mut self.io, ready.key, now.mono, margin);
@@ -215,9 +219,14 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                 break;
             };
             self.machine.handle(now, Input::Upper(flow, batch));
+            full |= self.machine.is_full(flow);
             if !self.uppers.has_read(ready.key) {
                 break;
             }
+        }
+        if full && self.lower.congested() {
+            self.parked = true;
+            self.uppers.pause(&mut self.io, ready.key);
         }
         self.drain();
     }

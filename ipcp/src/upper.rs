@@ -32,6 +32,7 @@ pub(crate) struct Uppers {
     took: Vec<FlowId>,
     timers: Timers<Timer>,
     devices: Devices<frames::Tun>,
+    paused_devices: Vec<Key>,
 }
 
 /// What a user did.
@@ -120,6 +121,7 @@ impl Uppers {
             took: Vec::new(),
             timers: Timers::default(),
             devices: Devices::default(),
+            paused_devices: Vec::new(),
         })
     }
 
@@ -310,6 +312,10 @@ impl Uppers {
 
     /// Leaves the user of this descriptor unread until [`Uppers::resume`].
     pub(crate) fn pause(&mut self, io: &mut Io, key: Key) {
+        if self.devices.is_device(key) {
+            self.devices.set_paused(io, key, true);
+            return self.paused_devices.push(key);
+        }
         let Some(flow) = self.joined.get(&key) else {
             return;
         };
@@ -325,9 +331,6 @@ impl Uppers {
     /// Whether this descriptor belongs to a flow that stands, and not to one who joins; `Some(true)`: to one whose packets go
     /// before those of others.
     pub(crate) fn urgent(&self, key: Key) -> Option<bool> {
-        if self.devices.is_device(key) {
-            return Some(false);
-        }
         let upper = self.flows.get(self.joined.get(&key)?)?;
         Some(upper.welcome.qos.priority > 0)
     }
@@ -349,6 +352,9 @@ impl Uppers {
 
     /// Reads all users again.
     pub(crate) fn resume(&mut self, io: &mut Io) {
+        for key in self.paused_devices.drain(..) {
+            self.devices.set_paused(io, key, false);
+        }
         for flow in self.paused.drain(..) {
             if let Some(upper) = self.flows.get_mut(&flow)
                 && let Stage::Joined { paused, .. } = &mut upper.stage

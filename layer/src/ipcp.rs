@@ -43,6 +43,12 @@ pub trait Ipcp {
         Margin::NONE
     }
 
+    /// Whether what the user of a flow writes next would cost something that waits already. Whoever can leave it unread for a while
+    /// should, until a lower end takes packets again.
+    fn is_full(&self, _flow: FlowId) -> bool {
+        false
+    }
+
     /// When the machine wants [`Input::Timeout`] if nothing else happens before.
     fn deadline(&self) -> Option<Instant>;
 }

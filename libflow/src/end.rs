@@ -173,8 +173,10 @@ impl End {
 
     /// Writes all SDUs of `batch` as one record; `false`: the kernel holds as much as it takes.
     pub(crate) fn write_batch(&self, batch: &Batch, mode: Mode) -> Result<bool, FlowError> {
-        if batch.framing() != Framing::Record {
-            return Err(misuse("a flow takes batches with Framing::Record"));
+        if batch.framing() != Framing::Record || !batch.margin().is_empty() {
+            return Err(misuse(
+                "a flow takes batches with Framing::Record and no margin",
+            ));
         }
         if batch.is_empty() {
             return Ok(true);

@@ -224,7 +224,7 @@ impl Batch {
 
     /// Whether a packet of `len` bytes still fits.
     pub fn fits(&self, len: usize) -> bool {
-        if len == 0 || len > Self::MAX_PACKET - self.margin.len() {
+        if len == 0 || len > Self::MAX_PACKET.saturating_sub(self.margin.len()) {
             return false;
         }
         let len = len + self.margin.len();

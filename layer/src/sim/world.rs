@@ -451,7 +451,9 @@ impl World {
     }
 
     fn deliver(&mut self, host: usize, flow: FlowId, batch: &Batch) {
-        self.story.mark(self.elapsed, host, DELIVER, batch.bytes());
+        for sdu in batch.iter() {
+            self.story.mark(self.elapsed, host, DELIVER, sdu);
+        }
         if self.hosts[host].left.contains(&flow) {
             return;
         }

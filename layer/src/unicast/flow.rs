@@ -378,8 +378,10 @@ impl Flows {
     }
 
     /// A lower flow takes packets again: whoever waits for one has another look.
-    pub(super) fn unblock(&mut self) {
+    pub(super) fn unblock(&mut self) -> usize {
+        let count = self.blocked.len();
         self.ready.extend(self.blocked.drain(..));
+        count
     }
 
     /// Lets a flow keep as much as its path takes, as long as there is memory.

@@ -149,13 +149,15 @@ pub struct Unicast {
     wants_session: BTreeSet<Addr>,
     /// Events, questions and files, in order.
     out: VecDeque<Output<FlowId, FlowAsk>>,
-    /// Full records for users, and the flows that have one begun.
     signs: dt::Signs,
+    /// Full records for users, and the flows that have one begun.
     uppers: VecDeque<(FlowId, Batch)>,
     upper_ready: BTreeSet<EndpointId>,
     /// Control has something to do beyond this packet.
     pump: bool,
     wake: Option<Instant>,
+    /// So many flows that waited for room have a turn before what waits goes on.
+    turns: usize,
     /// What comes now met a queue that stands: one of it is to be marked.
     mark: bool,
     exit: Option<leaving::Exit>,
@@ -208,6 +210,7 @@ impl Unicast {
             wants_session: BTreeSet::new(),
             out: VecDeque::new(),
             signs: dt::Signs::default(),
+            turns: 0,
             uppers: VecDeque::new(),
             upper_ready: BTreeSet::new(),
             pump: false,
@@ -390,6 +393,12 @@ impl Ipcp for Unicast {
             if let Some(output) = self.output() {
                 return Some(output);
             }
+            // Whoever fills the queue again at once must not keep them from it.
+            if self.turns > 0 {
+                self.turns -= 1;
+                self.control_next(false);
+                continue;
+            }
             // Only now, so that what came in together is acknowledged together; what has priority before what waits.
             if self.control_next(true) {
                 continue;
@@ -407,7 +416,7 @@ impl Ipcp for Unicast {
             link.tx.set_open(now.mono, room);
         }
         if room {
-            self.flows.unblock();
+            self.turns = self.turns.max(self.flows.unblock());
         }
     }
 
@@ -418,6 +427,10 @@ impl Ipcp for Unicast {
 
     fn margin(&self, flow: FlowId) -> Margin {
         self.margin_of(flow)
+    }
+
+    fn is_full(&self, flow: FlowId) -> bool {
+        self.has_no_room(flow)
     }
 
     fn deadline(&self) -> Option<Instant> {

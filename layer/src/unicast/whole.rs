@@ -4,6 +4,7 @@
 use proto::{Batch, EndpointId, FlowId, Framing, Margin};
 
 use super::Unicast;
+use super::dt::Path;
 use super::out::Class;
 use super::pdu::{Direct, Routed, SEALED_LEN, TAG_LEN};
 
@@ -49,11 +50,26 @@ impl Unicast {
         let Some((flow, me)) = flow.filter(|f| f.transfer.is_none()).zip(self.me.as_ref()) else {
             return Margin::NONE;
         };
-        match self.path_between(me.address, flow.peer, flow.remote) {
+        let path = self.path_between(me.address, flow.peer, flow.remote);
+        let trains = |path: &Path| {
+            let link = self.links.get(&path.lower);
+            link.is_some_and(|link| link.tx.sends_trains())
+        };
+        match path.filter(trains) {
             Some(path) if path.direct => DIRECT,
             Some(_) => ROUTED,
             None => Margin::NONE,
         }
+    }
+
+    /// Whether as much waits already as may, where the next packets of a raw flow would.
+    pub(super) fn has_no_room(&self, id: FlowId) -> bool {
+        let flow = self.flows.endpoint(id).and_then(|e| self.flows.get(e));
+        let path = flow
+            .zip(self.me.as_ref())
+            .and_then(|(flow, me)| self.path_between(me.address, flow.peer, flow.remote));
+        let link = path.and_then(|path| self.links.get(&path.lower));
+        link.is_some_and(|link| link.tx.is_full())
     }
 
     /// Another packet goes elsewhere: those before it are copied to where they go.
@@ -114,10 +130,11 @@ impl Unicast {
         };
         let before = flow.rx.take().map(|record| (flow.id, record));
         self.uppers.extend(before);
-        if batch.set_margin(margin) {
-            flow.rx_bytes += batch.payload() as u64;
-            self.uppers.push_back((flow.id, batch));
+        if !batch.set_margin(margin) {
+            return self.stats.add("drop.malformed", batch.count() as u64);
         }
+        flow.rx_bytes += batch.payload() as u64;
+        self.uppers.push_back((flow.id, batch));
     }
 
     /// Copies an SDU into the open record of a raw flow.

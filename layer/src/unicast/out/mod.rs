@@ -113,6 +113,16 @@ impl Egress {
         self.open
     }
 
+    /// Whether packets go to the lower flow in trains.
+    pub(super) fn sends_trains(&self) -> bool {
+        self.framing == Framing::Train
+    }
+
+    /// Whether another batch would cost one that waits.
+    pub(super) fn is_full(&self) -> bool {
+        self.batches >= self.most
+    }
+
     /// Lets `fill` write a packet of at most `most` bytes behind those that wait, and keeps as many as it says, none for 0.
     /// The error is that of `fill`, or says that there is no room for so many, or that too many wait.
     pub(super) fn put(
@@ -140,7 +150,7 @@ impl Egress {
     /// put to.
     pub(super) fn takes_whole(&self, lot: &Lot, batch: &Batch) -> bool {
         let train = self.train.bytes(lot.now);
-        let shape = self.framing == Framing::Train && batch.framing() == Framing::Train;
+        let shape = self.sends_trains() && batch.framing() == Framing::Train;
         let fair = &self.cubes[lot.cube as usize].fair;
         shape && batch.bytes().len() <= train && !fair.has_open(lot, batch.stride(), train)
     }
