@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use crate::attach::{Attach, Call};
 use crate::config::Config;
 use crate::descriptors::Descriptors;
-use crate::io::{Epoll, Io, Ready, Side};
+use crate::io::{Epoll, Io, Key, Ready, Side};
 use crate::lower::Lower;
 use crate::store::Store;
 use crate::upper::{Did, Uppers};
@@ -175,16 +175,26 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         }
         self.lowers();
         self.settle();
-        // Those with priority come first, and don't wait while the lower network is full.
-        for urgent in [true, false] {
+        // Those with priority come first, and don't wait while the lower network is full. A device comes last: it fills whatever room
+        // there is, and programs would find none.
+        for rank in 0..3 {
             for n in 0..self.ready.len() {
-                let Ready { key, .. } = self.ready[n];
-                if key.side() == Side::Upper && (self.uppers.urgent(key) == Some(true)) == urgent {
-                    self.upper_ready(self.ready[n], urgent);
+                let ready = self.ready[n];
+                if ready.key.side() == Side::Upper && self.rank(ready.key) == rank {
+                    self.upper_ready(ready, rank == 0);
                 }
             }
         }
         Ok(true)
+    }
+
+    /// Whose turn comes first among users.
+    fn rank(&self, key: Key) -> u8 {
+        match self.uppers.urgent(key) {
+            Some(true) => 0,
+            _ if self.uppers.is_device(key) => 2,
+            Some(false) | None => 1,
+        }
     }
 
     fn upper_ready(&mut self, ready: Ready, urgent: bool) {
