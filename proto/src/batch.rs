@@ -149,7 +149,7 @@ impl Batch {
         self.margin
     }
 
-    /// Counts more or less as the packets. `false`, and nothing changes, if one would be left without a byte.
+    /// Counts more or less as the packets. `false`, and nothing changes, if one would be left without a byte, or any would.
     pub fn set_margin(&mut self, margin: Margin) -> bool {
         let around = margin.len();
         let fits = match self.framing {
@@ -161,6 +161,7 @@ impl Batch {
                 fits
             }
         };
+        let fits = fits && around < Self::MAX_PACKET;
         if fits {
             self.margin = margin;
         }
@@ -224,7 +225,7 @@ impl Batch {
 
     /// Whether a packet of `len` bytes still fits.
     pub fn fits(&self, len: usize) -> bool {
-        if len == 0 || len > Self::MAX_PACKET.saturating_sub(self.margin.len()) {
+        if len == 0 || len > Self::MAX_PACKET - self.margin.len() {
             return false;
         }
         let len = len + self.margin.len();
