@@ -1,13 +1,13 @@
 //! What sealing costs a packet, and what a handshake costs a pair of members: `cargo bench -p layer --bench crypt`.
 
-use std::time::{Duration, Instant};
+mod association;
 
 use divan::Bencher;
 use divan::counter::BytesCount;
-use layer::UnixTime;
-use layer::crypt::{Authority, Clock, Handshake, Outcome, Secrets, TAG, TlsConfig};
-use proto::Label;
+use layer::crypt::TAG;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
+
+use self::association::{config, secrets};
 
 fn main() {
     divan::main();
@@ -63,35 +63,4 @@ fn seal_and_open_of_ring_alone(bencher: Bencher<'_, '_>, size: usize) {
 fn handshake_both_sides(bencher: Bencher<'_, '_>) {
     let config = config();
     bencher.bench_local(|| secrets(&config));
-}
-
-fn config() -> TlsConfig {
-    let now = UnixTime(Duration::from_secs(1_800_000_000));
-    let label = |text| Label::new(text).expect("small letters");
-    let (_, identity) =
-        Authority::create(&label("bench"), &label("a"), &[], now).expect("an authority");
-    let clock = Clock::new();
-    clock.set(now);
-    TlsConfig::member(&identity, &clock).expect("a configuration")
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a bench is no part of the machine; it needs a beginning of time"
-)]
-fn secrets(config: &TlsConfig) -> Box<Secrets> {
-    let now = Instant::now();
-    let mut client = Handshake::client(config, 1, 1400, now).expect("a client");
-    let mut server = Handshake::server(config, 1, 1400, now).expect("a server");
-    loop {
-        while let Some(mut pdu) = client.poll(now) {
-            server.handle(now, &mut pdu).expect("a good PDU");
-        }
-        while let Some(mut pdu) = server.poll(now) {
-            client.handle(now, &mut pdu).expect("a good PDU");
-        }
-        if let Some(Outcome::Done(secrets)) = server.outcome() {
-            return secrets;
-        }
-    }
 }

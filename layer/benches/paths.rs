@@ -3,22 +3,22 @@
 //! `seal` and `open` are the cipher with its counter and window; `send`, `forward` and `receive` are what a member does with the
 //! batch of a raw flow, ciphers included: the flow ends at the neighbour behind the next, so that all of it is sealed twice.
 
+mod association;
 #[path = "../../ip/benches/counted/mod.rs"]
 mod counted;
 mod line;
 
 use std::hint::black_box;
-use std::time::{Duration, Instant};
 
-use layer::crypt::{Authority, Clock, Handshake, Outcome, Secrets, TAG, TlsConfig};
-use layer::{Input, Ipcp, Output, UnixTime};
-use proto::{Batch, FlowId, Framing, Label, QosSpec};
+use layer::crypt::{Secrets, TAG};
+use layer::{Input, Ipcp, Output};
+use proto::{Batch, FlowId, Framing, QosSpec};
 
 use self::line::Line;
 
 fn main() {
     counted::processor();
-    let secrets = secrets();
+    let secrets = association::secrets(&association::config());
     for size in [64, 1400] {
         ciphers(&secrets, size);
         records(size);
@@ -153,35 +153,6 @@ fn members(line: &mut Line, flow: FlowId, size: usize) {
         }
     });
     assert_eq!(received, PACKETS, "packets of {size} bytes were lost");
-}
-
-/// Of an association, as a handshake makes them.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "a bench is no part of the machine; it needs a beginning of time"
-)]
-fn secrets() -> Box<Secrets> {
-    let wall = UnixTime(Duration::from_secs(1_800_000_000));
-    let label = |text| Label::new(text).expect("small letters");
-    let (_, identity) =
-        Authority::create(&label("bench"), &label("a"), &[], wall).expect("an authority");
-    let clock = Clock::new();
-    clock.set(wall);
-    let config = TlsConfig::member(&identity, &clock).expect("a configuration");
-    let now = Instant::now();
-    let mut client = Handshake::client(&config, 1, 1400, now).expect("a client");
-    let mut server = Handshake::server(&config, 1, 1400, now).expect("a server");
-    loop {
-        while let Some(mut pdu) = client.poll(now) {
-            server.handle(now, &mut pdu).expect("a good PDU");
-        }
-        while let Some(mut pdu) = server.poll(now) {
-            client.handle(now, &mut pdu).expect("a good PDU");
-        }
-        if let Some(Outcome::Done(secrets)) = server.outcome() {
-            return secrets;
-        }
-    }
 }
 
 /// Packets of one batch, and of all.
