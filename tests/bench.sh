@@ -6,14 +6,20 @@
 #   bash tests/bench.sh --list                         # which peers are installed
 #
 # Two namespaces and a veth pair between them, one tunnel at a time, peers in turn in each round; medians. Prints tables in markdown, and
-# writes them, every figure and a plot to target/bench (--out DIR). Needs iproute2, ping and iperf3. Peers that PATH lacks are named.
+# writes them, every figure and a plot (vpn.svg) to target/bench (--out DIR). Needs iproute2, ping and iperf3. Peers that PATH and
+# $PEERS_DIR/bin lack are named.
+# --harness DIR: tunnels are measured by DIR/bench.py, which knows more peers and has a source of datagrams of its own; so it is with
+# ../shared/bench, where that is. --harness none: by this script alone.
+# --results FILE: measures nothing, but makes table and plot of what a run has left (vpn.json, figures.txt).
 # --all: the crates' own benches and the whole of lab-bench too (half an hour more). --quick: one short round, to see that it works.
 # --bin DIR: programs of Strata that are built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-rounds=3 seconds=4 pings=1000 bin='' out=target/bench quick='' all='' want=''
+rounds=3 seconds=4 pings=1000 bin='' out=target/bench quick='' all='' want='' harness=../shared/bench results=''
 peers=(veth strata wireguard wireguard-go boringtun gotatun vpncloud nebula)
+# What a harness is asked for, unless told; it leaves out what isn't installed, and says so.
+known=strata,wireguard-go-2026,quincy-tls,vpncloud-aes128,gotatun,boringtun,nebula-1.11,openvpn,tinc-1.0,fastd,quicktun,n2n-1.3,yggdrasil-0.4
 die() { echo "bench: $*" >&2; exit 1; }
 has() { command -v "$1" >/dev/null; }
 installed() { # whether a peer can be measured here
@@ -26,7 +32,9 @@ installed() { # whether a peer can be measured here
     *) has "$(program "$1")" ;;
   esac
 }
-program() { case $1 in boringtun | gotatun) echo "$1-cli" ;; *) echo "$1" ;; esac; }
+program() { case $1 in boringtun) echo boringtun-cli ;; *) echo "$1" ;; esac; }
+PEERS_DIR=${PEERS_DIR:-$HOME/.cache/tunnel-peers}
+export PATH=$PATH:$PEERS_DIR/bin
 
 while [ $# -gt 0 ]; do
   case $1 in
@@ -35,14 +43,31 @@ while [ $# -gt 0 ]; do
     --peers) want=$2; shift 2 ;;
     --out) out=$2; shift 2 ;;
     --bin) bin=$(realpath "$2"); shift 2 ;;
+    --harness) harness=$2; shift 2 ;;
+    --results) results=$2; shift 2 ;;
     --all) all=1; shift ;;
     --quick) quick=1 rounds=1 seconds=1 pings=100; shift ;;
-    --list) for p in "${peers[@]}"; do installed "$p" 2>/dev/null && echo "$p" || echo "$p: not installed"; done; exit ;;
+    --list) [ ! -e "$harness/bench.py" ] || exec python3 "$harness/bench.py" list; for p in "${peers[@]}"; do installed "$p" 2>/dev/null && echo "$p" || echo "$p: not installed"; done; exit ;;
     *) die "$1 is not known; see the first lines of $0" ;;
   esac
 done
+report() { # RESULTS: the table on stdout, the plot beside it
+  if [ -x "$bin/lab-report" ]; then "$bin/lab-report" "$1" --svg "$out/vpn.svg"
+  else cargo run --quiet --locked --release -p tests --bin lab-report -- "$1" --svg "$out/vpn.svg"; fi
+}
+if [ -n "$results" ]; then
+  mkdir -p "$out"
+  report "$results" | tee "$out/vpn.md"
+  echo "written: $out/vpn.md, $out/vpn.svg" >&2
+  exit
+fi
 [ "$(id -u)" = 0 ] || die "namespaces and devices need root"
+[ "$harness" != none ] || harness=''
+if [ "$harness" = ../shared/bench ] && [ ! -e "$harness/bench.py" ]; then harness=''; fi
+[ -z "$harness" ] || [ -e "$harness/bench.py" ] || die "$harness has no bench.py; --harness none does without"
 for tool in ip ping iperf3 awk; do has $tool || die "$tool is missing; install iproute2, iputils-ping and iperf3"; done
+[ -z "$want" ] || known=$want
+[ -z "$harness" ] || want=strata # whose programs' flows are measured here, whatever measures the tunnels
 [ -z "$want" ] || IFS=, read -ra peers <<<"$want"
 found=() skipped=()
 for p in "${peers[@]}"; do if installed "$p"; then found+=("$p"); else skipped+=("$p"); fi; done
@@ -53,7 +78,7 @@ fi
 export PATH=$bin:$PATH
 mkdir -p "$out"
 raw=$out/figures.txt work=$(mktemp -d /tmp/strata-bench.XXXXXX)
-: >"$raw"
+echo "# $(date -u '+%F %H:%M UTC'), $(nproc) × $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1), Linux $(uname -r | cut -d- -f1)" >"$raw"
 
 # --- two hosts ---------------------------------------------------------------------------------------------------------------
 ns() { echo "sb$$-$1"; }
@@ -122,11 +147,12 @@ up_wireguard-go() { WG_PROCESS_FOREGROUND=1 wg_program wireguard-go -f; }
 make_boringtun() { make_wireguard; }
 up_boringtun() { wg_program boringtun-cli -f --disable-drop-privileges; }
 make_gotatun() { make_wireguard; }
-up_gotatun() { wg_program gotatun-cli -f --disable-drop-privileges; }
+up_gotatun() { wg_program gotatun -f --disable-drop-privileges; }
 
 make_vpncloud() { :; }
 up_vpncloud() {
   for s in a b; do
+    ip -n "$(ns $s)" route replace default via "$(under "$(other $s)")" # it asks for its own address towards the world
     start $s vpncloud -q -t tun -m router -d vpc0 -l "$(under $s):3210" -p bench --no-port-forwarding --algorithm aes128 --no-auto-claim \
       --claim "$(inner $s)/32" -c "$(under "$(other $s)"):3210"
     address $s vpc0 1400
@@ -187,6 +213,10 @@ measure() {
     [ $((now - begin)) -lt 20000000000 ] || { tail -5 "$work/log" >&2; echo "bench: nothing comes through $peer" >&2; return 1; }
   done
   note up_ms $((($(date +%s%N) - begin) / 1000000))
+  if [ -n "$harness" ]; then
+    programs
+    return
+  fi
   ip netns exec "$(ns b)" iperf3 -s >/dev/null 2>&1 & local server=$!
   for _ in $(seq 100); do on b ss -ltn 2>/dev/null | grep -q :5201 && break; sleep 0.02; done
   rtt rtt
@@ -225,15 +255,11 @@ cell() { # PEER FIGURE: the median, and the least and the most where there are s
     awk '{v[NR] = $1} END {if (!NR) print "–"; else if (NR == 1) print v[1]; else printf "%s (%s–%s)\n", v[int((NR + 1) / 2)], v[1], v[NR]}'
 }
 tables() {
-  echo "## $(date +%F), $(nproc) × $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -1), Linux $(uname -r | cut -d- -f1), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
+  echo "## $(date +%F), commit $(git rev-parse --short HEAD 2>/dev/null || echo unknown)"
   echo
-  echo "\`bash tests/bench.sh\`, $rounds rounds of ${seconds} s, peers in turn, medians (least–most); load of the machine before: $load0. Not installed, so not measured: ${skipped[*]:-none}."
+  echo "\`bash tests/bench.sh\`, TCP for ${seconds} s; load of the machine before: $load0. Not installed, so not measured: ${skipped[*]:-none}."
   echo
-  echo "| peer | TCP a→b Gbit/s | b→a | 4 × a→b | CPU s/GB | RTT p50 / p99 ms | under TCP p50 / p99 ms | UDP 64 B kpps | RSS MB, both | up ms |"
-  echo "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"
-  for peer in "${found[@]}"; do
-    echo "| $peer | $(cell "$peer" tcp_ab) | $(cell "$peer" tcp_ba) | $(cell "$peer" tcp4_ab) | $(cell "$peer" cpu_s_per_gb) | $(cell "$peer" rtt_p50) / $(cell "$peer" rtt_p99) | $(cell "$peer" rtt_load_p50) / $(cell "$peer" rtt_load_p99) | $(cell "$peer" udp64_kpps) | $(cell "$peer" rss_mb) | $(cell "$peer" up_ms) |"
-  done
+  report "$measured"
   echo
   [[ " ${found[*]} " != *" strata "* ]] || {
     echo "| programs' flows between the same hosts, received | Gbit/s | kSDU/s |"
@@ -245,22 +271,15 @@ tables() {
     echo
   }
 }
-plot() { # one TCP stream, a bar a peer
-  for peer in "${found[@]}"; do echo "$peer $(cell "$peer" tcp_ab) $(cell "$peer" cpu_s_per_gb)"; done |
-    awk '{name[NR] = $1; rate[NR] = $2 + 0; if (rate[NR] > most) most = rate[NR]}
-      END {
-        high = 70 + 34 * NR
-        printf "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 720 %d\" font-family=\"sans-serif\" font-size=\"13\">\n<rect width=\"720\" height=\"%d\" fill=\"white\"/>\n", high, high
-        print "<text x=\"20\" y=\"24\" font-size=\"16\">One TCP stream through the tunnel</text>\n<text x=\"20\" y=\"42\" fill=\"#555\">Gbit/s, medians</text>"
-        for (n = 1; n <= NR; n++) {
-          y = 56 + 34 * (n - 1); wide = most ? 480 * rate[n] / most : 0
-          printf "<text x=\"130\" y=\"%d\" text-anchor=\"end\">%s</text><rect x=\"140\" y=\"%d\" width=\"%.1f\" height=\"24\" fill=\"%s\"/><text x=\"%.1f\" y=\"%d\">%.2f</text>\n", y + 17, name[n], y, wide, name[n] == "strata" ? "#0b62a4" : "#aaa", 146 + wide, y + 17, rate[n]
-        }
-        print "</svg>"
-      }' >"$out/tcp.svg"
-}
 
 load0=$(cut -d' ' -f1 /proc/loadavg)
+measured=$raw
+[ -z "$harness" ] || {
+  measured=$out/vpn.json
+  STRATA_BIN=$bin PEERS_DIR=$PEERS_DIR python3 "$harness/bench.py" run --peers-from "$harness/strata.py" --peers "$known" --rounds "$rounds" \
+    --tests tcp,rtt,udp,rttload --tcp-secs "$seconds" --tcp4-secs "$seconds" --pings "$pings" ${quick:+--udp-secs 0.1 --quiet-wait 0} \
+    --out "$measured" >"$out/harness.md"
+}
 [ ${#skipped[@]} -eq 0 ] || echo "not installed, so not measured: ${skipped[*]}" >&2
 for round in $(seq "$rounds"); do
   for peer in "${found[@]}"; do
@@ -269,7 +288,6 @@ for round in $(seq "$rounds"); do
     hosts_down
   done
 done
-plot
 {
   tables
   shown() { # WHAT COMMAND…: what a command says
@@ -289,4 +307,4 @@ plot
     shown "Three hosts in a line" "$bin/lab-bench"
   }
 } | tee "$out/tables.md"
-echo "written: $out/tables.md, $out/tcp.svg, $raw" >&2
+echo "written: $out/tables.md, $out/vpn.svg, $measured" >&2

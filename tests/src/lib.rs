@@ -12,6 +12,7 @@ pub mod lab;
 pub mod line;
 pub mod look;
 pub mod pki;
+pub mod report;
 pub mod talk;
 pub mod tool;
 
