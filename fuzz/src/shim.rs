@@ -10,7 +10,7 @@ use proto::ipcp::{Bootstrap, Command, Event, Respond, ShimUdp, User};
 use proto::{Batch, FlowId, Framing, Name, irm};
 use shim_udp::{Ask, Shim, SocketKey, Tell, Unbound};
 
-use super::commands::{commands, label, upper};
+use super::commands::{commands, gone, label, upper};
 use super::member::Layer;
 use super::script::{Script, write};
 
@@ -102,7 +102,7 @@ impl World {
                 }
             }
             10 => self.input(Input::Upper(FlowId(key.0), upper(script.bytes()))),
-            11 => self.input(Input::UpperGone(FlowId(key.0))),
+            11 => self.input(Input::UpperGone(FlowId(key.0), gone())),
             12 => {
                 let bytes = script.bytes();
                 let mut batch = Batch::new(Framing::Train);

@@ -159,7 +159,7 @@ impl World {
             5 => self.input(end, Input::Tell(FlowTell::Mtu(flow, script.short().into()))),
             6 => self.input(end, Input::Tell(FlowTell::DialFailed(flow.0, gone()))),
             7 => self.input(end, Input::Upper(flow, upper(script.bytes()))),
-            8 => self.input(end, Input::UpperGone(flow)),
+            8 => self.input(end, Input::UpperGone(flow, gone())),
             9 => drop(self.way.pop_front()),
             10 => {
                 let Some((end, request)) = self.requests.pop_front() else {

@@ -263,7 +263,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             Did::Wrote(flow, batch) => Input::Upper(flow, batch),
             Did::Shut(flow) => Input::UpperShut(flow),
             Did::Took(flow) => Input::UpperRoom(flow),
-            Did::Left(flow) => Input::UpperGone(flow),
+            Did::Left(flow, reason) => Input::UpperGone(flow, reason),
         });
     }
 
@@ -451,8 +451,8 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     fn open(&mut self, flow: FlowId, user: proto::ipcp::User, allocated: proto::ipcp::Allocated) {
         if let Err(reason) = self.descriptors.room(self.uppers.count()) {
             self.io.counters.add("limit.descriptors", 1);
-            self.refused.insert(flow, reason);
-            return self.feed(Input::UpperGone(flow));
+            self.refused.insert(flow, reason.clone());
+            return self.feed(Input::UpperGone(flow, reason));
         }
         let handed = if user.ipcp {
             self.lower.hand_over(&mut self.io, flow)
@@ -465,7 +465,8 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         {
             // Without a token nobody can join: the answer says so, and the machine hears that the user is gone.
             tracing::error!("can't open flow {flow}: {e}");
-            self.feed(Input::UpperGone(flow));
+            let text = "the other side of the flow could not open its end; try again";
+            self.feed(Input::UpperGone(flow, Reason::new(Code::Failed, text)));
         }
     }
 

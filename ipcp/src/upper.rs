@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use layer::Timers;
-use libflow::port::{Door, Key as TokenKey, Received, RecordSocket, no_such_token};
+use libflow::port::{Door, Key as TokenKey, Received, RecordSocket, died, no_such_token};
 use proto::ipcp::{Allocated, User};
 use proto::record::{Item, Welcome};
 use proto::{Batch, Code, FlowId, Framing, Reason, Token};
@@ -46,8 +46,8 @@ pub(crate) enum Did {
     Shut(FlowId),
     /// Has taken all that was held for it, after [`Uppers::deliver`] said that something was.
     Took(FlowId),
-    /// Closed its end, died, broke the rules or never came.
-    Left(FlowId),
+    /// Closed its end, died, broke the rules or never came: what the other side is to hear.
+    Left(FlowId, Reason),
 }
 
 /// One flow.
@@ -389,7 +389,9 @@ impl Uppers {
                             .remove(io, flow)
                             .is_some_and(|upper| upper.closing.is_some());
                         if !closed {
-                            return Some(Did::Left(flow));
+                            let text = "the program at the other side never joined the flow";
+                            let reason = Reason::new(Code::TimedOut, text);
+                            return Some(Did::Left(flow, reason));
                         }
                     }
                 }
@@ -466,7 +468,7 @@ impl Uppers {
         };
         if welcomed.is_err() {
             self.remove(io, flow);
-            return Some(Did::Left(flow));
+            return Some(Did::Left(flow, died()));
         }
         self.flush(io, flow);
         None
@@ -494,7 +496,7 @@ impl Uppers {
             Ok((received, handed)) => (Ok(received), handed),
             Err(e) => (Err(e), None),
         };
-        match received {
+        let why = match received {
             Ok(Received::Data) if upper.closing.is_some() => return None,
             Ok(Received::Data) if !upper.ended => return Some(Did::Wrote(flow, batch)),
             Ok(Received::Item(Item::Shut)) if upper.welcome.qos.ordered && !upper.ended => {
@@ -502,28 +504,27 @@ impl Uppers {
                 return upper.closing.is_none().then_some(Did::Shut(flow));
             }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return None,
-            Ok(Received::Bad(reason)) => {
-                io.counters.add("drop.bad_record", 1);
-                let _ = socket.try_send_item(&Item::Down(reason), None);
-            }
-            Ok(Received::Item(Item::Down(_)) | Received::End) | Err(_) => {}
+            Ok(Received::Item(Item::Down(reason))) => Ok(reason),
+            Ok(Received::End) | Err(_) => Ok(died()),
+            Ok(Received::Bad(reason)) => Err(reason),
             Ok(Received::Item(item)) => match self.device_item(io, flow, item, handed) {
                 Ok(()) => return None,
-                Err(reason) => {
-                    io.counters.add("drop.bad_record", 1);
-                    self.tell(flow, &Item::Down(reason));
-                }
+                Err(reason) => Err(reason),
             },
-            Ok(Received::Data) => {
-                io.counters.add("drop.bad_record", 1);
-                let reason = Reason::new(Code::PeerMisbehaved, "SDUs came behind the last one");
-                let _ = socket.try_send_item(&Item::Down(reason), None);
-            }
-        }
+            Ok(Received::Data) => Err(Reason::new(
+                Code::PeerMisbehaved,
+                "SDUs came behind the last one",
+            )),
+        };
+        let why = why.unwrap_or_else(|reason| {
+            io.counters.add("drop.bad_record", 1);
+            self.tell(flow, &Item::Down(reason.clone()));
+            reason
+        });
         let closed = self
             .remove(io, flow)
             .is_some_and(|upper| upper.closing.is_some());
-        (!closed).then_some(Did::Left(flow))
+        (!closed).then_some(Did::Left(flow, why))
     }
 
     /// Sends what is held, then what is to be said, as far as the user takes it.
@@ -555,14 +556,10 @@ impl Uppers {
                 Ok(()) | Err(_) => upper.shut_due = false,
             }
         }
-        if let Some(reason) = &upper.closing {
-            match socket.try_send_item(&Item::Down(reason.clone()), None) {
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return upper.rearm(io),
-                Ok(()) | Err(_) => {
-                    self.remove(io, flow);
-                    return;
-                }
-            }
+        if let Some(reason) = upper.closing.take() {
+            socket.say_last(reason);
+            self.remove(io, flow);
+            return;
         }
         upper.rearm(io);
     }
@@ -674,7 +671,10 @@ mod tests {
         assert_eq!(uppers.deadline(), None);
         drop(joiner);
         let did = turn(&mut io, &mut uppers);
-        assert!(matches!(did[..], [Did::Left(FLOW)]), "{did:?}");
+        assert!(
+            matches!(&did[..], [Did::Left(FLOW, why)] if *why == died()),
+            "{did:?}"
+        );
         assert_eq!(uppers.deadline(), None);
     }
 }

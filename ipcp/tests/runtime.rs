@@ -142,6 +142,30 @@ async fn a_user_joins_and_its_sdus_reach_the_machine_and_come_back() {
 }
 
 #[tokio::test]
+async fn the_machine_hears_why_a_user_left_and_of_one_that_died_that_it_had_no_last_word() {
+    let (mut irmd, _daemon, _process, _dir) = start(0).await;
+    let word = Reason::new(Code::Refused, "this is not my name");
+    for (id, word, heard) in [
+        (5, Some(word.clone()), word),
+        (6, None, libflow::port::died()),
+    ] {
+        let token = token(&mut irmd, id, me()).await;
+        let joined = join(&irmd, &token).await.unwrap();
+        if let Some(word) = word {
+            joined
+                .socket
+                .try_send_item(&Item::Down(word), None)
+                .unwrap();
+        }
+        drop(joined);
+        let Event::FlowDown(flow, reason) = irmd.event().await else {
+            panic!("something else happened");
+        };
+        assert_eq!((flow, reason), (FlowId(id), heard));
+    }
+}
+
+#[tokio::test]
 async fn tokens_open_one_flow_once_for_one_user() {
     let (mut irmd, _daemon, _process, _dir) = start(0).await;
     let good = token(&mut irmd, 1, me()).await;
@@ -181,7 +205,9 @@ async fn a_user_that_lies_about_lengths_loses_its_flow_and_nobody_else_does() {
         let liar = token(&mut irmd, flow, me()).await;
         let liar = join(&irmd, &liar).await.unwrap();
         rustix::net::send(&liar.socket, bytes, rustix::net::SendFlags::empty()).unwrap();
-        assert!(matches!(irmd.event().await, Event::FlowDown(FlowId(down), _) if down == flow));
+        assert!(
+            matches!(irmd.event().await, Event::FlowDown(FlowId(down), r) if down == flow && r.code == Code::PeerMisbehaved)
+        );
         let mut batch = Batch::new(Framing::Record);
         let last = recv(&liar.socket, &mut batch).await;
         assert!(

@@ -5,7 +5,7 @@ use std::hash::Hash;
 use std::time::{Duration, Instant};
 
 use proto::ipcp::{Allocated, Command, CommandId, Event};
-use proto::{Batch, FlowId, Margin};
+use proto::{Batch, FlowId, Margin, Reason};
 use zeroize::Zeroizing;
 
 /// A machine that makes one member of one layer.
@@ -80,8 +80,8 @@ pub enum Input<L, Tell> {
     Control(CommandId, Command),
     /// The user of a flow wrote these SDUs (a record, or a train with the margin that [`Ipcp::margin`] said).
     Upper(FlowId, Batch),
-    /// The user of a flow closed it or died.
-    UpperGone(FlowId),
+    /// The user of a flow closed it or died: why, as the other side's user shall hear it.
+    UpperGone(FlowId, Reason),
     /// The user of a flow writes nothing more, and still reads.
     UpperShut(FlowId),
     /// The user of a flow doesn't read: what was given to it last is kept by the runtime, and so is a bounded number of
@@ -116,7 +116,7 @@ pub enum Output<L, Ask> {
     /// Accepted SDUs may follow at once: the runtime keeps a bounded number until the user has joined.
     UpperOpen(FlowId, proto::ipcp::User, Allocated),
     /// Close the data end of a flow with this reason; nothing follows for it.
-    UpperClose(FlowId, proto::Reason),
+    UpperClose(FlowId, Reason),
     /// Send these packets.
     Lower(L, Batch),
     /// Ask the lower network.

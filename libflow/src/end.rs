@@ -10,7 +10,7 @@ use proto::{Batch, Code, FlowId, Framing, QosSpec, Reason};
 use rustix::net::{RecvFlags, SendFlags};
 
 use crate::error::FlowError;
-use crate::port::{Joined, Received, RecordSocket, misplaced};
+use crate::port::{Joined, Received, RecordSocket, died, misplaced};
 use crate::session::Direct;
 
 /// How many bytes of SDUs went each way.
@@ -337,8 +337,7 @@ impl Drop for End {
                 .take();
             let reason = reason
                 .unwrap_or_else(|| Reason::new(Code::Closed, "the other side closed the flow"));
-            // If the queue is full, the end of the file says as much.
-            let _ = self.socket.try_send_item(&Item::Down(reason), None);
+            self.socket.say_last(reason);
         }
         self.socket.shutdown();
     }
@@ -362,13 +361,6 @@ impl Reader {
             *self = Self::default();
         }
     }
-}
-
-fn died() -> Reason {
-    Reason::new(
-        Code::Unreachable,
-        "the other side of the flow ended without a word; allocate a new one",
-    )
 }
 
 fn misuse(what: &str) -> FlowError {

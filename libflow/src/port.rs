@@ -73,6 +73,11 @@ impl RecordSocket {
         // Beyond the system's limit only for who may; otherwise as much as allowed. The default works too, but slower.
         if sockopt::set_socket_send_buffer_size_force(&fd, Self::SEND_BUFFER).is_err() {
             let _ = sockopt::set_socket_send_buffer_size(&fd, Self::SEND_BUFFER);
+            // The kernel says twice what was set.
+            let got = sockopt::socket_send_buffer_size(&fd).map_or(0, |twice| twice / 2);
+            if (LAST_WORD + 1..Self::SEND_BUFFER + LAST_WORD).contains(&got) {
+                let _ = sockopt::set_socket_send_buffer_size(&fd, got - LAST_WORD);
+            }
         }
         Self(fd)
     }
@@ -161,6 +166,21 @@ impl RecordSocket {
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         rustix::net::sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, flags)?;
         Ok(())
+    }
+
+    /// Says why this end closes, and that nothing more comes: also where no other record has room, lest a good close look like a
+    /// death.
+    pub fn say_last(&self, reason: Reason) {
+        let item = Item::Down(reason);
+        let full = |e: io::Error| e.kind() == io::ErrorKind::WouldBlock;
+        if self.try_send_item(&item, None).is_err_and(full) {
+            let more = Self::SEND_BUFFER + LAST_WORD;
+            if sockopt::set_socket_send_buffer_size_force(&self.0, more).is_err() {
+                let _ = sockopt::set_socket_send_buffer_size(&self.0, more);
+            }
+            // The end of the file says the rest.
+            let _ = self.try_send_item(&item, None);
+        }
     }
 
     /// Receives one record into `batch`. Descriptors that somebody sends along are closed by the kernel.
@@ -460,6 +480,14 @@ pub fn misplaced() -> Reason {
     )
 }
 
+/// Why a flow is down whose other side closed its socket without a last word.
+pub fn died() -> Reason {
+    Reason::new(
+        Code::Unreachable,
+        "the other side of the flow ended without a word; allocate a new one",
+    )
+}
+
 async fn connect_until(path: &Path, deadline: tokio::time::Instant) -> io::Result<RecordSocket> {
     let socket = RecordSocket::new()?;
     let address = address(path)?;
@@ -518,6 +546,9 @@ fn unbroken<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
     }
 }
 
+/// What is left of the system's limit for a socket's last word, half of what the kernel counts: a record that was begun with room
+/// left takes more than its bytes.
+const LAST_WORD: usize = 1 << 16;
 /// SDUs of more bytes are sent from where they lie.
 const GATHERED: usize = 2048;
 /// The most bytes of a first record: a Welcome with three names of 255 bytes, a Down with its text.
@@ -594,6 +625,29 @@ mod tests {
             matches!(b.try_recv(&mut got), Ok(Received::Item(Item::Down(r))) if r.text == "enough")
         );
         assert!(matches!(b.try_recv(&mut got), Ok(Received::End)));
+    }
+
+    #[test]
+    fn the_last_word_is_heard_though_nothing_else_had_room() {
+        for size in [1, 1400, Batch::MAX_PACKET] {
+            let (a, b) = RecordSocket::pair().unwrap();
+            let sdu = vec![7; size];
+            let mut sent = 0;
+            while a.try_send_sdu(&sdu).is_ok() {
+                sent += 1;
+            }
+            a.say_last(Reason::new(Code::Closed, "enough".repeat(100)));
+            drop(a);
+            let mut got = Batch::new(Framing::Record);
+            for _ in 0..sent {
+                assert!(matches!(b.try_recv(&mut got), Ok(Received::Data)));
+            }
+            let last = b.try_recv(&mut got).unwrap();
+            assert!(
+                matches!(&last, Received::Item(Item::Down(r)) if r.code == Code::Closed),
+                "{size}: {last:?}"
+            );
+        }
     }
 
     #[test]

@@ -311,7 +311,7 @@ impl Ipcp for Shim {
         match input {
             Input::Control(id, command) => self.command(now, id, command),
             Input::Upper(flow, batch) => self.upper(now, flow, &batch),
-            Input::UpperGone(flow) => self.upper_gone(flow),
+            Input::UpperGone(flow, reason) => self.upper_gone(flow, reason),
             // Its flows are raw: what a user doesn't take in time is dropped, and none can be half closed.
             Input::UpperShut(_) | Input::UpperFull(_) | Input::UpperRoom(_) => {}
             Input::Lower(key, batch) => self.lower(now, key, &batch),

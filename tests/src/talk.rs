@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::lab::{Host, Process, until};
@@ -33,6 +34,21 @@ impl Talk {
             let right = now["right"].as_u64();
             ensure!(right > Some(had + 50), "{what}: no echo any more: {now}");
             Ok(())
+        })
+    }
+
+    /// Ends the one that began, or kills it; gives what the other has heard of that.
+    pub fn heard_at_the_end(mut self, kills: bool) -> anyhow::Result<Value> {
+        if kills {
+            self.send.signal(Signal::SIGKILL)?;
+            self.send.wait(TEN)?;
+        } else {
+            self.send.finish(TEN)?;
+        }
+        until(TEN, || {
+            let newest = self.serve.newest();
+            ensure!(newest["end"].is_string(), "it heard of no end: {newest}");
+            Ok(newest)
         })
     }
 

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use tests::look::{leaks, settled};
+use tests::talk::Talk;
 use tests::{Host, Line, until};
 
 const FIVE: Duration = Duration::from_secs(5);
@@ -33,6 +34,24 @@ fn a_thousand_flows_from_a_to_c_come_and_go_without_a_leak() {
     );
     let leaks = leaks(&before, &after, TOLERANCE_KIB);
     assert!(leaks.is_empty(), "{leaks:#?}: {all}");
+}
+
+#[test]
+fn a_program_that_is_killed_is_no_good_close_to_who_talked_with_it_over_a_layer() {
+    let mut line = Line::new(None).unwrap();
+    line.start_daemons().unwrap();
+    line.shims().unwrap();
+    line.overlay().unwrap();
+    let (a, c) = (line.host("a").unwrap(), line.host("c").unwrap());
+    for (from, to, kills) in [(a, c, true), (c, a, false)] {
+        let talk = Talk::begin(from, to).unwrap();
+        talk.goes_on("the flow stands").unwrap();
+        let heard = talk.heard_at_the_end(kills).unwrap();
+        let end = heard["end"].as_str().unwrap();
+        assert_eq!(heard["closed"], !kills, "{heard}");
+        let words = ["closed the flow", "without a word"][usize::from(kills)];
+        assert!(end.contains(words), "{heard}");
+    }
 }
 
 /// Flows to a name on C: most one after the other, some at once.

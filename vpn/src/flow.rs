@@ -215,11 +215,8 @@ impl FlowPort for Lane {
 
 impl Drop for Lane {
     fn drop(&mut self) {
-        // If the queue is full, the end of the file says as much.
-        let _ = self.socket.try_send_item(
-            &Item::Down(Reason::new(Code::Closed, "the VPN closed the flow")),
-            None,
-        );
+        let reason = Reason::new(Code::Closed, "the VPN closed the flow");
+        self.socket.say_last(reason);
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use layer::{FlowAsk, FlowTell, Input, Ipcp, Via};
 use libflow::port::Joined;
 use proto::ipcp::{Offload, OffloadKind, Settings};
-use proto::record::{Item, Peer};
+use proto::record::Peer;
 use proto::{Batch, Code, FlowId, Framing, Reason};
 use rustc_hash::{FxHashMap, FxHashSet};
 use tokio::sync::mpsc;
@@ -155,8 +155,7 @@ impl FlowLower {
             }
         };
         if let Some(reason) = reason {
-            // If its queue is full, the end of the file says as much.
-            let _ = control.try_send_item(&Item::Down(reason), None);
+            control.say_last(reason);
         }
     }
 

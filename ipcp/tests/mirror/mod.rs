@@ -10,7 +10,7 @@ use layer::{Input, Ipcp, Now, Output};
 use proto::ipcp::{Allocated, Answer, Command, CommandId, Event, FlowRequest};
 use proto::irm as pb;
 use proto::record::Peer;
-use proto::{Batch, Code, FlowId, Framing, QosSpec, Reason};
+use proto::{Batch, FlowId, Framing, QosSpec};
 use tokio::sync::mpsc;
 
 /// The machine. `Register` makes somebody ask for the name after 50 ms; `Connect` makes it send `flood` batches to each flow.
@@ -167,9 +167,8 @@ impl Ipcp for Mirror {
             }
             Input::UpperFull(flow) => drop(self.full.insert(flow.0)),
             Input::UpperRoom(flow) => drop(self.full.remove(&flow.0)),
-            Input::UpperGone(flow) => {
+            Input::UpperGone(flow, reason) => {
                 self.flows.remove(&flow.0);
-                let reason = Reason::new(Code::Closed, "the user left");
                 self.out
                     .push_back(Output::Control(Event::FlowDown(flow, reason)));
             }

@@ -86,7 +86,7 @@ impl Ipcp for Probe {
                 self.heard.send(Heard::Packets(flow, packets)).unwrap();
             }
             Input::Upper(..)
-            | Input::UpperGone(_)
+            | Input::UpperGone(..)
             | Input::UpperShut(_)
             | Input::UpperFull(_)
             | Input::UpperRoom(_)

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use proto::ipcp::{Answer, Command, Event, FlowRequest};
-use proto::{Addr, Batch, FlowId, Label, Reason};
+use proto::{Addr, Batch, Code, FlowId, Label, Reason};
 
 use super::acts::Act;
 use super::agenda::{Agenda, Due};
@@ -226,8 +226,9 @@ impl World {
     pub(super) fn leave(&mut self, host: usize, flow: FlowId) {
         if self.hosts[host].open.remove(&flow).is_some() {
             self.hosts[host].left.insert(flow);
-            self.hosts[host].flows.remove(&flow);
-            self.input(host, Input::UpperGone(flow));
+            let tag = self.hosts[host].flows.remove(&flow);
+            let tag = tag.map_or(0, |(tag, _)| tag);
+            self.input(host, Input::UpperGone(flow, last_word(tag)));
         }
     }
 
@@ -325,13 +326,21 @@ impl World {
 
 /// What machines say to irmd and to programs.
 impl World {
-    /// A reliable flow that the other program closed, and nothing is said of a loss, has delivered all that it wrote.
+    /// A user hears the very reason that the other gave, be it good or not. If it is one, and nothing is said of a loss, a reliable
+    /// flow has delivered all that was written.
     fn check_close(&mut self, host: usize, flow: FlowId, reason: &Reason) {
-        let closed = reason.text == "the other side closed the flow";
-        let tag = self.hosts[host].flows.get(&flow).filter(|_| closed);
-        let Some((tag, side)) = tag.copied() else {
+        let Some((tag, side)) = self.hosts[host].flows.get(&flow).copied() else {
             return;
         };
+        let said = |tag| last_word(tag) == *reason;
+        if said(tag + 1) {
+            self.fail(format!(
+                "m{host}: flow {tag} ended as no user said: {reason}"
+            ));
+        }
+        if !said(tag) {
+            return;
+        }
         let missing = self.ledger.missing_at(tag, side);
         if missing > 0 && self.ledger.get(tag).is_some_and(|f| f.qos.reliable) {
             self.fail(format!(
@@ -494,3 +503,11 @@ impl World {
 
 /// The wall clock of a host without skew, at the beginning.
 const EPOCH: Duration = Duration::from_secs(1_800_000_000);
+
+/// What the programs at both ends of a flow say when they leave: one half closes, the other dies.
+fn last_word(tag: u32) -> Reason {
+    match tag % 2 {
+        0 => Reason::new(Code::Closed, "the program closed the flow"),
+        _ => Reason::new(Code::Unreachable, "the program died"),
+    }
+}

@@ -33,27 +33,31 @@ impl Unicast {
     }
 
     /// The user of a flow closed it or died.
-    pub(super) fn upper_gone(&mut self, now: Now, id: FlowId) {
+    pub(super) fn upper_gone(&mut self, now: Now, id: FlowId, reason: Reason) {
         let Some(endpoint) = self.flows.endpoint(id) else {
             return;
         };
-        if self.carries_on(now, endpoint) {
+        if self.carries_on(now, endpoint, &reason) {
             return;
         }
-        let reason = Reason::new(Code::Closed, "the other side closed the flow");
         self.say_dealloc(now, endpoint, &reason);
-        self.forget_flow(endpoint);
+        self.forget_flow(endpoint, &reason);
     }
 
     /// A flow whose user is gone is over.
-    pub(super) fn forget_flow(&mut self, endpoint: EndpointId) {
+    pub(super) fn forget_flow(&mut self, endpoint: EndpointId, said: &Reason) {
         let Some(flow) = self.flows.remove(endpoint) else {
             return;
         };
         if let Some(mut transfer) = flow.transfer {
             transfer.count(&mut self.stats);
         }
-        let reason = Reason::new(Code::Closed, "closed by its user");
+        let text = if said.code == Code::Closed {
+            "closed by its user".to_owned()
+        } else {
+            format!("ended by its user; the other side hears: {said}")
+        };
+        let reason = Reason::new(said.code, text);
         self.out
             .push_back(Output::Control(Event::FlowDown(flow.id, reason)));
     }

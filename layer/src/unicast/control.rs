@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use proto::ipcp::Event;
-use proto::{Addr, Batch, Code, EndpointId, FlowId, Reason};
+use proto::{Addr, Batch, EndpointId, FlowId, Reason};
 
 use super::Unicast;
 use super::dt::Path;
@@ -68,15 +68,15 @@ impl Unicast {
     }
 
     /// The user of a flow is gone: says whether what it wrote is still to arrive.
-    pub(super) fn carries_on(&mut self, now: Now, endpoint: EndpointId) -> bool {
+    pub(super) fn carries_on(&mut self, now: Now, endpoint: EndpointId, reason: &Reason) -> bool {
         let Some(transfer) = self.transfer(endpoint) else {
             return false;
         };
         if transfer.ending().is_some() {
             return false;
         }
-        transfer.left(now.mono);
-        if transfer.over(now.mono) == Some(true) {
+        transfer.left(now.mono, reason);
+        if transfer.over(now.mono).is_some() {
             return false;
         }
         self.flows.make_ready(endpoint);
@@ -93,8 +93,9 @@ impl Unicast {
         let Some(transfer) = self.transfer(endpoint) else {
             return false;
         };
-        if matches!(transfer.ending(), Some(Ending::Own { .. })) {
-            self.forget_flow(endpoint);
+        if let Some(Ending::Own { reason, .. }) = transfer.ending() {
+            let reason = reason.clone();
+            self.forget_flow(endpoint, &reason);
             return true;
         }
         let keeps = transfer.ended_by_peer(now.mono, reason);
@@ -253,8 +254,10 @@ impl Unicast {
         if transfer.has_news() {
             self.upper_ready.insert(endpoint);
         }
-        if let Some(arrived) = transfer.over(now.mono) {
-            return self.over(now, endpoint, arrived);
+        if let Some(reason) = transfer.over(now.mono) {
+            // The user was gone, and now its SDUs have arrived or never will.
+            self.say_dealloc(now, endpoint, &reason);
+            return self.forget_flow(endpoint, &reason);
         }
         if let Some(reason) = transfer.drained(now.mono) {
             self.close_flow(endpoint, reason.clone());
@@ -281,20 +284,6 @@ impl Unicast {
             (_, Some(at)) => self.flows.timers.set(endpoint, at.max(now.mono + LEAST)),
             (_, None) => self.flows.timers.clear(endpoint),
         }
-    }
-
-    /// The user of a flow was gone, and now its SDUs have arrived or never will.
-    fn over(&mut self, now: Now, endpoint: EndpointId, arrived: bool) {
-        let reason = if arrived {
-            Reason::new(Code::Closed, "the other side closed the flow")
-        } else {
-            Reason::new(
-                Code::TimedOut,
-                "the other side closed the flow, and not all that it wrote could be delivered in time",
-            )
-        };
-        self.say_dealloc(now, endpoint, &reason);
-        self.forget_flow(endpoint);
     }
 }
 

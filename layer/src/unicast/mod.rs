@@ -368,7 +368,7 @@ impl Ipcp for Unicast {
                 self.command(now, id, command);
                 self.pump = true;
             }
-            Input::UpperGone(flow) => self.upper_gone(now, flow),
+            Input::UpperGone(flow, reason) => self.upper_gone(now, flow, reason),
             Input::UpperShut(flow) => self.upper_shut(flow),
             Input::UpperFull(flow) => self.upper_full(now, flow, true),
             Input::UpperRoom(flow) => self.upper_full(now, flow, false),

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use proto::{Batch, FlowId, Framing, QosSpec, Reason};
+use proto::{Batch, Code, FlowId, Framing, QosSpec, Reason};
 
 use super::stats::Stats;
 use crate::frct::{Buffers, Failure, Fault, Frct, Params, State, WriteError};
@@ -37,7 +37,11 @@ pub(super) struct Transfer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Ending {
     /// Its user is gone: what it wrote is still on its way, at most until then if nothing of it arrives.
-    Own { until: Instant, queued: usize },
+    Own {
+        until: Instant,
+        queued: usize,
+        reason: Reason,
+    },
     /// The other side has ended it: the user has yet to take what arrived.
     Peers { until: Instant, reason: Reason },
 }
@@ -213,11 +217,12 @@ impl Transfer {
         due && !std::mem::replace(&mut self.told, true)
     }
 
-    /// The user is gone, and what it wrote shall still arrive.
-    pub(super) fn left(&mut self, now: Instant) {
+    /// The user is gone for this reason, and what it wrote shall still arrive.
+    pub(super) fn left(&mut self, now: Instant, reason: &Reason) {
         self.ending = Some(Ending::Own {
             until: now + LINGER,
             queued: usize::MAX,
+            reason: reason.clone(),
         });
     }
 
@@ -242,9 +247,14 @@ impl Transfer {
         self.ending.as_ref()
     }
 
-    /// Of a flow whose user is gone: whether it is over, and if so, whether everything has arrived.
-    pub(super) fn over(&mut self, now: Instant) -> Option<bool> {
-        let Some(Ending::Own { until, queued }) = &mut self.ending else {
+    /// Of a flow whose user is gone: why it ends, if it is over. A good end is none if not everything has arrived.
+    pub(super) fn over(&mut self, now: Instant) -> Option<Reason> {
+        let Some(Ending::Own {
+            until,
+            queued,
+            reason,
+        }) = &mut self.ending
+        else {
             return None;
         };
         let left = self.frct.stats().queued + self.rest.len();
@@ -252,9 +262,16 @@ impl Transfer {
             (*until, *queued) = (now + LINGER, left);
         }
         if self.rest.is_empty() && self.frct.sent_all() {
-            return Some(true);
+            return Some(reason.clone());
         }
-        (*until <= now).then_some(false)
+        let late = || {
+            Reason::new(
+                Code::TimedOut,
+                "the other side closed the flow, and not all that it wrote could be delivered in time",
+            )
+        };
+        let good = reason.code == Code::Closed;
+        (*until <= now).then(|| if good { late() } else { reason.clone() })
     }
 
     /// Of a flow that the other side has ended: why, once its user has taken all, or has had time enough.

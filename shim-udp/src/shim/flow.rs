@@ -323,12 +323,11 @@ impl Shim {
         }
     }
 
-    /// The user is gone. The closed port says so to the peer, at its next datagram.
-    pub(super) fn upper_gone(&mut self, id: FlowId) {
+    /// The user is gone. The closed port says so to the peer, at its next datagram; the wire has no place for why.
+    pub(super) fn upper_gone(&mut self, id: FlowId, reason: Reason) {
         let Some(key) = self.flows.get(&id).copied() else {
             return;
         };
-        let reason = Reason::new(Code::Closed, "the user of the flow closed it");
         if let Some(Conn::Dialling(_)) = self.conns.get(&key) {
             self.fail_dial(key, reason);
         } else if self.drop_conn(key).is_some() {

@@ -165,9 +165,12 @@ fn a_closed_flow_is_down_at_the_other_end_after_what_was_sent_before() {
     wire.allocate(0, 10, "srv", program());
     wire.accept(1, 1, 20, program());
     wire.write(1, 20, &[b"last words"]);
-    wire.input(1, Input::UpperGone(FlowId(20)));
+    let gone = Reason::new(Code::Unreachable, "the program died");
+    wire.input(1, Input::UpperGone(FlowId(20), gone.clone()));
     wire.pass(secs(6));
     assert_eq!(wire.hosts[0].sdus, [(FlowId(10), b"last words".to_vec())]);
+    // The wire has no place for why, but the own irmd hears it.
+    assert_eq!(*wire.hosts[1].downs()[0].1, gone);
     assert_eq!(wire.hosts[0].downs()[0].1.code, Code::Closed);
     assert_eq!(wire.hosts[0].closed[0].0, FlowId(10));
 }

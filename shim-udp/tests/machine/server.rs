@@ -113,7 +113,10 @@ fn the_socket_of_an_ipc_process_is_handed_over_with_all_that_waits_in_it() {
         wire.hosts[1].downs().is_empty() && wire.sent_to(CLIENT).len() == 1,
         "the shim is not off the data path"
     );
-    wire.input(1, layer::Input::UpperGone(FlowId(7)));
+    wire.input(
+        1,
+        layer::Input::UpperGone(FlowId(7), Reason::new(Code::Closed, "done")),
+    );
     assert_eq!(
         (wire.hosts[1].open_sockets(), wire.hosts[1].downs().len()),
         (0, 1)

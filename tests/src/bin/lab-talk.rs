@@ -131,7 +131,9 @@ async fn serve(irm: &Irm, name: &str, layer: Label, text: String) -> anyhow::Res
             tokio::task::spawn_local(async move {
                 let tally = RefCell::new(Tally::default());
                 let end = listen(&flow, &text, &tally, true).await;
-                print(&tally.borrow().json(&end.to_string()))
+                let mut json = tally.borrow().json(&end.to_string());
+                json["closed"] = end.is_closed().into();
+                print(&json)
             });
         }
     };

@@ -276,18 +276,19 @@ fn the_end_of_a_flow_leaves_nothing_on_either_side() {
         flow(&mut net, "a", "c", "server", id, QosSpec::RAW);
         write(&mut net, "a", id, &[b"last words"]);
         let (closer, other) = if id % 2 == 0 { ("a", "c") } else { ("c", "a") };
-        if id % 3 == 0 {
-            net.input(closer, Input::UpperGone(FlowId(id)));
+        let done = Reason::new(Code::Closed, "done");
+        let reason = vec![left(), died(), done].swap_remove(id as usize % 3);
+        if id % 3 < 2 {
+            net.input(closer, Input::UpperGone(FlowId(id), reason.clone()));
             net.node(closer).open.remove(&FlowId(id));
+            let down = |e: &Event| matches!(e, Event::FlowDown(flow, r) if flow.0 == id && r.code == reason.code);
+            assert!(net.node(closer).events.iter().any(down));
         } else {
-            net.ask(
-                closer,
-                Command::Dealloc(FlowId(id), Reason::new(Code::Closed, "done")),
-            )
-            .unwrap();
+            net.ask(closer, Command::Dealloc(FlowId(id), reason.clone()))
+                .unwrap();
         }
         net.run(Duration::from_millis(100));
-        assert_eq!(net.node(other).closed[&FlowId(id)].code, Code::Closed);
+        assert_eq!(net.node(other).closed[&FlowId(id)], reason);
     }
     for name in ["a", "c"] {
         assert!(status(&mut net, name).flows.is_empty());
@@ -407,7 +408,7 @@ fn a_thousand_flows_come_and_go() {
             assert!(wait(&mut net, "a", id).is_ok());
         }
         for i in 1..=50 {
-            net.input("a", Input::UpperGone(FlowId(round * 50 + i)));
+            net.input("a", Input::UpperGone(FlowId(round * 50 + i), left()));
             net.node("a").open.remove(&FlowId(round * 50 + i));
         }
     }
@@ -552,7 +553,7 @@ fn a_request_that_comes_again_makes_no_second_end_nor_asks_anybody() {
     assert_eq!(ends, [local], "the same answer, and no other end");
     assert!(net.node("a").open.contains(&FlowId(5)));
     // Its user at c closes it; before a says that it heard so, the request comes again.
-    net.input("c", Input::UpperGone(FlowId(5)));
+    net.input("c", Input::UpperGone(FlowId(5), left()));
     again(&mut net);
     net.seconds(1);
     assert_eq!(requests(&mut net, "c"), 0);

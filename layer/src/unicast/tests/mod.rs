@@ -500,6 +500,16 @@ pub(super) fn status(net: &mut Net, name: &'static str) -> proto::irm::IpcpStatu
     }
 }
 
+/// The last word of a user that closes its flow.
+pub(super) fn left() -> Reason {
+    Reason::new(Code::Closed, "the user closed the flow")
+}
+
+/// What is said of one that had none.
+pub(super) fn died() -> Reason {
+    Reason::new(Code::Unreachable, "the user died")
+}
+
 pub(super) fn label(text: &str) -> Label {
     Label::new(text).unwrap()
 }

@@ -6,7 +6,7 @@ use proto::ipcp::{Allocate, Answer, Command, Event, Respond, User};
 use proto::{Batch, Code, FlowId, Framing, QosSpec};
 
 use super::flows::{allocate, flow, line, register, request, wait};
-use super::{Net, status};
+use super::{Net, died, left, status};
 use crate::Input;
 
 /// Loses each packet that a small generator says.
@@ -90,12 +90,31 @@ fn a_data_flow_loses_nothing_whether_to_a_neighbour_or_through_one_at_any_loss()
         assert!(numbers(&mut net, to, 5) == expected, "{to} {percent}");
         // The other direction goes on, and ends by itself.
         net.input(to, Input::Upper(FlowId(5), record(7, 1)));
-        net.input(to, Input::UpperGone(FlowId(5)));
+        net.input(to, Input::UpperGone(FlowId(5), left()));
         until(&mut net, "the flow is closed", |net| {
             net.node("a").closed.contains_key(&FlowId(5))
         });
         assert_eq!(numbers(&mut net, "a", 5), [7]);
         assert_eq!(net.node("a").closed[&FlowId(5)].code, Code::Closed);
+    }
+}
+
+#[test]
+fn a_user_that_dies_is_heard_of_as_such_after_all_that_it_wrote() {
+    let mut net = line();
+    register(&mut net, "c", "server");
+    for (id, reason) in [(5, died()), (6, left())] {
+        flow(&mut net, "a", "c", "server", id, QosSpec::DATA);
+        lose(&mut net, 1, 20);
+        net.input("a", Input::Upper(FlowId(id), record(0, 50)));
+        net.input("a", Input::UpperGone(FlowId(id), reason.clone()));
+        until(&mut net, "the flow is closed", |net| {
+            net.node("c").closed.contains_key(&FlowId(id))
+        });
+        let expected: Vec<u32> = (0..50).collect();
+        assert_eq!(numbers(&mut net, "c", id), expected);
+        assert_eq!(net.node("c").closed[&FlowId(id)], reason);
+        lose(&mut net, 1, 0);
     }
 }
 

@@ -130,7 +130,7 @@ fn who_closes_a_flow_that_a_revocation_has_ended_says_nothing_to_who_was_revoked
             let reason = Reason::new(Code::Closed, "closed by irmd");
             net.ask("b", Command::Dealloc(FlowId(11), reason)).unwrap();
         } else {
-            net.input("b", Input::UpperGone(FlowId(11)));
+            net.input("b", Input::UpperGone(FlowId(11), left()));
         }
         net.run(Duration::from_millis(50));
         let now = net.now();

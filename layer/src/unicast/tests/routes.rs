@@ -323,7 +323,7 @@ fn a_way_that_is_back_after_long_costs_no_flow() {
     }
     net.cut("b", "c");
     // The word of its end waits all the time.
-    net.input("a", Input::UpperGone(FlowId(6)));
+    net.input("a", Input::UpperGone(FlowId(6), left()));
     net.seconds(25);
     net.mend("b", "c");
     net.seconds(3);
