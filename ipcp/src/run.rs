@@ -506,9 +506,11 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                 );
                 return;
             }
-            Event::FlowRequest(_) | Event::FlowDown(..) | Event::State(..) | Event::Notice(_) => {
-                event
-            }
+            Event::FlowRequest(_)
+            | Event::FlowDown(..)
+            | Event::State(..)
+            | Event::Notice(_)
+            | Event::Members => event,
         };
         if !self.attach.tell(event) {
             self.io.counters.add("drop.control_unheard", 1);

@@ -140,6 +140,7 @@ fn welcome(
         &[("ipcp", ipcp.name.as_str())],
     );
     daemon.reconcile.notify_one();
+    daemon.members.send_replace(());
     Ok(attachment)
 }
 
@@ -215,8 +216,12 @@ fn handle(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, event: Event) {
                 &[("ipcp", ipcp.name.as_str()), ("state", state.word())],
             );
             daemon.reconcile.notify_one();
+            daemon.members.send_replace(());
         }
         Event::Notice(notice) => heed(daemon, ipcp, &notice),
+        Event::Members => {
+            daemon.members.send_replace(());
+        }
     }
 }
 

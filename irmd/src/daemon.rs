@@ -57,6 +57,8 @@ pub(crate) struct Daemon {
     pub(crate) warnings: Mutex<BTreeMap<String, String>>,
     /// Wakes who keeps registrations as they should be.
     pub(crate) reconcile: Notify,
+    /// The members of some layer have changed, or what is known of them.
+    pub(crate) members: watch::Sender<()>,
     /// Wakes who waits for counters of direct flows.
     pub(crate) counted: Notify,
     /// Numbers requests for counters.
@@ -105,6 +107,7 @@ impl Daemon {
             limits: Limits::default(),
             warnings: Mutex::default(),
             reconcile: Notify::new(),
+            members: watch::Sender::new(()),
             counted: Notify::new(),
             round: AtomicU64::new(0),
             ending: watch::Sender::new(Ending::No),

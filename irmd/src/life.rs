@@ -129,9 +129,15 @@ async fn end_strays(daemon: &Arc<Daemon>) {
 
 /// Keeps registrations as they should be, reaps, and takes out what nobody answered.
 async fn tend(daemon: Arc<Daemon>) {
+    let mut children = signal(SignalKind::child()).ok();
+    let mut done = false;
     loop {
-        // A change, or time to try again what failed.
-        let _ = tokio::time::timeout(Duration::from_secs(1), daemon.reconcile.notified()).await;
+        let again = if done { SELDOM } else { SOON };
+        tokio::select! {
+            () = daemon.reconcile.notified() => {}
+            Some(()) = async { children.as_mut()?.recv().await } => {}
+            () = tokio::time::sleep(again) => {}
+        }
         // Programs that a daemon before this one (same process) started are reaped by nobody else; those that
         // somebody watches are watched through their pidfd, which does not need the status.
         while waitid(WaitId::All, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)
@@ -142,13 +148,16 @@ async fn tend(daemon: Arc<Daemon>) {
             daemon.offers.remove(&id);
             daemon.tally.add("expired.flow");
         }
+        // Who comes back after a restart has its names kept until then.
+        done = !daemon.is_recovering();
         let all = daemon.ipcps();
-        for (ipcp, refused) in join_all(all.iter().map(|i| async {
-            reach::tell(&daemon, i).await;
-            (i.clone(), daemon.reconcile_names(i).await)
+        for (ipcp, told, refused) in join_all(all.iter().map(|i| async {
+            let told = reach::tell(&daemon, i).await;
+            (i.clone(), told, daemon.reconcile_names(i).await)
         }))
         .await
         {
+            done &= told && refused.is_empty();
             let text = refused
                 .iter()
                 .map(|(n, r)| format!("{n} is not registered by {}: {r}", ipcp.name))
@@ -205,3 +214,8 @@ pub(crate) async fn stop(ipcp: &Ipcp) {
 
 /// How long all IPC processes together may take to end in good order.
 const STOP: Duration = Duration::from_secs(6);
+
+/// When what failed is tried again, and how long nothing is looked at where nothing failed: by then at the latest whoever waits
+/// for an answer that does not come hears so.
+const SOON: Duration = Duration::from_secs(1);
+const SELDOM: Duration = Duration::from_secs(10);

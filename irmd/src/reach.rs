@@ -26,23 +26,28 @@ pub(crate) fn of(daemon: &Daemon, ipcp: &Ipcp) -> Vec<Reach> {
     all
 }
 
-/// Tells a member where it is, unless it knows.
-pub(crate) async fn tell(daemon: &Daemon, ipcp: &Ipcp) {
+/// Tells a member where it is, unless it knows. `false`: it is to be told again.
+pub(crate) async fn tell(daemon: &Daemon, ipcp: &Ipcp) -> bool {
     let seen = ipcp.seen.borrow().clone();
     if ipcp.kind != Kind::Unicast || seen.attached == 0 || !seen.configured {
-        return;
+        return true;
     }
     let reach = of(daemon, ipcp);
     if ipcp.inner().reach.as_deref().unwrap_or_default() == reach {
-        return;
+        return true;
     }
     let settings = Settings {
         reach: Some(reach.clone()),
         ..Settings::default()
     };
     match ipcp.call(Command::Set(settings), COMMAND).await {
-        Ok(_) => ipcp.inner().reach = Some(reach),
-        // It is told again, at the latest in a second.
-        Err(reason) => tracing::debug!(%reason, ipcp = %ipcp.name, "was not told where it is"),
+        Ok(_) => {
+            ipcp.inner().reach = Some(reach);
+            true
+        }
+        Err(reason) => {
+            tracing::debug!(%reason, ipcp = %ipcp.name, "was not told where it is");
+            false
+        }
     }
 }

@@ -93,10 +93,16 @@ async fn layer(host: &Host, mut members: mpsc::Receiver<usize>) -> u32 {
     let mut ipcp = host.attach(hello).await.unwrap();
     tokio::spawn(async move {
         let mut others = 0;
-        while let Ok(message) = ipcp.message().await {
-            while let Ok(n) = members.try_recv() {
-                others = n;
-            }
+        loop {
+            let message = tokio::select! {
+                message = ipcp.rx.message() => message,
+                Some(n) = members.recv() => {
+                    others = n;
+                    ipcp.send(ipcp_event::Event::Members(MembersChanged {})).await;
+                    continue;
+                }
+            };
+            let Ok(Some(message)) = message else { break };
             match message.command.unwrap() {
                 ipcp_command::Command::Bootstrap(_) => {
                     let who = Configured {

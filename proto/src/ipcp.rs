@@ -358,6 +358,8 @@ pub enum Event {
     State(State, String),
     /// Something that a person may want to know.
     Notice(Notice),
+    /// What the status says of the layer's members has changed; said once after each status, to who wants to ask again.
+    Members,
 }
 
 /// The answer to a command that was carried out.

@@ -437,12 +437,16 @@ async fn live(daemon: &Arc<Daemon>, vpn: &Arc<Vpn>, child: &Child) {
 
 /// Returns when the process has had no stream for a while: it can't be talked to.
 async fn deserted(vpn: &Vpn) {
-    let mut since = Instant::now();
-    while since.elapsed() < Duration::from_secs(10) {
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        if vpn.inner().tx.is_some() {
-            since = Instant::now();
+    let mut said = vpn.said.subscribe();
+    loop {
+        let back = async { while vpn.inner().tx.is_none() && said.changed().await.is_ok() {} };
+        if tokio::time::timeout(Duration::from_secs(10), back)
+            .await
+            .is_err()
+        {
+            return;
         }
+        while vpn.inner().tx.is_some() && said.changed().await.is_ok() {}
     }
 }
 

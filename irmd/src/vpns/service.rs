@@ -8,6 +8,7 @@ use proto::irm::vpn_event::Event;
 use proto::irm::vpns_server::Vpns;
 use proto::irm::{VpnCommand, VpnConfig, VpnEvent, vpn_command};
 use proto::{Code, Label, Reason};
+use tokio::time::{Instant, sleep_until};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Vpn, VpnSpec, keep};
@@ -59,8 +60,8 @@ async fn serve(
     })?;
     vpn.change(|i| (i.tx, i.failure) = (Some(tx.clone()), None));
     let mut told = None;
-    let mut tick = tokio::time::interval(Duration::from_secs(1));
-    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut changed = daemon.members.subscribe();
+    let (mut at, mut soonest) = (Instant::now(), Instant::now());
     let end = loop {
         tokio::select! {
             message = stream::next(&mut events) => match message {
@@ -68,7 +69,11 @@ async fn serve(
                 Ok(None) => break Ok(()),
                 Err(reason) => break Err(reason),
             },
-            _ = tick.tick() => tell(daemon, &vpn, tx, &mut told).await,
+            Ok(()) = changed.changed() => at = at.min(soonest),
+            () = sleep_until(at) => {
+                let again = if tell(daemon, &vpn, tx, &mut told).await { SELDOM } else { PAUSE };
+                (soonest, at) = (Instant::now() + PAUSE, Instant::now() + again);
+            }
         }
     };
     let mine = vpn
@@ -107,15 +112,15 @@ fn heard(daemon: &Arc<Daemon>, vpn: &Vpn, message: VpnEvent) {
     }
 }
 
-/// Tells the process what its layer looks like, if that has changed.
+/// Tells the process what its layer looks like, if that has changed; whether it knows now.
 async fn tell(
     daemon: &Arc<Daemon>,
     vpn: &Vpn,
     tx: &Sender<VpnCommand>,
     told: &mut Option<VpnConfig>,
-) {
+) -> bool {
     match config(daemon, &vpn.spec).await {
-        Ok(config) if told.as_ref() == Some(&config) => {}
+        Ok(config) if told.as_ref() == Some(&config) => return true,
         Ok(config) => {
             let command = vpn_command::Command::Config(config.clone());
             if tx
@@ -125,6 +130,7 @@ async fn tell(
                 .is_ok()
             {
                 *told = Some(config);
+                return true;
             }
         }
         Err(reason) if told.is_none() => {
@@ -133,6 +139,7 @@ async fn tell(
         // The layer is restarting: what was said still holds.
         Err(_) => {}
     }
+    false
 }
 
 async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reason> {
@@ -165,5 +172,9 @@ async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reaso
     })
 }
 
+/// Between two looks at a layer that changes, or at one that could not be asked.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Between two looks at one that says nothing.
+const SELDOM: Duration = Duration::from_secs(60);
 /// How many commands may wait for a vpn process that doesn't read them.
 const QUEUE: usize = 64;

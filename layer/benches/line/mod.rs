@@ -199,7 +199,9 @@ impl Line {
                 let to = self.other(at, lower);
                 self.queue.push_back((to, down));
             }
-            Output::Control(Event::FlowDown(..) | Event::State(..) | Event::Notice(_))
+            Output::Control(
+                Event::FlowDown(..) | Event::State(..) | Event::Notice(_) | Event::Members,
+            )
             | Output::Upper(..)
             | Output::UpperPause(..)
             | Output::UpperShut(_)

@@ -284,6 +284,11 @@ impl Lsdb {
         sorted.into_iter().filter_map(|(addr, _)| self.member(addr))
     }
 
+    /// How many members those are.
+    pub(crate) fn count(&self) -> usize {
+        self.store.len()
+    }
+
     /// The certificate of a member.
     pub fn member(&self, addr: Addr) -> Option<&MemberCert> {
         Some(&**self.store.cert(addr)?)

@@ -374,6 +374,7 @@ impl World {
                 format!("{} {detail}", state.word()),
             ),
             Event::Notice(notice) => self.story.tell(self.elapsed, host, host, notice.text),
+            Event::Members => {}
         }
         self.story.mark(self.elapsed, host, EVENT, &[]);
     }

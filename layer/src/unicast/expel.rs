@@ -169,6 +169,7 @@ impl Unicast {
             self.part_with_revoked(now, *address, member, why);
         }
         if expelled {
+            self.members_changed();
             self.links_changed(now);
             self.flows_rerouted(now);
             // Somebody else of that name may be in already: its records were refused as older than those that are gone.

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use prost::Message;
 use proto::wire::{self, SignedRecord, message::Body};
 use proto::{Addr, FlowId, irm};
@@ -15,7 +16,7 @@ use super::link::{Link, SAFE_MTU};
 use super::pdu::{DIRECT_OVERHEAD, ROUTED_OVERHEAD};
 use crate::Now;
 use crate::crypt::MemberCert;
-use crate::route::{Inserted, LinkState, packed};
+use crate::route::{Inserted, LinkState, Lsdb, packed};
 
 /// Our own records.
 impl Unicast {
@@ -52,6 +53,7 @@ impl Unicast {
             let beside = me.dir.is_beside(self.adjacent.keys().copied());
             if others || !beside {
                 self.directory_rerouted(now, moves);
+                self.members_changed();
             }
             self.flows_rerouted(now);
         }
@@ -155,7 +157,7 @@ impl Unicast {
     pub(super) fn take_records(&mut self, now: Now, lower: FlowId, records: wire::Records) {
         let from = self.links.get(&lower).and_then(Link::peer);
         let (mut news, mut back, mut own) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut unclear, mut regrouped) = (BTreeSet::new(), false);
+        let (mut unclear, mut regrouped, mut changed) = (BTreeSet::new(), false, false);
         let (Some(me), Some(link)) = (&mut self.me, self.links.get_mut(&lower)) else {
             return;
         };
@@ -171,11 +173,13 @@ impl Unicast {
             let before = before.and_then(|(origin, _)| me.routing.lsdb.member(origin));
             let known = before.map_or(came_bare, |cert| cert.der() == record.certificate);
             let groups = before.filter(|_| !known).map(|cert| cert.groups().to_vec());
+            let offered = offers(&me.routing.lsdb, key);
             match me.routing.lsdb.insert(now, &me.identity, record) {
                 Ok(Inserted::New(_)) => {
                     let cert = || key.and_then(|(origin, _)| me.routing.lsdb.member(origin));
                     let same = |cert: &MemberCert| groups.as_deref() == Some(cert.groups());
                     regrouped |= groups.is_some() && !cert().is_some_and(same);
+                    changed |= !known || offered != offers(&me.routing.lsdb, key);
                     news.extend(key.map(|key| (key, !known)));
                 }
                 Ok(Inserted::Known) => {
@@ -219,6 +223,9 @@ impl Unicast {
         if any {
             self.rerouted(now, false);
         }
+        if changed {
+            self.members_changed();
+        }
         self.part_with_doubles(now);
     }
 
@@ -251,9 +258,14 @@ impl Unicast {
         self.flood_delayed(now);
         self.send_news(now);
         let Some(me) = &mut self.me else { return };
+        let before = me.routing.lsdb.count();
         let mut records = me.routing.lsdb.tick(now, &me.identity);
+        let forgotten = me.routing.lsdb.count() != before;
         records.iter_mut().for_each(bare);
         self.flood(now, records, None);
+        if forgotten {
+            self.members_changed();
+        }
         self.rerouted(now, false);
     }
 
@@ -375,6 +387,11 @@ impl Unicast {
         });
         ways.collect()
     }
+}
+
+/// The networks that the originator of a record offers.
+fn offers(lsdb: &Lsdb, key: Option<Key>) -> Option<Vec<IpNet>> {
+    Some(lsdb.offers(key?.0).to_vec())
 }
 
 /// Which record it is.

@@ -317,6 +317,7 @@ impl Unicast {
         self.law_of_names(now);
         self.law_of_flows(now);
         self.review_keys(now);
+        self.members_changed();
     }
 
     /// A member, maybe this one, is in other groups than before: what there is is judged by them.

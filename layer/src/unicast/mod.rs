@@ -168,6 +168,8 @@ pub struct Unicast {
     /// Of flows that begin.
     congestion: Congestion,
     told: limits::Told,
+    /// Somebody has asked for the status since the members changed last, and is told when they change again.
+    asked: bool,
     bounds: limits::Bounds,
     forwarded: u64,
     stats: Stats,
@@ -222,6 +224,7 @@ impl Unicast {
             rate_mbit: admission::RATE_MBIT,
             congestion: Congestion::default(),
             told: limits::Told::default(),
+            asked: false,
             bounds: limits::Bounds::default(),
             forwarded: 0,
             stats: Stats::default(),
@@ -257,6 +260,7 @@ impl Unicast {
             Command::Authority(act) => self.authority_act(now, id, act),
             Command::Offer(networks) => self.offer(now, id, networks),
             Command::Status => {
+                self.asked = true;
                 let status = self.status(now);
                 self.done(id, Ok(Answer::Status(Box::new(status))));
             }

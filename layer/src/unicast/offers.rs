@@ -28,6 +28,7 @@ impl Unicast {
         };
         let record = me.routing.lsdb.set_offers(now, &me.identity, networks);
         self.flood(now, record.into_iter().collect(), None);
+        self.members_changed();
         Ok(())
     }
 

@@ -204,6 +204,7 @@ impl Unicast {
         let records = me.routing.lsdb.reissue(now, &me.identity);
         self.flood(now, records, None);
         self.groups_changed(now);
+        self.members_changed();
     }
 
     /// Says so when little of the certificate's life is left.

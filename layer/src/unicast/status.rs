@@ -214,6 +214,13 @@ impl Unicast {
         })));
     }
 
+    /// The members are others, or something else that the status says of them; links, flows and counters don't count.
+    pub(super) fn members_changed(&mut self) {
+        if std::mem::take(&mut self.asked) {
+            self.out.push_back(Output::Control(Event::Members));
+        }
+    }
+
     /// Enters another state, and says so.
     pub(super) fn state(&mut self, state: State, detail: &str) {
         if self.state != state {

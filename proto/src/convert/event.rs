@@ -32,6 +32,7 @@ impl From<Event> for pb::IpcpEvent {
                 fields: n.fields.into_iter().collect(),
                 warning: n.warning,
             }),
+            Event::Members => Pb::Members(pb::MembersChanged {}),
         };
         Self { event: Some(event) }
     }
@@ -103,6 +104,7 @@ impl Event {
                     warning: n.warning,
                 })
             }
+            Pb::Members(_) => Self::Members,
         }))
     }
 }

@@ -37,6 +37,7 @@ fn told(net: &mut Net, member: &'static str) -> Vec<String> {
         | Event::Done(..)
         | Event::FlowRequest(_)
         | Event::FlowDown(..)
+        | Event::Members
         | Event::State(..) => None,
     };
     let events = std::mem::take(&mut net.node(member).events);

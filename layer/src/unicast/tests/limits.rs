@@ -117,7 +117,11 @@ fn accept(net: &mut Net, flow: u64) {
     let mut events = net.node("b").events.iter().rev();
     let last = events.find_map(|e| match e {
         Event::FlowRequest(asked) => Some(asked.request),
-        Event::Done(..) | Event::FlowDown(..) | Event::State(..) | Event::Notice(_) => None,
+        Event::Done(..)
+        | Event::FlowDown(..)
+        | Event::State(..)
+        | Event::Notice(_)
+        | Event::Members => None,
     });
     let user = User {
         uid: 1000,
@@ -161,7 +165,7 @@ pub(super) fn told(net: &mut Net, at: &'static str, limit: &str) -> Vec<String> 
     let notices = net.node(at).events.iter().filter_map(|e| match e {
         Event::Notice(n) if n.kind == "limit.reached" => Some(&n.fields),
         Event::Done(..) | Event::FlowRequest(_) | Event::FlowDown(..) => None,
-        Event::Notice(_) | Event::State(..) => None,
+        Event::Notice(_) | Event::State(..) | Event::Members => None,
     });
     let of = notices.filter(|f| f.contains(&("limit".to_owned(), limit.to_owned())));
     let counts = of.flatten().filter(|(key, _)| key == "count");

@@ -1,5 +1,6 @@
 //! A few machines on one virtual clock, over a lower network that connects whoever dials whom by name.
 
+mod asked;
 mod certified;
 mod chaos;
 mod clash;

@@ -238,6 +238,7 @@ fn each_use_of_an_invitation_is_told_and_kept_in_a_file() {
         | Event::Done(..)
         | Event::FlowRequest(_)
         | Event::FlowDown(..)
+        | Event::Members
         | Event::State(..) => None,
     };
     let told: Vec<String> = net.node("a").events.iter().filter_map(used).collect();
