@@ -22,4 +22,5 @@ pub mod prefixes;
 pub mod record;
 mod script;
 pub mod shim;
+pub mod switch;
 pub mod unicast;

@@ -1,6 +1,7 @@
 //! IP over flows. It must not know how flows are made, routed or sealed, nor believe a peer about who it is.
 //!
-//! Packets of a TUN device go to the flow of the member that owns their destination; identity is what the layer authenticated.
+//! Packets of a TUN device go to the flow of the member that owns their destination, frames of a TAP device to that of the member
+//! whose address was heard; identity is what the layer authenticated.
 //!
 //! | module | holds |
 //! |---|---|
@@ -8,6 +9,7 @@
 //! | [`icmp`] | "too big" and "unreachable" for this host's own programs |
 //! | [`fragment`] | IPv4 packets cut to a flow's MTU |
 //! | [`session`] | the flows to one peer: when to dial, which to send on |
+//! | [`switch`] | which Ethernet address is behind which member |
 //! | [`pump`] | the data path: one task that owns the device and every flow |
 //! | [`device`] | making the device |
 //! | [`flow`] | what the pump needs of a flow, and handing the device over |
@@ -42,6 +44,7 @@ pub mod pump;
 pub mod run;
 pub mod session;
 pub mod strangers;
+pub mod switch;
 pub mod traffic;
 pub mod upkeep;
 pub mod ways;

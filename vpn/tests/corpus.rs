@@ -1,4 +1,4 @@
-//! What the fuzzer found worth keeping of IP packets, and cheap changes of it, on a stable compiler (`fuzz/`).
+//! What the fuzzer found worth keeping of IP packets and of frames, and cheap changes of it, on a stable compiler (`fuzz/`).
 
 #![allow(
     clippy::unwrap_used,
@@ -17,7 +17,10 @@ mod packet;
 mod replay;
 #[path = "../../fuzz/src/script.rs"]
 mod script;
+#[path = "../../fuzz/src/switch.rs"]
+mod switch;
 
 replay::replays! {
     packet(4000): no_ip_packet_breaks_the_vpn;
+    switch(4000): no_frame_breaks_the_switch;
 }
