@@ -3,6 +3,7 @@
 mod bad;
 mod capture;
 mod device;
+mod frame;
 mod hello;
 mod http;
 mod ping;
@@ -124,6 +125,20 @@ enum Verb {
         #[arg(long)]
         heads: bool,
     },
+    /// Print the address of a device on layer 2, in hexadecimal digits
+    Mac { device: String },
+    /// Send a frame of Ethernet, in hexadecimal digits, and print how many were taken
+    FrameSend {
+        device: String,
+        frame: String,
+        #[arg(long, default_value_t = 1)]
+        count: u64,
+        /// A second
+        #[arg(long, default_value_t = 10_000)]
+        rate: u32,
+    },
+    /// Print each frame that a device gets for the host, in hexadecimal digits, until stdin ends
+    FrameWatch { device: String },
     /// Fetch it and print bytes, seconds and SHA-256 as JSON
     HttpGet { from: SocketAddr },
     /// Take TCP connections
@@ -197,6 +212,14 @@ pub fn main() -> anyhow::Result<()> {
         } => http::serve(at, bytes, seed, &text),
         Verb::Capture { needle, seconds } => capture::run(&needle, seconds),
         Verb::Device { name, heads } => device::run(&name, heads),
+        Verb::Mac { device } => frame::mac(&device),
+        Verb::FrameSend {
+            device,
+            frame,
+            count,
+            rate,
+        } => frame::send(&device, &frame, count, rate),
+        Verb::FrameWatch { device } => frame::watch(&device),
         Verb::HttpGet { from } => http::get(from),
         Verb::TcpServe { at, manner } => tcp::serve(at, manner),
         Verb::TcpExchange(how) => tcp::exchange(how),
