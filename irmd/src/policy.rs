@@ -4,8 +4,8 @@ use proto::{Code, Label, Name, Reason};
 
 use crate::session::Who;
 
-/// The prefix of names that only vpn processes use.
-const VPN: &str = "vpn/";
+/// The prefixes of names that only vpn processes use: for packets, and for frames.
+const VPN: [&str; 2] = ["vpn/", "tap/"];
 
 /// May this caller listen to the name? `is_ipcp` says whether an IPC process of this host has it.
 pub(crate) fn may_listen(
@@ -15,7 +15,7 @@ pub(crate) fn may_listen(
 ) -> Result<(), Reason> {
     let allowed = match who {
         Who::Ipcp(me) => name.as_str() == me.as_str(),
-        Who::Vpn(_) => name.as_str().starts_with(VPN),
+        Who::Vpn(_) => is_vpn(name),
         Who::Program => !reserved(name, is_ipcp),
     };
     if allowed {
@@ -91,14 +91,18 @@ pub(crate) fn no_cycle<'a>(
 }
 
 fn reserved(name: &Name, is_ipcp: impl Fn(&str) -> bool) -> bool {
-    name.as_str().starts_with(VPN) || is_ipcp(name.as_str())
+    is_vpn(name) || is_ipcp(name.as_str())
+}
+
+fn is_vpn(name: &Name) -> bool {
+    VPN.iter().any(|prefix| name.as_str().starts_with(prefix))
 }
 
 fn denied(what: &str, name: &Name) -> Reason {
     Reason::new(
         Code::Denied,
         format!(
-            "may not {what} {name}: names of IPC processes and vpn/* are reserved to processes that irmd started; use another name"
+            "may not {what} {name}: names of IPC processes, vpn/* and tap/* are reserved to processes that irmd started; use another name"
         ),
     )
 }
@@ -119,7 +123,7 @@ mod tests {
     fn reserved_names_are_for_processes_that_irmd_started() {
         let is_ipcp = |n: &str| n == "ovl-a";
         let me = Who::Ipcp(label("ovl-a"));
-        for bad in ["ovl-a", "vpn/x"] {
+        for bad in ["ovl-a", "vpn/x", "tap/x"] {
             assert_eq!(
                 may_listen(&Who::Program, &name(bad), is_ipcp)
                     .unwrap_err()

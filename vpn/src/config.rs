@@ -5,10 +5,11 @@ use std::net::IpAddr;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use proto::ipcp::OffloadMode;
-use proto::irm::VpnConfig;
+use proto::irm::{VpnConfig, VpnTraffic};
 use proto::{Code, Label, Reason};
 
 use crate::filter::{Both, Rules};
+use crate::switch::Mac;
 use crate::traffic::Traffic;
 use crate::ways::{Names, Offered, Ways};
 
@@ -39,6 +40,12 @@ pub struct Config {
     pub names: Names,
     /// How packets are carried.
     pub traffic: Traffic,
+    /// Ethernet frames instead of packets: no address of IP means anything then.
+    pub tap: bool,
+    /// The address that the device has on an Ethernet segment.
+    pub mac: Option<Mac>,
+    /// Members that the policy keeps out of the segment: what they may send is said of packets, and frames can't be judged so.
+    pub kept_out: BTreeSet<Label>,
 }
 
 /// Another member.
@@ -50,6 +57,8 @@ pub struct Member {
     pub neighbour: bool,
     /// What may pass between this host and it.
     pub filter: Both,
+    /// The address that its device has on an Ethernet segment.
+    pub mac: Option<Mac>,
 }
 
 /// A network behind a member that no certificate speaks of.
@@ -138,12 +147,10 @@ impl TryFrom<VpnConfig> for Config {
     type Error = Reason;
 
     fn try_from(wire: VpnConfig) -> Result<Self, Reason> {
-        if wire.tap {
-            return Err(Reason::new(
-                Code::Failed,
-                "this version has no TAP devices; leave --tap out",
-            ));
-        }
+        let wire = match wire.tap {
+            true => without_ip(wire),
+            false => wire,
+        };
         let (layer, me) = (Label::new(wire.layer)?, Label::new(wire.member)?);
         let own = prefixes("own_prefixes", &wire.own_prefixes)?;
         let neighbours: BTreeSet<String> = wire
@@ -153,6 +160,7 @@ impl TryFrom<VpnConfig> for Config {
             .flat_map(|m| m.neighbours.iter().cloned())
             .collect();
         let (mut members, mut offered) = (BTreeMap::new(), Vec::new());
+        let (mut mac, mut kept_out) = (None, BTreeSet::new());
         let filters: Vec<Rules> = wire.filters.into_iter().map(Rules::from).collect();
         // One that isn't there allows nothing.
         let filter = |number: u32| match number {
@@ -167,11 +175,16 @@ impl TryFrom<VpnConfig> for Config {
                     sends: filter(m.sends),
                     takes: filter(m.takes),
                 },
+                mac: (wire.tap && m.address != 0).then(|| Mac::of_member(m.address)),
             };
             let name = Label::new(m.name)?;
             let all = m.offers.into_iter();
             offered.extend(all.map(|o| (name.clone(), m.reachable, o)));
-            if name != me {
+            if name == me {
+                mac = member.mac;
+            } else if wire.tap && !member.filter.allows_all() {
+                kept_out.insert(name);
+            } else {
                 members.insert(name, member);
             }
         }
@@ -180,7 +193,11 @@ impl TryFrom<VpnConfig> for Config {
             .iter()
             .map(|text| route(text))
             .collect::<Result<Vec<_>, _>>()?;
-        let addresses = addresses(&wire.address, &own)?;
+        let addresses = match wire.tap {
+            true if wire.address.is_empty() => Vec::new(),
+            true => vec![parse_address(&wire.address)?],
+            false => addresses(&wire.address, &own)?,
+        };
         let ways = Ways::parse(wire.ways.unwrap_or_default())?;
         let offered = ways.judge(&me, offered);
         Ok(Self {
@@ -196,7 +213,30 @@ impl TryFrom<VpnConfig> for Config {
             exit: ways.exit,
             names: ways.names,
             traffic: wire.traffic.unwrap_or_default().into(),
+            tap: wire.tap,
+            mac,
+            kept_out,
         })
+    }
+}
+
+/// What a segment has no use for: its addresses are those that its hosts give themselves, its flows stay for floods.
+fn without_ip(mut wire: VpnConfig) -> VpnConfig {
+    for member in &mut wire.members {
+        member.prefixes.clear();
+        member.offers.clear();
+    }
+    VpnConfig {
+        own_prefixes: Vec::new(),
+        routes: Vec::new(),
+        offload_tun: OffloadMode::Off.to_string(),
+        ways: None,
+        traffic: Some(VpnTraffic {
+            keep_mss: true,
+            idle_ms: Some(0),
+            one_class: true,
+        }),
+        ..wire
     }
 }
 
@@ -226,15 +266,7 @@ fn addresses(asked: &str, own: &[IpNet]) -> Result<Vec<IpNet>, Reason> {
             _ => Ok(own.iter().map(first_address).collect()),
         };
     }
-    let address: IpNet = match asked.parse::<IpNet>() {
-        Ok(net) => net,
-        Err(_) => asked.parse::<IpAddr>().map(IpNet::from).map_err(|_| {
-            Reason::new(
-                Code::Usage,
-                format!("{asked:?} is no address; use ADDR/LEN as in 10.7.0.1/24"),
-            )
-        })?,
-    };
+    let address = parse_address(asked)?;
     if !own.iter().any(|net| net.contains(&address.addr())) {
         let why = format!(
             "the address {} lies in none of this member's prefixes ({})",
@@ -244,6 +276,16 @@ fn addresses(asked: &str, own: &[IpNet]) -> Result<Vec<IpNet>, Reason> {
         return Err(Reason::new(Code::Denied, why));
     }
     Ok(vec![address])
+}
+
+fn parse_address(asked: &str) -> Result<IpNet, Reason> {
+    let alone = |_| asked.parse::<IpAddr>().map(IpNet::from);
+    asked.parse::<IpNet>().or_else(alone).map_err(|_| {
+        Reason::new(
+            Code::Usage,
+            format!("{asked:?} is no address; use ADDR/LEN as in 10.7.0.1/24"),
+        )
+    })
 }
 
 /// As it stands, where a prefix names a host; else the first host of the network. The device gets it alone: a route to the
@@ -302,7 +344,7 @@ pub(crate) fn prefixes(field: &str, texts: &[String]) -> Result<Vec<IpNet>, Reas
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proto::irm;
+    use proto::irm::{self, PassRule};
 
     fn wire() -> VpnConfig {
         let member = |name: &str, prefix: &str, neighbours: &[&str]| irm::Member {
@@ -413,11 +455,44 @@ mod tests {
                 "{refused:?}"
             );
         }
-        let tap = Config::try_from(VpnConfig {
-            tap: true,
-            ..wire()
-        })
-        .unwrap_err();
-        assert!(tap.text.contains("--tap"));
+    }
+
+    #[test]
+    fn a_segment_has_no_addresses_but_those_that_were_asked_for_and_nobody_of_whom_rules_speak() {
+        let asked = |address: &str, rules: &[PassRule]| {
+            let mut wire = VpnConfig {
+                tap: true,
+                address: address.into(),
+                filters: vec![irm::Filter {
+                    rules: rules.to_vec(),
+                }],
+                ..wire()
+            };
+            for (n, member) in (1..).zip(&mut wire.members) {
+                member.address = n << 60;
+            }
+            (wire.members[2].sends, wire.members[2].takes) = (1, 1);
+            Config::try_from(wire).unwrap()
+        };
+        let rule = |allow, protocol| PassRule {
+            allow,
+            protocol,
+            low: 0,
+            high: 65_535,
+        };
+        let some = asked("", &[rule(true, 6)]);
+        assert!(some.addresses.is_empty() && some.kernel_routes().is_empty());
+        assert_eq!((some.traffic.idle, some.own.len()), (None, 0));
+        assert_eq!(some.mac.unwrap().to_string(), "12:00:00:00:00:00");
+        let (b, c) = (Label::new("b").unwrap(), Label::new("c").unwrap());
+        assert_eq!(some.kept_out, [c.clone()].into());
+        assert_eq!(some.members.keys().collect::<Vec<_>>(), [&b]);
+        assert_eq!(some.members[&b].mac, Some(Mac::of_member(2 << 60)));
+        for rules in [vec![], vec![rule(false, 6), rule(true, 0)]] {
+            assert_eq!(asked("", &rules).kept_out.len(), 1);
+        }
+        let all = asked("192.168.9.1/24", &[rule(true, 0)]);
+        assert!(all.members.contains_key(&c) && all.kept_out.is_empty());
+        assert_eq!(all.addresses, nets(&["192.168.9.1/24"]));
     }
 }

@@ -29,6 +29,8 @@ pub struct Counters {
     pub flows_idle: u64,
     /// TCP connections whose largest segment was lowered, each way counted.
     pub mss_lowered: u64,
+    /// Frames of a TAP that went to all peers.
+    pub flooded: u64,
     dropped: [u64; Dropped::ALL.len()],
 }
 
@@ -73,6 +75,20 @@ pub enum Dropped {
     BadRecord,
     /// An ICMP error that the rate limit held back.
     IcmpLimited,
+    /// A frame that is shorter than its header.
+    ShortFrame,
+    /// A frame whose source is that of a group, or of nobody.
+    BadSource,
+    /// A frame that ends at the next bridge.
+    BridgeControl,
+    /// A frame from an address that is another's.
+    StolenSource,
+    /// A frame for one who is on the side that it comes from, or on another peer's.
+    Elsewhere,
+    /// A frame for all that the rate limit held back.
+    FloodLimited,
+    /// A frame for all, or for one who is not known, when no peer was there.
+    NobodyThere,
 }
 
 impl Counters {
@@ -106,6 +122,7 @@ impl Counters {
             ("flows_down", self.flows_down),
             ("flows_idle", self.flows_idle),
             ("mss_lowered", self.mss_lowered),
+            ("flooded", self.flooded),
         ];
         let moved = moved.into_iter().map(|(name, n)| (name.to_owned(), n));
         let dropped = Dropped::ALL
@@ -116,7 +133,7 @@ impl Counters {
 }
 
 impl Dropped {
-    const ALL: [Self; 19] = [
+    const ALL: [Self; 26] = [
         Self::MalformedOut,
         Self::MalformedIn,
         Self::SpoofedSource,
@@ -136,6 +153,13 @@ impl Dropped {
         Self::DeviceWrite,
         Self::BadRecord,
         Self::IcmpLimited,
+        Self::ShortFrame,
+        Self::BadSource,
+        Self::BridgeControl,
+        Self::StolenSource,
+        Self::Elsewhere,
+        Self::FloodLimited,
+        Self::NobodyThere,
     ];
 
     /// A stable word for status and metrics.
@@ -160,6 +184,13 @@ impl Dropped {
             Self::DeviceWrite => "device_write",
             Self::BadRecord => "bad_record",
             Self::IcmpLimited => "icmp_limited",
+            Self::ShortFrame => "short_frame",
+            Self::BadSource => "bad_source",
+            Self::BridgeControl => "bridge_control",
+            Self::StolenSource => "stolen_source",
+            Self::Elsewhere => "elsewhere",
+            Self::FloodLimited => "flood_limited",
+            Self::NobodyThere => "nobody_there",
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Making the TUN device.
+//! Making the device: a TUN, or a TAP.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -40,19 +40,10 @@ impl DeviceName {
     }
 }
 
-/// Makes a device without packet information; it is down and has no address. It and its routes go away with this value, also when
+/// Makes a TUN device without packet information; it is down and has no address. It and its routes go away with this value, also when
 /// the process is killed. The caller has made sure that no device has this name.
 pub fn create(name: &DeviceName, mode: OffloadMode) -> Result<Tun, Reason> {
-    let mut config = tun::Configuration::default();
-    config.tun_name(name.as_str());
-    // What the device is given, it is given by netlink; not by this crate's older calls.
-    config.platform_config(|platform| {
-        platform.ensure_root_privileges(false);
-        platform.vnet_hdr(true);
-    });
-    let device = tun::create(&config).map_err(|e| refusal(name, &e.into()))?;
-    device.set_nonblock().map_err(|e| refusal(name, &e))?;
-    let fd = tun_offload::descriptor(device);
+    let fd = open(name, tun::Layer::L3)?;
     let offloads = match mode {
         OffloadMode::Off => Offloads::default(),
         OffloadMode::Auto | OffloadMode::On => probe(&fd),
@@ -65,6 +56,39 @@ pub fn create(name: &DeviceName, mode: OffloadMode) -> Result<Tun, Reason> {
         return Err(Reason::new(Code::Failed, why));
     }
     Ok(Tun::new(fd, offloads))
+}
+
+/// The same, a TAP device: each frame is one whole Ethernet frame.
+pub fn create_tap(name: &DeviceName) -> Result<Tun, Reason> {
+    Ok(Tun::new(open(name, tun::Layer::L2)?, Offloads::default()))
+}
+
+/// Has the kernel take no router advertisements from a TAP, which would let any member of the segment give this host a way out.
+/// An administrator may have it do so afterwards. Gives what to do where this can't.
+pub fn refuse_routers(name: &DeviceName) -> Option<String> {
+    let sysctl = format!("net/ipv6/conf/{}/accept_ra", name.as_str());
+    let done = std::fs::write(format!("/proc/sys/{sysctl}"), "0");
+    match done {
+        // Without IPv6 there are none.
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Some(format!(
+            "{} takes routers of its segment ({e}): sysctl -w {sysctl}=0",
+            name.as_str()
+        )),
+        Ok(()) | Err(_) => None,
+    }
+}
+
+fn open(name: &DeviceName, layer: tun::Layer) -> Result<OwnedFd, Reason> {
+    let mut config = tun::Configuration::default();
+    config.tun_name(name.as_str()).layer(layer);
+    // What the device is given, it is given by netlink; not by this crate's older calls.
+    config.platform_config(|platform| {
+        platform.ensure_root_privileges(false);
+        platform.vnet_hdr(true);
+    });
+    let device = tun::create(&config).map_err(|e| refusal(name, &e.into()))?;
+    device.set_nonblock().map_err(|e| refusal(name, &e))?;
+    Ok(tun_offload::descriptor(device))
 }
 
 /// What the kernel says that it can do.

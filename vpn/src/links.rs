@@ -22,32 +22,43 @@ pub enum News {
     Listening(Option<Reason>),
 }
 
+/// What a VPN carries. Each has names of its own, so that neither takes the other's flows, and a policy can tell them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Packets.
+    Tun,
+    /// Ethernet frames.
+    Tap,
+}
+
 /// Makes flows to other members and takes theirs.
 #[derive(Debug)]
 pub struct Links {
     irm: Irm,
     layer: Label,
     me: Label,
+    kind: Kind,
     news: mpsc::Receiver<News>,
     teller: mpsc::Sender<News>,
     tasks: JoinSet<()>,
 }
 
 impl Links {
-    /// Starts to listen as `vpn/ME` in a layer.
-    pub fn start(irm: Irm, layer: Label, me: Label) -> Self {
+    /// Starts to listen as `vpn/ME` or `tap/ME` in a layer.
+    pub fn start(irm: Irm, layer: Label, me: Label, kind: Kind) -> Self {
         let (teller, news) = mpsc::channel(QUEUE);
         let mut tasks = JoinSet::new();
         tasks.spawn(listen(
             irm.clone(),
             layer.clone(),
-            me.clone(),
+            kind.name(&me),
             teller.clone(),
         ));
         Self {
             irm,
             layer,
             me,
+            kind,
             news,
             teller,
             tasks,
@@ -62,11 +73,11 @@ impl Links {
             qos: class.qos(),
             layer: Some(self.layer.clone()),
             peer: Some(peer.clone()),
-            source: proto::Name::new(name(&self.me)).ok(),
+            source: proto::Name::new(self.kind.name(&self.me)).ok(),
             timeout: DIAL,
             ..AllocOptions::default()
         };
-        let (irm, teller, to) = (self.irm.clone(), self.teller.clone(), name(peer));
+        let (irm, teller, to) = (self.irm.clone(), self.teller.clone(), self.kind.name(peer));
         self.tasks.spawn(async move {
             let dialled = irm.dial(to, options).await;
             let lane = dialled.map(Lane::from).map_err(Reason::from);
@@ -84,16 +95,21 @@ impl Links {
     }
 }
 
-/// The name that the VPN of a member goes by.
-fn name(member: &Label) -> String {
-    format!("vpn/{member}")
+impl Kind {
+    /// The name that the VPN of a member goes by.
+    fn name(self, member: &Label) -> String {
+        match self {
+            Self::Tun => format!("vpn/{member}"),
+            Self::Tap => format!("tap/{member}"),
+        }
+    }
 }
 
 /// Listens for good; where that fails, as while the layer isn't up yet, tries again.
-async fn listen(irm: Irm, layer: Label, me: Label, teller: mpsc::Sender<News>) {
+async fn listen(irm: Irm, layer: Label, name: String, teller: mpsc::Sender<News>) {
     let mut answers = JoinSet::new();
     loop {
-        let reason = match irm.listen(name(&me), std::slice::from_ref(&layer)).await {
+        let reason = match irm.listen(name.clone(), std::slice::from_ref(&layer)).await {
             Ok(mut listener) => {
                 let _ = teller.send(News::Listening(None)).await;
                 loop {
@@ -112,7 +128,7 @@ async fn listen(irm: Irm, layer: Label, me: Label, teller: mpsc::Sender<News>) {
             }
             Err(e) => e.reason(),
         };
-        tracing::debug!("can't listen as {}: {reason}", name(&me));
+        tracing::debug!("can't listen as {name}: {reason}");
         if teller.send(News::Listening(Some(reason))).await.is_err() {
             return;
         }

@@ -14,7 +14,7 @@ use crate::control::{Control, Hello, Order};
 use crate::device::{self, DeviceName};
 use crate::flow::Lane;
 use crate::forwarding;
-use crate::links::{Links, News};
+use crate::links::{Kind, Links, News};
 use crate::names::Answering;
 use crate::netlink::{Device, Netlink, Watch};
 use crate::pump::{FlowStatus, Happening, PeerStatus, Pump};
@@ -52,7 +52,6 @@ pub async fn run(run_dir: RunDir, hello: Hello) -> Result<(), Reason> {
 struct Vpn {
     config: Config,
     wire_ways: VpnWays,
-    wire_traffic: VpnTraffic,
     dev: DeviceName,
     device: Device,
     watch: Watch,
@@ -64,6 +63,8 @@ struct Vpn {
     names: Answering,
     deaf: Option<Reason>,
     narrow: bool,
+    /// What to do since the kernel takes routers of the segment.
+    routers: Option<String>,
     report: Option<Instant>,
 }
 
@@ -85,7 +86,6 @@ async fn start(
         &wire.dev
     })?;
     let wire_ways = wire.ways.clone().unwrap_or_default();
-    let wire_traffic = shown(wire.traffic.unwrap_or_default());
     let config = Config::try_from(*wire)?;
     let options = libflow::Options {
         run_dir: Some(run_dir.path().to_owned()),
@@ -95,8 +95,14 @@ async fn start(
     let irm = Irm::connect_with(options).await?;
     let (netlink, watch) = (Netlink::open()?, Watch::open()?);
     netlink.free(&dev, LINGER).await?;
-    let tun = device::create(&dev, config.offload)?;
-    let mut device = Device::up(netlink, dev.clone(), FIRST_MTU, tun.queue()).await?;
+    let (tun, kind, routers) = match config.tap {
+        true => {
+            let tap = device::create_tap(&dev)?;
+            (tap, Kind::Tap, device::refuse_routers(&dev))
+        }
+        false => (device::create(&dev, config.offload)?, Kind::Tun, None),
+    };
+    let mut device = Device::up(netlink, dev.clone(), FIRST_MTU, tun.queue(), config.mac).await?;
     device.apply(&config).await?;
     let mut pump = Pump::new(tun).map_err(|e| {
         Reason::new(
@@ -105,10 +111,13 @@ async fn start(
         )
     })?;
     pump.configure(&config);
+    if let Some(mac) = device.mac() {
+        pump.set_mac(mac);
+    }
     let mut names = Answering::default();
     let now = std::time::Instant::now();
     names.keep(now, &config, device.index()).await;
-    let links = Links::start(irm, config.layer.clone(), config.me.clone());
+    let links = Links::start(irm, config.layer.clone(), config.me.clone(), kind);
     tracing::info!(
         "{} is up as {} in {}",
         dev.as_str(),
@@ -119,7 +128,6 @@ async fn start(
     Ok(Some(Vpn {
         config,
         wire_ways,
-        wire_traffic,
         dev,
         device,
         watch,
@@ -131,6 +139,7 @@ async fn start(
         names,
         deaf: None,
         narrow: false,
+        routers,
         report,
     }))
 }
@@ -226,6 +235,9 @@ impl Vpn {
                 }
                 self.pump.dial_failed(id, reason);
             }
+            News::Accepted(member, _) if self.config.kept_out.contains(&member) => {
+                tracing::info!(%member, "a flow was refused: the policy keeps it out of the segment");
+            }
             News::Accepted(member, lane) => {
                 if let Err(lane) = self.pump.accepted(&member, lane) {
                     tracing::info!(%member, "a flow from a member that irmd has not told of waits for that");
@@ -242,7 +254,8 @@ impl Vpn {
 
     async fn reconfigure(&mut self, wire: VpnConfig) -> Result<Vec<Happening>, Reason> {
         let config = Config::try_from(wire)?;
-        if (&config.layer, &config.me) != (&self.config.layer, &self.config.me) {
+        let who = |c: &Config| (c.layer.clone(), c.me.clone(), c.tap);
+        if who(&config) != who(&self.config) {
             return Err(Reason::new(
                 Code::Conflict,
                 format!(
@@ -289,6 +302,9 @@ impl Vpn {
                     tracing::warn!("somebody changed {}; put back: {healed}", self.dev.as_str());
                 }
                 self.upkeep.looked(now, now - began, healed);
+                if let Some(mac) = self.device.mac() {
+                    self.pump.set_mac(mac);
+                }
             }
             Err(reason) => {
                 tracing::warn!("{reason}");
@@ -306,9 +322,16 @@ impl Vpn {
             return Ok(());
         };
         let v6 = self.config.addresses.iter().any(|a| a.addr().is_ipv6());
-        let least = if v6 { LEAST_V6 } else { LEAST_V4 };
-        self.narrow = smallest < least;
-        let mtu = smallest.clamp(least, Batch::MAX_PACKET as u32);
+        // The hosts of a segment may give themselves addresses of either family at any time.
+        let least = if v6 || self.config.tap {
+            LEAST_V6
+        } else {
+            LEAST_V4
+        };
+        let head = if self.config.tap { FRAME_HEAD } else { 0 };
+        let room = smallest.saturating_sub(head);
+        self.narrow = room < least;
+        let mtu = room.clamp(least, Batch::MAX_PACKET as u32 - head);
         if mtu != self.mtu {
             self.device.set_mtu(mtu).await?;
             tracing::info!("the MTU of {} is {mtu}", self.dev.as_str());
@@ -360,7 +383,7 @@ impl Vpn {
                 .collect(),
             mtu: self.mtu,
             pid: std::process::id(),
-            peers: self.pump.peers().map(peer_info).collect(),
+            peers: self.peers(),
             counters: self
                 .pump
                 .counters()
@@ -368,6 +391,7 @@ impl Vpn {
                 .into_iter()
                 .chain(self.upkeep.counters())
                 .chain(self.tally())
+                .chain(self.learned())
                 .chain([(
                     "filter_conversations".to_owned(),
                     self.pump.conversations() as u64,
@@ -376,7 +400,8 @@ impl Vpn {
             detail: self.detail(),
             ways: Some(self.wire_ways.clone()),
             offers: self.config.offered.iter().map(offer_info).collect(),
-            traffic: Some(self.wire_traffic),
+            traffic: Some(shown(&self.config.traffic)),
+            tap: self.config.tap,
             offload: self
                 .pump
                 .device()
@@ -384,6 +409,33 @@ impl Vpn {
                 .map(|o| o.to_string())
                 .unwrap_or_default(),
         }
+    }
+
+    /// Those that take part, and those that may not.
+    fn peers(&self) -> Vec<VpnPeer> {
+        let kept_out = self.config.kept_out.iter().map(|name| VpnPeer {
+            name: name.to_string(),
+            state: "denied".to_owned(),
+            filtered: true,
+            ..VpnPeer::default()
+        });
+        let all = self.pump.peers().map(peer_info);
+        let mut all: Vec<VpnPeer> = all.chain(kept_out).collect();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// What the switch knows, if this is a segment.
+    fn learned(&self) -> impl Iterator<Item = (String, u64)> + use<> {
+        let learned = self.pump.learned().into_iter();
+        let named = learned.flat_map(|l| {
+            [
+                ("macs", l.macs as u64),
+                ("mac_moves", l.moves),
+                ("mac_overflows", l.overflows),
+            ]
+        });
+        named.map(|(name, n)| (name.to_owned(), n))
     }
 
     /// What this process did with super-packets; the layer's has counters of its own.
@@ -400,8 +452,9 @@ impl Vpn {
             .map(|why| format!("others can't reach this VPN: {why}"));
         let narrow = self.narrow.then(|| {
             format!(
-                "a flow carries less than {} bytes, which IP needs; raise the MTU below",
-                self.mtu
+                "a flow carries less than {} bytes, which IP needs{}; raise the MTU below",
+                self.mtu,
+                if self.config.tap { " in a frame" } else { "" }
             )
         });
         let warnings = self.device.warnings();
@@ -420,6 +473,7 @@ impl Vpn {
             .chain(forwarding::warning(&self.config.offers))
             .chain(self.no_exit())
             .chain(self.names.warning())
+            .chain(self.routers.clone())
             .chain(more)
             .chain(contested)
             .chain(deaf)
@@ -450,6 +504,7 @@ fn peer_info(peer: PeerStatus) -> VpnPeer {
         tx_bytes: peer.moved.tx_bytes,
         flows: peer.flows.iter().map(flow_info).collect(),
         filtered: peer.filtered,
+        macs: peer.macs as u32, // at most the switch's share
     }
 }
 
@@ -464,11 +519,12 @@ fn flow_info(flow: &FlowStatus) -> VpnFlow {
 }
 
 /// With what was not said, as it is done.
-fn shown(asked: VpnTraffic) -> VpnTraffic {
-    let idle = Traffic::from(asked).idle.unwrap_or_default();
+fn shown(traffic: &Traffic) -> VpnTraffic {
+    let idle = traffic.idle.unwrap_or_default();
     VpnTraffic {
+        keep_mss: !traffic.mss_clamp,
         idle_ms: Some(idle.as_millis() as u64), // a u64 at first
-        ..asked
+        one_class: !traffic.classes,
     }
 }
 
@@ -513,3 +569,5 @@ const SHOWN: usize = 4;
 /// What a device needs for IPv6 (RFC 8200) and for IPv4 in practice (RFC 791).
 const LEAST_V6: u32 = 1280;
 const LEAST_V4: u32 = 576;
+/// What a frame has before its packet: addresses and kind, and the tag of a VLAN.
+const FRAME_HEAD: u32 = 18;

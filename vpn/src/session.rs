@@ -134,6 +134,23 @@ impl<F> Session<F> {
         }
     }
 
+    /// Whether a flow is to be allocated now although no packet asks for it.
+    pub fn call(&mut self, now: Instant) -> bool {
+        let calls = self.is_alone() && !self.rests(now);
+        self.dialling |= calls;
+        calls
+    }
+
+    /// There is no flow, and none under way.
+    pub fn is_alone(&self) -> bool {
+        self.sending().is_none() && !self.dialling
+    }
+
+    /// A flow is under way.
+    pub fn is_dialling(&self) -> bool {
+        self.dialling
+    }
+
     /// Keeps a packet until there is a flow; gives the oldest back when there are too many.
     pub fn wait(&mut self, packet: Packet) -> Option<Packet> {
         self.waiting.push_back(packet);

@@ -13,7 +13,7 @@ use crate::duration::duration;
 pub(crate) enum VpnVerb {
     /// Bring the VPN of a layer up; returns when its device is up
     #[command(
-        after_help = "Examples:\n  irm vpn up --layer ovl\n  irm vpn up --layer ovl --address 10.9.0.1/24 --dev vpn0 --route 10.9.8.0/24=ovl-c\n  irm vpn up --layer ovl --offer 192.168.7.0/24\n  irm vpn up --layer ovl --accept-routes --exit ovl-b --dns=resolved\n  irm vpn up --layer ovl --idle 30s --dscp off"
+        after_help = "Examples:\n  irm vpn up --layer ovl\n  irm vpn up --layer ovl --address 10.9.0.1/24 --dev vpn0 --route 10.9.8.0/24=ovl-c\n  irm vpn up --layer ovl --offer 192.168.7.0/24\n  irm vpn up --layer ovl --accept-routes --exit ovl-b --dns=resolved\n  irm vpn up --layer ovl --idle 30s --dscp off\n  irm vpn up --layer ovl --tap --address 192.168.50.1/24"
     )]
     Up(Up),
     /// Take the VPN down: device, addresses, routes
@@ -29,7 +29,7 @@ pub(crate) struct Up {
     /// The layer whose members are the peers
     #[arg(long, value_name = "LAYER")]
     pub(crate) layer: Label,
-    /// The device's address; it must lie in a prefix of this member's certificate [default: those prefixes]
+    /// The device's address; unless --tap it must lie in a prefix of this member's certificate [default: those prefixes; of --tap none]
     #[arg(long, value_name = "CIDR", value_parser = super::prefix)]
     pub(crate) address: Option<IpNet>,
     /// The device's name [default: chosen by the VPN]
@@ -59,8 +59,8 @@ pub(crate) struct Up {
     /// A flow of its own for voice, and for video, by the code points of packets
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = switch, action = clap::ArgAction::Set)]
     pub(crate) dscp: bool,
-    /// Ethernet frames instead of IP packets
-    #[arg(long, hide = true)]
+    /// A segment of Ethernet, layer 2, with the members that ask for it too; its device has no address but --address
+    #[arg(long)]
     pub(crate) tap: bool,
     /// Super-packets at the device: where the kernel has them, where it must have them, or never; a kind ends at its first error
     #[arg(long, value_name = "tun=auto|on|off", value_parser = offload)]

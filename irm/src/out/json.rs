@@ -128,6 +128,7 @@ pub(crate) fn vpn(v: &pb::VpnInfo) -> Value {
         "layer": v.layer,
         "dev": text(&v.dev),
         "state": v.state,
+        "mode": if v.tap { "tap" } else { "tun" },
         "addresses": v.addresses,
         "mtu": v.mtu,
         "pid": number(v.pid.into()),
@@ -141,6 +142,7 @@ pub(crate) fn vpn(v: &pb::VpnInfo) -> Value {
         "idle_ms": traffic.idle_ms,
         "mss_clamp": !traffic.keep_mss,
         "dscp": !traffic.one_class,
+        "macs": v.counters.get("macs"),
         "counters": counters(&v.counters),
     })
 }
@@ -156,6 +158,7 @@ pub(crate) fn vpn_peer(p: &pb::VpnPeer) -> Value {
         "rx_bytes": p.rx_bytes,
         "tx_bytes": p.tx_bytes,
         "filtered": p.filtered,
+        "macs": p.macs,
         "flows": p.flows.iter().map(vpn_flow).collect::<Vec<_>>(),
     })
 }

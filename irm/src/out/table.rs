@@ -237,28 +237,34 @@ pub(crate) fn vpns(list: &[pb::VpnInfo]) -> String {
             format!(" ({})", vpn.detail)
         };
         let dev = dash(vpn.dev.clone());
+        let kind = match vpn.tap {
+            true => {
+                let macs = vpn.counters.get("macs").copied().unwrap_or_default();
+                format!("Ethernet, {macs} addresses known")
+            }
+            false => format!("super-packets: {}", dash(vpn.offload.clone())),
+        };
         // Writing to a String can't fail.
         let _ = writeln!(
             out,
-            "{dev}: layer {}, {}{detail}, {address}, MTU {}, super-packets: {}",
-            vpn.layer,
-            vpn.state,
-            vpn.mtu,
-            dash(vpn.offload.clone())
+            "{dev}: layer {}, {}{detail}, {address}, MTU {}, {kind}",
+            vpn.layer, vpn.state, vpn.mtu,
         );
         let row = |p: &pb::VpnPeer| {
             let mut row = vec![
                 p.name.clone(),
                 p.state.clone(),
-                p.prefixes.join(","),
+                match vpn.tap {
+                    true => p.macs.to_string(),
+                    false => p.prefixes.join(","),
+                },
                 p.path.clone(),
             ];
             row.extend([micros(p.rtt_us), bytes(p.rx_bytes), bytes(p.tx_bytes)]);
             row
         };
-        let heads = [
-            "PEER", "STATE", "PREFIXES", "PATH", "RTT", "RECEIVED", "SENT",
-        ];
+        let third = if vpn.tap { "ADDRESSES" } else { "PREFIXES" };
+        let heads = ["PEER", "STATE", third, "PATH", "RTT", "RECEIVED", "SENT"];
         out.push_str(&table(
             &heads,
             vpn.peers.iter().map(row).collect(),

@@ -54,6 +54,27 @@ pub(crate) struct VpnSpec {
     pub(crate) traffic: Traffic,
 }
 
+impl VpnSpec {
+    /// An Ethernet segment knows no addresses of IP, and its flows stay.
+    fn makes_sense(&self) -> Result<(), Reason> {
+        let packets = [
+            (!self.routes.is_empty(), "--route"),
+            (self.offload_tun == "on", "--offload tun=on"),
+            (self.traffic.asks_for_idle(), "--idle"),
+        ];
+        let asked = packets.into_iter().chain(self.ways.asked());
+        let asked: Vec<_> = asked.filter(|(is, _)| *is).map(|(_, what)| what).collect();
+        if !self.tap || asked.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "--tap carries Ethernet frames, of whatever addresses; leave {} out, or --tap",
+            asked.join(", ")
+        );
+        Err(Reason::new(Code::Usage, text))
+    }
+}
+
 #[derive(Debug, Default)]
 struct Inner {
     tx: Option<Sender<VpnCommand>>,
@@ -87,6 +108,7 @@ impl Vpn {
         });
         info.layer.clone_from(&self.spec.layer);
         info.dev.clone_from(&self.spec.dev);
+        info.tap = self.spec.tap;
         info.pid = inner.pid.unwrap_or_default();
         if info.detail.is_empty() {
             info.detail.clone_from(&inner.detail);
@@ -182,7 +204,7 @@ pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<Vp
         return Err(Reason::new(Code::Usage, text));
     }
     let dev = match request.dev.is_empty() {
-        true => default_dev(&layer),
+        true => default_dev(&layer, request.tap),
         false => request.dev,
     };
     if !is_device(&dev) {
@@ -201,6 +223,7 @@ pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<Vp
         ways: Ways::parse(request.ways.unwrap_or_default())?,
         traffic: request.traffic.unwrap_or_default().into(),
     };
+    spec.makes_sense()?;
     spec.ways.fits(daemon, &spec.dev)?;
     let vpn = wanted(daemon, spec).await?;
     let caller = Caller::new(daemon, &vpn);
@@ -216,7 +239,9 @@ pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<Vp
 
 /// The VPN of this specification: the one that there is, or a new one that is started.
 async fn wanted(daemon: &Arc<Daemon>, spec: VpnSpec) -> Result<Arc<Vpn>, Reason> {
-    let fits = |v: &Arc<Vpn>| v.spec.dev == spec.dev || v.spec.layer == spec.layer;
+    // A layer has one of each kind.
+    let same = |v: &VpnSpec| (&v.layer, v.tap) == (&spec.layer, spec.tap);
+    let fits = |v: &Arc<Vpn>| v.spec.dev == spec.dev || same(&v.spec);
     if let Some(vpn) = all(daemon).into_iter().find(fits) {
         if *vpn.stop.borrow() {
             // An earlier one is on its way out.
@@ -455,8 +480,9 @@ fn is_device(dev: &str) -> bool {
     (1..=DEV).contains(&dev.len()) && dev.bytes().all(good) && !dev.starts_with('.')
 }
 
-fn default_dev(layer: &Label) -> String {
-    let mut dev = format!("vpn-{layer}");
+fn default_dev(layer: &Label, tap: bool) -> String {
+    let kind = if tap { "tap" } else { "vpn" };
+    let mut dev = format!("{kind}-{layer}");
     dev.truncate(DEV);
     dev
 }
@@ -491,8 +517,44 @@ mod tests {
 
     #[test]
     fn a_device_name_fits_the_kernel() {
-        let dev = default_dev(&Label::new("a-very-long-layer-name").unwrap());
+        let layer = Label::new("a-very-long-layer-name").unwrap();
+        let dev = default_dev(&layer, false);
         assert_eq!(dev, "vpn-a-very-long");
         assert_eq!(dev.len(), DEV);
+        assert_eq!(default_dev(&layer, true), "tap-a-very-long");
+    }
+
+    #[test]
+    fn a_segment_takes_nothing_that_only_packets_have() {
+        let spec = |table: &str| VpnSpec {
+            tap: true,
+            ..toml::from_str(&format!(
+                "layer = 'ovl'\ndev = 'tap0'\naddress = ''\nroutes = []\ntap = false\n{table}"
+            ))
+            .unwrap()
+        };
+        assert_eq!(spec("").makes_sense(), Ok(()));
+        for (table, option) in [
+            ("ways = { offers = ['10.0.0.0/8'] }", "--offer"),
+            ("ways = { accept = true }", "--accept-routes"),
+            ("ways = { exit = 'b' }", "--exit"),
+            ("ways = { names = 'on' }", "--dns"),
+            ("traffic = { idle_ms = 5 }", "--idle"),
+            ("offload_tun = 'on'", "--offload tun=on"),
+        ] {
+            let refused = spec(table).makes_sense().unwrap_err();
+            assert_eq!(refused.code, Code::Usage);
+            assert!(refused.text.contains(option), "{refused}");
+            let tun = VpnSpec {
+                tap: false,
+                ..spec(table)
+            };
+            assert_eq!(tun.makes_sense(), Ok(()));
+        }
+        let routed = VpnSpec {
+            routes: vec!["10.8.0.0/16=b".to_owned()],
+            ..spec("")
+        };
+        assert!(routed.makes_sense().unwrap_err().text.contains("--route"));
     }
 }

@@ -152,7 +152,10 @@ async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reaso
     }
     let mut members = status.members;
     members.sort_by(|a, b| a.name.cmp(&b.name));
-    spec.ways.offer(&ipcp, &status.member, &members).await?;
+    if !spec.tap {
+        // What is offered there is the other VPN's.
+        spec.ways.offer(&ipcp, &status.member, &members).await?;
+    }
     for member in &mut members {
         member.neighbours.sort();
     }

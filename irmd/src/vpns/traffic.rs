@@ -13,6 +13,11 @@ pub(crate) struct Traffic {
 }
 
 impl Traffic {
+    /// Whether it was said when flows are closed.
+    pub(super) fn asks_for_idle(&self) -> bool {
+        self.idle_ms.is_some()
+    }
+
     pub(super) fn to_message(&self) -> VpnTraffic {
         VpnTraffic {
             keep_mss: self.keep_mss,

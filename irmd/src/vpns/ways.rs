@@ -66,6 +66,16 @@ impl Ways {
         })
     }
 
+    /// Which of them were asked for, as an administrator does.
+    pub(super) fn asked(&self) -> [(bool, &'static str); 4] {
+        [
+            (!self.offers.is_empty(), "--offer"),
+            (self.accept, "--accept-routes"),
+            (!self.exit.is_empty(), "--exit"),
+            (!self.names.is_empty(), "--dns"),
+        ]
+    }
+
     pub(super) fn to_message(&self) -> VpnWays {
         VpnWays {
             offers: self.offers.iter().map(ToString::to_string).collect(),

@@ -145,6 +145,12 @@ impl Filter {
 }
 
 impl Both {
+    /// Whether everything may pass both ways, of whatever kind.
+    pub fn allows_all(&self) -> bool {
+        let all = |rules: &Option<Rules>| rules.as_ref().is_none_or(Rules::allow_all);
+        all(&self.sends) && all(&self.takes)
+    }
+
     fn allow(&self, way: Way, talk: &Talk) -> bool {
         let rules = match way {
             Way::Out => &self.sends,

@@ -25,6 +25,12 @@ impl Rules {
         };
         self.0.iter().find(fits).is_some_and(|rule| rule.allows)
     }
+
+    /// Whether everything may be sent: a rule that allows all, and none before it that denies something.
+    pub fn allow_all(&self) -> bool {
+        let decides = |rule: &&Rule| !rule.allows || **rule == ALL;
+        self.0.iter().find(decides) == Some(&ALL)
+    }
 }
 
 impl From<irm::Filter> for Rules {
@@ -54,6 +60,12 @@ fn rule(wire: &PassRule) -> Option<Rule> {
     };
     read().or_else(|| (!wire.allow).then_some(all))
 }
+
+const ALL: Rule = Rule {
+    allows: true,
+    protocol: None,
+    ports: (0, u16::MAX),
+};
 
 #[cfg(test)]
 pub(super) mod tests {

@@ -27,6 +27,7 @@ pub use self::watch::Watch;
 use crate::clash::{Networks, Verdict};
 use crate::config::{Claim, Config};
 use crate::device::DeviceName;
+use crate::switch::Mac;
 use crate::upkeep::Healed;
 
 /// A way to talk to the kernel about network devices.
@@ -47,6 +48,7 @@ pub struct Device {
     routes: BTreeMap<IpNet, IpAddr>,
     warnings: Vec<String>,
     exit: Exit,
+    mac: Option<Mac>,
     /// It has once been what it was to be.
     settled: bool,
 }
@@ -103,12 +105,13 @@ impl Drop for Netlink {
 
 impl Device {
     /// Takes charge of a device that was just made, and brings it up. `queue` is the number of frames that may wait in it; it drops
-    /// what comes beyond.
+    /// what comes beyond. A TAP gets this address.
     pub async fn up(
         netlink: Netlink,
         name: DeviceName,
         mtu: u32,
         queue: u32,
+        mac: Option<Mac>,
     ) -> Result<Self, Reason> {
         let index = netlink.index(&name).await?.ok_or_else(|| {
             Reason::new(
@@ -121,6 +124,7 @@ impl Device {
         })?;
         let device = Self {
             exit: Exit::new(&name, index),
+            mac,
             netlink,
             name,
             index,
@@ -132,8 +136,12 @@ impl Device {
         let link = LinkUnspec::new_with_index(index)
             .mtu(mtu)
             .txqueuelen(queue)
-            .up()
-            .build();
+            .up();
+        let link = match mac {
+            Some(mac) => link.address(mac.0.to_vec()),
+            None => link,
+        }
+        .build();
         within(device.netlink.handle.link().change(link).execute())
             .await
             .map_err(|e| e.reason(&device.what("bring up")))?;
@@ -144,6 +152,7 @@ impl Device {
     pub async fn heal(&mut self, config: &Config) -> Result<Healed, Reason> {
         let mut healed = Healed::default();
         let mut picture = self.look().await?;
+        self.mac = picture.mac;
         if !picture.up {
             let link = LinkUnspec::new_with_index(self.index).up().build();
             within(self.netlink.handle.link().change(link).execute())
@@ -172,6 +181,11 @@ impl Device {
     async fn look(&self) -> Result<Picture, Reason> {
         let picture = Picture::take(&self.netlink.handle, self.index).await;
         picture.map_err(|e| e.reason("look at the host's addresses and routes"))
+    }
+
+    /// Its address on an Ethernet segment, when it was looked at last.
+    pub fn mac(&self) -> Option<Mac> {
+        self.mac
     }
 
     /// The device's number.
@@ -214,6 +228,7 @@ impl Device {
     /// is an error; later it is a warning, and what stands goes on standing: who comes later takes nothing from the VPN.
     pub async fn apply(&mut self, config: &Config) -> Result<(), Reason> {
         let picture = self.look().await?;
+        self.mac = picture.mac;
         self.change(config, &picture.networks).await.map(drop)
     }
 
@@ -250,14 +265,14 @@ impl Device {
             .collect::<Vec<_>>()
         {
             // The kernel may have taken it back itself; then there is nothing to do.
-            let _ = self.change_address(gone, false).await;
+            let _ = self.change_address(gone, Change::Remove).await;
             self.addresses.remove(&gone);
             // With an address go the routes that prefer it.
             self.routes.retain(|_, source| *source != gone.addr());
         }
         for new in wanted {
             if !self.addresses.contains(&new) {
-                match self.change_address(new, true).await {
+                match self.change_address(new, Change::add(config)).await {
                     Ok(()) | Err(Refused::Errno(Errno::EXIST)) => self.addresses.insert(new),
                     Err(e) => {
                         return Err(e.reason(&self.what(&format!("give the address {new} to"))));
@@ -334,12 +349,12 @@ impl Device {
         Ok(())
     }
 
-    async fn change_address(&self, net: IpNet, add: bool) -> Result<(), Refused> {
+    async fn change_address(&self, net: IpNet, change: Change) -> Result<(), Refused> {
         let addresses = self.netlink.handle.address();
-        if add {
+        if change != Change::Remove {
             let mut request = addresses.add(self.index, net.addr(), net.prefix_len());
-            if net.addr().is_ipv6() {
-                // Nobody else is on this link; and until it is checked, routes can't prefer the address.
+            if net.addr().is_ipv6() && change == Change::AddAlone {
+                // Until it is checked whether somebody has it, routes can't prefer the address.
                 request
                     .message_mut()
                     .attributes
@@ -375,6 +390,25 @@ impl Device {
 
     fn what(&self, verb: &str) -> String {
         format!("{verb} the device {}", self.name.as_str())
+    }
+}
+
+/// What is done with an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    /// Nobody else is on this link, who could have it.
+    AddAlone,
+    /// The kernel asks whether somebody has it.
+    AddAmongOthers,
+    Remove,
+}
+
+impl Change {
+    fn add(config: &Config) -> Self {
+        match config.tap {
+            true => Self::AddAmongOthers,
+            false => Self::AddAlone,
+        }
     }
 }
 

@@ -19,12 +19,15 @@ use rtnetlink::{Handle, RouteMessageBuilder};
 
 use super::{Refused, within};
 use crate::clash::{Network, Networks, Way};
+use crate::switch::Mac;
 
 /// What there is.
 #[derive(Debug, Default)]
 pub(super) struct Picture {
     /// The device is up.
     pub(super) up: bool,
+    /// Its address on an Ethernet segment.
+    pub(super) mac: Option<Mac>,
     /// Its addresses.
     pub(super) addresses: BTreeSet<IpNet>,
     /// Its routes in the main table, with the source address that each prefers.
@@ -82,6 +85,10 @@ impl Picture {
         while let Some(link) = within(links.try_next()).await? {
             if link.header.index == device {
                 self.up = link.header.flags.contains(LinkFlags::Up);
+                self.mac = link.attributes.iter().find_map(|a| match a {
+                    LinkAttribute::Address(mac) => mac.as_slice().try_into().ok().map(Mac),
+                    _ => None,
+                });
             }
             let name = link.attributes.into_iter().find_map(|a| match a {
                 LinkAttribute::IfName(name) => Some(name),

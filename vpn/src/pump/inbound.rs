@@ -12,7 +12,7 @@ use crate::filter::{Filter, Stopped, Way};
 use crate::flow::{FlowPort, Heard};
 use crate::prefix::{Owner, Owners, PeerId};
 use crate::session::Side;
-use frames::TunPort;
+use frames::{TunPort, Written};
 use ip::ends::Ends;
 use ip::{mss, upper};
 
@@ -39,6 +39,7 @@ impl<F: FlowPort> Core<F> {
                 self.happened.push(Happening::Mtu);
             }
             match read {
+                Ok(Heard::Sdus) if self.segment.is_some() => self.deliver_frames(tun, id, now),
                 Ok(Heard::Sdus) => self.deliver(tun, id, side, now),
                 Ok(Heard::Frame(packet)) => self.resubmit(&packet, now),
                 Ok(Heard::Moved(moved)) => self.moved(id, moved, now),
@@ -92,16 +93,22 @@ impl<F: FlowPort> Core<F> {
             counters.mss_lowered += u64::from(mss::clamp(&mut packet, most));
             written.add(tun.write_one(&packet));
         }
-        counters.drop_many(Dropped::DeviceWrite, written.refused);
-        counters.rx_packets += written.packets;
-        counters.rx_bytes += written.bytes;
-        if let Some(peer) = peers.get_mut(id.0 as usize) {
+        self.received(id, written, now);
+        for ends in pairs {
+            self.pair(id, side, ends.dst, ends.src);
+        }
+    }
+
+    /// Takes what came from a peer into the books.
+    pub(super) fn received(&mut self, id: PeerId, written: Written, now: Instant) {
+        self.counters
+            .drop_many(Dropped::DeviceWrite, written.refused);
+        self.counters.rx_packets += written.packets;
+        self.counters.rx_bytes += written.bytes;
+        if let Some(peer) = self.peers.get_mut(id.0 as usize) {
             peer.session.heard(now);
             peer.moved.rx_packets += written.packets;
             peer.moved.rx_bytes += written.bytes;
-        }
-        for ends in pairs {
-            self.pair(id, side, ends.dst, ends.src);
         }
     }
 

@@ -4,6 +4,7 @@
 mod inbound;
 mod outbound;
 mod peer;
+mod segment;
 mod status;
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,6 +19,7 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
 use self::outbound::{Drained, PATIENCE};
 use self::peer::Peer;
+use self::segment::Segment;
 use crate::class::Class;
 use crate::config::Config;
 use crate::counters::{Counters, Dropped};
@@ -26,10 +28,11 @@ use crate::flow::{FlowPort, Handle};
 use crate::icmp::{Problem, RateLimit};
 use crate::prefix::{Owner, Owners, PeerId};
 use crate::session::Side;
+use crate::switch::Mac;
 use crate::traffic::Traffic;
 use frames::TunPort;
 
-pub use self::status::{FlowStatus, PeerStatus};
+pub use self::status::{FlowStatus, Learned, PeerStatus};
 pub use proto::record::Moved;
 
 /// Moves packets between a device and the flows to the other members.
@@ -65,6 +68,8 @@ struct Core<F> {
     traffic: Traffic,
     filter: Filter,
     owners: Owners,
+    /// Where the device is a TAP; nothing is judged by addresses of IP then.
+    segment: Option<Segment>,
     /// The device, if it can be handed over.
     handle: Option<Handle>,
     counters: Counters,
@@ -92,6 +97,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             traffic: Traffic::default(),
             filter: Filter::default(),
             owners: Owners::default(),
+            segment: None,
             handle: Handle::of(&tun),
             counters: Counters::default(),
             limit: RateLimit::new(Instant::now()),
@@ -178,7 +184,11 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
         let Some(id) = self.core.numbers.get(from).copied() else {
             return Err(flow);
         };
-        let id = place(id, flow.class());
+        let class = match self.core.segment {
+            Some(_) => Class::Plain,
+            None => flow.class(),
+        };
+        let id = place(id, class);
         self.core.link_up(id, Side::Accepted, flow, Instant::now());
         self.core.settle(&mut self.tun);
         Ok(())
@@ -209,6 +219,24 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
         self.core.filter.conversations()
     }
 
+    /// What the switch of a segment has learned, if this is one.
+    pub fn learned(&self) -> Option<Learned> {
+        let segment = self.core.segment.as_ref()?;
+        let (overflows, moves) = segment.switch.counts();
+        Some(Learned {
+            macs: segment.switch.known(Instant::now()).values().sum(),
+            overflows,
+            moves,
+        })
+    }
+
+    /// The address that the device really has, where it is a TAP.
+    pub fn set_mac(&mut self, mac: Mac) {
+        if let Some(segment) = &mut self.core.segment {
+            segment.switch.set_own(mac);
+        }
+    }
+
     /// The device.
     pub fn device(&self) -> &T {
         &self.tun
@@ -221,11 +249,17 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
 
     /// Every member, in the order of names.
     pub fn peers(&self) -> impl Iterator<Item = PeerStatus> {
+        let segment = self.core.segment.as_ref();
+        let known = segment.map(|s| s.switch.known(Instant::now()));
+        let known = known.unwrap_or_default();
         self.core
             .numbers
             .values()
             .filter_map(|id| Some((*id, self.core.places(*id)?)))
-            .map(|(id, places)| PeerStatus::of(places, !self.core.filter.is_open(id)))
+            .map(move |(id, places)| PeerStatus {
+                macs: known.get(&Owner::Peer(id)).copied().unwrap_or_default(),
+                ..PeerStatus::of(places, !self.core.filter.is_open(id))
+            })
     }
 }
 
@@ -245,6 +279,7 @@ impl<F: FlowPort> Core<F> {
             for class in Class::ALL {
                 self.remove(place(id, class));
             }
+            self.left(id, Instant::now());
         }
         self.traffic = config.traffic;
         if let Some(handle) = &mut self.handle {
@@ -292,6 +327,9 @@ impl<F: FlowPort> Core<F> {
             if let Some(owner) = owner {
                 self.owners.route(prefix, owner);
             }
+        }
+        if config.tap {
+            self.configure_segment(config, Instant::now());
         }
         self.retime();
     }
@@ -418,6 +456,7 @@ impl<F: FlowPort> Core<F> {
         if redial {
             self.happened.push(Happening::Dial(id));
         }
+        self.left(id, now);
         self.retime();
     }
 
@@ -550,11 +589,12 @@ impl<F: FlowPort> Core<F> {
 
     /// Looks up when a session wants to be called next. Sessions change rarely, turns are many.
     fn retime(&mut self) {
-        self.next = self
-            .peers
-            .iter()
-            .filter(|p| p.member)
+        let sessions = self.peers.iter().filter(|p| p.member);
+        let segment = self.segment.as_ref();
+        let calls = segment.and_then(|segment| segment.deadline(&self.peers));
+        self.next = sessions
             .filter_map(|p| p.session.deadline())
+            .chain(calls)
             .min();
     }
 
@@ -577,6 +617,7 @@ impl<F: FlowPort> Core<F> {
             }
             self.close_idle(PeerId(at as u32), now);
         }
+        self.call_members(now);
         self.retime();
     }
 }

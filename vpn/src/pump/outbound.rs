@@ -42,7 +42,10 @@ impl<F: FlowPort> Core<F> {
             match tun.read() {
                 Ok(Ok(frame)) => {
                     bytes += frame.packet().len();
-                    self.route(frame, now);
+                    match self.segment {
+                        Some(_) => self.bridge(frame.packet(), now),
+                        None => self.route(frame, now),
+                    }
                 }
                 Ok(Err(_)) => self.counters.drop(Dropped::MalformedOut),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(Drained::Yes),
@@ -233,7 +236,7 @@ impl<F: FlowPort> Core<F> {
     }
 
     /// Adds a packet to what goes to a peer; it is dropped if there is no room.
-    fn append(&mut self, id: PeerId, packet: &[u8], now: Instant) {
+    pub(super) fn append(&mut self, id: PeerId, packet: &[u8], now: Instant) {
         match self.room(id, packet.len(), now) {
             Some(room) => room.copy_from_slice(packet),
             None => self.counters.drop(Dropped::FlowFull),

@@ -27,6 +27,19 @@ pub struct PeerStatus {
     pub filtered: bool,
     /// The flow of each class that was ever asked for.
     pub flows: Vec<FlowStatus>,
+    /// Where the device is a TAP: how many addresses are known to be behind it.
+    pub macs: usize,
+}
+
+/// What a switch has learned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Learned {
+    /// Addresses that it knows, on the host's side too.
+    pub macs: usize,
+    /// How often there was no room for one.
+    pub overflows: u64,
+    /// How often one went from one port to another.
+    pub moves: u64,
 }
 
 /// The flow of one class.
@@ -77,6 +90,7 @@ impl PeerStatus {
             trouble: first.session.trouble().cloned(),
             moved,
             filtered,
+            macs: 0,
             flows: all
                 .into_iter()
                 .filter(|flow| flow.state != "idle" || flow.moved != Moved::default())

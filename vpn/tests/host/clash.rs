@@ -15,7 +15,7 @@ pub(crate) async fn device() -> (frames::Tun, Device) {
     let name = DeviceName::new("vpn0").unwrap();
     let tun =
         device::create(&name, proto::ipcp::OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
-    let device = Device::up(Netlink::open().unwrap(), name, 1400, tun.queue()).await;
+    let device = Device::up(Netlink::open().unwrap(), name, 1400, tun.queue(), None).await;
     (tun, device.unwrap())
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn what_stands_goes_on_standing_when_the_hosts_network_changes() {
             ..wire
         };
         let _tun = device::create(&name, proto::ipcp::OffloadMode::Auto).unwrap();
-        let mut second = Device::up(Netlink::open().unwrap(), name, 1400, 20)
+        let mut second = Device::up(Netlink::open().unwrap(), name, 1400, 20, None)
             .await
             .unwrap();
         let refused = second.apply(&Config::try_from(by_hand).unwrap()).await;

@@ -236,7 +236,9 @@ impl Host {
         let netlink = Netlink::open().unwrap();
         netlink.free(&name, Duration::ZERO).await.unwrap();
         let tun = device::create(&name, OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
-        let mut device = Device::up(netlink, name, mtu, tun.queue()).await.unwrap();
+        let mut device = Device::up(netlink, name, mtu, tun.queue(), None)
+            .await
+            .unwrap();
         device.apply(config).await.unwrap();
         assert!(device.warnings().is_empty(), "{:?}", device.warnings());
         let mut pump = Pump::new(tun).unwrap();
@@ -270,6 +272,7 @@ fn config_of_b() -> Config {
     config.members.insert(
         a,
         vpn::config::Member {
+            mac: None,
             filter: vpn::filter::Both::default(),
             prefixes,
             neighbour: true,
