@@ -204,3 +204,22 @@ async fn all_members_are_called_some_at_once_and_those_that_answer_not_again() {
     assert_eq!((times.len(), times["b"]), (39, 1));
     assert!(times.values().all(|n| *n <= 3), "{times:?}");
 }
+
+#[tokio::test]
+async fn one_that_was_no_member_for_a_moment_while_it_was_called_is_called_again() {
+    let mut bench = Bench::new(3);
+    let called = bench.settle().await;
+    let (b, _) = called.iter().find(|(_, name)| name == "b").unwrap();
+    let all = config(3);
+    let mut without = all.clone();
+    without.members.remove(&label("b"));
+    bench.pump.configure(&without);
+    bench.pump.dialled(*b, flow(1, 1400).0);
+    bench.pump.configure(&all);
+    // Not at once, since the call came to nothing.
+    let (mut again, begin) = (Vec::new(), Instant::now());
+    while again.is_empty() && begin.elapsed() < Duration::from_secs(5) {
+        again = bench.settle().await;
+    }
+    assert!(again.iter().any(|(_, name)| name == "b"), "{again:?}");
+}

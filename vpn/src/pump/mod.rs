@@ -367,9 +367,17 @@ impl<F: FlowPort> Core<F> {
     }
 
     fn link_up(&mut self, id: PeerId, side: Side, mut flow: F, now: Instant) {
-        let Some(peer) = self.peers.get_mut(id.0 as usize).filter(|p| p.member) else {
+        let Some(peer) = self.peers.get_mut(id.0 as usize) else {
             return;
         };
+        if !peer.member {
+            if side == Side::Dialled {
+                // It may be one again, and is dialled then.
+                let why = Reason::new(proto::Code::Closed, "it is no member any more");
+                peer.session.dial_failed(now, why);
+            }
+            return;
+        }
         let added = epoll::add(&self.epoll, &flow, key(id, side), epoll::EventFlags::IN);
         if let Err(e) = added {
             let why = Reason::new(

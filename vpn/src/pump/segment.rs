@@ -151,7 +151,8 @@ impl<F: FlowPort> Core<F> {
         let Some(segment) = &mut self.segment else {
             return;
         };
-        let under_way = self.peers.iter().filter(|p| p.session.is_dialling());
+        let members = self.peers.iter().filter(|p| p.member);
+        let under_way = members.filter(|p| p.session.is_dialling());
         let mut free = CALLS.saturating_sub(under_way.count());
         for (id, call) in &mut segment.calls {
             let Some(peer) = self.peers.get_mut(id.0 as usize) else {
