@@ -8,6 +8,7 @@ pub mod demo;
 pub mod door;
 pub mod flood;
 pub mod host;
+pub mod known;
 pub mod lab;
 pub mod line;
 pub mod look;
@@ -15,6 +16,7 @@ pub mod pki;
 pub mod report;
 pub mod talk;
 pub mod tool;
+pub mod vpns;
 
 pub use host::Impairment;
 pub use lab::{Clock, Group, Host, How, Lab, Link, Output, Process, eventually, example, until};

@@ -116,6 +116,19 @@ pub fn memory_kib(pid: u32) -> u64 {
         .unwrap_or(0)
 }
 
+/// The CPU that a process has used, user's and kernel's, in hundredths of a second; 0 if it is gone.
+pub fn ticks(pid: u32) -> u64 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
+    let field = |n: usize| {
+        rest.split_whitespace()
+            .nth(n)
+            .and_then(|t| t.parse::<u64>().ok())
+            .unwrap_or(0)
+    };
+    field(11) + field(12)
+}
+
 /// The UDP sockets of a host.
 fn ports(host: &Host) -> anyhow::Result<usize> {
     let mut all = 0;

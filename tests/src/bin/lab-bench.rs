@@ -3,8 +3,11 @@
 //! idle CPU of each process, live flows in a flood.
 //!
 //! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward`, `-- voice`, `-- data` (reliable flows
-//! beside bulk transfers by quinn; `-- bulk` those without loss alone, `-- loss` those at 1 %), `-- sharing`, `-- allocate`, `-- flood` or
-//! `-- churn SECONDS` (200 flows that open and close; 600 s unless said, and not part of the whole) behind it for these alone. It prints one JSON document.
+//! beside bulk transfers by quinn; `-- bulk` those without loss alone, `-- loss` those at 1 %), `-- sharing`, `-- allocate`, `-- flood`, `-- vpn`
+//! (a stream through a member in between beside one to the neighbour, a raw flow beside datagrams, how soon a known member is
+//! reached; takes iperf3, and is not part of the whole), `-- known` (what it costs to know 1,000 members, simulated ones; not part of the whole
+//! either) or `-- churn SECONDS` (200 flows that open and close; 600 s unless said, and not part of
+//! the whole) behind it for these alone. It prints one JSON document.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,6 +18,9 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use tests::churn::churn;
 use tests::flood::{Offer, counters, flood};
+use tests::known::{FEW, MANY, each, known};
+use tests::look::{memory_kib, ticks};
+use tests::vpns::Vpns;
 use tests::{Host, Impairment, Line, Process, until};
 
 fn main() -> anyhow::Result<()> {
@@ -30,6 +36,15 @@ fn main() -> anyhow::Result<()> {
             let mut line = lossy()?;
             return print(&json!({ "sharing": rounds(|| sharing(&mut line))? }));
         }
+        Some("vpn") => {
+            let vpns = Vpns::new(5)?;
+            std::thread::sleep(FIVE);
+            return print(&json!({ "vpn": rounds(|| vpns.round())? }));
+        }
+        Some("known") => {
+            let (few, many) = (known(FEW, FEW, 60)?, known(MANY, FEW, 60)?);
+            return print(&json!({ "kb_a_member": each(&few, &many), "few": few, "many": many }));
+        }
         Some("churn") => return print(&json!({ "churn": churned()? })),
         Some(_) | None => {}
     }
@@ -42,7 +57,7 @@ fn main() -> anyhow::Result<()> {
             "allocate" => json!({ "allocate": rounds(|| allocations(&line))? }),
             "flood" => json!({ "flood": flood(&line, OFFER)? }),
             other => anyhow::bail!(
-                "{other} can't be measured alone; use forward, voice, data, bulk, loss, sharing, allocate, flood or churn"
+                "{other} can't be measured alone; use forward, voice, data, bulk, loss, sharing, allocate, flood, vpn, known or churn"
             ),
         });
     }
@@ -350,28 +365,9 @@ fn processes(line: &Line) -> anyhow::Result<Vec<Value>> {
         .map(|((host, (name, pid)), before)| {
             // 100 ticks a second, everywhere that Linux runs programs.
             let cpu = (ticks(*pid) - before) as f64 / 100.0 / IDLE.as_secs_f64();
-            json!({ "host": host, "program": name, "rss_kb": rss(*pid), "idle_cpu": cpu })
+            json!({ "host": host, "program": name, "rss_kb": memory_kib(*pid), "idle_cpu": cpu })
         })
         .collect())
-}
-
-fn ticks(pid: u32) -> u64 {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let rest = stat.rsplit_once(')').map_or("", |(_, rest)| rest);
-    let field = |n: usize| {
-        rest.split_whitespace()
-            .nth(n)
-            .and_then(|t| t.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
-    field(11) + field(12)
-}
-
-fn rss(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
 }
 
 /// What the flood offers.

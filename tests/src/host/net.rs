@@ -4,8 +4,14 @@ use std::net::IpAddr;
 
 use anyhow::Context;
 use clap::Subcommand;
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt};
 use ipnet::IpNet;
+use rtnetlink::packet_core::{
+    DefaultNla, NLM_F_ACK, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkMessage,
+    NetlinkPayload,
+};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 #[derive(Subcommand)]
@@ -30,6 +36,8 @@ pub(super) enum Change {
     Flap { dev: String, times: u32 },
     /// Change a device's MTU
     Mtu { dev: String, mtu: u32 },
+    /// Let no more out of a device than so many Mbit/s; what waits longer than its queue of 1 MB holds back who sends, or is lost
+    Narrow { dev: String, mbit: u32 },
     /// Add a route by a gateway
     Route { cidr: IpNet, via: IpAddr },
 }
@@ -74,6 +82,7 @@ async fn change_with(handle: &Handle, change: &Change) -> anyhow::Result<()> {
             Ok(())
         }
         Change::Mtu { dev, mtu } => set(handle, dev, |link| link.mtu(*mtu)).await,
+        Change::Narrow { dev, mbit } => narrow(handle, dev, *mbit).await,
         Change::Route { cidr, via } => {
             let route = RouteMessageBuilder::<IpAddr>::new()
                 .destination_prefix(cidr.addr(), cidr.prefix_len())
@@ -90,6 +99,46 @@ async fn veth(handle: &Handle, dev: &str, peer: &str, to: u32, mtu: u32) -> anyh
     let made = handle.link().add(pair).execute().await;
     made.with_context(|| format!("can't make the veth pair {dev}-{peer}"))?;
     set(handle, peer, |link| link.mtu(mtu).setns_by_pid(to)).await
+}
+
+/// A token bucket in front of the device (`tc qdisc add dev DEV root tbf rate MBITmbit burst 64kb limit 1mb`).
+async fn narrow(handle: &Handle, dev: &str, mbit: u32) -> anyhow::Result<()> {
+    const BURST: u32 = 64 << 10;
+    const LIMIT: u32 = 1 << 20;
+    const ETHERNET: u8 = 1;
+    // The attributes of `tbf`: its `tc_tbf_qopt`, and the burst in bytes instead of in time.
+    const PARMS: u16 = 1;
+    const IN_BYTES: u16 = 6;
+    let mut parms = vec![0, ETHERNET, 0, 0, 0, 0, 0, 0];
+    parms.extend((mbit * 125_000).to_ne_bytes());
+    // No peak rate.
+    parms.extend([0; 12]);
+    for word in [LIMIT, 0, 0] {
+        parms.extend(word.to_ne_bytes());
+    }
+    let index = index(handle, dev).await?;
+    let mut message = TcMessage::with_index(i32::try_from(index)?);
+    message.header.parent = TcHandle::ROOT;
+    message.attributes = vec![
+        TcAttribute::Kind("tbf".to_owned()),
+        TcAttribute::Options(vec![
+            TcOption::Other(DefaultNla::new(PARMS, parms)),
+            TcOption::Other(DefaultNla::new(IN_BYTES, BURST.to_ne_bytes().to_vec())),
+        ]),
+    ];
+    let mut ask = NetlinkMessage::from(RouteNetlinkMessage::NewQueueDiscipline(message));
+    ask.header.flags = NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
+    let what = || format!("can't narrow {dev}: the kernel needs sch_tbf");
+    let mut answers = handle.clone().request(ask).with_context(what)?;
+    while let Some(answer) = answers.next().await {
+        if let NetlinkPayload::Error(error) = answer.payload {
+            error
+                .code
+                .map_or(Ok(()), |_| Err(error.to_io()))
+                .with_context(what)?;
+        }
+    }
+    Ok(())
 }
 
 async fn set(
