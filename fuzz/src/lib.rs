@@ -22,5 +22,6 @@ pub mod prefixes;
 pub mod record;
 mod script;
 pub mod shim;
+pub mod socks;
 pub mod switch;
 pub mod unicast;
