@@ -59,6 +59,8 @@ pub(super) enum What {
     Join,
     /// An invitation for that host.
     Invite(usize),
+    /// An invitation for who is no host here.
+    Url,
     /// An adjacency with that host.
     Connect(usize),
     /// The flow with that tag.

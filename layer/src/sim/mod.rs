@@ -9,6 +9,7 @@
 //! | `acts`, `programs`, `faults` | what administrators and bad luck do; what programs do with flows; what else goes wrong |
 //! | `expelled` | members that were revoked, and what they must not get any more |
 //! | `scale`, `prepare` | layers of thousands; members in the middle of their lives |
+//! | `crowd` | such a layer in true time, for machines of other processes to join |
 //! | `world`, `agenda` | inputs and outputs of machines; what is due when |
 //! | `host` | one machine, its files, its irmd |
 //! | `net`, `attack` | cables, lower flows, loss, and somebody who sends what he likes |
@@ -22,6 +23,7 @@ mod agenda;
 mod attack;
 mod chance;
 mod check;
+mod crowd;
 mod expelled;
 mod faults;
 mod host;
@@ -46,6 +48,7 @@ use std::time::Duration;
 use proto::Label;
 
 use chance::Chance;
+pub use crowd::Crowd;
 use run::{Run, Script};
 pub use scale::{Phase, Scale, grow, stand};
 pub use scenario::{Scenario, ScenarioError};

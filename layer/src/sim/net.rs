@@ -105,6 +105,16 @@ impl Net {
         }
     }
 
+    /// One cable more, from the lower to the higher number.
+    pub(super) fn add(&mut self, (a, b): (usize, usize), cable: Cable) {
+        let hosts = self.wires.len().max(b + 1);
+        self.wires.resize(hosts, BTreeMap::new());
+        self.beside.resize(hosts, Vec::new());
+        self.beside[a].push(b);
+        self.beside[b].push(a);
+        self.cables.insert((a, b), cable);
+    }
+
     /// The pairs of hosts that have a cable, cut or not.
     pub(super) fn edges(&self) -> Vec<(usize, usize)> {
         self.cables.keys().copied().collect()

@@ -57,18 +57,25 @@ impl World {
         let first = &self.hosts[0].name;
         let (mut authority, identity) = Authority::create(&self.layer, first, &[], wall)?;
         let mut identities = vec![identity];
-        // One for all: no more than 1,024 can be open.
-        let ask = Invite {
+        let ask = |prefixes, uses| Invite {
             member: None,
-            prefixes: Vec::new(),
+            prefixes,
             expires_ms: 3_600_000,
-            uses: u32::try_from(members).unwrap_or(u32::MAX),
+            uses,
             hints: Vec::new(),
             groups: Vec::new(),
         };
-        let url = authority.invite(&ask, first, std::slice::from_ref(first), wall)?;
-        for host in &self.hosts[1..members] {
-            let joiner = Invitation::parse(&url, wall)?.start(&host.name)?;
+        let via = std::slice::from_ref(first);
+        // One for all, where they are alike: no more than 1,024 can be open.
+        let all = ask(Vec::new(), u32::try_from(members).unwrap_or(u32::MAX));
+        let all = authority.invite(&all, first, via, wall)?;
+        for (number, host) in self.hosts[..members].iter().enumerate().skip(1) {
+            let own = self
+                .granted
+                .map(|of| authority.invite(&ask(of(number), 1), first, via, wall))
+                .transpose()?;
+            let url = own.as_ref().unwrap_or(&all);
+            let joiner = Invitation::parse(url, wall)?.start(&host.name)?;
             let reply = authority.redeem(&joiner.request(&[0; 32]), &[0; 32], wall)?;
             identities.push(joiner.finish(&reply, wall)?);
         }

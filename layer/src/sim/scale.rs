@@ -131,14 +131,14 @@ pub fn stand(
     large.outcome()
 }
 
-struct Large {
-    world: World,
-    chance: Chance,
+pub(super) struct Large {
+    pub(super) world: World,
+    pub(super) chance: Chance,
     since: (Duration, u64, u64),
 }
 
 impl Large {
-    fn new(scale: &Scale) -> Self {
+    pub(super) fn new(scale: &Scale) -> Self {
         let mut chance = Chance::new(scale.seed, 0);
         let layer = label("scale".to_owned());
         let edges = scale

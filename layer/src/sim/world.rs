@@ -5,6 +5,7 @@ mod wires;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use proto::ipcp::{Answer, Command, Event, FlowRequest};
 use proto::{Addr, Batch, Code, FlowId, Label, Reason};
 
@@ -46,6 +47,13 @@ pub(super) struct World {
     pub(super) patience: Duration,
     /// Where all machines share the records that one of them has believed.
     pub(super) pool: Option<Pool>,
+    /// What the certificates of members say who are prepared; `None`: nothing.
+    pub(super) granted: Option<fn(usize) -> Vec<IpNet>>,
+    /// An invitation for who is no host here.
+    pub(super) url: Option<String>,
+    /// What came to a host that stands for others, which are not simulated.
+    pub(super) sent: Vec<(FlowId, Vec<u8>)>,
+    outside: Option<usize>,
     start: Instant,
     agenda: Agenda,
     /// Hosts by the names of their members.
@@ -103,10 +111,22 @@ impl World {
             loads: Vec::new(),
             patience: Duration::ZERO,
             pool: None,
+            granted: None,
+            url: None,
+            sent: Vec::new(),
+            outside: None,
             start,
             agenda: Agenda::default(),
             index,
         }
+    }
+
+    /// One host more, which is not simulated: what comes to it waits in `sent`.
+    pub(super) fn outside(&mut self, name: Label) -> usize {
+        let at = self.hosts.len();
+        self.hosts.push(Host::new(name, Addr(0), 0));
+        self.outside = Some(at);
+        at
     }
 
     /// Lets time pass.
@@ -394,6 +414,7 @@ impl World {
         match (what, answer) {
             (What::Status, Ok(Answer::Status(status))) => self.hosts[host].status = Some(status),
             (What::Invite(joiner), Ok(Answer::Invitation(url))) => self.invited(joiner, &url),
+            (What::Url, Ok(Answer::Invitation(url))) => self.url = Some(url.to_string()),
             (What::Join, Ok(_)) if self.hosts[host].ghost => {}
             (What::Join, Ok(_)) => self.joined(host),
             (What::Connect(to), Err(_)) => {
@@ -503,7 +524,7 @@ impl World {
 }
 
 /// The wall clock of a host without skew, at the beginning.
-const EPOCH: Duration = Duration::from_secs(1_800_000_000);
+pub(super) const EPOCH: Duration = Duration::from_secs(1_800_000_000);
 
 /// What the programs at both ends of a flow say when they leave: one half closes, the other dies.
 fn last_word(tag: u32) -> Reason {

@@ -22,6 +22,14 @@ pub fn example(name: &str) -> anyhow::Result<PathBuf> {
     Ok(folder.join("examples").join(name))
 }
 
+/// Simulated members that real ones can join, built when somebody first wants them; no program has that feature either.
+pub fn crowd() -> anyhow::Result<PathBuf> {
+    let folder = folder()?;
+    let what = ["--example", "crowd", "--features", "layer/sim"];
+    cargo_build(&folder, &what)?;
+    Ok(folder.join("examples").join("crowd"))
+}
+
 /// The IPC process that meddles with what passes through it, built when a test first wants it. It is an example with a
 /// feature that no other build has, so nothing of it gets into the programs.
 pub fn hostile() -> anyhow::Result<PathBuf> {

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-pub use bins::{binaries, example, hostile};
+pub use bins::{binaries, crowd, example, hostile};
 pub use cgroup::Group;
 pub use clock::Clock;
 pub use process::{Output, Process, processes_of, programs_of};

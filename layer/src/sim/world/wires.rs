@@ -40,8 +40,11 @@ impl World {
         }
     }
 
-    pub(super) fn arrive(&mut self, end: End, bytes: &[u8]) {
+    pub(in crate::sim) fn arrive(&mut self, end: End, bytes: &[u8]) {
         let (host, lower) = end;
+        if self.outside == Some(host) {
+            return self.sent.push((lower, bytes.to_vec()));
+        }
         let Some(framing) = self.net.framing(end).filter(|_| self.hosts[host].alive()) else {
             return self.unreachable(end);
         };
