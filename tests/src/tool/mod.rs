@@ -36,17 +36,7 @@ enum Verb {
     /// Send datagrams one by one and count the echoes
     UdpSend { to: SocketAddr, count: u32 },
     /// Send datagrams at a rate and print how many went out as JSON
-    UdpPour {
-        to: SocketAddr,
-        /// Bytes of each
-        #[arg(long, default_value_t = 1200)]
-        size: usize,
-        /// A second
-        #[arg(long, default_value_t = 10_000)]
-        rate: u32,
-        #[arg(long, default_value_t = 1.0)]
-        seconds: f64,
-    },
+    UdpPour(pour::Pour),
     /// Count datagrams and print how many have come as JSON, line by line
     UdpSink { at: SocketAddr },
     /// Ask a UDP shim for a flow by its wire alone, and count echoed SDUs
@@ -183,12 +173,7 @@ pub fn main() -> anyhow::Result<()> {
     match Args::parse().verb {
         Verb::UdpEcho { at } => udp::echo(at),
         Verb::UdpSend { to, count } => udp::send(to, count),
-        Verb::UdpPour {
-            to,
-            size,
-            rate,
-            seconds,
-        } => pour::pour(to, size, rate, seconds),
+        Verb::UdpPour(how) => pour::pour(&how),
         Verb::UdpSink { at } => pour::sink(at),
         Verb::SeedClient { to, name, count } => udp::seed_client(to, &name, count),
         Verb::UdpNoise {

@@ -10,8 +10,27 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{MMsgHdr, SendAncillaryBuffer, SendFlags, sendmmsg};
 use socket2::SockRef;
 
+#[derive(clap::Args)]
+pub(super) struct Pour {
+    to: SocketAddr,
+    /// Bytes of each
+    #[arg(long, default_value_t = 1200)]
+    size: usize,
+    /// A second
+    #[arg(long, default_value_t = 10_000)]
+    rate: u32,
+    #[arg(long, default_value_t = 1.0)]
+    seconds: f64,
+}
+
 /// Sends for so long, many at a system call, and says how many.
-pub(super) fn pour(to: SocketAddr, size: usize, rate: u32, seconds: f64) -> anyhow::Result<()> {
+pub(super) fn pour(how: &Pour) -> anyhow::Result<()> {
+    let Pour {
+        to,
+        size,
+        rate,
+        seconds,
+    } = *how;
     let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("can't bind")?;
     socket
         .connect(to)
