@@ -71,8 +71,9 @@ fn cargo_build(folder: &Path, what: &[&str]) -> anyhow::Result<()> {
             cargo.env_remove(&name);
         }
     }
-    if folder.ends_with("release") {
-        cargo.arg("--release");
+    // `target/debug` is of the profile `dev`, which is the usual one; all others have folders of their names.
+    if let Some(profile) = folder.file_name().filter(|name| *name != "debug") {
+        cargo.arg("--profile").arg(profile);
     }
     let status = cargo
         .status()
