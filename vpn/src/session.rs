@@ -49,6 +49,8 @@ pub struct Session<F> {
     idle: Option<Duration>,
     /// The peer's flow has been silent for nearly that long, so that it may be gone before a packet arrives: another is dialled.
     renewing: bool,
+    /// Packets wait for that other until then, and take the peer's flow afterwards if it still stands.
+    held_until: Option<Instant>,
     /// That other stands; the peer closes its own.
     renewed: bool,
 }
@@ -78,6 +80,9 @@ impl<F> Session<F> {
     /// A peer that was used within this time gets a new flow at once when its last one dies.
     pub const KEEP: Duration = Duration::from_secs(60);
 
+    /// How long packets wait for a flow in the place of the peer's, which may still serve.
+    pub const HOLD: Duration = Duration::from_millis(500);
+
     /// The two sides of a flow may differ by so much about when something moved there last.
     const DOUBT: Duration = Duration::from_millis(1500);
 
@@ -98,6 +103,7 @@ impl<F> Session<F> {
             lost: false,
             idle: None,
             renewing: false,
+            held_until: None,
             renewed: false,
         }
     }
@@ -111,11 +117,12 @@ impl<F> Session<F> {
     pub fn way(&mut self, now: Instant) -> Way {
         let stale = self.is_stale(now);
         self.used = Some(now);
-        if self.renewing {
+        if self.renewing && self.held_until.is_some_and(|until| now < until) {
             return Way::Wait { dial: false };
         }
         if stale && !self.dialling {
             (self.renewing, self.dialling) = (true, true);
+            self.held_until = Some(now + Self::HOLD);
             return Way::Wait { dial: true };
         }
         if let Some(side) = self.sending() {
@@ -164,6 +171,14 @@ impl<F> Session<F> {
     /// The packets that waited, oldest first.
     pub fn take_waiting(&mut self) -> VecDeque<Packet> {
         std::mem::take(&mut self.waiting)
+    }
+
+    /// The packets that have waited for long enough for a flow in the place of the peer's, which is still there to take them.
+    pub fn take_held(&mut self, now: Instant) -> VecDeque<Packet> {
+        match self.deadline_held() {
+            Some(at) if at <= now => self.take_waiting(),
+            Some(_) | None => VecDeque::new(),
+        }
     }
 
     /// The flow that was asked for stands. Gives a flow back that it replaces.
@@ -269,9 +284,10 @@ impl<F> Session<F> {
         self.sending().is_none() && self.retry.as_ref().is_some_and(|retry| now < retry.at)
     }
 
-    /// When [`Session::take_surplus`], [`Session::take_idle`] or [`Session::dial_due`] wants to be called.
+    /// When [`Session::take_held`], [`Session::take_surplus`], [`Session::take_idle`] or [`Session::dial_due`] wants to be called.
     pub fn deadline(&self) -> Option<Instant> {
         [
+            self.deadline_held(),
             self.deadline_surplus(),
             self.deadline_dial(),
             self.deadline_idle(),
@@ -340,6 +356,11 @@ impl<F> Session<F> {
         let missed = self.lost && self.kept_until().is_some_and(|until| at <= until);
         let idle = self.sending().is_none() && !self.dialling;
         (idle && (missed || !self.waiting.is_empty())).then_some(at)
+    }
+
+    fn deadline_held(&self) -> Option<Instant> {
+        let holds = self.renewing && self.sending().is_some() && !self.waiting.is_empty();
+        self.held_until.filter(|_| holds)
     }
 
     fn kept_until(&self) -> Option<Instant> {
@@ -413,6 +434,42 @@ mod tests {
         assert_eq!(a.state(), "allocating");
         assert_eq!(a.dialled(now, 1), None);
         assert_eq!((a.way(now), a.state()), (Way::Send(Side::Dialled), "up"));
+    }
+
+    #[test]
+    fn packets_wait_only_for_a_moment_for_a_flow_in_the_place_of_the_peers() {
+        let start = Instant::now();
+        let (_, mut b) = joined(start);
+        let late = start + IDLE;
+        assert_eq!(b.way(late), Way::Wait { dial: true });
+        assert!(b.wait(Packet::copy_of(b"one")).is_none());
+        assert_eq!(b.way(late + ms(1)), Way::Wait { dial: false });
+        let due = late + Session::<u32>::HOLD;
+        assert_eq!(b.deadline(), Some(due));
+        assert!(b.take_held(due - ms(1)).is_empty());
+        assert_eq!(b.take_held(due).len(), 1);
+        assert_eq!(b.way(due), Way::Send(Side::Accepted));
+        // The other takes its place when it comes.
+        assert_eq!(b.dialled(due, 9), None);
+        assert_eq!(b.way(due), Way::Send(Side::Dialled));
+    }
+
+    #[test]
+    fn one_that_is_gone_meanwhile_keeps_them_waiting() {
+        let start = Instant::now();
+        let (_, mut b) = joined(start);
+        let late = start + IDLE;
+        assert_eq!(b.way(late), Way::Wait { dial: true });
+        assert!(b.wait(Packet::copy_of(b"one")).is_none());
+        b.down(late, Side::Accepted);
+        let due = late + Session::<u32>::HOLD;
+        assert_eq!(b.way(due), Way::Wait { dial: false });
+        assert!(b.take_held(due).is_empty() && b.deadline().is_none());
+        assert_eq!(b.dialled(due, 9), None);
+        assert_eq!(
+            (b.way(due), b.take_waiting().len()),
+            (Way::Send(Side::Dialled), 1)
+        );
     }
 
     #[test]

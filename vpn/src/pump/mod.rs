@@ -9,6 +9,7 @@ mod status;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -78,6 +79,8 @@ struct Core<F> {
     happened: Vec<Happening>,
     /// Peers with a record to be sent in this turn.
     dirty: Vec<PeerId>,
+    /// Who may be left to the layer's process from now on, once what was read of them in this turn is sent.
+    pairs: Vec<(PeerId, Side, IpAddr, IpAddr)>,
     /// Peers whose flow is full.
     full: Vec<PeerId>,
     /// When a session wants to be called.
@@ -104,6 +107,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             answers: Vec::new(),
             happened: Vec::new(),
             dirty: Vec::new(),
+            pairs: Vec::new(),
             full: Vec::new(),
             next: None,
             inbound: Batch::new(Framing::Record),
@@ -124,6 +128,8 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             // The runtime hears of other descriptors and runs other tasks only in between.
             tokio::task::yield_now().await;
         }
+        // Also after a call that has closed the last flow of whom it was handed over to: nobody else would wake up for it.
+        self.watch_device()?;
         let paused = self.core.paused(Instant::now());
         let deadline = self.core.deadline();
         let drained = tokio::select! {
@@ -148,7 +154,6 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
         self.busy = drained == Drained::No;
         self.core.tick(Instant::now());
         self.core.settle(&mut self.tun);
-        self.watch_device()?;
         Ok(self.take_happenings())
     }
 
@@ -443,6 +448,7 @@ impl<F: FlowPort> Core<F> {
     /// Sends what calls have left to be sent, to flows and to the host.
     fn settle<T: TunPort>(&mut self, tun: &mut T) {
         self.flush_dirty(Instant::now());
+        self.say_pairs();
         self.answer(tun);
     }
 
@@ -619,9 +625,13 @@ impl<F: FlowPort> Core<F> {
             if peer.session.dial_due(now) {
                 self.happened.push(Happening::Dial(PeerId(at as u32)));
             }
+            let held = peer.session.take_held(now);
             if let Some(surplus) = peer.session.take_surplus(now) {
                 self.unwatch(surplus);
                 self.happened.push(Happening::State);
+            }
+            for packet in held {
+                self.resubmit(&packet, now);
             }
             self.close_idle(PeerId(at as u32), now);
         }

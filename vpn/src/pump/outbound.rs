@@ -137,15 +137,30 @@ impl<F: FlowPort> Core<F> {
         opens.then(|| self.mtu().map(|mtu| mtu as usize)).flatten()
     }
 
-    /// Lets packets between two addresses go by themselves where the device was handed over, and nothing is to be looked at.
+    /// Lets packets between two addresses go by themselves where the device was handed over, and nothing is to be looked at: behind
+    /// those that were just read, which they would overtake.
     pub(super) fn pair(&mut self, id: PeerId, side: Side, own: IpAddr, other: IpAddr) {
-        if !self.filter.is_open(member(id)) {
+        let new = (id, side, own, other);
+        if !self.filter.is_open(member(id)) || self.pairs.contains(&new) {
             return;
         }
-        let peer = self.peers.get_mut(id.0 as usize);
-        let flow = peer.and_then(|peer| peer.session.flow_mut(side));
-        if let Some(flow) = flow.filter(|flow| flow.is_handed()) {
-            flow.pair(own, other);
+        let peer = self.peers.get(id.0 as usize);
+        let handed = peer.is_some_and(|p| p.session.flow(side).is_some_and(FlowPort::is_handed));
+        // Those beyond are said with a later packet.
+        if handed && self.pairs.len() < PAIRS {
+            self.pairs.push(new);
+        }
+    }
+
+    /// Says which pairs were met in this turn, on their flows behind their packets.
+    pub(super) fn say_pairs(&mut self) {
+        for (id, side, own, other) in self.pairs.drain(..) {
+            let peer = self.peers.get_mut(id.0 as usize);
+            // If something waits for room still, a later packet says it.
+            let peer = peer.filter(|peer| peer.pending() == 0);
+            if let Some(flow) = peer.and_then(|peer| peer.session.flow_mut(side)) {
+                flow.pair(own, other);
+            }
         }
     }
 
@@ -309,6 +324,8 @@ impl<F: FlowPort> Core<F> {
 pub(super) const PATIENCE: Duration = Duration::from_millis(5);
 /// What has waited this long for a place in a flow is worth nothing.
 const STALE: Duration = Duration::from_millis(100);
+/// Pairs that are said in one turn.
+const PAIRS: usize = 64;
 /// Frames and bytes that are read before the other direction has its turn.
 const READS: usize = 64;
 const BYTES: usize = 4 * Batch::CAPACITY;

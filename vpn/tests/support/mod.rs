@@ -49,9 +49,14 @@ pub(crate) fn flow(id: u64, mtu: u32) -> (Lane, Far) {
 
 /// The same, for something else.
 pub(crate) fn flow_of(qos: QosSpec, id: u64, mtu: u32) -> (Lane, Far) {
+    flow_with(false, qos, id, mtu)
+}
+
+/// The same, whose IPC process may take devices.
+pub(crate) fn flow_with(devices: bool, qos: QosSpec, id: u64, mtu: u32) -> (Lane, Far) {
     let (socket, far) = RecordSocket::pair().unwrap();
     let welcome = Welcome {
-        devices: false,
+        devices,
         flow: FlowId(id),
         mtu,
         qos,
