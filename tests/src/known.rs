@@ -59,10 +59,13 @@ pub fn known(members: usize, neighbours: usize, seconds: u32) -> anyhow::Result<
     ))?;
     let begin = Instant::now();
     a.irm(&format!(
-        "ipcp enroll real --type unicast --invite {url} --timeout 60s"
+        "ipcp enroll real --type unicast --invite {url} --timeout 50s"
     ))?;
     for gate in &gates {
-        a.irm(&format!("ipcp connect real --dst {gate} --timeout 30s"))?;
+        // All of the crowd share one core, and each hears of each new link.
+        until(Duration::from_secs(120), || {
+            a.irm(&format!("ipcp connect real --dst {gate} --timeout 20s"))
+        })?;
     }
     a.irm("vpn up --layer scale --dev strata0")?;
     let all = members as u64 + 1;

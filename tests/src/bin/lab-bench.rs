@@ -5,7 +5,7 @@
 //! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward`, `-- voice`, `-- data` (reliable flows
 //! beside bulk transfers by quinn; `-- bulk` those without loss alone, `-- loss` those at 1 %), `-- sharing`, `-- allocate`, `-- flood`, `-- vpn`
 //! (a stream through a member in between beside one to the neighbour, a raw flow beside datagrams, how soon a known member is
-//! reached; takes iperf3, and is not part of the whole), `-- known` (what it costs to know 1,000 members, simulated ones; not part of the whole
+//! reached; takes iperf3, and is not part of the whole), `-- known [MEMBERS]` (what it costs to know 1,000 members, simulated ones; not part of the whole
 //! either) or `-- churn SECONDS` (200 flows that open and close; 600 s unless said, and not part of
 //! the whole) behind it for these alone. It prints one JSON document.
 
@@ -42,7 +42,10 @@ fn main() -> anyhow::Result<()> {
             return print(&json!({ "vpn": rounds(|| vpns.round())? }));
         }
         Some("known") => {
-            let (few, many) = (known(FEW, FEW, 60)?, known(MANY, FEW, 60)?);
+            let many = std::env::args().nth(2).map(|n| n.parse()).transpose();
+            let many = many.context("known takes a number of members")?;
+            let many = known(many.unwrap_or(MANY), FEW, 60)?;
+            let few = known(FEW, FEW, 60)?;
             return print(&json!({ "kb_a_member": each(&few, &many), "few": few, "many": many }));
         }
         Some("churn") => return print(&json!({ "churn": churned()? })),
