@@ -128,8 +128,10 @@ async fn a_device_is_read_again_here_when_the_member_with_the_last_flow_leaves()
     let (device, host) = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
     let mut pump = Pump::new(Device(FrameFd::new(device))).unwrap();
     pump.configure(&config());
-    let (lane, _far) = flow_with(true, QosSpec::RAW, 1, 1400);
+    let (lane, far) = flow_with(true, QosSpec::RAW, 1, 1400);
     pump.accepted(&label("b"), lane).ok().unwrap();
+    // From its next turn on the pump leaves the device to the other process.
+    far.send(&[&udp("10.7.0.2", "10.7.0.1", 9)]);
     settle(&mut pump).await;
     let mut without = config();
     without.members.remove(&label("b"));
