@@ -38,7 +38,7 @@ pub fn run(bytes: &[u8]) {
                 if let To::Peer(_) = to {
                     assert!(!head.to.is_group() && head.to != HOST);
                 }
-                let _ = switch.may_flood(now, usize::from(act));
+                let _ = switch.may_flood(now, act & 1 == 1, usize::from(act));
             }
             6 => switch.forget(id),
             _ => now += Duration::from_millis(u64::from(script.short()) * 20),

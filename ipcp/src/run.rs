@@ -82,6 +82,8 @@ struct Runtime<M: Ipcp, L: Lower<M>> {
     descriptors: Descriptors,
     /// Flows that could not be opened, until irmd hears why.
     refused: FxHashMap<FlowId, Reason>,
+    /// irmd could not be told that members have changed, since it reads too slowly.
+    untold: bool,
     /// The machine's answer to the question behind a hello.
     hello: Option<pb::IpcpStatus>,
     /// Shutting down; by when at the latest.
@@ -120,6 +122,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             last_id: 0,
             descriptors: Descriptors::of_process(),
             refused: FxHashMap::default(),
+            untold: false,
             hello: None,
             ending: None,
             exit: false,
@@ -146,6 +149,9 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                 Ok(call) => self.call(call),
                 Err(_) => break,
             }
+        }
+        if self.untold {
+            self.untold = !self.attach.tell(Event::Members);
         }
         for _ in 0..CONTROL {
             match self.events.try_recv() {
@@ -390,6 +396,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             names: status.names,
             layer: status.layer,
             version: VERSION,
+            tells_members: true,
         }
     }
 
@@ -512,8 +519,11 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             | Event::Notice(_)
             | Event::Members => event,
         };
+        let members = matches!(event, Event::Members);
         if !self.attach.tell(event) {
             self.io.counters.add("drop.control_unheard", 1);
+            // It is said once only, so that it must be heard. Who attaches anew asks by itself.
+            self.untold = members && self.attach.attached();
         }
     }
 

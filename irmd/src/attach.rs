@@ -117,6 +117,7 @@ fn welcome(
         command: Some(welcome),
     }));
     let attachment = ipcp.attach(tx.clone(), hello.data_socket, names);
+    ipcp.inner().tells_members = hello.tells_members;
     if let Some(layer) = &layer {
         ipcp.inner().layer = Some(layer.clone());
     }

@@ -63,6 +63,8 @@ pub(crate) struct Inner {
     pub(crate) pid: Option<u32>,
     /// Its process was just started, so it has to be told who it is, whatever it finds on its disk.
     pub(crate) fresh: bool,
+    /// It says when the members of its layer change; one of an older build is asked instead.
+    pub(crate) tells_members: bool,
     /// How long it may take to end in good order.
     pub(crate) patience: Duration,
     /// How often it was started anew.

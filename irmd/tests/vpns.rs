@@ -88,6 +88,7 @@ async fn layer(host: &Host, mut members: mpsc::Receiver<usize>) -> u32 {
         secret,
         name: "ovl-a".into(),
         version: 1,
+        tells_members: true,
         ..Default::default()
     };
     let mut ipcp = host.attach(hello).await.unwrap();

@@ -50,6 +50,8 @@ pub enum Heard {
     Frame(Vec<u8>),
     /// So much more has moved by itself.
     Moved(Moved),
+    /// The flow is down, for this reason of the other side's or of a process between.
+    Down(Reason),
     /// None is there.
     Nothing,
 }
@@ -132,9 +134,8 @@ impl FlowPort for Lane {
             match self.socket.try_recv(into) {
                 Ok(Received::Data) => return Ok(Heard::Sdus),
                 Ok(Received::Item(Item::Mtu(mtu))) => self.mtu = usable(mtu),
-                Ok(Received::Item(Item::Down(reason)) | Received::Bad(reason)) => {
-                    return Err(reason);
-                }
+                Ok(Received::Item(Item::Down(reason))) => return Ok(Heard::Down(reason)),
+                Ok(Received::Bad(reason)) => return Err(reason),
                 Ok(Received::Item(Item::Frame(packet))) => return Ok(Heard::Frame(packet)),
                 Ok(Received::Item(Item::Moved(now))) => {
                     let before = std::mem::replace(&mut self.moved, now);

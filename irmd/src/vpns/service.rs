@@ -71,7 +71,7 @@ async fn serve(
             },
             Ok(()) = changed.changed() => at = at.min(soonest),
             () = sleep_until(at) => {
-                let again = if tell(daemon, &vpn, tx, &mut told).await { SELDOM } else { PAUSE };
+                let again = tell(daemon, &vpn, tx, &mut told).await;
                 (soonest, at) = (Instant::now() + PAUSE, Instant::now() + again);
             }
         }
@@ -112,16 +112,16 @@ fn heard(daemon: &Arc<Daemon>, vpn: &Vpn, message: VpnEvent) {
     }
 }
 
-/// Tells the process what its layer looks like, if that has changed; whether it knows now.
+/// Tells the process what its layer looks like, if that has changed; when to look again though nothing is heard.
 async fn tell(
     daemon: &Arc<Daemon>,
     vpn: &Vpn,
     tx: &Sender<VpnCommand>,
     told: &mut Option<VpnConfig>,
-) -> bool {
+) -> Duration {
     match config(daemon, &vpn.spec).await {
-        Ok(config) if told.as_ref() == Some(&config) => return true,
-        Ok(config) => {
+        Ok((config, again)) if told.as_ref() == Some(&config) => return again,
+        Ok((config, again)) => {
             let command = vpn_command::Command::Config(config.clone());
             if tx
                 .try_send(Ok(VpnCommand {
@@ -130,7 +130,7 @@ async fn tell(
                 .is_ok()
             {
                 *told = Some(config);
-                return true;
+                return again;
             }
         }
         Err(reason) if told.is_none() => {
@@ -139,11 +139,17 @@ async fn tell(
         // The layer is restarting: what was said still holds.
         Err(_) => {}
     }
-    false
+    PAUSE
 }
 
-async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reason> {
+/// What is to be told, and for how long that holds though nothing is heard.
+async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<(VpnConfig, Duration), Reason> {
     let ipcp = daemon.in_layer(&Label::new(spec.layer.clone())?)?;
+    let again = if ipcp.inner().tells_members {
+        SELDOM
+    } else {
+        PAUSE
+    };
     let Answer::Status(status) = ipcp.call(Command::Status, Duration::from_secs(1)).await? else {
         return Err(ipcp.unreachable("it gave no status"));
     };
@@ -159,7 +165,7 @@ async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reaso
     for member in &mut members {
         member.neighbours.sort();
     }
-    Ok(VpnConfig {
+    let config = VpnConfig {
         layer: spec.layer.clone(),
         member: status.member,
         own_prefixes: status.prefixes,
@@ -172,7 +178,8 @@ async fn config(daemon: &Arc<Daemon>, spec: &VpnSpec) -> Result<VpnConfig, Reaso
         ways: Some(spec.ways.to_message()),
         traffic: Some(spec.traffic.to_message()),
         filters: status.filters,
-    })
+    };
+    Ok((config, again))
 }
 
 /// Between two looks at a layer that changes, or at one that could not be asked.

@@ -35,10 +35,17 @@ impl Unicast {
         }
         let before = me.routing.lsdb.member(me.address);
         let known = before.is_some_and(|cert| cert.der() == me.identity.cert().der());
+        let said = me.routing.lsdb.links(me.address).iter();
+        let others = said
+            .map(|l| l.neighbour)
+            .ne(links.iter().map(|l| l.neighbour));
         let mut record = me.routing.lsdb.set_links(now, &me.identity, links);
         record.iter_mut().filter(|_| known).for_each(bare);
         self.flood(now, record.into_iter().collect(), None);
         self.rerouted(now, moved);
+        if others {
+            self.members_changed();
+        }
     }
 
     /// Finds the routes anew if anything has changed, and lets the flows know.

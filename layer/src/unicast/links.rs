@@ -463,8 +463,12 @@ impl Unicast {
             .any(|(peer, lower)| adjacent.get(peer) != Some(lower));
         let gone = |peer: &&Addr| !adjacent.contains_key(peer);
         let gone: Vec<Addr> = self.adjacent.keys().filter(gone).copied().collect();
+        let others = self.adjacent.keys().ne(adjacent.keys());
         self.adjacent = adjacent;
         (self.way, self.share) = (None, None);
+        if others {
+            self.members_changed();
+        }
         let each = MAX_BATCHES_ALL / self.links.len().max(1);
         let each = each.clamp(MIN_BATCHES, MAX_BATCHES);
         self.links.values_mut().for_each(|l| l.tx.set_most(each));

@@ -44,6 +44,10 @@ impl<F: FlowPort> Core<F> {
                 Ok(Heard::Frame(packet)) => self.resubmit(&packet, now),
                 Ok(Heard::Moved(moved)) => self.moved(id, moved, now),
                 Ok(Heard::Nothing) => return true,
+                Ok(Heard::Down(reason)) => {
+                    self.link_down(id, side, reason, now);
+                    return true;
+                }
                 Err(reason) => {
                     if reason.code == Code::PeerMisbehaved {
                         self.counters.drop(Dropped::BadRecord);

@@ -12,12 +12,14 @@ use crate::counters::Dropped;
 use crate::flow::FlowPort;
 use crate::prefix::{Owner, PeerId};
 use crate::session::Way;
-use crate::switch::{Refused, Switch, To};
+use crate::switch::{Head, Refused, Switch, To};
 
 /// An Ethernet segment.
 pub(super) struct Segment {
     pub(super) switch: Switch,
     calls: HashMap<PeerId, Call>,
+    /// No sooner than this is anybody called.
+    soonest: Instant,
 }
 
 /// When a member is called.
@@ -32,6 +34,7 @@ impl Segment {
         Self {
             switch: Switch::new(now),
             calls: HashMap::new(),
+            soonest: now,
         }
     }
 
@@ -50,7 +53,7 @@ impl Segment {
             let peer = peers.get(id.0 as usize);
             peer.is_some_and(|peer| peer.session.is_alone())
         });
-        alone.map(|(_, call)| call.at).min()
+        alone.map(|(_, call)| call.at.max(self.soonest)).min()
     }
 }
 
@@ -82,7 +85,8 @@ impl<F: FlowPort> Core<F> {
         };
         match segment.switch.from_host(now, frame) {
             Ok(To::Peer(id)) if self.has_flow(id) => self.send_frame(id, frame, now),
-            Ok(To::Peer(_) | To::All) => self.flood(frame, now),
+            Ok(To::Peer(_)) => self.counters.drop(Dropped::FlowDown),
+            Ok(To::All) => self.flood(frame, now),
             Err(why) => self.counters.drop(why.into()),
         }
     }
@@ -93,7 +97,8 @@ impl<F: FlowPort> Core<F> {
         let Some(segment) = self.segment.as_mut().filter(|_| !there.is_empty()) else {
             return self.counters.drop(Dropped::NobodyThere);
         };
-        if !segment.switch.may_flood(now, there.len()) {
+        let group = Head::parse(frame).is_ok_and(|head| head.to.is_group());
+        if !segment.switch.may_flood(now, group, there.len()) {
             return self.counters.drop(Dropped::FloodLimited);
         }
         self.counters.flooded += 1;
@@ -154,20 +159,27 @@ impl<F: FlowPort> Core<F> {
         let members = self.peers.iter().filter(|p| p.member);
         let under_way = members.filter(|p| p.session.is_dialling());
         let mut free = CALLS.saturating_sub(under_way.count());
-        for (id, call) in &mut segment.calls {
-            let Some(peer) = self.peers.get_mut(id.0 as usize) else {
+        let due = segment.calls.iter().filter(|(_, call)| call.at <= now);
+        let mut due: Vec<(Instant, PeerId)> = due.map(|(id, call)| (call.at, *id)).collect();
+        // Who has waited longest comes first: those that never answer must not take the turns of all others.
+        due.sort_unstable();
+        for (_, id) in due {
+            let call = segment.calls.get_mut(&id);
+            let Some((call, peer)) = call.zip(self.peers.get_mut(id.0 as usize)) else {
                 continue;
             };
-            if call.at > now || !peer.session.is_alone() {
+            if !peer.session.is_alone() {
                 continue;
             }
             if free == 0 {
-                call.at = now + LATER;
-            } else if peer.session.call(now) {
+                segment.soonest = now + LATER;
+                break;
+            }
+            if peer.session.call(now) {
                 free -= 1;
                 call.at = now + call.pause;
                 call.pause = (call.pause * 2).min(PAUSE.1);
-                self.happened.push(Happening::Dial(*id));
+                self.happened.push(Happening::Dial(id));
             } else {
                 call.at = now + PAUSE.0;
             }

@@ -26,7 +26,10 @@ pub struct Switch {
     fixed: HashMap<Mac, Owner>,
     /// That of this host's device, if its administrator has given it another.
     own: Option<Mac>,
-    bucket: Bucket,
+    /// What may be flooded of frames to groups, and of those to one address that nobody is known to have: who makes the host send many
+    /// of those must not keep it from asking who has an address.
+    groups: Bucket,
+    unknown: Bucket,
 }
 
 /// Where a frame of the host goes.
@@ -63,7 +66,7 @@ impl Switch {
     pub const SHARE: usize = 1024;
     /// The most addresses of all ports.
     pub const MOST: usize = 16_384;
-    /// Copies of flooded frames a second, and at once.
+    /// Copies of flooded frames a second, and at once; to groups and to others each.
     pub const FLOOD: (u32, u32) = (10_000, 20_000);
 
     /// One that knows nothing.
@@ -72,7 +75,8 @@ impl Switch {
             table: Table::new(now),
             fixed: HashMap::new(),
             own: None,
-            bucket: Bucket::new(now),
+            groups: Bucket::new(now),
+            unknown: Bucket::new(now),
         }
     }
 
@@ -99,7 +103,9 @@ impl Switch {
         if head.to.is_group() {
             return Ok(To::All);
         }
-        match self.table.find(now, Key::to(&head)) {
+        // What a certificate says need not be learned, nor can it be forgotten.
+        let fixed = self.fixed.get(&head.to).copied();
+        match fixed.or_else(|| self.table.find(now, Key::to(&head))) {
             Some(Owner::Peer(id)) => Ok(To::Peer(id)),
             Some(Owner::Me) => Err(Refused::Elsewhere),
             None => Ok(To::All),
@@ -114,15 +120,24 @@ impl Switch {
             return Err(Refused::Stolen);
         }
         self.table.learn(now, from, port);
-        match self.table.find(now, Key::to(&head)) {
-            Some(Owner::Peer(_)) if !head.to.is_group() => Err(Refused::Elsewhere),
+        let to = Key::to(&head);
+        match self.table.find(now, to) {
+            // Who was on this host's side a while ago may still be there, whatever a member says: once it is spoken to, it speaks.
+            Some(Owner::Peer(_)) if !head.to.is_group() && !self.table.was_here(now, to) => {
+                Err(Refused::Elsewhere)
+            }
             Some(_) | None => Ok(()),
         }
     }
 
-    /// Whether a frame may be flooded to so many members now.
-    pub fn may_flood(&mut self, now: Instant, copies: usize) -> bool {
-        self.bucket.take(now, copies)
+    /// Whether a frame, to a group or not, may be flooded to so many members now.
+    pub fn may_flood(&mut self, now: Instant, group: bool, copies: usize) -> bool {
+        let bucket = if group {
+            &mut self.groups
+        } else {
+            &mut self.unknown
+        };
+        bucket.take(now, copies)
     }
 
     /// A member can't be reached any more: what is for its addresses is flooded until somebody has them.

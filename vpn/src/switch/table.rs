@@ -28,6 +28,8 @@ pub(super) struct Table {
 struct Place {
     port: Owner,
     seen: Instant,
+    /// When it was heard on this host's side last.
+    here: Option<Instant>,
 }
 
 impl Key {
@@ -71,6 +73,12 @@ impl Table {
         })
     }
 
+    /// Whether this host's side has used an address within the time that addresses are remembered.
+    pub(super) fn was_here(&self, now: Instant, key: Key) -> bool {
+        let here = self.all.get(&key).and_then(|place| place.here);
+        here.is_some_and(|at| now.saturating_duration_since(at) < Switch::AGE)
+    }
+
     /// Somebody behind the port has used an address.
     pub(super) fn learn(&mut self, now: Instant, key: Key, port: Owner) {
         if now >= self.sweep {
@@ -79,12 +87,22 @@ impl Table {
         let full = self.all.len() >= Switch::MOST;
         let share = self.shares.entry(port).or_default();
         let room = *share < Switch::SHARE;
+        let here = (port == Owner::Me).then_some(now);
+        let place = |before: Option<Instant>| Place {
+            port,
+            seen: now,
+            here: here.or(before),
+        };
         match self.all.entry(key) {
-            Entry::Occupied(mut entry) if entry.get().port == port => entry.get_mut().seen = now,
+            Entry::Occupied(mut entry) if entry.get().port == port => {
+                let before = entry.get().here;
+                entry.insert(place(before));
+            }
             Entry::Occupied(mut entry) if room => {
                 *share += 1;
                 self.moves += 1;
-                let before = entry.insert(Place { port, seen: now });
+                let before = entry.get().here;
+                let before = entry.insert(place(before));
                 self.leave(before.port);
             }
             // It is no longer where it was, that much is known.
@@ -95,7 +113,7 @@ impl Table {
             }
             Entry::Vacant(entry) if room && !full => {
                 *share += 1;
-                entry.insert(Place { port, seen: now });
+                entry.insert(place(None));
             }
             Entry::Vacant(_) => self.overflows += 1,
         }

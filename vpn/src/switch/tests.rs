@@ -234,13 +234,57 @@ fn many_members_fill_no_more_than_the_table() {
 }
 
 #[test]
+fn a_guest_that_a_member_claims_is_still_spoken_to_and_has_its_address_back_when_it_answers() {
+    let now = Instant::now();
+    let mut switch = Switch::new(now);
+    let (guest, friend) = (mac(5), mac(6));
+    switch.from_host(now, &frame(guest, ALL)).unwrap();
+    switch.from_peer(now, B, &frame(friend, guest)).unwrap();
+    // It is silent, and another member says that it is there.
+    switch
+        .from_peer(now + s(100), C, &frame(guest, ALL))
+        .unwrap();
+    let asks = switch.from_peer(now + s(101), B, &frame(friend, guest));
+    assert_eq!(asks, Ok(()));
+    let answers = switch.from_host(now + s(101), &frame(guest, friend));
+    assert_eq!(answers, Ok(To::Peer(B)));
+    let again = switch.from_peer(now + s(102), C, &frame(guest, ALL));
+    assert_eq!(again, Err(Refused::Stolen));
+    // One that was not heard here for as long as addresses are remembered has gone.
+    switch
+        .from_peer(now + s(200), C, &frame(guest, ALL))
+        .unwrap();
+    switch
+        .from_peer(now + s(402), C, &frame(guest, ALL))
+        .unwrap();
+    let late = switch.from_peer(now + s(402), B, &frame(friend, guest));
+    assert_eq!(late, Err(Refused::Elsewhere));
+}
+
+#[test]
+fn the_address_of_a_device_needs_not_be_learned_and_floods_to_one_leave_room_for_those_to_all() {
+    let now = Instant::now();
+    let mut switch = Switch::new(now);
+    let device = Mac::of_member(2 << 40);
+    switch.set_fixed([(device, Owner::Peer(B))].into_iter());
+    let to = frame(mac(5), device);
+    assert_eq!(switch.from_host(now, &to), Ok(To::Peer(B)));
+    switch.forget(B);
+    assert_eq!(switch.from_host(now, &to), Ok(To::Peer(B)));
+    let (_, burst) = Switch::FLOOD;
+    assert!(switch.may_flood(now, false, burst as usize));
+    assert!(!switch.may_flood(now, false, 1));
+    assert!(switch.may_flood(now, true, 1));
+}
+
+#[test]
 fn floods_are_bounded_by_their_copies() {
     let now = Instant::now();
     let (rate, burst) = Switch::FLOOD;
     let mut switch = Switch::new(now);
     let count = |switch: &mut Switch, at, copies: usize| {
         let tries = 0..u64::from(burst) * 2;
-        tries.filter(|_| switch.may_flood(at, copies)).count()
+        tries.filter(|_| switch.may_flood(at, true, copies)).count()
     };
     assert_eq!(count(&mut switch, now, 2), burst as usize / 2);
     assert_eq!(count(&mut switch, now, 2), 0);
@@ -248,10 +292,10 @@ fn floods_are_bounded_by_their_copies() {
     // To more members than there are tokens: now and then, not never.
     let many = burst as usize * 3;
     let later = now + s(100);
-    assert!(switch.may_flood(later, many) && !switch.may_flood(later + s(3), many));
-    assert!(switch.may_flood(later + s(5), many));
+    assert!(switch.may_flood(later, true, many) && !switch.may_flood(later + s(3), true, many));
+    assert!(switch.may_flood(later + s(5), true, many));
     // A clock that stands still, or seems to go back, gives nothing.
-    assert!(!switch.may_flood(later, 1));
+    assert!(!switch.may_flood(later, true, 1));
 }
 
 #[test]
@@ -296,6 +340,7 @@ proptest! {
         };
         switch.set_fixed((0..4).filter_map(|n| Some((mac(n), fixed(n)?))));
         let mut last: HashMap<u16, (Owner, Instant)> = HashMap::new();
+        let mut here: HashMap<u16, Instant> = HashMap::new();
         for event in events {
             match event {
                 Event::Wait(ms) => now += Duration::from_millis(ms),
@@ -303,6 +348,7 @@ proptest! {
                     let gone = Owner::Peer(PeerId(peer.into()));
                     switch.forget(PeerId(peer.into()));
                     last.retain(|_, (owner, _)| *owner != gone);
+                    here.retain(|station, _| last.contains_key(station));
                 }
                 Event::Host(from, to) => {
                     let got = switch.from_host(now, &frame(mac(from), mac(to)));
@@ -311,10 +357,11 @@ proptest! {
                         continue;
                     }
                     last.insert(from, (Owner::Me, now));
+                    here.insert(from, now);
                     let known = last.get(&to).filter(|(_, at)| now - *at < Switch::AGE);
-                    prop_assert_eq!(got, match known {
-                        Some((Owner::Peer(id), _)) => Ok(To::Peer(*id)),
-                        Some((Owner::Me, _)) => Err(Refused::Elsewhere),
+                    prop_assert_eq!(got, match fixed(to).or_else(|| known.map(|(owner, _)| *owner)) {
+                        Some(Owner::Peer(id)) => Ok(To::Peer(id)),
+                        Some(Owner::Me) => Err(Refused::Elsewhere),
                         None => Ok(To::All),
                     });
                 }
@@ -328,7 +375,8 @@ proptest! {
                     }
                     last.insert(from, (Owner::Peer(id), now));
                     let known = last.get(&to).filter(|(_, at)| now - *at < Switch::AGE);
-                    let elsewhere = known.is_some_and(|(owner, _)| *owner != Owner::Me);
+                    let was_here = here.get(&to).is_some_and(|at| now - *at < Switch::AGE);
+                    let elsewhere = known.is_some_and(|(owner, _)| *owner != Owner::Me) && !was_here;
                     prop_assert_eq!(got, if elsewhere { Err(Refused::Elsewhere) } else { Ok(()) });
                 }
             }

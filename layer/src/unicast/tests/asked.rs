@@ -1,6 +1,8 @@
 //! Who has asked for the status is told when it would say something else of the members, and only then.
 
 use proto::ipcp::AuthorityAct;
+use rand_chacha::ChaCha20Rng;
+use rand_core::{RngCore, SeedableRng};
 
 use super::flows::line;
 use super::*;
@@ -86,4 +88,36 @@ fn a_member_that_comes_is_told_of() {
     net.seconds(5);
     assert_eq!(said(&mut net, "a"), 1);
     assert_ne!(members(&mut net, "a"), before);
+}
+
+/// As irmd does it: whoever was told nothing since may take what the status said last for true.
+#[test]
+fn what_was_said_last_is_true_until_it_is_told_to_have_changed() {
+    const ALL: [&str; 4] = ["a", "b", "c", "d"];
+    for seed in 0..60 {
+        let mut rng = ChaCha20Rng::seed_from_u64(seed);
+        let mut below = |n: usize| rng.next_u32() as usize % n;
+        let mut net = Net::new(&ALL);
+        bootstrap(&mut net, "a");
+        ALL[1..].iter().for_each(|m| join(&mut net, "a", m));
+        let (mut last, mut told) = (members(&mut net, "b"), false);
+        said(&mut net, "b");
+        for _ in 0..40 {
+            let (x, y) = (ALL[below(4)], ALL[below(4)]);
+            match below(4) {
+                0 if x != y => net.cut(x, y),
+                1 if x != y => net.mend(x, y),
+                _ => {}
+            }
+            net.run(Duration::from_millis([3, 40, 200, 1500, 40_000][below(5)]));
+            told |= said(&mut net, "b") > 0;
+            if told && below(2) == 0 {
+                (last, told) = (members(&mut net, "b"), false);
+                said(&mut net, "b");
+            }
+        }
+        net.seconds(60);
+        told |= said(&mut net, "b") > 0;
+        assert!(told || members(&mut net, "b") == last, "seed {seed}");
+    }
 }
