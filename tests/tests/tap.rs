@@ -148,10 +148,13 @@ fn three_hosts_share_a_segment_that_learns_beside_a_vpn_of_packets() {
     let watches = watch(&line);
     let one = frame(&mac_b, &mac_a, "for B alone");
     reaches_only(&watches, a, &one, &["b"]);
-    // The kernel takes the outer tag off where it arrives. In that VLAN nobody has said where C is.
+    // The kernel takes the outer tag off where it arrives. Nobody has said where the guest is; of C's device all know, in any VLAN.
     let inner = format!("81000008{KIND}{}", hex(&"tagged".repeat(200)));
-    let [tagged, seen] = ["88a80007", ""].map(|tag| format!("{mac_c}{mac_a}{tag}{inner}"));
-    reaches(&watches, a, &tagged, &seen, &["b", "c"]);
+    for (to, who) in [(GUEST, &["b", "c"][..]), (&mac_c, &["c"])] {
+        let [tagged, seen] = ["88a80007", ""].map(|tag| format!("{to}{mac_a}{tag}{inner}"));
+        reaches(&watches, a, &tagged, &seen, who);
+        assert_eq!(seen_by(&watches, &seen), who);
+    }
     let floods = counter(a, "flooded");
     let all = frame(ALL, &mac_a, "for everybody");
     reaches_only(&watches, a, &all, &["b", "c"]);
