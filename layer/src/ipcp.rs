@@ -8,6 +8,8 @@ use proto::ipcp::{Allocated, Command, CommandId, Event};
 use proto::{Batch, FlowId, Margin, Reason};
 use zeroize::Zeroizing;
 
+use crate::Unsealed;
+
 /// A machine that makes one member of one layer.
 ///
 /// The order of use: one [`handle`](Ipcp::handle), then [`poll`](Ipcp::poll) until it gives `None`, then wait for an
@@ -30,6 +32,11 @@ pub trait Ipcp {
     /// give none for it: they wait in the machine's own queues, in the order of its own choice. What comes nevertheless may be
     /// dropped. Drained afterwards, as after an input.
     fn lower_room(&mut self, _now: Now, _lower: Self::Lower, _room: bool) {}
+
+    /// Whether the runtime puts the seals on what is sent, after [`Output::Unsealed`]. `false`: this machine leaves none.
+    fn leave_seals(&mut self, _leave: bool) -> bool {
+        false
+    }
 
     /// Whether what comes by a lower end is of somebody who was asked, or has shown who it is. Of all others together no more
     /// is read than of one that is known: whoever opens many lower ends must not keep the machine from those.
@@ -119,6 +126,8 @@ pub enum Output<L, Ask> {
     UpperClose(FlowId, Reason),
     /// Send these packets.
     Lower(L, Batch),
+    /// Send these packets once their seals are put on, which any thread can do; what goes to one lower end in this order.
+    Unsealed(L, Unsealed),
     /// Ask the lower network.
     Ask(Ask),
     /// Keep these bytes on disk under a file name (0600, written atomically, before any later output is carried out);

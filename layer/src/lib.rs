@@ -43,6 +43,6 @@ pub use lower::{FlowAsk, FlowTell, Via};
 pub use timers::Timers;
 #[cfg(any(test, feature = "sim"))]
 pub use unicast::Standing;
-pub use unicast::Unicast;
 #[cfg(any(test, feature = "hostile"))]
 pub use unicast::{Meddler, Own, Sent};
+pub use unicast::{Unicast, Unsealed};

@@ -202,6 +202,7 @@ impl Line {
             Output::Control(
                 Event::FlowDown(..) | Event::State(..) | Event::Notice(_) | Event::Members,
             )
+            | Output::Unsealed(..)
             | Output::Upper(..)
             | Output::UpperPause(..)
             | Output::UpperShut(_)

@@ -60,10 +60,10 @@ pub use identity::Identity;
 pub use invitation::{Invitation, Joiner};
 pub use roots::{Roots, Voice, root_facts};
 pub use seal::{
-    Aead, FlowKey, MAX_BLOCKS, OpenError, OpenKey, REKEY_BLOCKS, SealError, SealKey, TAG,
+    Aead, FlowKey, MAX_BLOCKS, OpenError, OpenKey, REKEY_BLOCKS, Reserved, SealError, SealKey, TAG,
 };
 pub use secrets::Secrets;
-pub use tls::{Clock, TlsConfig};
+pub use tls::{Clock, TlsConfig, aes_is_fast};
 pub use version::{Agreed, MIN_VERSION, VERSION, Versions};
 pub use window::ReplayWindow;
 

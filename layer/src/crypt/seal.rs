@@ -3,6 +3,7 @@
 //! Nothing here allocates, and nothing knows what a PDU means. A faster AEAD would be swapped in here alone.
 
 use std::fmt;
+use std::sync::Arc;
 
 use ring::aead::{
     AES_256_GCM, Aad, Algorithm, CHACHA20_POLY1305, LessSafeKey, Nonce, Tag, UnboundKey,
@@ -38,9 +39,16 @@ pub struct FlowKey {
 
 /// Seals what one direction sends.
 pub struct SealKey {
-    cipher: Cipher,
+    cipher: Arc<Cipher>,
     counter: u64,
     blocks: u64,
+}
+
+/// Counters of a [`SealKey`] that are set apart for so many PDUs, so that those can be sealed on any thread.
+pub struct Reserved {
+    cipher: Arc<Cipher>,
+    counter: u64,
+    end: u64,
 }
 
 /// Opens what one direction sends, each PDU once.
@@ -87,7 +95,7 @@ impl FlowKey {
     /// The sender's end.
     pub fn into_seal(self) -> SealKey {
         SealKey {
-            cipher: Cipher::new(&self),
+            cipher: Arc::new(Cipher::new(&self)),
             counter: 0,
             blocks: 0,
         }
@@ -129,22 +137,48 @@ impl SealKey {
 
     /// Seals with additional data that doesn't lie before the body; it must hold [`SealKey::counter`].
     pub fn seal_with(&mut self, aad: &[u8], body_and_tag: &mut [u8]) -> Result<(), SealError> {
-        let (body, tag) = body_and_tag
-            .split_last_chunk_mut::<TAG>()
-            .ok_or(SealError::Short)?;
-        let blocks = self.blocks + blocks(body.len());
+        let body = body_and_tag.len().checked_sub(TAG);
+        let blocks = self.blocks + blocks(body.ok_or(SealError::Short)?);
         if blocks > MAX_BLOCKS {
             return Err(SealError::Exhausted);
         }
-        let nonce = self.cipher.nonce(self.counter);
-        let sealed = self
-            .cipher
-            .key
-            .seal_in_place_separate_tag(nonce, Aad::from(aad), body);
-        // ring refuses only bodies of many gigabytes.
-        tag.copy_from_slice(sealed.map_err(|_| SealError::Short)?.as_ref());
+        self.cipher.seal(self.counter, aad, body_and_tag)?;
         self.counter += 1;
         self.blocks = blocks;
+        Ok(())
+    }
+
+    /// Sets the next counters apart for PDUs of these lengths, each a body and its tag. Those of them that are never sealed leave
+    /// a gap, as lost PDUs do.
+    pub fn reserve(&mut self, lens: impl Iterator<Item = usize>) -> Result<Reserved, SealError> {
+        let (mut pdus, mut used) = (0, self.blocks);
+        for len in lens {
+            used += blocks(len.checked_sub(TAG).ok_or(SealError::Short)?);
+            pdus += 1;
+        }
+        if used > MAX_BLOCKS {
+            return Err(SealError::Exhausted);
+        }
+        self.blocks = used;
+        let counter = self.counter;
+        self.counter += pdus;
+        Ok(Reserved {
+            cipher: Arc::clone(&self.cipher),
+            counter,
+            end: self.counter,
+        })
+    }
+}
+
+impl Reserved {
+    /// Seals the next PDU, as [`SealKey::seal`] does.
+    pub fn seal(&mut self, header: &mut [u8], body_and_tag: &mut [u8]) -> Result<(), SealError> {
+        if self.counter == self.end {
+            return Err(SealError::Exhausted);
+        }
+        *header.last_chunk_mut().ok_or(SealError::Short)? = self.counter.to_be_bytes();
+        self.cipher.seal(self.counter, header, body_and_tag)?;
+        self.counter += 1;
         Ok(())
     }
 }
@@ -218,6 +252,19 @@ impl Cipher {
         }
     }
 
+    /// Seals a body in front of the place of its tag.
+    fn seal(&self, counter: u64, aad: &[u8], body_and_tag: &mut [u8]) -> Result<(), SealError> {
+        let (body, tag) = body_and_tag
+            .split_last_chunk_mut::<TAG>()
+            .ok_or(SealError::Short)?;
+        let sealed = self
+            .key
+            .seal_in_place_separate_tag(self.nonce(counter), Aad::from(aad), body);
+        // ring refuses only bodies of many gigabytes.
+        tag.copy_from_slice(sealed.map_err(|_| SealError::Short)?.as_ref());
+        Ok(())
+    }
+
     /// The IV xor the counter, as in RFC 8446 section 5.3.
     fn nonce(&self, counter: u64) -> Nonce {
         let mut nonce = self.iv;
@@ -251,7 +298,7 @@ macro_rules! secret {
         }
     )* };
 }
-secret!(FlowKey, SealKey, OpenKey);
+secret!(FlowKey, SealKey, Reserved, OpenKey);
 
 #[cfg(test)]
 mod tests {
@@ -393,6 +440,46 @@ mod tests {
             open.open_with(b"cube dst src", counter, &mut body).unwrap(),
             b"routed.."
         );
+    }
+
+    #[test]
+    fn counters_that_are_set_apart_seal_as_the_key_would_have() {
+        for aead in BOTH {
+            let (mut one, mut other) = (key(aead).into_seal(), key(aead).into_seal());
+            let bodies = [&b""[..], b"x", &[7; 1400], b"last"];
+            let whole: Vec<_> = bodies.iter().map(|body| sealed(&mut one, body)).collect();
+            sealed(&mut other, bodies[0]);
+            let lens = bodies[1..3].iter().map(|body| body.len() + TAG);
+            let mut apart = other.reserve(lens).unwrap();
+            let last = sealed(&mut other, bodies[3]);
+            assert_eq!((other.counter(), other.blocks()), (4, one.blocks()));
+            for (body, whole) in bodies[1..3].iter().zip(&whole[1..]) {
+                let mut pdu = vec![0x12; 16];
+                pdu.extend(*body);
+                pdu.extend([0; TAG]);
+                let (header, rest) = pdu.split_at_mut(16);
+                apart.seal(header, rest).unwrap();
+                assert_eq!(&pdu, whole);
+            }
+            assert_eq!(last, whole[3]);
+            let more = apart.seal(&mut [0; 16], &mut [0; 20]);
+            assert_eq!(more, Err(SealError::Exhausted), "no counter is left");
+        }
+    }
+
+    #[test]
+    fn what_is_too_much_for_a_key_is_not_set_apart() {
+        let mut seal = key(Aead::Aes256Gcm).into_seal();
+        seal.blocks = MAX_BLOCKS - 3;
+        let two = || [20, 20].into_iter();
+        assert_eq!(seal.reserve(two()).unwrap_err(), SealError::Exhausted);
+        assert_eq!(seal.counter(), 0, "nothing was taken");
+        assert_eq!(
+            seal.reserve([15].into_iter()).unwrap_err(),
+            SealError::Short
+        );
+        assert!(seal.reserve(two().take(1)).is_ok());
+        assert_eq!((seal.counter(), seal.blocks), (1, MAX_BLOCKS - 1));
     }
 
     #[test]

@@ -205,7 +205,8 @@ pub(super) fn suites() -> Vec<SupportedCipherSuite> {
     suites
 }
 
-fn aes_is_fast() -> bool {
+/// Whether this processor has instructions for the first of the two ciphers, which is proposed first then.
+pub fn aes_is_fast() -> bool {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     return std::arch::is_x86_feature_detected!("aes")
         && std::arch::is_x86_feature_detected!("pclmulqdq");

@@ -6,6 +6,7 @@ mod joining;
 mod keys;
 mod life;
 mod probing;
+mod unsealed;
 
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,7 @@ use joining::Joining;
 use keys::Hop;
 pub(super) use keys::{KEY_LIFE, KEY_USE};
 use life::Life;
+pub use unsealed::Unsealed;
 
 /// One N-1 flow.
 pub(super) struct Link {
@@ -300,31 +302,26 @@ impl Link {
         Some(batch)
     }
 
-    /// The next batch of flows' PDUs, sealed now: what others overtake in the queue must not be too old for the other side's
-    /// replay window, and a mark must be sealed with the rest.
-    pub(super) fn pop_data(&mut self, now: Instant, stats: &mut Stats) -> Option<Batch> {
+    /// The next batch of flows' PDUs, to be sealed now: what others overtake in the queue must not be too old for the other
+    /// side's replay window, and a mark must be sealed with the rest.
+    pub(super) fn pop_data(&mut self, now: Instant, stats: &mut Stats) -> Option<Unsealed> {
         while let Some(Popped {
             mut batch,
             cube,
             mark,
         }) = self.tx.pop_data(now, stats)
         {
-            let sealed = match self.sealing() {
-                None => Err("drop.no_key"),
-                Some(hop) => {
-                    if mark && let Some(pdu) = batch.iter_mut().next() {
-                        pdu::mark_congestion(&mut pdu[SEALED_LEN..]);
-                    }
-                    let hop = &mut self.hops[hop];
-                    batch.iter_mut().try_for_each(|pdu| hop.seal(pdu))
-                }
-            };
-            match sealed {
-                Ok(()) => {
-                    batch.set_dscp(cube.dscp());
-                    return Some(batch);
-                }
-                Err(reason) => stats.add(reason, batch.count() as u64),
+            if mark && let Some(pdu) = batch.iter_mut().next() {
+                pdu::mark_congestion(&mut pdu[SEALED_LEN..]);
+            }
+            batch.set_dscp(cube.dscp());
+            let (hop, count) = (self.sealing(), batch.count() as u64);
+            let unsealed = hop
+                .ok_or("drop.no_key")
+                .and_then(|hop| Unsealed::new(&mut self.hops[hop], batch));
+            match unsealed {
+                Ok(unsealed) => return Some(unsealed),
+                Err(reason) => stats.add(reason, count),
             }
         }
         None

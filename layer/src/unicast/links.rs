@@ -11,7 +11,7 @@ use rand_core::RngCore;
 use super::Unicast;
 use super::leaving;
 use super::limits::{MAX_BATCHES, MAX_BATCHES_ALL, MIN_BATCHES};
-use super::link::{GREETING, JOINING, Link, Phase, RETIRING, Stands};
+use super::link::{GREETING, JOINING, Link, Phase, RETIRING, Stands, Unsealed};
 use super::out::Class;
 use super::pdu::{Hello, Probe};
 use crate::route::{LinkState, MAX_COST};
@@ -267,7 +267,8 @@ impl Unicast {
         let mut batches: Vec<Batch> = std::iter::from_fn(|| link.pop_control()).collect();
         if let Some(now) = now {
             let stats = &mut self.stats;
-            batches.extend(std::iter::from_fn(|| link.pop_data(now.mono, stats)));
+            let data = std::iter::from_fn(|| link.pop_data(now.mono, stats));
+            batches.extend(data.map(Unsealed::seal));
         }
         self.out
             .extend(batches.into_iter().map(|batch| Output::Lower(lower, batch)));

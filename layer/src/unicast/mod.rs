@@ -108,6 +108,7 @@ use gate::Gate;
 use hold::Hold;
 #[cfg(any(test, feature = "hostile"))]
 pub use hostile::{Meddler, Own, Sent};
+pub use link::Unsealed;
 use member::Member;
 use outbox::Outbox;
 use peer::Peer;
@@ -160,6 +161,8 @@ pub struct Unicast {
     turns: usize,
     /// What comes now met a queue that stands: one of it is to be marked.
     mark: bool,
+    /// Whoever runs this machine puts the seals of links on flows' PDUs.
+    leaves_seals: bool,
     exit: Option<leaving::Exit>,
     state: proto::ipcp::State,
     warnings: BTreeMap<String, String>,
@@ -218,6 +221,7 @@ impl Unicast {
             pump: false,
             wake: None,
             mark: false,
+            leaves_seals: false,
             exit: None,
             state: proto::ipcp::State::Waiting,
             warnings: BTreeMap::new(),
@@ -414,6 +418,11 @@ impl Ipcp for Unicast {
         }
     }
 
+    fn leave_seals(&mut self, leave: bool) -> bool {
+        self.leaves_seals = leave;
+        true
+    }
+
     fn lower_room(&mut self, now: Now, lower: FlowId, room: bool) {
         self.now = Some(now);
         if let Some(link) = self.links.get_mut(&lower) {
@@ -474,8 +483,12 @@ impl Unicast {
 
     fn output_data(&mut self) -> Option<Output<FlowId, FlowAsk>> {
         let (now, stats) = (self.now?.mono, &mut self.stats);
-        let (lower, batch) = self.links.pop_data(now, stats)?;
-        Some(Output::Lower(lower, batch))
+        let (lower, unsealed) = self.links.pop_data(now, stats)?;
+        Some(if self.leaves_seals {
+            Output::Unsealed(lower, unsealed)
+        } else {
+            Output::Lower(lower, unsealed.seal())
+        })
     }
 
     /// Does what control has to do, and what that gives rise to.

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use proto::{Batch, FlowId};
 
-use super::link::Link;
+use super::link::{Link, Unsealed};
 use super::stats::Stats;
 
 /// The links. Whoever changes one stirs it.
@@ -89,7 +89,11 @@ impl Links {
     }
 
     /// The next batch of flows' PDUs of any. To be asked when there is no control.
-    pub(super) fn pop_data(&mut self, now: Instant, stats: &mut Stats) -> Option<(FlowId, Batch)> {
+    pub(super) fn pop_data(
+        &mut self,
+        now: Instant,
+        stats: &mut Stats,
+    ) -> Option<(FlowId, Unsealed)> {
         let mut sends = self.sends.0.iter();
         let next =
             sends.find_map(|lower| Some((*lower, self.all.get_mut(lower)?.pop_data(now, stats)?)));

@@ -239,6 +239,7 @@ impl Wire {
                         self.send(host, key, None, sdu.to_vec());
                     }
                 }
+                Output::Unsealed(..) => panic!("a shim seals nothing"),
                 Output::Ask(ask) => self.carry_out(host, ask),
                 Output::Save(..) => panic!("a shim keeps nothing"),
                 Output::Exit => h.exited = true,

@@ -12,8 +12,8 @@ use crate::unicast::session::drop_reason;
 /// The keys of one session on this link.
 pub(super) struct Hop {
     pub(super) session: u32,
-    version: u8,
-    seal: SealKey,
+    pub(super) version: u8,
+    pub(super) seal: SealKey,
     open: OpenKey,
     pub(super) born: Instant,
     client: bool,

@@ -34,6 +34,7 @@ mod routes;
 mod sealing;
 mod shortcuts;
 mod skewed;
+mod unsealed;
 mod versions;
 mod whole;
 
@@ -328,6 +329,7 @@ impl Net {
                 node.closed.insert(flow, reason);
             }
             Output::Lower(lower, batch) => self.carry(name, lower, &batch),
+            Output::Unsealed(lower, unsealed) => self.carry(name, lower, &unsealed.seal()),
             Output::Ask(FlowAsk::Dial {
                 dial,
                 dst,
