@@ -11,7 +11,8 @@
 //!         timers ────┘          └── lower ── flows (FlowLower) or sockets of a shim (udp)
 //! ```
 //!
-//! One thread, one epoll. No task, channel or lock is on the way of a packet; the control stream has tasks of its own.
+//! One thread, one epoll. No task, channel or lock is on the way of a packet; the control stream has tasks of its own. Seals alone
+//! may be put on by more threads, a turn's batches at once (`sealers`), where that is switched on or the cipher is slow.
 
 mod attach;
 mod config;
@@ -21,6 +22,7 @@ mod flow_lower;
 mod io;
 mod lower;
 mod run;
+pub mod sealers;
 mod store;
 pub mod telemetry;
 pub mod udp;

@@ -20,6 +20,7 @@ use crate::config::Config;
 use crate::descriptors::Descriptors;
 use crate::io::{Epoll, Io, Key, Ready, Side};
 use crate::lower::Lower;
+use crate::sealers::Sealers;
 use crate::store::Store;
 use crate::upper::{Did, Uppers};
 use lowers::Strangers;
@@ -72,6 +73,8 @@ struct Runtime<M: Ipcp, L: Lower<M>> {
     lower: L,
     io: Io,
     uppers: Uppers,
+    /// `None`: the machine leaves no seals.
+    sealers: Option<Sealers<M::Lower>>,
     store: Store,
     attach: Attach,
     events: mpsc::Receiver<L::Event>,
@@ -98,7 +101,11 @@ struct Runtime<M: Ipcp, L: Lower<M>> {
 
 impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     /// Opens all that the process has, and gives what becomes readable when something happens to a descriptor.
-    fn start(machine: M, mut lower: L, config: Config) -> anyhow::Result<(Self, AsyncFd<Epoll>)> {
+    fn start(
+        mut machine: M,
+        mut lower: L,
+        config: Config,
+    ) -> anyhow::Result<(Self, AsyncFd<Epoll>)> {
         let mut io = Io::new().context("can't make an epoll")?;
         let door = config.data_socket();
         let uppers = Uppers::open(&mut io, &door)
@@ -109,11 +116,14 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         let (events_tx, events) = mpsc::channel(EVENTS);
         lower.start(&mut io, events_tx)?;
         let attach = Attach::start(&config)?;
+        let sealers = Sealers::new();
+        let sealers = (machine.leave_seals(sealers.are_used())).then_some(sealers);
         let runtime = Self {
             machine,
             lower,
             io,
             uppers,
+            sealers,
             store,
             attach,
             events,
@@ -308,6 +318,10 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             }) => Some(*flow),
             Command::Set(settings) => {
                 self.lower.set(&mut self.io, settings);
+                if let Some(sealers) = &mut self.sealers {
+                    sealers.set(&settings.offload);
+                    self.machine.leave_seals(sealers.are_used());
+                }
                 None
             }
             Command::Shutdown => {
@@ -406,42 +420,75 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     }
 
     fn drain(&mut self) {
-        while let Some(output) = self.machine.poll() {
-            match output {
-                Output::Lower(to, batch) => {
-                    self.lower.send(&mut self.io, to, batch);
-                    self.room();
-                }
-                Output::Upper(flow, batch) => {
-                    if !self.uppers.deliver(&mut self.io, flow, batch) {
-                        self.machine.handle(now(), Input::UpperFull(flow));
-                    }
-                }
-                Output::UpperPause(flow, pause) => {
-                    self.uppers.set_silent(&mut self.io, flow, pause)
-                }
-                Output::UpperShut(flow) => self.uppers.shut(&mut self.io, flow),
-                Output::Control(event) => self.tell(event),
-                Output::UpperMtu(flow, mtu) => self.uppers.set_mtu(&mut self.io, flow, mtu),
-                Output::UpperOpen(flow, user, allocated) => self.open(flow, user, allocated),
-                Output::UpperClose(flow, reason) => {
-                    self.uppers
-                        .close(&mut self.io, flow, reason, Instant::now())
-                }
-                Output::Ask(ask) => self.lower.ask(&mut self.io, ask),
-                Output::Save(name, bytes) => {
-                    if let Err(reason) = self.store.save(name, &bytes) {
-                        tracing::error!("{reason}");
-                        self.tell(Event::Notice(Notice {
-                            kind: "state.not_saved".to_owned(),
-                            text: reason.text,
-                            fields: vec![("file".to_owned(), name.to_owned())],
-                            warning: true,
-                        }));
-                    }
-                }
-                Output::Exit => self.exit = true,
+        loop {
+            while let Some(output) = self.machine.poll() {
+                self.output(output);
             }
+            if !self.send_sealed() {
+                break;
+            }
+        }
+    }
+
+    /// Sends what waits for its seals. Says whether anything did.
+    fn send_sealed(&mut self) -> bool {
+        let mut any = false;
+        if let Some(sealers) = &mut self.sealers {
+            sealers.begin();
+        }
+        while let Some((to, batch)) = self.sealers.as_mut().and_then(Sealers::pop) {
+            self.lower.send(&mut self.io, to, batch);
+            self.room();
+            any = true;
+        }
+        any
+    }
+
+    fn output(&mut self, output: Output<M::Lower, M::Ask>) {
+        match output {
+            Output::Unsealed(to, unsealed) => match &mut self.sealers {
+                Some(sealers) => {
+                    if sealers.put(to, unsealed) {
+                        self.send_sealed();
+                    }
+                }
+                None => self.lower.send(&mut self.io, to, unsealed.seal()),
+            },
+            Output::Lower(to, batch) => {
+                self.lower.send(&mut self.io, to, batch);
+                self.room();
+            }
+            Output::Upper(flow, batch) => {
+                if !self.uppers.deliver(&mut self.io, flow, batch) {
+                    self.machine.handle(now(), Input::UpperFull(flow));
+                }
+            }
+            Output::UpperPause(flow, pause) => self.uppers.set_silent(&mut self.io, flow, pause),
+            Output::UpperShut(flow) => self.uppers.shut(&mut self.io, flow),
+            Output::Control(event) => self.tell(event),
+            Output::UpperMtu(flow, mtu) => self.uppers.set_mtu(&mut self.io, flow, mtu),
+            Output::UpperOpen(flow, user, allocated) => self.open(flow, user, allocated),
+            Output::UpperClose(flow, reason) => {
+                self.uppers
+                    .close(&mut self.io, flow, reason, Instant::now())
+            }
+            Output::Ask(ask) => {
+                // What left before a flow is given up goes before.
+                self.send_sealed();
+                self.lower.ask(&mut self.io, ask);
+            }
+            Output::Save(name, bytes) => {
+                if let Err(reason) = self.store.save(name, &bytes) {
+                    tracing::error!("{reason}");
+                    self.tell(Event::Notice(Notice {
+                        kind: "state.not_saved".to_owned(),
+                        text: reason.text,
+                        fields: vec![("file".to_owned(), name.to_owned())],
+                        warning: true,
+                    }));
+                }
+            }
+            Output::Exit => self.exit = true,
         }
     }
 
@@ -555,6 +602,9 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             *status.counters.entry(name.to_owned()).or_default() += n;
         }
         self.lower.status(&mut status);
+        if let Some(sealers) = &self.sealers {
+            sealers.status(&mut status);
+        }
         let devices: Vec<_> = self.uppers.offloads().map(|o| o.to_string()).collect();
         if !devices.is_empty() {
             let settings = &mut status.settings;

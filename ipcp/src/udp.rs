@@ -51,6 +51,8 @@ impl Offloads {
             match switch.kind {
                 OffloadKind::Gso => self.gso = switch.mode,
                 OffloadKind::Gro => self.gro = switch.mode,
+                // That is no matter of sockets.
+                OffloadKind::Seal => {}
             }
         }
     }

@@ -140,6 +140,8 @@ pub enum OffloadKind {
     Gso,
     /// Receiving trains.
     Gro,
+    /// Sealing on more cores than the one that sends.
+    Seal,
 }
 
 /// How a switch stands.

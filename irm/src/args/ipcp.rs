@@ -38,7 +38,7 @@ pub(crate) enum IpcpVerb {
     Disconnect(Adjacency),
     /// Change settings of a running IPCP
     #[command(
-        after_help = "Examples:\n  irm ipcp set w1 --host ovl-c=10.0.0.3\n  irm ipcp set w1 --ip 10.0.0.7\n  irm ipcp set w1 --offload gso=off --offload gro=off"
+        after_help = "Examples:\n  irm ipcp set w1 --host ovl-c=10.0.0.3\n  irm ipcp set w1 --ip 10.0.0.7\n  irm ipcp set w1 --offload gso=off --offload gro=off\n  irm ipcp set ovl-a --offload seal=on"
     )]
     Set(Set),
     /// Show the IPCPs of this host
@@ -184,7 +184,7 @@ pub(crate) struct Set {
     /// shim-udp: add or change the host of a name
     #[arg(long = "host", value_name = "NAME=ADDR[:PORT]")]
     pub(crate) hosts: Vec<Host>,
-    /// shim-udp: gso or gro = auto, on or off
+    /// gso, gro, or of unicast seal (on more cores) = auto, on or off
     #[arg(long, value_name = "KIND=MODE")]
     pub(crate) offload: Vec<Offload>,
     /// unicast: the lower layers from now on

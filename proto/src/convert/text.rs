@@ -97,12 +97,13 @@ impl FromStr for Offload {
         let kind = match kind {
             "gso" => Some(OffloadKind::Gso),
             "gro" => Some(OffloadKind::Gro),
+            "seal" => Some(OffloadKind::Seal),
             _ => None,
         };
         match (kind, mode.parse()) {
             (Some(kind), Ok(mode)) => Ok(Self { kind, mode }),
             _ => Err(format!(
-                "{text:?} is no offload switch; use gso or gro = auto, on or off"
+                "{text:?} is no offload switch; use gso, gro or seal = auto, on or off"
             )),
         }
     }
@@ -113,6 +114,7 @@ impl fmt::Display for Offload {
         let kind = match self.kind {
             OffloadKind::Gso => "gso",
             OffloadKind::Gro => "gro",
+            OffloadKind::Seal => "seal",
         };
         write!(f, "{kind}={}", self.mode)
     }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use layer::{Now, Output};
 use proto::ipcp::{
-    Answer, Bootstrap, Command, CommandId, Configured, Event, Notice, Settings, State,
+    Answer, Bootstrap, Command, CommandId, Configured, Event, Notice, Offload, OffloadKind,
+    Settings, State,
 };
 use proto::irm::IpcpStatus;
 use proto::{Code, FlowId, Reason};
@@ -131,6 +132,7 @@ impl Shim {
                 "a UDP shim has no lower layer and no prefix; leave --over and --prefix out",
             ));
         }
+        seals_nothing(&given.offload)?;
         if !specific(given.ip) || given.port == 0 {
             return Err(usage(
                 "a UDP shim needs one specific address of this host and a port",
@@ -177,6 +179,7 @@ impl Shim {
                 "a UDP shim has no lower layer; leave --over out",
             ));
         }
+        seals_nothing(&settings.offload)?;
         let Some(config) = &mut self.config else {
             return Err(Reason::new(
                 Code::Failed,
@@ -327,6 +330,15 @@ impl Shim {
 /// Whether a shim can be at this address.
 fn specific(ip: IpAddr) -> bool {
     !ip.is_unspecified() && !ip.is_multicast()
+}
+
+/// That none of these switches is one of who seals.
+fn seals_nothing(switches: &[Offload]) -> Result<(), Reason> {
+    if switches.iter().all(|s| s.kind != OffloadKind::Seal) {
+        return Ok(());
+    }
+    let text = "a UDP shim seals nothing; --offload seal is for the IPC process of a layer over it";
+    Err(Reason::new(Code::Usage, text))
 }
 
 /// How often an absent address or a used port is tried.

@@ -448,6 +448,15 @@ fn status_tells_flows_counters_and_what_is_in_force() {
             ..Settings::default()
         }),
     );
+    // What a shim can't do is refused, and changes nothing.
+    let offload = vec!["seal=on".parse().unwrap(), "gso=on".parse().unwrap()];
+    let settings = Settings {
+        offload,
+        ..Settings::default()
+    };
+    wire.control(0, 32, Command::Set(settings));
+    assert_eq!(error(&wire, 32).code, Code::Usage);
+    assert!(error(&wire, 32).text.contains("seals nothing"));
     wire.control(0, 31, Command::Status);
     let Some(Ok(Answer::Status(status))) = wire.hosts[0].answer(31) else {
         panic!()

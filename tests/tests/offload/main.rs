@@ -227,9 +227,15 @@ fn tally(host: &Host, what: &str) -> u64 {
 
 /// What the layer's process does with super-packets at the device that it was given.
 fn handed(host: &Host) -> String {
+    setting(host, "ovl-", "offload.tun")
+}
+
+/// A setting of the process whose name begins so.
+fn setting(host: &Host, name: &str, what: &str) -> String {
     let status = host.irm_json("status").unwrap();
-    let mut ipcps = status["ipcps"].as_array().unwrap().iter();
-    let said = ipcps.find_map(|ipcp| ipcp["status"]["settings"]["offload.tun"].as_str());
+    let ipcps = status["ipcps"].as_array().unwrap().iter();
+    let mut named = ipcps.filter(|ipcp| ipcp["name"].as_str().unwrap().starts_with(name));
+    let said = named.find_map(|ipcp| ipcp["status"]["settings"][what].as_str());
     said.unwrap_or_default().to_owned()
 }
 
@@ -267,6 +273,49 @@ fn what_comes_out_is_what_went_in_without() {
             assert_eq!(tally(host, not), 0, "{}: {not}", host.name);
         }
     }
+}
+
+#[test]
+fn what_comes_out_is_what_went_in_when_more_cores_seal() {
+    let mut wires = Wires::new("on");
+    let hosts = [&wires.a, &wires.b];
+    for host in hosts {
+        assert_eq!(setting(host, "ovl-", "offload.seal"), "auto");
+        let ovl = format!("ovl-{}", host.name);
+        host.irm(&format!("ipcp set {ovl} --offload seal=on"))
+            .unwrap();
+        assert_eq!(setting(host, "ovl-", "offload.seal"), "on");
+    }
+    for burst in bursts(wires.mtu) {
+        wires.passes(&burst);
+    }
+    // Several files at once, so that more than one flow has trains in one turn.
+    let servers = ["10.9.2.1:8000", "[fd09:2::1]:8001"];
+    let serve = servers.map(|server| {
+        let serve = ["http-serve", server, "60000000"];
+        let serve = wires.b.spawn("lab-tool", serve).unwrap();
+        until(TEN, || serve.json()).unwrap();
+        serve
+    });
+    let mut get = servers.map(|server| wires.a.spawn("lab-tool", ["http-get", server]).unwrap());
+    for (get, serve) in get.iter_mut().zip(&serve) {
+        let end = Instant::now() + 4 * TEN;
+        while get.alive() {
+            assert!(Instant::now() < end, "the file never came: {}", get.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(
+            get.json().unwrap()["sha256"],
+            serve.json().unwrap()["sha256"]
+        );
+    }
+    let times = tally(&wires.b, "sealed.elsewhere");
+    assert!(times > 20, "{times} batches were sealed elsewhere");
+    for not in ["drop.replayed", "drop.forged", "drop.too_old"] {
+        assert_eq!(tally(&wires.a, not), 0, "{not}");
+    }
+    wires.b.irm("ipcp set ovl-b --offload seal=off").unwrap();
+    assert_eq!(setting(&wires.b, "ovl-", "offload.seal_threads"), "0");
 }
 
 #[test]
