@@ -6,6 +6,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use frames::TunPort;
 use libflow::port::{Joined, Received, RecordSocket, misplaced};
@@ -22,8 +23,12 @@ pub trait FlowPort: AsFd {
     /// Sends a record.
     fn try_write(&mut self, record: &Batch) -> Sent;
 
-    /// Hands a device over to the IPC process behind the flow, or has it forget the pairs of this flow if it has it already.
-    fn hand(&mut self, device: &Handle);
+    /// Hands a device over to the IPC process behind the flow, or has it forget the pairs of this flow if it has it already. Where
+    /// it can't be told that now, [`FlowPort::owes`] says so, until it was told.
+    fn hand(&mut self, device: &Handle, now: Instant);
+
+    /// Since when pairs of this flow stand that should be forgotten. No other is said as long.
+    fn owes(&self) -> Option<Instant>;
 
     /// Whether a device was handed over.
     fn is_handed(&self) -> bool;
@@ -82,6 +87,7 @@ pub struct Lane {
     class: Class,
     mtu: u32,
     handed: bool,
+    owes: Option<Instant>,
     moved: Moved,
     /// The IPC process takes devices.
     takes: bool,
@@ -116,6 +122,7 @@ impl From<Joined> for Lane {
             class: Class::of_qos(&joined.welcome.qos),
             mtu: usable(joined.welcome.mtu),
             handed: false,
+            owes: None,
             moved: Moved::default(),
             takes: joined.welcome.devices,
         }
@@ -179,13 +186,20 @@ impl FlowPort for Lane {
         }
     }
 
-    fn hand(&mut self, device: &Handle) {
+    fn hand(&mut self, device: &Handle, now: Instant) {
         if !self.takes {
             return;
         }
         let item = Item::Device(device.said);
         let said = self.socket.try_send_item(&item, Some(device.fd.as_fd()));
         self.handed |= said.is_ok();
+        // Whoever has no device has no pairs.
+        let owes = self.handed && said.is_err();
+        self.owes = owes.then(|| self.owes.unwrap_or(now));
+    }
+
+    fn owes(&self) -> Option<Instant> {
+        self.owes
     }
 
     fn is_handed(&self) -> bool {
@@ -194,6 +208,7 @@ impl FlowPort for Lane {
 
     fn pair(&mut self, own: IpAddr, other: IpAddr) {
         if self.handed
+            && self.owes.is_none()
             && let Some(pair) = Pair::new(own, other)
         {
             // If the queue is full, a later packet says it.

@@ -14,10 +14,12 @@ use libflow::port::Received;
 use proto::record::{Item, Pair};
 use proto::{Batch, Framing, QosSpec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use support::{Far, config, flow_with, label, udp};
+use support::{Far, config, flow_with, label, soon, udp};
+use vpn::config::Config;
 use vpn::counters::Dropped;
+use vpn::filter::{Both, Rules};
 use vpn::flow::Lane;
-use vpn::pump::Pump;
+use vpn::pump::{Happening, Pump};
 
 /// A device that can be handed over.
 struct Device(FrameFd<OwnedFd>);
@@ -53,7 +55,7 @@ impl TunPort for Device {
 }
 
 /// What the layer's process hears: packets, or an item.
-#[derive(Debug, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 enum Said {
     Packets(Vec<Vec<u8>>),
     Item(Item),
@@ -75,26 +77,87 @@ async fn settle(pump: &mut Pump<Device, Lane>) {
     }
 }
 
+/// A host that has handed its device over with a flow to B.
+struct Bench {
+    pump: Pump<Device, Lane>,
+    /// The host's end of the device.
+    host: OwnedFd,
+    far: Far,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let kind = SocketType::SEQPACKET;
+        let flags = SocketFlags::NONBLOCK;
+        let ends = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None);
+        let (device, host) = ends.unwrap();
+        let mut pump = Pump::new(Device(FrameFd::new(device))).unwrap();
+        pump.configure(&config());
+        let (lane, far) = flow_with(true, QosSpec::RAW, 1, 1400);
+        pump.accepted(&label("b"), lane).ok().unwrap();
+        assert!(matches!(said(&far)[..], [Said::Item(Item::Device(_))]));
+        Self { pump, host, far }
+    }
+
+    /// A packet of the device that is not of any pair.
+    fn frame(&self, packet: &[u8]) -> bool {
+        let frame = Item::Frame(packet.to_vec());
+        self.far.0.try_send_item(&frame, None).is_ok()
+    }
+
+    async fn said(&mut self) -> Vec<Said> {
+        settle(&mut self.pump).await;
+        said(&self.far)
+    }
+
+    /// The layer's process leaves the flow's socket unread, and packets of a pair that it must not pass by itself fill it.
+    async fn fill(&mut self) {
+        let mut sent = 0;
+        while self.frame(&udp("10.7.0.1", "10.8.1.1", 1300)) && sent < 4000 {
+            sent += 1;
+            if sent % 8 == 0 {
+                let turn = self.pump.turn();
+                let _ = tokio::time::timeout(Duration::from_millis(2), turn).await;
+            }
+        }
+        settle(&mut self.pump).await;
+    }
+}
+
+/// Nothing may pass between this host and B any more.
+fn denied() -> Config {
+    let mut denied = config();
+    let none = || Some(Rules::default());
+    denied.members.get_mut(&label("b")).unwrap().filter = Both {
+        sends: none(),
+        takes: none(),
+    };
+    denied
+}
+
+fn is_device(what: &Said) -> bool {
+    matches!(what, Said::Item(Item::Device(_)))
+}
+
+fn devices(said: &[Said]) -> usize {
+    said.iter().filter(|what| is_device(what)).count()
+}
+
+fn pairs(said: &[Said]) -> usize {
+    let pair = |what: &&Said| matches!(what, Said::Item(Item::Pair(_)));
+    said.iter().filter(pair).count()
+}
+
 #[tokio::test]
 async fn a_pair_is_said_once_behind_all_its_packets_that_were_there() {
-    let kind = SocketType::SEQPACKET;
-    let flags = SocketFlags::NONBLOCK;
-    let (device, host) = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
-    let mut pump = Pump::new(Device(FrameFd::new(device))).unwrap();
-    pump.configure(&config());
-    let (lane, far) = flow_with(true, QosSpec::RAW, 1, 1400);
-    pump.accepted(&label("b"), lane).ok().unwrap();
-    assert!(matches!(said(&far)[..], [Said::Item(Item::Device(_))]));
-
+    let mut bench = Bench::new();
     let out: Vec<_> = (1..=8).map(|n| udp("10.7.0.1", "10.7.0.2", n)).collect();
     let back = udp("10.7.0.2", "10.7.0.1", 9);
     for packet in &out {
-        let frame = Item::Frame(packet.clone());
-        far.0.try_send_item(&frame, None).unwrap();
+        assert!(bench.frame(packet));
     }
-    far.send(&[&back]);
-    settle(&mut pump).await;
-    let said = said(&far);
+    bench.far.send(&[&back]);
+    let said = bench.said().await;
     // They were read in turns of so many.
     let mut packets = Vec::new();
     let mut pairs = 0;
@@ -117,26 +180,91 @@ async fn a_pair_is_said_once_behind_all_its_packets_that_were_there() {
     );
     assert!((1..=3).contains(&pairs), "{pairs} in {said:?}");
     let mut got = [0; 2000];
-    let len = rustix::io::read(&host, &mut got[..]).unwrap();
+    let len = rustix::io::read(&bench.host, &mut got[..]).unwrap();
     assert_eq!(got[..len], back);
 }
 
 #[tokio::test]
 async fn a_device_is_read_again_here_when_the_member_with_the_last_flow_leaves() {
-    let kind = SocketType::SEQPACKET;
-    let flags = SocketFlags::NONBLOCK;
-    let (device, host) = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None).unwrap();
-    let mut pump = Pump::new(Device(FrameFd::new(device))).unwrap();
-    pump.configure(&config());
-    let (lane, far) = flow_with(true, QosSpec::RAW, 1, 1400);
-    pump.accepted(&label("b"), lane).ok().unwrap();
+    let mut bench = Bench::new();
     // From its next turn on the pump leaves the device to the other process.
-    far.send(&[&udp("10.7.0.2", "10.7.0.1", 9)]);
-    settle(&mut pump).await;
+    bench.far.send(&[&udp("10.7.0.2", "10.7.0.1", 9)]);
+    settle(&mut bench.pump).await;
     let mut without = config();
     without.members.remove(&label("b"));
-    pump.configure(&without);
-    rustix::io::write(&host, &udp("10.7.0.1", "10.7.0.2", 9)).unwrap();
-    settle(&mut pump).await;
-    assert_eq!(pump.counters().dropped(Dropped::NoOwner), 1);
+    bench.pump.configure(&without);
+    rustix::io::write(&bench.host, &udp("10.7.0.1", "10.7.0.2", 9)).unwrap();
+    settle(&mut bench.pump).await;
+    assert_eq!(bench.pump.counters().dropped(Dropped::NoOwner), 1);
+}
+
+#[tokio::test]
+async fn pairs_are_taken_back_also_where_the_socket_was_full_when_the_policy_changed() {
+    let mut bench = Bench::new();
+    assert!(bench.frame(&udp("10.7.0.1", "10.7.0.2", 1)));
+    assert_eq!(pairs(&bench.said().await), 1);
+    bench.fill().await;
+    bench.pump.configure(&denied());
+    let before = bench.said().await;
+    // There is room again, and nothing else happens.
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    let all = [before, bench.said().await].concat();
+    assert_eq!(devices(&all), 1);
+    let device = all.iter().position(is_device).unwrap();
+    assert_eq!(pairs(&all[device..]), 0);
+}
+
+#[tokio::test]
+async fn no_pair_is_said_while_others_are_to_be_taken_back() {
+    let mut bench = Bench::new();
+    bench.fill().await;
+    // The prefix is another member's now, so that pairs must go; a pair that is good still is met before there is room.
+    let mut moved = config();
+    let net = "10.8.0.0/16".parse().unwrap();
+    let prefixes =
+        |c: &mut Config, of: &str| c.members.get_mut(&label(of)).unwrap().prefixes.clone();
+    let left = prefixes(&mut moved, "b").into_iter().filter(|p| *p != net);
+    moved.members.get_mut(&label("b")).unwrap().prefixes = left.collect();
+    moved
+        .members
+        .get_mut(&label("c"))
+        .unwrap()
+        .prefixes
+        .push(net);
+    bench.pump.configure(&moved);
+    let mut all = Vec::new();
+    for n in 0..8 {
+        bench.far.send(&[&udp("10.7.0.2", "10.7.0.1", n)]);
+        settle(&mut bench.pump).await;
+    }
+    all.extend(bench.said().await);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    bench.far.send(&[&udp("10.7.0.2", "10.7.0.1", 9)]);
+    all.extend(bench.said().await);
+    let (own, other) = ("10.7.0.1".parse().unwrap(), "10.7.0.2".parse().unwrap());
+    let good = Said::Item(Item::Pair(Pair::new(own, other).unwrap()));
+    let matter = |what: &&Said| **what == good || is_device(what);
+    let said: Vec<&Said> = all.iter().filter(matter).collect();
+    assert!(said.len() == 2 && is_device(said[0]), "{said:?}");
+}
+
+#[tokio::test]
+async fn a_flow_whose_pairs_cant_be_taken_back_is_closed() {
+    let mut bench = Bench::new();
+    bench.fill().await;
+    let before = bench.pump.counters().flows_down;
+    bench.pump.configure(&denied());
+    let down = async {
+        loop {
+            let happened = bench.pump.turn().await.unwrap();
+            for what in happened {
+                if let Happening::Down(_, why) = what {
+                    return why;
+                }
+            }
+        }
+    };
+    let why = soon(down).await;
+    assert!(why.text.contains("2 s"), "{why}");
+    assert_eq!(bench.pump.counters().flows_down, before + 1);
 }

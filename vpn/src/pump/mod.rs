@@ -3,6 +3,7 @@
 
 mod inbound;
 mod outbound;
+mod owed;
 mod peer;
 mod segment;
 mod status;
@@ -83,6 +84,9 @@ struct Core<F> {
     pairs: Vec<(PeerId, Side, IpAddr, IpAddr)>,
     /// Peers whose flow is full.
     full: Vec<PeerId>,
+    /// Flows whose pairs are to be forgotten once they take a word again, and when that is tried next.
+    owing: Vec<(PeerId, Side)>,
+    owing_due: Option<Instant>,
     /// When a session wants to be called.
     next: Option<Instant>,
     inbound: Batch,
@@ -109,6 +113,8 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             dirty: Vec::new(),
             pairs: Vec::new(),
             full: Vec::new(),
+            owing: Vec::new(),
+            owing_due: None,
             next: None,
             inbound: Batch::new(Framing::Record),
         };
@@ -169,7 +175,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
 
     /// Makes members, prefixes and routes what the configuration says. Flows to who is no member any more are closed.
     pub fn configure(&mut self, config: &Config) {
-        self.core.configure(config);
+        self.core.configure(config, Instant::now());
     }
 
     /// The flow that [`Happening::Dial`] asked for.
@@ -269,7 +275,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
 }
 
 impl<F: FlowPort> Core<F> {
-    fn configure(&mut self, config: &Config) {
+    fn configure(&mut self, config: &Config, now: Instant) {
         let gone: Vec<Label> = self
             .numbers
             .keys()
@@ -284,7 +290,7 @@ impl<F: FlowPort> Core<F> {
             for class in Class::ALL {
                 self.remove(place(id, class));
             }
-            self.left(id, Instant::now());
+            self.left(id, now);
         }
         self.traffic = config.traffic;
         if let Some(handle) = &mut self.handle {
@@ -307,18 +313,14 @@ impl<F: FlowPort> Core<F> {
                 .for_each(|net| self.owners.certify(*net, Owner::Peer(id)));
             filters.insert(id, member.filter.clone());
             let peer = &mut self.peers[id.0 as usize];
-            for side in [Side::Dialled, Side::Accepted] {
-                // Pairs that were said may be another's now.
-                if let (Some(handle), Some(flow)) = (&self.handle, peer.session.flow_mut(side)) {
-                    flow.hand(handle);
-                }
-            }
             peer.prefixes.clone_from(&member.prefixes);
             peer.neighbour = member.neighbour;
             for class in Class::ALL {
                 let peer = &mut self.peers[place(id, class).0 as usize];
                 peer.session.set_idle(config.traffic.idle);
             }
+            // Pairs that were said may be another's now.
+            self.forget_pairs(id, now);
         }
         self.filter.set(filters);
         for net in &config.offers {
@@ -334,7 +336,7 @@ impl<F: FlowPort> Core<F> {
             }
         }
         if config.tap {
-            self.configure_segment(config, Instant::now());
+            self.configure_segment(config, now);
         }
         self.retime();
     }
@@ -394,7 +396,7 @@ impl<F: FlowPort> Core<F> {
         }
         // What goes by itself is the most common class; the others are few, and looked at one by one.
         if let Some(handle) = self.handle.as_ref().filter(|_| class(id) == Class::Plain) {
-            flow.hand(handle);
+            flow.hand(handle, now);
         }
         let replaced: Vec<F> = match side {
             Side::Dialled => peer.session.dialled(now, flow).into_iter().collect(),
@@ -447,7 +449,9 @@ impl<F: FlowPort> Core<F> {
 
     /// Sends what calls have left to be sent, to flows and to the host.
     fn settle<T: TunPort>(&mut self, tun: &mut T) {
-        self.flush_dirty(Instant::now());
+        let now = Instant::now();
+        self.forget_owed(now);
+        self.flush_dirty(now);
         self.say_pairs();
         self.answer(tun);
     }
@@ -534,15 +538,22 @@ impl<F: FlowPort> Core<F> {
         }
         peer.full = since;
         self.full.retain(|other| *other != id);
-        let mut wanted = epoll::EventFlags::IN;
         if since.is_some() {
             self.full.push(id);
-            wanted |= epoll::EventFlags::OUT;
         }
+        self.wait_on(id);
+    }
+
+    /// Has epoll wait for what matters now at a peer's flows.
+    fn wait_on(&self, id: PeerId) {
+        let Some(peer) = self.peers.get(id.0 as usize) else {
+            return;
+        };
         for side in [Side::Dialled, Side::Accepted] {
             if let Some(flow) = peer.session.flow(side) {
-                let sends = peer.session.sending() == Some(side);
-                let wanted = if sends { wanted } else { epoll::EventFlags::IN };
+                let full = peer.full.is_some() && peer.session.sending() == Some(side);
+                let mut wanted = epoll::EventFlags::IN;
+                wanted.set(epoll::EventFlags::OUT, full || flow.owes().is_some());
                 // It was added when it came up; if it isn't there any more, its end of file says so.
                 let _ = epoll::modify(&self.epoll, flow, key(id, side), wanted);
             }
@@ -567,7 +578,7 @@ impl<F: FlowPort> Core<F> {
             .full_since()
             .map(|since| since + PATIENCE)
             .filter(|at| *at > now);
-        pauses.chain(self.next).min()
+        pauses.chain(self.next).chain(self.owing_due).min()
     }
 
     /// Closes a flow on which nothing has moved for long; not one on which something has just come.

@@ -293,7 +293,12 @@ impl<F: FlowPort> Core<F> {
         let Some(flow) = peer.session.flow_mut(side) else {
             return;
         };
-        match flow.try_write(&record) {
+        let sent = match flow.owes() {
+            // What is to be forgotten goes first.
+            Some(_) => Sent::Full,
+            None => flow.try_write(&record),
+        };
+        match sent {
             Sent::Yes => {
                 let bytes = peer::payload(&record);
                 peer.moved.tx_packets += count as u64;
