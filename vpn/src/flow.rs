@@ -108,9 +108,9 @@ impl Handle {
         Some(Self { fd, said })
     }
 
-    /// Only packets with these code points may go by themselves.
-    pub fn restrict(&mut self, code_points: u64) {
-        self.said.code_points = code_points;
+    /// Only packets with these code points may go by themselves. Gives whether that is new.
+    pub fn restrict(&mut self, code_points: u64) -> bool {
+        std::mem::replace(&mut self.said.code_points, code_points) != code_points
     }
 }
 

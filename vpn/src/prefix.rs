@@ -1,5 +1,6 @@
 //! Who owns an address: longest prefix first, certificates before the administrator's routes.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -46,6 +47,65 @@ impl Owners {
     }
 }
 
+/// Whose addresses may have another owner by other tables than by these.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Touched {
+    /// Anybody's.
+    All,
+    /// These owners'.
+    Some(BTreeSet<Owner>),
+}
+
+impl Touched {
+    /// Whether a packet between this host and another member may be another's now.
+    pub fn has(&self, id: PeerId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Some(owners) => owners.contains(&Owner::Me) || owners.contains(&Owner::Peer(id)),
+        }
+    }
+}
+
+impl Owners {
+    /// Whose addresses may have another owner in `next`; those of all others have the same one.
+    pub fn touched(&self, next: &Self) -> Touched {
+        let tables = [
+            (&self.certified, &next.certified),
+            (&self.routed, &next.routed),
+        ];
+        let changed = tables.into_iter().flat_map(|(old, new)| {
+            let gone = old.nets().filter(|entry| !new.has(entry));
+            gone.chain(new.nets().filter(|entry| !old.has(entry)))
+        });
+        let changed: Vec<Net> = changed.take(MANY + 1).map(|(net, _)| net).collect();
+        if changed.len() > MANY {
+            return Touched::All;
+        }
+        if changed.is_empty() {
+            return Touched::Some(BTreeSet::new());
+        }
+        // An address whose owner changes lies in a prefix that was changed, and in one that its owner had.
+        let before = self.certified.nets().chain(self.routed.nets());
+        let near = before.filter(|(net, _)| changed.iter().any(|other| net.overlaps(other)));
+        Touched::Some(near.map(|(_, owner)| owner).collect())
+    }
+}
+
+/// A prefix as the tables hold it.
+#[derive(Debug, Clone, Copy)]
+struct Net {
+    bits: u128,
+    len: u8,
+    width: u8,
+}
+
+impl Net {
+    fn overlaps(&self, other: &Self) -> bool {
+        let host = self.width - self.len.min(other.len);
+        self.width == other.width && masked(self.bits ^ other.bits, host) == 0
+    }
+}
+
 /// Prefixes by family and length; a look-up costs one hash for each length that occurs.
 #[derive(Debug, Default)]
 struct Table {
@@ -72,6 +132,26 @@ impl Table {
         lengths[at].1.entry(bits).or_insert(owner);
     }
 
+    fn nets(&self) -> impl Iterator<Item = (Net, Owner)> {
+        let all = |lengths, width| {
+            let lengths: &Vec<(u8, FxHashMap<u128, Owner>)> = lengths;
+            lengths.iter().flat_map(move |(len, owners)| {
+                let net = move |(bits, owner): (&u128, &Owner)| {
+                    let (bits, len) = (*bits, *len);
+                    (Net { bits, len, width }, *owner)
+                };
+                owners.iter().map(net)
+            })
+        };
+        all(&self.v4, 32).chain(all(&self.v6, 128))
+    }
+
+    fn has(&self, (net, owner): &(Net, Owner)) -> bool {
+        let lengths = if net.width == 32 { &self.v4 } else { &self.v6 };
+        let same = lengths.iter().find(|(len, _)| *len == net.len);
+        same.is_some_and(|(_, owners)| owners.get(&net.bits) == Some(owner))
+    }
+
     fn longest(&self, address: IpAddr) -> Option<Owner> {
         let (bits, width) = bits(address);
         let lengths = if width == 32 { &self.v4 } else { &self.v6 };
@@ -92,6 +172,9 @@ fn bits(address: IpAddr) -> (u128, u8) {
 fn masked(bits: u128, host: u8) -> u128 {
     u128::MAX.checked_shl(u32::from(host)).unwrap_or(0) & bits
 }
+
+/// When more prefixes have changed, it isn't looked whose they were.
+const MANY: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -119,7 +202,43 @@ mod tests {
         best.map(|(_, owner)| owner)
     }
 
+    /// Tables of so many owners, of whom the first is this host.
+    fn owners(entries: &[(IpNet, u32, bool)]) -> Owners {
+        let mut owners = Owners::default();
+        for (net, number, routed) in entries {
+            let owner = match number {
+                0 => Owner::Me,
+                n => Owner::Peer(PeerId(*n)),
+            };
+            match routed {
+                true => owners.route(*net, owner),
+                false => owners.certify(*net, owner),
+            }
+        }
+        owners
+    }
+
     proptest! {
+        #[test]
+        fn who_is_not_touched_has_all_his_addresses_still(
+            same in prop::collection::vec((nets(), 0u32..6, any::<bool>()), 0..20),
+            gone in prop::collection::vec((nets(), 0u32..6, any::<bool>()), 0..3),
+            new in prop::collection::vec((nets(), 0u32..6, any::<bool>()), 0..3),
+            asked in prop::collection::vec(nets(), 1..80),
+        ) {
+            let before = owners(&[same.clone(), gone].concat());
+            let after = owners(&[new, same.clone()].concat());
+            let touched = before.touched(&after);
+            for net in asked.iter().chain(same.iter().map(|(net, ..)| net)) {
+                let address = net.addr();
+                let (was, is) = (before.of(address), after.of(address));
+                if let Some(owner) = was && was != is {
+                    let Touched::Some(all) = &touched else { continue };
+                    prop_assert!(all.contains(&owner), "{address}: {was:?} {is:?} {touched:?}");
+                }
+            }
+        }
+
         #[test]
         fn the_table_agrees_with_a_search_through_all(
             nets in prop::collection::vec(nets(), 0..40),
@@ -139,6 +258,39 @@ mod tests {
                 prop_assert_eq!(owners.of(address), expected);
             }
         }
+    }
+
+    #[test]
+    fn who_is_far_from_what_has_changed_is_not_touched() {
+        let entry = |net: &str, owner| (net.parse::<IpNet>().unwrap(), owner, false);
+        let mut all = vec![
+            entry("10.0.0.1/32", 0),
+            entry("10.1.0.0/16", 1),
+            entry("10.2.0.0/16", 2),
+        ];
+        let before = owners(&all);
+        let none = Touched::Some(BTreeSet::new());
+        assert_eq!(before.touched(&owners(&all)), none);
+        all.push(entry("10.3.0.0/16", 3));
+        assert_eq!(before.touched(&owners(&all)), none);
+        all.push(entry("10.2.7.0/24", 3));
+        let touched = before.touched(&owners(&all));
+        assert_eq!(touched, Touched::Some([Owner::Peer(PeerId(2))].into()));
+        assert!(touched.has(PeerId(2)) && !touched.has(PeerId(1)));
+        all.push(entry("10.0.0.1/32", 0));
+        all.remove(0);
+        assert_eq!(before.touched(&owners(&all)), touched);
+        all.pop();
+        assert!(
+            before.touched(&owners(&all)).has(PeerId(1)),
+            "an own address"
+        );
+        all.extend(
+            (0..=MANY as u32)
+                .map(|n| (Ipv4Addr::from_bits(n << 8).into(), 3, false))
+                .map(|(a, n, r): (IpAddr, u32, bool)| (a.into(), n, r)),
+        );
+        assert_eq!(before.touched(&owners(&all)), Touched::All);
     }
 
     #[test]

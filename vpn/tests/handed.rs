@@ -11,10 +11,11 @@ use std::time::Duration;
 use frames::{FrameFd, Offloads, TunPort, Written};
 use ip::offload::{BadFrame, Segments};
 use libflow::port::Received;
+use proto::irm::{self, OfferedNetwork, VpnConfig};
 use proto::record::{Item, Pair};
 use proto::{Batch, Framing, QosSpec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use support::{Far, config, flow_with, label, soon, udp};
+use support::{Far, config, flow_with, label, soon, udp, wire_config};
 use vpn::config::Config;
 use vpn::counters::Dropped;
 use vpn::filter::{Both, Rules};
@@ -66,7 +67,8 @@ fn said(far: &Far) -> Vec<Said> {
     let next = || match far.0.try_recv(&mut batch).ok()? {
         Received::Data => Some(Said::Packets(batch.iter().map(<[u8]>::to_vec).collect())),
         Received::Item(item) => Some(Said::Item(item)),
-        other @ (Received::End | Received::Bad(_)) => panic!("{other:?}"),
+        Received::End => None,
+        Received::Bad(why) => panic!("{why}"),
     };
     std::iter::from_fn(next).collect()
 }
@@ -267,4 +269,89 @@ async fn a_flow_whose_pairs_cant_be_taken_back_is_closed() {
     let why = soon(down).await;
     assert!(why.text.contains("2 s"), "{why}");
     assert_eq!(bench.pump.counters().flows_down, before + 1);
+}
+
+/// The device is said again, on which flow, after another configuration: pairs of that one are forgotten.
+async fn forgotten(change: impl FnOnce(&mut VpnConfig)) -> (bool, bool) {
+    let mut bench = Bench::new();
+    let (lane, c) = flow_with(true, QosSpec::RAW, 2, 1400);
+    bench.pump.accepted(&label("c"), lane).ok().unwrap();
+    let mut wire = wire_config();
+    // Offered, and not taken yet.
+    wire.members[2].offers = vec![OfferedNetwork {
+        network: "172.16.0.0/12".into(),
+        ..OfferedNetwork::default()
+    }];
+    let config = |wire: &VpnConfig| Config::try_from(wire.clone()).unwrap();
+    bench.pump.configure(&config(&wire));
+    bench.said().await;
+    said(&c);
+    change(&mut wire);
+    bench.pump.configure(&config(&wire));
+    let all = (bench.said().await, said(&c));
+    (devices(&all.0) == 1, devices(&all.1) == 1)
+}
+
+fn stranger(prefix: &str) -> irm::Member {
+    irm::Member {
+        name: "d".into(),
+        prefixes: vec![prefix.into()],
+        ..irm::Member::default()
+    }
+}
+
+#[tokio::test]
+async fn pairs_are_forgotten_where_they_may_be_judged_otherwise_and_nowhere_else() {
+    let rule = || irm::Filter {
+        rules: vec![irm::PassRule {
+            allow: true,
+            protocol: 6,
+            low: 0,
+            high: 65_535,
+        }],
+    };
+    let (none, b, c, both) = ((false, false), (true, false), (false, true), (true, true));
+    let flip = |wire: &mut VpnConfig| wire.members[0].neighbours = vec!["b".into()];
+    assert_eq!(forgotten(flip).await, none, "a link came up");
+    let idle = |wire: &mut VpnConfig| {
+        wire.traffic = Some(irm::VpnTraffic {
+            idle_ms: Some(9000),
+            ..irm::VpnTraffic::default()
+        });
+    };
+    assert_eq!(forgotten(idle).await, none, "idle flows live longer");
+    for (prefix, whose) in [
+        ("10.7.0.9/32", none),
+        ("fd07::9/128", none),
+        ("10.8.7.0/24", b),
+        ("10.0.0.0/8", both),
+    ] {
+        let join = |wire: &mut VpnConfig| wire.members.push(stranger(prefix));
+        assert_eq!(forgotten(join).await, whose, "{prefix} is a stranger's");
+    }
+    let leave = |wire: &mut VpnConfig| drop(wire.members.remove(2));
+    assert!(!forgotten(leave).await.0, "C left");
+    let sends = |wire: &mut VpnConfig| {
+        wire.filters = vec![rule()];
+        wire.members[2].sends = 1;
+    };
+    assert_eq!(forgotten(sends).await, c, "a rule speaks of C");
+    let route = |wire: &mut VpnConfig| wire.routes = vec!["10.8.0.0/24=c".into()];
+    assert_eq!(forgotten(route).await, b, "a route inside B's prefix");
+    let own = |wire: &mut VpnConfig| wire.own_prefixes.truncate(1);
+    assert_eq!(forgotten(own).await, both, "an own prefix is gone");
+    let accept = |wire: &mut VpnConfig| {
+        wire.ways = Some(irm::VpnWays {
+            accept: true,
+            ..irm::VpnWays::default()
+        });
+    };
+    assert_eq!(forgotten(accept).await, none, "a network nobody had");
+    let classes = |wire: &mut VpnConfig| {
+        wire.traffic = Some(irm::VpnTraffic {
+            one_class: true,
+            ..irm::VpnTraffic::default()
+        });
+    };
+    assert_eq!(forgotten(classes).await, both, "other code points may go");
 }

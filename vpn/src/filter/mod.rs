@@ -76,6 +76,14 @@ impl Filter {
         });
     }
 
+    /// Whether other rules than these hold of a member.
+    pub fn differs(&self, id: PeerId, from: &Both) -> bool {
+        match self.rules.get(&id) {
+            Some(both) => both != from,
+            None => *from != Both::default(),
+        }
+    }
+
     /// Whether everything passes between this host and a member, so that packets need not be looked at.
     pub fn is_open(&self, id: PeerId) -> bool {
         !self.rules.contains_key(&id)

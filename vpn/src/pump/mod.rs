@@ -293,24 +293,15 @@ impl<F: FlowPort> Core<F> {
             self.left(id, now);
         }
         self.traffic = config.traffic;
-        if let Some(handle) = &mut self.handle {
-            handle.restrict(match self.traffic.classes {
-                true => Class::Plain.code_points(),
-                false => u64::MAX,
-            });
-        }
-        self.owners = Owners::default();
-        config
-            .own
-            .iter()
-            .for_each(|net| self.owners.certify(*net, Owner::Me));
+        let code_points = match self.traffic.classes {
+            true => Class::Plain.code_points(),
+            false => u64::MAX,
+        };
+        let handle = self.handle.as_mut();
+        let restricted = handle.is_some_and(|handle| handle.restrict(code_points));
         let mut filters = HashMap::new();
         for (name, member) in &config.members {
             let id = self.number(&config.me, name);
-            member
-                .prefixes
-                .iter()
-                .for_each(|net| self.owners.certify(*net, Owner::Peer(id)));
             filters.insert(id, member.filter.clone());
             let peer = &mut self.peers[id.0 as usize];
             peer.prefixes.clone_from(&member.prefixes);
@@ -319,26 +310,48 @@ impl<F: FlowPort> Core<F> {
                 let peer = &mut self.peers[place(id, class).0 as usize];
                 peer.session.set_idle(config.traffic.idle);
             }
-            // Pairs that were said may be another's now.
-            self.forget_pairs(id, now);
         }
-        self.filter.set(filters);
-        for net in &config.offers {
-            self.owners.route(*net, Owner::Me);
-        }
-        let by_hand = config.routes.iter().map(|r| (r.prefix, &r.member));
-        let taken = config.taken().map(|o| (o.net, &o.member));
-        for (prefix, member) in by_hand.chain(taken) {
-            let owner = self.numbers.get(member).map(|id| Owner::Peer(*id));
-            let owner = owner.or_else(|| (*member == config.me).then_some(Owner::Me));
-            if let Some(owner) = owner {
-                self.owners.route(prefix, owner);
+        let owners = self.owners(config);
+        let touched = self.owners.touched(&owners);
+        self.owners = owners;
+        for (id, both) in &filters {
+            // Pairs that were said may be judged otherwise now.
+            if restricted || touched.has(*id) || self.filter.differs(*id, both) {
+                self.forget_pairs(*id, now);
             }
         }
+        self.filter.set(filters);
         if config.tap {
             self.configure_segment(config, now);
         }
         self.retime();
+    }
+
+    /// Whose addresses are whose, by a configuration all of whose members have their numbers.
+    fn owners(&self, config: &Config) -> Owners {
+        let mut owners = Owners::default();
+        let peer = |name| self.numbers.get(name).map(|id| Owner::Peer(*id));
+        for net in &config.own {
+            owners.certify(*net, Owner::Me);
+        }
+        for (name, member) in &config.members {
+            let Some(owner) = peer(name) else { continue };
+            for net in &member.prefixes {
+                owners.certify(*net, owner);
+            }
+        }
+        for net in &config.offers {
+            owners.route(*net, Owner::Me);
+        }
+        let by_hand = config.routes.iter().map(|r| (r.prefix, &r.member));
+        let taken = config.taken().map(|o| (o.net, &o.member));
+        for (prefix, member) in by_hand.chain(taken) {
+            let me = || (*member == config.me).then_some(Owner::Me);
+            if let Some(owner) = peer(member).or_else(me) {
+                owners.route(prefix, owner);
+            }
+        }
+        owners
     }
 
     fn number(&mut self, me: &Label, name: &Label) -> PeerId {
