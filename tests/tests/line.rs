@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use tests::line::VPN_V4;
 use tests::{Host, Line, Process, eventually, until};
 
 const FIVE: Duration = Duration::from_secs(5);
@@ -102,6 +103,30 @@ fn a_killed_process_is_back_and_the_vpn_heals() {
             .unwrap();
             line.heals_within(5).unwrap();
         }
+    }
+}
+
+#[test]
+fn a_device_that_was_removed_by_hand_is_made_again_and_the_vpn_heals() {
+    let line = Line::up().unwrap();
+    line.ping(VPN_V4[2]).unwrap();
+    for name in ["a", "c"] {
+        let host = line.host(name).unwrap();
+        // The layer's process has it, and tells nobody that it is gone.
+        until(FIVE, || {
+            let vpn = host.irm_json("vpn status")?["vpns"][0].take();
+            let handed = vpn["counters"]["handed_packets"].as_u64();
+            anyhow::ensure!(handed > Some(0), "{vpn}");
+            Ok(())
+        })
+        .unwrap();
+        host.net("del strata0").unwrap();
+        let healed = line.heals_within(5);
+        assert!(healed.is_ok(), "removed on {name}: {healed:?}");
+        let events = host.irm("events").unwrap();
+        let why = "the device strata0 is gone";
+        assert!(events.contains(why), "{events}");
+        line.ping(VPN_V4[2]).unwrap();
     }
 }
 

@@ -160,7 +160,7 @@ impl Vpn {
     async fn serve(&mut self, control: &mut Control, signals: &mut Signals) -> Result<(), Reason> {
         loop {
             let happened = tokio::select! {
-                turn = self.pump.turn() => turn.map_err(|e| self.device_gone(&e))?,
+                turn = self.pump.turn() => turn.map_err(|e| self.device_gone(&e.to_string()))?,
                 news = self.links.next() => self.heard(news),
                 order = control.next() => match order {
                     Order::Config(wire) => self.reconfigure(*wire).await?,
@@ -184,7 +184,7 @@ impl Vpn {
                     Vec::new()
                 }
                 () = at(self.upkeep.due().map(Instant::from_std)) => {
-                    self.heal().await;
+                    self.heal().await?;
                     Vec::new()
                 }
                 () = at(self.names.due().map(Instant::from_std)) => {
@@ -289,15 +289,17 @@ impl Vpn {
         }
     }
 
-    /// Puts back what somebody took from the device, and sees what clashes now.
-    async fn heal(&mut self) {
+    /// Puts back what somebody took from the device, and sees what clashes now. An error says that the device is gone: whoever it
+    /// was handed over to says nothing of that.
+    async fn heal(&mut self) -> Result<(), Reason> {
         let began = std::time::Instant::now();
         self.watch.forget();
         let before = self.device.warnings().to_vec();
         let healed = self.device.heal(&self.config).await;
         let now = std::time::Instant::now();
         match healed {
-            Ok(healed) => {
+            Ok(None) => return Err(self.device_gone("the kernel has no such device any more")),
+            Ok(Some(healed)) => {
                 if healed != Healed::default() {
                     tracing::warn!("somebody changed {}; put back: {healed}", self.dev.as_str());
                 }
@@ -314,6 +316,7 @@ impl Vpn {
         if self.device.warnings() != before {
             self.report_soon();
         }
+        Ok(())
     }
 
     /// Gives the device the smallest MTU of all flows. Without flows it keeps what it has.
@@ -360,11 +363,11 @@ impl Vpn {
         })
     }
 
-    fn device_gone(&self, error: &std::io::Error) -> Reason {
+    fn device_gone(&self, why: &str) -> Reason {
         Reason::new(
             Code::Failed,
             format!(
-                "the device {} is gone ({error}); was it removed by hand?",
+                "the device {} is gone ({why}); was it removed by hand? irmd has it made again",
                 self.dev.as_str()
             ),
         )

@@ -32,6 +32,8 @@ pub(super) enum Change {
     Up { dev: String },
     /// Set a device down
     Down { dev: String },
+    /// Remove a device
+    Del { dev: String },
     /// Set a device up and down so many times
     Flap { dev: String, times: u32 },
     /// Change a device's MTU
@@ -74,6 +76,11 @@ async fn change_with(handle: &Handle, change: &Change) -> anyhow::Result<()> {
         Change::DelAddr { dev, cidr } => del_addr(handle, dev, cidr).await,
         Change::Up { dev } => set(handle, dev, |link| link.up()).await,
         Change::Down { dev } => set(handle, dev, |link| link.down()).await,
+        Change::Del { dev } => {
+            let index = index(handle, dev).await?;
+            let removed = handle.link().del(index).execute().await;
+            removed.with_context(|| format!("can't remove {dev}"))
+        }
         Change::Flap { dev, times } => {
             for _ in 0..*times {
                 set(handle, dev, |link| link.up()).await?;

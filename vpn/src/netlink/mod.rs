@@ -148,10 +148,13 @@ impl Device {
         Ok(device)
     }
 
-    /// Looks whether the kernel still has what it was given, and puts back what is missing.
-    pub async fn heal(&mut self, config: &Config) -> Result<Healed, Reason> {
+    /// Looks whether the kernel still has what it was given, and puts back what is missing; `None`: the device itself is gone.
+    pub async fn heal(&mut self, config: &Config) -> Result<Option<Healed>, Reason> {
         let mut healed = Healed::default();
         let mut picture = self.look().await?;
+        if !picture.there {
+            return Ok(None);
+        }
         self.mac = picture.mac;
         if !picture.up {
             let link = LinkUnspec::new_with_index(self.index).up().build();
@@ -175,7 +178,7 @@ impl Device {
         healed.addresses = lost.iter().filter(back).count() as u64;
         healed.routes = taken.keys().filter(|n| self.routes.contains_key(n)).count() as u64;
         healed.routes += rules;
-        Ok(healed)
+        Ok(Some(healed))
     }
 
     async fn look(&self) -> Result<Picture, Reason> {

@@ -24,6 +24,8 @@ use crate::switch::Mac;
 /// What there is.
 #[derive(Debug, Default)]
 pub(super) struct Picture {
+    /// There is such a device.
+    pub(super) there: bool,
     /// The device is up.
     pub(super) up: bool,
     /// Its address on an Ethernet segment.
@@ -84,6 +86,7 @@ impl Picture {
         let mut links = handle.link().get().execute();
         while let Some(link) = within(links.try_next()).await? {
             if link.header.index == device {
+                self.there = true;
                 self.up = link.header.flags.contains(LinkFlags::Up);
                 self.mac = link.attributes.iter().find_map(|a| match a {
                     LinkAttribute::Address(mac) => mac.as_slice().try_into().ok().map(Mac),

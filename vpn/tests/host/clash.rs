@@ -79,7 +79,7 @@ pub(crate) fn a_prefix_inside_a_network_of_the_host_is_left_out_and_served_when_
         assert_eq!(source_to("10.8.5.9").await, "10.8.5.1");
         assert_eq!(source_to("10.8.6.9").await, "10.7.9.1");
         drop((lan, wide));
-        let healed = vpn.heal(&config).await.unwrap();
+        let healed = vpn.heal(&config).await.unwrap().unwrap();
         assert!(healed.is_nothing(), "{healed}");
         assert!(vpn.warnings().is_empty(), "{:?}", vpn.warnings());
         assert_eq!(source_to("10.7.0.3").await, "10.7.9.1");

@@ -56,7 +56,8 @@ pub(crate) fn all_but_what_carries_the_vpn_goes_out_by_the_exit_and_nothing_is_l
         }
         // Once more changes nothing.
         let rules = admin.rules().await;
-        assert!(vpn.heal(&out_by_b()).await.unwrap().is_nothing());
+        let healed = vpn.heal(&out_by_b()).await.unwrap().unwrap();
+        assert!(healed.is_nothing(), "{healed}");
         assert_eq!(admin.rules().await, rules);
 
         // Killed: the routes are gone with the device, and what is left means nothing.

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use tokio::net::UdpSocket;
 
+use crate::clash::device;
 use crate::in_own_namespace;
 use crate::other::{Admin, until};
 use crate::program::Bench;
-use crate::support::soon;
+use crate::support::{config, soon};
 
 /// Whether packets to B go through the VPN from this address.
 async fn goes(from: &str, to: &str) -> bool {
@@ -65,5 +66,30 @@ pub(crate) fn who_takes_it_in_a_loop_is_not_fought_with_and_that_is_said() {
         assert!((5..=10).contains(&taken), "{taken}");
         let said = |info: &proto::irm::VpnInfo| info.detail.contains("again and again");
         soon(bench.attached.asked(said)).await;
+    });
+}
+
+pub(crate) fn a_device_that_was_removed_is_told_from_one_that_is_down() {
+    in_own_namespace(async {
+        let (_tun, mut vpn) = device().await;
+        vpn.apply(&config()).await.unwrap();
+        let admin = Admin::new();
+        admin.set_up("vpn0", false).await;
+        let healed = vpn.heal(&config()).await.unwrap();
+        assert_eq!(healed.unwrap().device, 1);
+        admin.remove("vpn0").await;
+        // Also where another takes its name.
+        let _other = admin.attach("vpn0", "192.0.2.1/24").await;
+        assert_eq!(vpn.heal(&config()).await.unwrap(), None);
+    });
+}
+
+pub(crate) fn the_program_says_that_its_device_was_removed_and_ends() {
+    in_own_namespace(async {
+        let mut bench = Bench::up().await;
+        Admin::new().remove("vpn0").await;
+        let why = bench.attached.failure().await;
+        assert!(why.text.contains("the device vpn0 is gone"), "{why}");
+        assert_eq!(bench.program.ended().await.code(), Some(1));
     });
 }

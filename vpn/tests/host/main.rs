@@ -83,6 +83,14 @@ const TESTS: &[(&str, fn())] = &[
         heal::who_takes_it_in_a_loop_is_not_fought_with_and_that_is_said,
     ),
     (
+        "a device that was removed is told from one that is down",
+        heal::a_device_that_was_removed_is_told_from_one_that_is_down,
+    ),
+    (
+        "the program says that its device was removed, and ends",
+        heal::the_program_says_that_its_device_was_removed_and_ends,
+    ),
+    (
         "an address that the host has elsewhere is refused, and both are named",
         clash::an_address_that_the_host_has_elsewhere_is_refused_and_both_are_named,
     ),

@@ -54,6 +54,11 @@ impl Admin {
             .unwrap();
     }
 
+    pub(crate) async fn remove(&self, dev: &str) {
+        let index = self.index(dev).await;
+        self.handle.link().del(index).execute().await.unwrap();
+    }
+
     pub(crate) async fn address(&self, dev: &str, address: &str, add: bool) {
         let (index, net) = (self.index(dev).await, address.parse::<IpNet>().unwrap());
         let addresses = self.handle.address();

@@ -19,7 +19,7 @@ use crate::support::{Far, soon, udp, wire_config};
 use crate::{Lack, in_own_namespace};
 
 /// A vpn process; killed with the test.
-struct Program(Child);
+pub(crate) struct Program(Child);
 
 impl Program {
     fn start(run_dir: &Path, secret: &[u8]) -> Self {
@@ -49,7 +49,7 @@ impl Program {
         kill(Pid::from_raw(self.0.id() as i32), signal).unwrap();
     }
 
-    async fn ended(&mut self) -> ExitStatus {
+    pub(crate) async fn ended(&mut self) -> ExitStatus {
         soon(async {
             loop {
                 if let Some(status) = self.0.try_wait().unwrap() {
@@ -93,7 +93,7 @@ pub(crate) struct Bench {
     dir: tempfile::TempDir,
     door: Door,
     irmd: Irmd,
-    program: Program,
+    pub(crate) program: Program,
     pub(crate) attached: Attached,
 }
 
