@@ -1,6 +1,6 @@
 //! What a process writes to a data socket: SDUs or a control item.
 
-use proto::record::{Device, Item, Moved, Pair, Peer, Record, Welcome};
+use proto::record::{Device, Item, Moved, Pair, Peer, Record, Talk, Welcome};
 use proto::{Batch, Code, FlowId, Framing, Name, QosSpec, Reason, Token};
 
 use super::commands::label;
@@ -47,6 +47,12 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         udp: true,
         code_points: !1,
     };
+    let talk = Talk {
+        out: true,
+        protocol: 6,
+        ports: (40_000, 443),
+        pair: Pair::V4([10, 7, 0, 1], [10, 7, 0, 2]),
+    };
     let down = Reason::new(Code::Refused, "nobody is there; try later");
     let mut three = Batch::new(Framing::Record);
     for len in [1, 20, 300] {
@@ -68,6 +74,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
             Item::Pair(Pair::V6([0xfd; 16], [0xfe; 16])).encode(),
         ),
         ("frame", Item::Frame(vec![0x45, 0, 0, 3]).encode()),
+        ("talk", Item::Talk(talk).encode()),
         ("moved", Item::Moved(Moved::default()).encode()),
         ("sdu", vec![0, 3, b'a', b'b', b'c']),
         ("three", three.bytes().to_vec()),

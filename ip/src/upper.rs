@@ -92,6 +92,52 @@ impl Upper {
     }
 }
 
+/// What a whole packet has to tell its conversation from others of the same addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Talk {
+    /// The number of the protocol, behind all extension headers.
+    pub protocol: u8,
+    /// The source's port; 0 of a protocol that has none.
+    pub src: u16,
+    /// The destination's.
+    pub dst: u16,
+    /// Of TCP; else 0.
+    pub flags: u8,
+}
+
+impl Talk {
+    /// `None`: a fragment, ICMP, or a packet that ends before its ports or flags.
+    pub fn parse(packet: &[u8]) -> Option<Self> {
+        let upper = Upper::parse(packet)?;
+        if upper.fragment.is_some() {
+            return None;
+        }
+        let body = packet.get(upper.at..)?;
+        let (src, dst, flags) = match upper.protocol {
+            ICMP_V4 | ICMP_V6 => return None,
+            TCP => {
+                let [a, b, c, d, .., flags]: [u8; 14] = *body.first_chunk()?;
+                (
+                    u16::from_be_bytes([a, b]),
+                    u16::from_be_bytes([c, d]),
+                    flags,
+                )
+            }
+            UDP => {
+                let [a, b, c, d]: [u8; 4] = *body.first_chunk()?;
+                (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]), 0)
+            }
+            _ => (0, 0, 0),
+        };
+        Some(Self {
+            protocol: upper.protocol,
+            src,
+            dst,
+            flags,
+        })
+    }
+}
+
 /// Whether a packet opens a TCP connection, or answers one that does: SYN is set.
 pub fn opens(packet: &[u8]) -> bool {
     let maybe = match packet.first().map(|b| b >> 4) {
@@ -186,6 +232,30 @@ mod tests {
         assert!(opens(&packet));
         let many: Vec<(u8, &[u8])> = vec![(0, &options); MAX_EXTENSIONS + 1];
         assert_eq!(Upper::parse(&v6(&many, TCP, &tcp)), None);
+    }
+
+    #[test]
+    fn only_whole_packets_with_ports_or_of_other_protocols_are_of_a_talk() {
+        let mut tcp = [0u8; 20];
+        tcp[..4].copy_from_slice(&[0x9c, 0x40, 0x01, 0xbb]);
+        tcp[13] = FIN;
+        let of = |extensions: &[(u8, &[u8])], last, body: &[u8]| {
+            Talk::parse(&v6(extensions, last, body)).map(|t| (t.protocol, t.src, t.dst, t.flags))
+        };
+        let options = [0u8; 7];
+        assert_eq!(of(&[], TCP, &tcp), Some((TCP, 40_000, 443, FIN)));
+        assert_eq!(of(&[(0, &options)], UDP, &tcp), Some((UDP, 40_000, 443, 0)));
+        assert_eq!(of(&[], 47, &tcp), Some((47, 0, 0, 0)));
+        for none in [
+            of(&[(44, &[0, 0, 1, 0, 0, 0, 9])], TCP, &tcp),
+            of(&[(44, &[0, 0, 8, 0, 0, 0, 9])], TCP, &tcp),
+            of(&[], ICMP_V6, &tcp),
+            of(&[], ICMP_V4, &tcp),
+            of(&[], TCP, &tcp[..13]),
+            of(&[], UDP, &tcp[..3]),
+        ] {
+            assert_eq!(none, None);
+        }
     }
 
     #[test]

@@ -1,17 +1,20 @@
 //! Devices that users have handed over: packets between a TUN and flows that need not pass through the user. It must not judge: of
 //! two addresses the user has said that packets go between them and a flow, or they are the user's.
 
+mod known;
+
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::Instant;
 
 use frames::{Offloads, Tally, Tun, TunPort};
-use ip::ends::Ends;
-use ip::upper::{dscp, opens};
-use proto::record::{Device as Said, Moved, Pair};
+use ip::upper::dscp;
+use proto::record::{Device as Said, Moved, Pair, Talk};
 use proto::{Batch, FlowId, Framing, Margin};
 use rustc_hash::FxHashMap;
 
+use self::known::{Known, Way};
 use crate::io::{Interest, Io, Key, Side, Watch};
 
 /// All devices of the process; `T` is one.
@@ -38,9 +41,7 @@ type Id = (u32, u64);
 struct Device<T> {
     tun: T,
     watch: Watch,
-    pairs: FxHashMap<Pair, FlowId>,
-    /// The last pair of which a packet was read.
-    last: Option<(Pair, FlowId)>,
+    known: Known,
     /// The flows that it was handed over with; the user hears by the first of packets that belong to none.
     flows: Vec<FlowId>,
     read: VecDeque<Read>,
@@ -90,7 +91,8 @@ impl<T: TunPort> Devices<T> {
         let Some(device) = self.devices.get_mut(&id) else {
             return Ok(());
         };
-        device.forget(flow);
+        // What was read is not lost: it is of a moment ago.
+        device.known.forget(flow);
         if !device.flows.contains(&flow) {
             device.flows.push(flow);
         }
@@ -105,18 +107,41 @@ impl<T: TunPort> Devices<T> {
         Ok(())
     }
 
+    /// Whether a flow has a device.
+    pub(crate) fn has(&self, flow: FlowId) -> bool {
+        self.flows.contains_key(&flow)
+    }
+
     /// Packets between these two go by themselves from now on. `false`: the flow has no device.
     pub(crate) fn pair(&mut self, flow: FlowId, pair: Pair) -> bool {
         let Some(device) = self.device_of(flow) else {
             return false;
         };
-        if device.pairs.len() >= PAIRS {
-            // Whoever is in use is said again.
-            device.pairs.clear();
-            device.last = None;
-        }
-        device.pairs.insert(pair, flow);
+        device.known.pair(flow, pair);
         true
+    }
+
+    /// Packets of this go by themselves from now on. `false`: the flow has no device.
+    pub(crate) fn talk(&mut self, flow: FlowId, talk: Talk, now: Instant) -> bool {
+        let device = self.device_of(flow);
+        device
+            .map(|device| device.known.talk(flow, talk, now))
+            .is_some()
+    }
+
+    /// Packets of this are the user's again.
+    pub(crate) fn forget_talk(&mut self, flow: FlowId, talk: &Talk) {
+        if let Some(device) = self.device_of(flow) {
+            device.known.forget_talk(talk);
+        }
+    }
+
+    /// The talks at a flow's device of which the user must hear that something moves.
+    pub(crate) fn signs(&mut self, flow: FlowId) -> Vec<(FlowId, Talk)> {
+        let device = self.device_of(flow);
+        device
+            .map(|device| device.known.signs())
+            .unwrap_or_default()
     }
 
     /// The flow is gone, and with the last one the device.
@@ -127,7 +152,7 @@ impl<T: TunPort> Devices<T> {
         let Some(device) = self.devices.get_mut(&bound.device) else {
             return;
         };
-        device.forget(flow);
+        device.known.forget(flow);
         device.flows.retain(|other| *other != flow);
         if device.flows.is_empty()
             && let Some(device) = self.devices.remove(&bound.device)
@@ -176,32 +201,34 @@ impl<T: TunPort> Devices<T> {
     pub(crate) fn read(
         &mut self,
         io: &mut Io,
-        key: Key,
+        (key, now): (Key, Instant),
         margin: impl Fn(FlowId) -> Margin,
     ) -> Option<Read> {
         let device = self.devices.get_mut(self.keys.get(&key)?)?;
         if device.read.is_empty() {
-            device.fill(io, &mut self.flows, margin);
+            device.fill(io, &mut self.flows, now, margin);
             device.count(io);
         }
         device.read.pop_front()
     }
 
     /// Writes those SDUs of a flow to its device that may go by themselves; gives the others back.
-    pub(crate) fn write(&mut self, io: &mut Io, flow: FlowId, batch: Batch) -> Option<Batch> {
+    pub(crate) fn write(
+        &mut self,
+        io: &mut Io,
+        (flow, now): (FlowId, Instant),
+        batch: Batch,
+    ) -> Option<Batch> {
         let Some(bound) = self.flows.get_mut(&flow) else {
             return Some(batch);
         };
         let Some(device) = self.devices.get_mut(&bound.device) else {
             return Some(batch);
         };
-        let (pairs, mut others, mut last) = (&device.pairs, None, None);
+        let (known, mut others) = (&mut device.known, None);
         let mut lost = 0;
         let written = device.tun.write(&batch, |packet| {
-            let pair = Ends::parse(packet).ok().and_then(|ends| inward(&ends));
-            let known = |pair| last == Some(pair) || pairs.get(&pair) == Some(&flow);
-            if let Some(pair) = pair.filter(|pair| known(*pair) && !opens(packet)) {
-                last = Some(pair);
+            if known.flow_of(Way::In, packet, now) == Some(flow) {
                 return true;
             }
             let others = others.get_or_insert_with(|| Batch::new(Framing::Record));
@@ -261,18 +288,11 @@ impl<T: TunPort> Device<T> {
         Ok(Self {
             tun,
             watch,
-            pairs: FxHashMap::default(),
-            last: None,
+            known: Known::new(),
             flows: Vec::new(),
             read: VecDeque::new(),
             tally: Tally::default(),
         })
-    }
-
-    fn forget(&mut self, flow: FlowId) {
-        self.pairs.retain(|_, other| *other != flow);
-        self.last = self.last.filter(|(_, other)| *other != flow);
-        // What was read is not lost: it is of a moment ago.
     }
 
     /// Takes what was done with super-packets into the counters.
@@ -291,6 +311,7 @@ impl<T: TunPort> Device<T> {
         &mut self,
         io: &mut Io,
         flows: &mut FxHashMap<FlowId, Bound>,
+        now: Instant,
         margin: impl Fn(FlowId) -> Margin,
     ) {
         let mut bytes = 0;
@@ -310,19 +331,13 @@ impl<T: TunPort> Device<T> {
                 }
             };
             bytes += frame.packet().len();
-            let pair = Ends::parse(frame.packet()).ok().and_then(|e| outward(&e));
-            let known = pair.and_then(|pair| match self.last {
-                Some((last, flow)) if last == pair => Some(flow),
-                _ => self.pairs.get(&pair).copied(),
-            });
-            let bound = known.and_then(|flow| Some((flow, flows.get_mut(&flow)?)));
+            let flow = self.known.flow_of(Way::Out, frame.packet(), now);
+            let bound = flow.and_then(|flow| Some((flow, flows.get_mut(&flow)?)));
             let may = |bound: &Bound| {
-                let packet = frame.packet();
-                bound.code_points >> dscp(packet) & 1 == 1 && !opens(packet)
+                frame.longest() <= bound.mtu && bound.code_points >> dscp(frame.packet()) & 1 == 1
             };
-            match bound.filter(|(_, bound)| frame.longest() <= bound.mtu && may(bound)) {
+            match bound.filter(|(_, bound)| may(bound)) {
                 Some((flow, bound)) => {
-                    self.last = pair.map(|pair| (pair, flow));
                     while let Some(len) = frame.next_len() {
                         let Some(room) = room(&mut self.read, flow, len, &margin) else {
                             break;
@@ -377,16 +392,6 @@ fn sdus(len: usize, margin: Margin) -> Batch {
     }
 }
 
-/// The pair of a packet that leaves this host.
-fn outward(ends: &Ends) -> Option<Pair> {
-    Pair::new(ends.src, ends.dst)
-}
-
-/// The pair of a packet that comes to this host.
-fn inward(ends: &Ends) -> Option<Pair> {
-    Pair::new(ends.dst, ends.src)
-}
-
 /// Whether a descriptor is that of a TUN device (`/dev/net/tun`: 10, 200).
 fn is_tun(fd: &OwnedFd) -> io::Result<bool> {
     let stat = rustix::fs::fstat(fd)?;
@@ -398,8 +403,6 @@ fn is_tun(fd: &OwnedFd) -> io::Result<bool> {
     Ok(kind == rustix::fs::FileType::CharacterDevice && number == (10, 200))
 }
 
-/// Pairs of one device; when there are more, all are learnt anew.
-const PAIRS: usize = 4096;
 /// Frames and bytes that are read before others have their turn.
 const READS: usize = 64;
 const BYTES: usize = 4 * Batch::CAPACITY;
@@ -407,8 +410,10 @@ const BYTES: usize = 4 * Batch::CAPACITY;
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::time::Duration;
 
     use frames::FrameFd;
+    use proto::record::{FORGOTTEN, SIGN};
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
     use super::*;
@@ -427,6 +432,7 @@ mod tests {
         /// The host's end of the device.
         host: OwnedFd,
         key: Key,
+        now: Instant,
     }
 
     /// A device that was handed over with two flows.
@@ -453,6 +459,7 @@ mod tests {
             devices,
             host,
             key,
+            now: Instant::now(),
         }
     }
 
@@ -471,8 +478,10 @@ mod tests {
             for packet in packets {
                 rustix::io::write(&self.host, packet).unwrap();
             }
-            let reads =
-                std::iter::from_fn(|| self.devices.read(&mut self.io, self.key, |_| MARGIN));
+            let reads = std::iter::from_fn(|| {
+                self.devices
+                    .read(&mut self.io, (self.key, self.now), |_| MARGIN)
+            });
             let said = |read| match read {
                 Read::Sdus(flow, batch) => (true, flow, batch.iter().map(<[u8]>::to_vec).collect()),
                 Read::Frame(flow, packet) => (false, flow, vec![packet]),
@@ -486,7 +495,7 @@ mod tests {
             for sdu in sdus {
                 batch.push(sdu.len()).unwrap().copy_from_slice(sdu);
             }
-            let left = self.devices.write(&mut self.io, flow, batch);
+            let left = self.devices.write(&mut self.io, (flow, self.now), batch);
             let left = left.map(|l| l.iter().map(<[u8]>::to_vec).collect());
             let mut got = Vec::new();
             let mut buf = [0; 2000];
@@ -600,12 +609,155 @@ mod tests {
     }
 
     #[test]
-    fn pairs_are_bounded() {
+    fn who_says_more_pairs_than_its_flows_share_loses_its_own_only() {
         let mut bench = bench();
-        for n in 0..2 * PAIRS as u32 {
+        bench.pair(NEXT, OTHER);
+        let own = [10, 8, 0, 1];
+        bench.pair(FLOW, own);
+        for n in 0..2 * known::PAIRS as u32 {
             bench.pair(FLOW, Ipv4Addr::from_bits(n).octets());
         }
-        assert!(bench.devices.device_of(FLOW).unwrap().pairs.len() <= PAIRS);
+        let all = [packet(ME, own, 60), packet(ME, OTHER, 60)];
+        let said = bench.send(&all);
+        assert_eq!(said[0], (false, FLOW, vec![all[0].clone()]));
+        assert_eq!(said[1], (true, NEXT, vec![all[1].clone()]));
+    }
+
+    /// A packet of TCP between port 40000 here and 443 there.
+    fn tcp(out: bool, flags: u8) -> Vec<u8> {
+        let (src, dst) = if out { (ME, OTHER) } else { (OTHER, ME) };
+        let (near, far) = if out {
+            (40_000_u16, 443_u16)
+        } else {
+            (443, 40_000)
+        };
+        let mut packet = packet(src, dst, 60);
+        (packet[9], packet[20 + 13]) = (6, flags);
+        packet[20..22].copy_from_slice(&near.to_be_bytes());
+        packet[22..24].copy_from_slice(&far.to_be_bytes());
+        packet
+    }
+
+    fn talk(out: bool) -> Talk {
+        Talk {
+            out,
+            protocol: 6,
+            ports: (40_000, 443),
+            pair: Pair::V4(ME, OTHER),
+        }
+    }
+
+    const ACK: u8 = 0x10;
+
+    #[test]
+    fn one_way_of_one_conversation_goes_by_itself_and_nothing_else_between_the_two() {
+        let mut bench = bench();
+        assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+        let known = tcp(true, ACK);
+        let (mut port, mut protocol, mut fragment) = (known.clone(), known.clone(), known.clone());
+        port[23] += 1;
+        protocol[9] = 17;
+        fragment[6] = 0x20;
+        let syn = tcp(true, 0x02);
+        let others = [port, protocol, fragment, syn];
+        let said = bench.send(&[std::slice::from_ref(&known), &others[..3]].concat());
+        assert_eq!(said[0], (true, NEXT, vec![known.clone()]));
+        assert_eq!(
+            said[1..],
+            others[..3]
+                .iter()
+                .map(|p| (false, FLOW, vec![p.clone()]))
+                .collect::<Vec<_>>()
+        );
+        // The other way was not said.
+        let back = tcp(false, ACK);
+        assert_eq!(
+            bench.arrive(NEXT, std::slice::from_ref(&back)),
+            (vec![], vec![back.clone()])
+        );
+        assert!(bench.devices.talk(NEXT, talk(false), bench.now));
+        assert_eq!(
+            bench.arrive(NEXT, std::slice::from_ref(&back)),
+            (vec![back.clone()], vec![])
+        );
+        // Nor is it another flow's.
+        assert_eq!(
+            bench.arrive(FLOW, std::slice::from_ref(&back)),
+            (vec![], vec![back])
+        );
+    }
+
+    #[test]
+    fn what_ends_a_conversation_is_the_users_and_so_is_what_comes_behind_it() {
+        for flags in [0x11, 0x04, 0x02] {
+            let mut bench = bench();
+            assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+            let all = [tcp(true, ACK), tcp(true, flags), tcp(true, ACK)];
+            let by_itself: Vec<bool> = bench.send(&all).iter().map(|said| said.0).collect();
+            assert_eq!(by_itself, [true, false, false], "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn a_conversation_that_goes_on_is_said_to_the_user_and_one_that_rests_is_forgotten() {
+        let mut bench = bench();
+        let all = [tcp(true, ACK)];
+        assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+        for _ in 0..5 {
+            bench.now += SIGN - Duration::from_millis(1);
+            assert!(bench.send(&all)[0].0);
+            assert!(bench.devices.signs(NEXT).is_empty());
+            bench.now += Duration::from_millis(1);
+            assert!(bench.send(&all)[0].0);
+            assert_eq!(bench.devices.signs(FLOW), [(NEXT, talk(true))]);
+            assert!(bench.send(&all)[0].0);
+            assert!(bench.devices.signs(NEXT).is_empty());
+        }
+        bench.now += FORGOTTEN;
+        assert!(!bench.send(&all)[0].0);
+        // Nor does it come back by itself.
+        assert!(!bench.send(&all)[0].0);
+        assert!(bench.devices.signs(NEXT).is_empty());
+    }
+
+    #[test]
+    fn conversations_end_with_their_flow_or_when_its_device_is_said_again() {
+        let mut bench = bench();
+        let all = [tcp(true, ACK)];
+        assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+        assert!(bench.send(&all)[0].0);
+        let (io, again) = (&mut bench.io, || panic!("it is known"));
+        bench
+            .devices
+            .bind(io, (NEXT, 1400), (ID, u64::MAX), again)
+            .unwrap();
+        assert!(!bench.send(&all)[0].0);
+        assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+        assert!(bench.send(&all)[0].0);
+        bench.devices.unbind(&mut bench.io, NEXT);
+        assert!(!bench.send(&all)[0].0);
+        assert!(!bench.devices.talk(NEXT, talk(true), bench.now));
+    }
+
+    #[test]
+    fn conversations_of_a_flow_are_bounded_and_the_dead_take_no_place() {
+        let mut bench = bench();
+        assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+        let of_port = |n: usize| Talk {
+            ports: (n as u16, 1),
+            ..talk(true)
+        };
+        for n in 0..known::TALKS {
+            assert!(bench.devices.talk(FLOW, of_port(n), bench.now));
+        }
+        let held = |bench: &mut Bench| bench.devices.device_of(FLOW).unwrap().known.talks();
+        assert_eq!(held(&mut bench), known::TALKS + 1);
+        assert!(bench.devices.talk(FLOW, of_port(known::TALKS), bench.now));
+        assert_eq!(held(&mut bench), 2);
+        assert!(bench.send(&[tcp(true, ACK)])[0].0);
+        bench.now += FORGOTTEN;
+        assert!(bench.devices.talk(FLOW, of_port(7), bench.now));
+        assert_eq!(held(&mut bench), 1);
     }
 
     #[test]

@@ -190,15 +190,11 @@ impl Uppers {
     /// Gives SDUs to the user; a bounded number is held for one that has not joined or is slow, more are dropped. `false`:
     /// something is held now and wasn't before; [`Uppers::took`] tells when that is over.
     pub(crate) fn deliver(&mut self, io: &mut Io, flow: FlowId, batch: Batch) -> bool {
-        let Some(upper) = self.flows.get_mut(&flow).filter(|u| u.closing.is_none()) else {
-            io.counters.add("drop.upper_gone", batch.count() as u64);
+        let Some(batch) = self.write_device(io, flow, batch) else {
             return true;
         };
-        let left = self.devices.write(io, flow, batch);
-        if self.devices.begins_to_move(flow) {
-            self.timers.set(Timer::Moved(flow), Instant::now() + MOVED);
-        }
-        let Some(batch) = left.map(Batch::into_record) else {
+        let Some(upper) = self.flows.get_mut(&flow).filter(|u| u.closing.is_none()) else {
+            io.counters.add("drop.upper_gone", batch.count() as u64);
             return true;
         };
         let (most, full) = match &upper.stage {
@@ -306,7 +302,7 @@ impl Uppers {
             self.flush(io, flow);
         }
         if ready.read {
-            self.read(io, flow)
+            self.read(io, flow, now)
         } else {
             None
         }
@@ -483,7 +479,7 @@ impl Uppers {
         }
     }
 
-    fn read(&mut self, io: &mut Io, flow: FlowId) -> Option<Did> {
+    fn read(&mut self, io: &mut Io, flow: FlowId, now: Instant) -> Option<Did> {
         let upper = self.flows.get_mut(&flow)?;
         let Stage::Joined { socket, .. } = &upper.stage else {
             return None;
@@ -507,7 +503,7 @@ impl Uppers {
             Ok(Received::Item(Item::Down(reason))) => Ok(reason),
             Ok(Received::End) | Err(_) => Ok(died()),
             Ok(Received::Bad(reason)) => Err(reason),
-            Ok(Received::Item(item)) => match self.device_item(io, flow, item, handed) {
+            Ok(Received::Item(item)) => match self.device_item(io, flow, (item, now), handed) {
                 Ok(()) => return None,
                 Err(reason) => Err(reason),
             },

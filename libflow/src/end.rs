@@ -255,7 +255,8 @@ impl End {
                     | Item::Device(_)
                     | Item::Pair(_)
                     | Item::Frame(_)
-                    | Item::Moved(_),
+                    | Item::Moved(_)
+                    | Item::Talk(_),
                 )) => {
                     self.went_down(misplaced());
                 }

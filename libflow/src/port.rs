@@ -133,7 +133,8 @@ impl RecordSocket {
             | Item::Device(_)
             | Item::Pair(_)
             | Item::Frame(_)
-            | Item::Moved(_) => Err(Reason::new(
+            | Item::Moved(_)
+            | Item::Talk(_) => Err(Reason::new(
                 Code::PeerMisbehaved,
                 format!(
                     "{} answered with something else than a Welcome",

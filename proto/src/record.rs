@@ -12,6 +12,7 @@
 //! | 6 | Pair | from the user of the flow | family u8 (4, 6), this host's address, the other's: 4 bytes each, or 16 each |
 //! | 7 | Frame | to the user of the flow | one IP packet to the end |
 //! | 8 | Moved | to the user of the flow | rx packets u64, rx bytes u64, tx packets u64, tx bytes u64 |
+//! | 9 | Talk | either way | way u8 (0 from the device, 1 to it), protocol u8, this host's port u16, the other's u16, then as Pair |
 //!
 //! The record of a Welcome carries, where a shim hands its socket over, that one descriptor as `SCM_RIGHTS`; that of a Device
 //! carries the TUN device.
@@ -19,9 +20,15 @@
 //! A user whose SDUs are IP packets may hand its **device** over to the IPC process, so that they need not pass through it: what
 //! is read from the device, has one of the flow's code points (RFC 2474; bit n stands for n) and goes from the first address of a Pair to the second becomes an SDU of the Pair's flow, and an SDU
 //! of that flow from the second to the first is written to the device. All else comes to the user, as a Frame or as an SDU; so does what opens a TCP connection. A
-//! Device that is said again forgets the flow's Pairs. The same device may be said on many flows of one IPC process.
+//! Device that is said again forgets the flow's Pairs and Talks. The same device may be said on many flows of one IPC process.
+//!
+//! A **Talk** is one way of one conversation between two addresses of which there is no Pair. It is forgotten where nothing of it has
+//! moved for [`FORGOTTEN`]; as long as something moves, the IPC process says it back every [`SIGN`], so that the user knows. What opens
+//! or ends a TCP connection, fragments and ICMP are never of a Talk. An IPC process that takes Talks answers each Device with a Frame of
+//! no bytes, which those that know none overlook; to another a Talk must not be said.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::id::{FlowId, Label, Name, Token};
 use crate::qos::QosSpec;
@@ -31,6 +38,11 @@ use crate::reason::{Code, Reason};
 pub const CONTROL: u16 = 0xFFFF;
 /// The version of Join and Welcome.
 pub const VERSION: u8 = 1;
+
+/// When a Talk of which something moves is said to the user.
+pub const SIGN: Duration = Duration::from_secs(5);
+/// When a Talk of which nothing has moved is forgotten.
+pub const FORGOTTEN: Duration = Duration::from_secs(15);
 
 /// Who is at the other end of a flow.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,10 +87,12 @@ pub enum Item {
     Device(Device),
     /// Packets between these two go between the device and this flow by themselves.
     Pair(Pair),
-    /// A packet of the device of which no Pair speaks.
+    /// A packet of the device of which no Pair or Talk speaks; of no bytes: the answer to a Device, by who takes Talks.
     Frame(Vec<u8>),
     /// What has moved by itself since the device was handed over.
     Moved(Moved),
+    /// From the user: packets of this go by themselves; to it: some have.
+    Talk(Talk),
 }
 
 /// A device that is handed over.
@@ -112,6 +126,40 @@ impl Pair {
             _ => None,
         }
     }
+
+    /// This host's and the other's.
+    pub fn addresses(&self) -> (IpAddr, IpAddr) {
+        match *self {
+            Self::V4(own, other) => (own.into(), other.into()),
+            Self::V6(own, other) => (own.into(), other.into()),
+        }
+    }
+
+    fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::V4(own, other) => {
+                out.push(4);
+                out.extend(own.iter().chain(other));
+            }
+            Self::V6(own, other) => {
+                out.push(6);
+                out.extend(own.iter().chain(other));
+            }
+        }
+    }
+}
+
+/// One way of a conversation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Talk {
+    /// From the device to the flow; else from the flow to the device.
+    pub out: bool,
+    /// The number of its protocol, behind extension headers.
+    pub protocol: u8,
+    /// This host's port and the other's; 0 of a protocol that has none.
+    pub ports: (u16, u16),
+    /// Between whom it is.
+    pub pair: Pair,
 }
 
 /// Packets and their bytes, from the flow to the device (rx) and back (tx).
@@ -206,7 +254,7 @@ impl Item {
                 out.extend(reason.text.as_bytes());
             }
             Self::Shut => out.push(4),
-            Self::Device(_) | Self::Pair(_) | Self::Frame(_) | Self::Moved(_) => {
+            Self::Device(_) | Self::Pair(_) | Self::Frame(_) | Self::Moved(_) | Self::Talk(_) => {
                 self.encode_device(&mut out)
             }
         }
@@ -224,16 +272,7 @@ impl Item {
             }
             Self::Pair(pair) => {
                 out.push(6);
-                match pair {
-                    Pair::V4(own, other) => {
-                        out.push(4);
-                        out.extend(own.iter().chain(other));
-                    }
-                    Pair::V6(own, other) => {
-                        out.push(6);
-                        out.extend(own.iter().chain(other));
-                    }
-                }
+                pair.encode(out);
             }
             Self::Frame(packet) => {
                 out.push(7);
@@ -249,6 +288,12 @@ impl Item {
                 ] {
                     out.extend(n.to_be_bytes());
                 }
+            }
+            Self::Talk(talk) => {
+                out.extend([9, u8::from(!talk.out), talk.protocol]);
+                out.extend(talk.ports.0.to_be_bytes());
+                out.extend(talk.ports.1.to_be_bytes());
+                talk.pair.encode(out);
             }
             Self::Join(_) | Self::Welcome(_) | Self::Mtu(_) | Self::Down(_) | Self::Shut => {}
         }
@@ -285,6 +330,7 @@ impl Item {
                     tx_bytes: n()?,
                 })
             }
+            9 => Self::Talk(r.talk()?),
             kind => return Err(BadItem::Kind(kind)),
         };
         if r.0.is_empty() {
@@ -346,6 +392,20 @@ impl<'a> Reader<'a> {
         }
     }
 
+    fn talk(&mut self) -> Result<Talk, BadItem> {
+        let [way, protocol] = self.array()?;
+        if way > 1 {
+            return Err(BadItem::Field);
+        }
+        let mut port = || Ok(u16::from_be_bytes(self.array()?));
+        Ok(Talk {
+            out: way == 0,
+            protocol,
+            ports: (port()?, port()?),
+            pair: self.pair()?,
+        })
+    }
+
     fn welcome(&mut self) -> Result<Welcome, BadItem> {
         let flow = FlowId(u64::from_be_bytes(self.array()?));
         let mtu = u32::from_be_bytes(self.array()?);
@@ -380,6 +440,19 @@ impl<'a> Reader<'a> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    fn talks() -> impl Strategy<Value = Talk> {
+        let pair = prop_oneof![
+            any::<([u8; 4], [u8; 4])>().prop_map(|(own, other)| Pair::V4(own, other)),
+            any::<([u8; 16], [u8; 16])>().prop_map(|(own, other)| Pair::V6(own, other)),
+        ];
+        (any::<(bool, u8, (u16, u16))>(), pair).prop_map(|((out, protocol, ports), pair)| Talk {
+            out,
+            protocol,
+            ports,
+            pair,
+        })
+    }
 
     fn items() -> impl Strategy<Value = Item> {
         let label = || prop::option::of("[a-z0-9-]{1,63}".prop_map(|s| Label::new(s).unwrap()));
@@ -431,6 +504,7 @@ mod tests {
             )),
             any::<([u8; 4], [u8; 4])>().prop_map(|(own, other)| Item::Pair(Pair::V4(own, other))),
             any::<([u8; 16], [u8; 16])>().prop_map(|(own, other)| Item::Pair(Pair::V6(own, other))),
+            talks().prop_map(Item::Talk),
             any::<Vec<u8>>().prop_map(Item::Frame),
             any::<[u64; 4]>().prop_map(|[rx_packets, rx_bytes, tx_packets, tx_bytes]| {
                 Item::Moved(Moved {

@@ -6,7 +6,7 @@
 )]
 
 use prost::Message as _;
-use proto::record::{Device, Item, Moved, Pair, Peer, Record, Welcome};
+use proto::record::{Device, Item, Moved, Pair, Peer, Record, Talk, Welcome};
 use proto::wire::message::Body;
 use proto::wire::{self, directory};
 use proto::{Batch, Code, FlowId, Framing, Label, Name, QosSpec, Reason, Token, irm};
@@ -109,6 +109,24 @@ fn control_items_are_those_of_the_document() {
                 rx_bytes: 1428,
                 tx_packets: 2,
                 tx_bytes: 2856,
+            }),
+        ),
+        (
+            "talk",
+            Item::Talk(Talk {
+                out: true,
+                protocol: 6,
+                ports: (40_000, 443),
+                pair: Pair::V4([10, 7, 0, 1], [10, 7, 0, 2]),
+            }),
+        ),
+        (
+            "talk6",
+            Item::Talk(Talk {
+                out: false,
+                protocol: 17,
+                ports: (53, 40_000),
+                pair: Pair::V6([0xfd; 16], [0xfe; 16]),
             }),
         ),
     ] {

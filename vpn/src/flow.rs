@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use frames::TunPort;
 use libflow::port::{Joined, Received, RecordSocket, misplaced};
-use proto::record::{Device, Item, Moved, Pair};
+use proto::record::{Device, Item, Moved, Pair, Talk};
 use proto::{Batch, Code, FlowId, Reason};
 
 use crate::class::Class;
@@ -36,6 +36,9 @@ pub trait FlowPort: AsFd {
     /// Packets between this host's address and the other's go between device and flow by themselves from now on.
     fn pair(&mut self, own: IpAddr, other: IpAddr);
 
+    /// Packets of one way of a conversation go by themselves from now on, where the IPC process can tell them.
+    fn talk(&mut self, talk: Talk);
+
     /// The largest SDU in bytes, as far as is known now.
     fn mtu(&self) -> u32;
 
@@ -55,6 +58,8 @@ pub enum Heard {
     Frame(Vec<u8>),
     /// So much more has moved by itself.
     Moved(Moved),
+    /// Some of this has.
+    Talk(Talk),
     /// The flow is down, for this reason of the other side's or of a process between.
     Down(Reason),
     /// None is there.
@@ -91,6 +96,8 @@ pub struct Lane {
     moved: Moved,
     /// The IPC process takes devices.
     takes: bool,
+    /// It can tell conversations.
+    tells: bool,
 }
 
 impl Handle {
@@ -125,6 +132,7 @@ impl From<Joined> for Lane {
             owes: None,
             moved: Moved::default(),
             takes: joined.welcome.devices,
+            tells: false,
         }
     }
 }
@@ -143,7 +151,9 @@ impl FlowPort for Lane {
                 Ok(Received::Item(Item::Mtu(mtu))) => self.mtu = usable(mtu),
                 Ok(Received::Item(Item::Down(reason))) => return Ok(Heard::Down(reason)),
                 Ok(Received::Bad(reason)) => return Err(reason),
+                Ok(Received::Item(Item::Frame(packet))) if packet.is_empty() => self.tells = true,
                 Ok(Received::Item(Item::Frame(packet))) => return Ok(Heard::Frame(packet)),
+                Ok(Received::Item(Item::Talk(talk))) => return Ok(Heard::Talk(talk)),
                 Ok(Received::Item(Item::Moved(now))) => {
                     let before = std::mem::replace(&mut self.moved, now);
                     return Ok(Heard::Moved(Moved {
@@ -213,6 +223,13 @@ impl FlowPort for Lane {
         {
             // If the queue is full, a later packet says it.
             let _ = self.socket.try_send_item(&Item::Pair(pair), None);
+        }
+    }
+
+    fn talk(&mut self, talk: Talk) {
+        if self.handed && self.tells {
+            // If the queue is full, a later packet says it.
+            let _ = self.socket.try_send_item(&Item::Talk(talk), None);
         }
     }
 

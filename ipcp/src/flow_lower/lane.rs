@@ -61,7 +61,8 @@ pub(super) fn control_item(received: io::Result<Received>) -> Heard {
             | Item::Device(_)
             | Item::Pair(_)
             | Item::Frame(_)
-            | Item::Moved(_),
+            | Item::Moved(_)
+            | Item::Talk(_),
         )) => Heard::Down(misplaced()),
         Ok(Received::End) => Heard::Down(Reason::new(
             Code::Unreachable,

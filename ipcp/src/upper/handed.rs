@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use proto::record::Item;
-use proto::{Code, FlowId, Margin, Reason};
+use proto::{Batch, Code, FlowId, Margin, Reason};
 
 use super::{Did, MOVED, Timer, Upper, Uppers};
 use crate::devices;
@@ -21,8 +21,9 @@ impl Uppers {
         margin: impl Fn(FlowId) -> Margin,
     ) -> Option<Did> {
         loop {
-            match self.devices.read(io, key, &margin)? {
+            match self.devices.read(io, (key, now), &margin)? {
                 devices::Read::Sdus(flow, batch) => {
+                    self.tell_signs(flow);
                     let takes = |upper: &Upper| !upper.silent && !upper.ended;
                     if !self.flows.get(&flow).is_some_and(takes) {
                         io.counters.add("drop.device_silent", batch.count() as u64);
@@ -42,6 +43,35 @@ impl Uppers {
         }
     }
 
+    /// Writes those SDUs of a flow to its device that may go by themselves; gives the others back, as a record.
+    pub(super) fn write_device(
+        &mut self,
+        io: &mut Io,
+        flow: FlowId,
+        batch: Batch,
+    ) -> Option<Batch> {
+        if !self.devices.has(flow) {
+            return Some(batch.into_record());
+        }
+        let now = Instant::now();
+        let left = self.devices.write(io, (flow, now), batch);
+        if self.devices.begins_to_move(flow) {
+            self.timers.set(Timer::Moved(flow), now + MOVED);
+        }
+        self.tell_signs(flow);
+        left.map(Batch::into_record)
+    }
+
+    /// Tells the user of a device of which conversations something has moved.
+    pub(super) fn tell_signs(&mut self, flow: FlowId) {
+        for (flow, talk) in self.devices.signs(flow) {
+            if !self.tell(flow, &Item::Talk(talk)) {
+                // Who doesn't hear of it must not let it end while it goes on.
+                self.devices.forget_talk(flow, &talk);
+            }
+        }
+    }
+
     pub(super) fn tell_moved(&mut self, flow: FlowId) {
         if let Some(moved) = self.devices.news(flow) {
             // Totals: the next says it too.
@@ -54,7 +84,7 @@ impl Uppers {
         &mut self,
         io: &mut Io,
         flow: FlowId,
-        item: Item,
+        (item, now): (Item, Instant),
         handed: Option<OwnedFd>,
     ) -> Result<(), Reason> {
         let upper = self.flows.get(&flow);
@@ -67,10 +97,15 @@ impl Uppers {
                 let bound =
                     self.devices
                         .bind(io, (flow, mtu), ((uid, said.id), said.code_points), open);
+                if bound.is_ok() {
+                    // It may say Talks. If it doesn't hear, it says none.
+                    self.tell(flow, &Item::Frame(Vec::new()));
+                }
                 bound.or_else(|e| misuse(&e))
             }
             Item::Pair(pair) if self.devices.pair(flow, pair) => Ok(()),
-            Item::Pair(_) => misuse(&"a Pair came before the Device"),
+            Item::Talk(talk) if self.devices.talk(flow, talk, now) => Ok(()),
+            Item::Pair(_) | Item::Talk(_) => misuse(&"a Pair or Talk came before the Device"),
             Item::Join(_)
             | Item::Welcome(_)
             | Item::Mtu(_)

@@ -13,12 +13,13 @@ use std::collections::HashMap;
 use std::time::Instant;
 
 use ip::ends::Ends;
-use ip::upper::{TCP, UDP};
+use ip::upper::{FIN, RST, TCP, UDP};
+use proto::record;
 
 pub use self::rules::Rules;
 
 use self::packet::{Kind, Talk};
-use self::table::{Step, Table};
+use self::table::{Going, Step, Table};
 use crate::prefix::PeerId;
 
 /// Rules and conversations of all members.
@@ -44,6 +45,17 @@ pub enum Way {
     Out,
     /// From it.
     In,
+}
+
+/// What a packet that passes has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passed {
+    /// All packets between this host and the member may pass.
+    Open,
+    /// So may those that go on with what this one is of.
+    Going,
+    /// This one.
+    Alone,
 }
 
 /// Why a packet doesn't pass.
@@ -96,16 +108,16 @@ impl Filter {
         (id, way): (PeerId, Way),
         packet: &[u8],
         ends: &Ends,
-    ) -> Result<(), Stopped> {
+    ) -> Result<Passed, Stopped> {
         let Some(both) = self.rules.get(&id) else {
-            return Ok(());
+            return Ok(Passed::Open);
         };
         let pieces = |number| (id, ends.src, ends.dst, number);
         let table = &mut self.table;
         match Kind::of(packet, ends).ok_or(Stopped::Denied)? {
             Kind::Later(number) => {
                 let known = table.has_pieces(now, &pieces(number));
-                known.then_some(()).ok_or(Stopped::Denied)
+                known.then_some(Passed::Alone).ok_or(Stopped::Denied)
             }
             Kind::Error(about) => {
                 // It is about what went the other way.
@@ -116,7 +128,7 @@ impl Filter {
                     dst: (ends.dst, 0),
                 };
                 let known = table.has(now, id, about) || both.allow(way, &itself);
-                known.then_some(()).ok_or(Stopped::Denied)
+                known.then_some(Passed::Alone).ok_or(Stopped::Denied)
             }
             Kind::Talk {
                 talk,
@@ -129,7 +141,8 @@ impl Filter {
                     flags,
                 };
                 let key = way.of_ours(talk);
-                if !table.continues(now, id, key, step) {
+                let going = table.continues(now, id, key, step);
+                if going.is_none() {
                     if !both.allow(way, &talk) {
                         return Err(Stopped::Denied);
                     }
@@ -141,9 +154,29 @@ impl Filter {
                 if let Some(number) = fragment {
                     table.begin_pieces(now, pieces(number));
                 }
-                Ok(())
+                // What ends one, and what comes after, is looked at; of some that is all there is.
+                let ends = flags & (FIN | RST) != 0 || going == Some(Going::Over);
+                Ok(if ends { Passed::Alone } else { Passed::Going })
             }
         }
+    }
+
+    /// Something of this has moved without being looked at. `false`: it isn't known any more.
+    pub fn moves(&mut self, now: Instant, id: PeerId, talk: &record::Talk) -> bool {
+        if self.is_open(id) {
+            return true;
+        }
+        let (own, other) = talk.pair.addresses();
+        let key = Talk {
+            protocol: talk.protocol,
+            src: (own, talk.ports.0),
+            dst: (other, talk.ports.1),
+        };
+        let step = Step {
+            ours: talk.out,
+            flags: 0,
+        };
+        self.table.continues(now, id, key, step).is_some()
     }
 
     /// How many conversations are kept.

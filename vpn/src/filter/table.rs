@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 
 use ip::upper::{FIN, RST, SYN, TCP, UDP};
 
+use proto::record::{FORGOTTEN, SIGN};
+
 use super::packet::{ICMP, Talk};
 use crate::prefix::PeerId;
 
@@ -44,21 +46,25 @@ impl Table {
     /// The most of one peer.
     pub(super) const SHARE: usize = Self::MOST / 4;
 
-    /// Whether a packet goes with a conversation that lives; notes it.
-    pub(super) fn continues(&mut self, now: Instant, id: PeerId, talk: Talk, packet: Step) -> bool {
-        let Some(entry) = self.talks.get_mut(&(id, talk)) else {
-            return false;
-        };
+    /// Whether a packet goes with a conversation that is kept; notes it.
+    pub(super) fn continues(
+        &mut self,
+        now: Instant,
+        id: PeerId,
+        talk: Talk,
+        packet: Step,
+    ) -> Option<Going> {
+        let entry = self.talks.get_mut(&(id, talk))?;
         let begins = packet.flags & (SYN | RST | 0x10) == SYN;
         let over = entry.reset || entry.ended == [true; 2];
         // Who may not begin one must not do so under the name of another that lived; and a new one has a life of its own.
         if entry.until <= now
             || (begins && talk.protocol == TCP && (over || packet.ours != entry.ours))
         {
-            return false;
+            return None;
         }
         entry.note(now, talk.protocol, packet);
-        true
+        Some(if over { Going::Over } else { Going::On })
     }
 
     /// Keeps a conversation that a packet has begun. `false`: there is no room.
@@ -129,6 +135,14 @@ impl Table {
     }
 }
 
+/// How a conversation goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Going {
+    On,
+    /// Both sides have ended it, or one has at once; the rest may still come.
+    Over,
+}
+
 /// A packet as it matters to the age of a conversation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Step {
@@ -156,13 +170,15 @@ impl Entry {
     }
 }
 
-/// RFC 5382 wants two hours and four minutes at least of what stands, RFC 4787 two minutes of UDP.
-const TCP_LIVES: Duration = Duration::from_secs(7440);
+/// RFC 5382 wants two hours and four minutes at least of what stands, RFC 4787 two minutes of UDP. The last packets of what goes by
+/// itself were up to [`SIGN`] after the last that is known of; no life is shorter than [`FORGOTTEN`].
+const TCP_LIVES: Duration = Duration::from_secs(7440).saturating_add(SIGN);
 const TCP_BEGINS: Duration = Duration::from_secs(60);
 const TCP_OVER: Duration = Duration::from_secs(20);
 const UDP_BEGINS: Duration = Duration::from_secs(60);
 const UDP_LIVES: Duration = Duration::from_secs(180);
 const ECHO: Duration = Duration::from_secs(30);
+const _: () = assert!(FORGOTTEN.as_secs() < TCP_OVER.as_secs());
 /// How long a host waits for the rest of a packet.
 const REASSEMBLY: Duration = Duration::from_secs(30);
 const PIECES: usize = 1024;

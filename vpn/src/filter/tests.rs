@@ -268,7 +268,7 @@ fn a_peer_has_a_share_of_the_table_and_no_more() {
     let another = bench
         .filter
         .pass(bench.now, (other, Way::In), &one_more, &ends);
-    assert_eq!(another, Ok(()));
+    assert_eq!(another, Ok(Passed::Going));
     bench.now += Duration::from_secs(61);
     assert!(bench.inward(&one_more), "the dead make room");
     assert!(bench.filter.conversations() < 5);

@@ -4,11 +4,12 @@
 use std::time::Instant;
 
 use proto::Code;
-use proto::record::Moved;
+use proto::record::{Moved, Talk};
 
+use super::outbound::May;
 use super::{Core, Happening, member};
 use crate::counters::Dropped;
-use crate::filter::{Filter, Stopped, Way};
+use crate::filter::{Filter, Passed, Stopped, Way};
 use crate::flow::{FlowPort, Heard};
 use crate::prefix::{Owner, Owners, PeerId};
 use crate::session::Side;
@@ -43,6 +44,7 @@ impl<F: FlowPort> Core<F> {
                 Ok(Heard::Sdus) => self.deliver(tun, id, side, now),
                 Ok(Heard::Frame(packet)) => self.resubmit(&packet, now),
                 Ok(Heard::Moved(moved)) => self.moved(id, moved, now),
+                Ok(Heard::Talk(talk)) => self.talk_moved((id, side), &talk, now),
                 Ok(Heard::Nothing) => return true,
                 Ok(Heard::Down(reason)) => {
                     self.link_down(id, side, reason, now);
@@ -74,10 +76,14 @@ impl<F: FlowPort> Core<F> {
         } = self;
         let mut written = tun.write(inbound, |packet| {
             match check(owners, filter, (id, now), packet) {
-                Ok(ends) => {
+                Ok((ends, passed)) => {
                     // Who is new comes first in its record.
-                    if pairs.len() < PAIRS && !pairs.contains(&ends) {
-                        pairs.push(ends);
+                    let may = May::of(Way::In, packet, &ends, passed);
+                    if let Some(may) = may
+                        && pairs.len() < PAIRS
+                        && !pairs.contains(&may)
+                    {
+                        pairs.push(may);
                     }
                     let opens = clamps && upper::opens(packet);
                     if opens {
@@ -98,8 +104,8 @@ impl<F: FlowPort> Core<F> {
             written.add(tun.write_one(&packet));
         }
         self.received(id, written, now);
-        for ends in pairs {
-            self.pair(id, side, ends.dst, ends.src);
+        for may in pairs {
+            self.let_go(id, side, may);
         }
     }
 
@@ -113,6 +119,19 @@ impl<F: FlowPort> Core<F> {
             peer.session.heard(now);
             peer.moved.rx_packets += written.packets;
             peer.moved.rx_bytes += written.bytes;
+        }
+    }
+
+    /// Takes it that something of a conversation has moved by itself.
+    fn talk_moved(&mut self, (id, side): (PeerId, Side), talk: &Talk, now: Instant) {
+        if self.filter.moves(now, member(id), talk) {
+            return;
+        }
+        // Over meanwhile, as by a clock that has jumped: whatever is left of it is judged again.
+        let peer = self.peers.get_mut(id.0 as usize);
+        let flow = peer.and_then(|peer| peer.session.flow_mut(side));
+        if let (Some(handle), Some(flow)) = (&self.handle, flow) {
+            flow.hand(handle);
         }
     }
 
@@ -138,7 +157,7 @@ fn check(
     filter: &mut Filter,
     (id, now): (PeerId, Instant),
     packet: &[u8],
-) -> Result<Ends, Dropped> {
+) -> Result<(Ends, Passed), Dropped> {
     let ends = Ends::parse(packet).map_err(|_| Dropped::MalformedIn)?;
     if owners.of(ends.src) != Some(Owner::Peer(member(id))) {
         return Err(Dropped::SpoofedSource);
@@ -147,11 +166,11 @@ fn check(
         return Err(Dropped::ForeignDestination);
     }
     let passed = filter.pass(now, (member(id), Way::In), packet, &ends);
-    passed.map_err(|why| match why {
+    let passed = passed.map_err(|why| match why {
         Stopped::Denied => Dropped::FilterIn,
         Stopped::Full => Dropped::FilterFull,
     })?;
-    Ok(ends)
+    Ok((ends, passed))
 }
 
 /// Records off one flow before the others have their turn.

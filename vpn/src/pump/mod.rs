@@ -10,7 +10,6 @@ mod status;
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
@@ -19,7 +18,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
-use self::outbound::{Drained, PATIENCE};
+use self::outbound::{Drained, May, PATIENCE};
 use self::peer::Peer;
 use self::segment::Segment;
 use crate::class::Class;
@@ -81,7 +80,7 @@ struct Core<F> {
     /// Peers with a record to be sent in this turn.
     dirty: Vec<PeerId>,
     /// Who may be left to the layer's process from now on, once what was read of them in this turn is sent.
-    pairs: Vec<(PeerId, Side, IpAddr, IpAddr)>,
+    pairs: Vec<(PeerId, Side, May)>,
     /// Peers whose flow is full.
     full: Vec<PeerId>,
     /// Flows whose pairs are to be forgotten once they take a word again, and when that is tried next.

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ip::offload::{Segments, Vnet};
+use proto::record::{Pair, Talk};
 use proto::{Batch, Packet};
 
-use super::{Core, Happening, member, peer, place};
+use super::{Core, Happening, peer, place};
 use crate::class::Class;
 use crate::counters::Dropped;
-use crate::filter::{self, Stopped};
+use crate::filter::{self, Passed, Stopped};
 use crate::flow::{FlowPort, Sent};
 use crate::fragment;
 use crate::icmp::{self, Problem};
@@ -19,6 +20,41 @@ use crate::session::{Side, Way};
 use frames::TunPort;
 use ip::ends::Ends;
 use ip::{mss, upper};
+
+/// What may go by itself because of a packet that was judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum May {
+    /// All between this host's address and the other's.
+    Pair(IpAddr, IpAddr),
+    /// One way of one conversation.
+    Talk(Talk),
+}
+
+impl May {
+    pub(super) fn of(way: filter::Way, packet: &[u8], ends: &Ends, passed: Passed) -> Option<Self> {
+        let (own, other) = match way {
+            filter::Way::Out => (ends.src, ends.dst),
+            filter::Way::In => (ends.dst, ends.src),
+        };
+        match passed {
+            Passed::Open => Some(Self::Pair(own, other)),
+            Passed::Alone => None,
+            Passed::Going => {
+                let said = upper::Talk::parse(packet)?;
+                let (out, ports) = match way {
+                    filter::Way::Out => (true, (said.src, said.dst)),
+                    filter::Way::In => (false, (said.dst, said.src)),
+                };
+                Some(Self::Talk(Talk {
+                    out,
+                    protocol: said.protocol,
+                    ports,
+                    pair: Pair::new(own, other)?,
+                }))
+            }
+        }
+    }
+}
 
 /// Whether there may be more to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,16 +104,19 @@ impl<F: FlowPort> Core<F> {
             Ok(judged) => judged,
             Err((why, problem)) => return self.refuse(why, problem, frame, now),
         };
-        if let Err(why) = self
+        let passed = self
             .filter
-            .pass(now, (to, filter::Way::Out), frame.packet(), &ends)
-        {
-            let why = match why {
-                Stopped::Denied => Dropped::FilterOut,
-                Stopped::Full => Dropped::FilterFull,
-            };
-            return self.refuse(why, Some(Problem::Prohibited), frame, now);
-        }
+            .pass(now, (to, filter::Way::Out), frame.packet(), &ends);
+        let may = match passed {
+            Ok(passed) => May::of(filter::Way::Out, frame.packet(), &ends, passed),
+            Err(why) => {
+                let why = match why {
+                    Stopped::Denied => Dropped::FilterOut,
+                    Stopped::Full => Dropped::FilterFull,
+                };
+                return self.refuse(why, Some(Problem::Prohibited), frame, now);
+            }
+        };
         let to = self.place_for(to, frame.packet(), now);
         let most = self.most(frame.packet());
         let Some(peer) = self.peers.get_mut(to.0 as usize) else {
@@ -100,7 +139,9 @@ impl<F: FlowPort> Core<F> {
                     }
                 }
                 self.counters.mss_lowered += lowered;
-                self.pair(to, side, ends.src, ends.dst);
+                if let Some(may) = may {
+                    self.let_go(to, side, may);
+                }
             }
             Way::Wait { dial } => {
                 if dial {
@@ -137,11 +178,10 @@ impl<F: FlowPort> Core<F> {
         opens.then(|| self.mtu().map(|mtu| mtu as usize)).flatten()
     }
 
-    /// Lets packets between two addresses go by themselves where the device was handed over, and nothing is to be looked at: behind
-    /// those that were just read, which they would overtake.
-    pub(super) fn pair(&mut self, id: PeerId, side: Side, own: IpAddr, other: IpAddr) {
-        let new = (id, side, own, other);
-        if !self.filter.is_open(member(id)) || self.pairs.contains(&new) {
+    /// Lets packets go by themselves where the device was handed over: behind those that were just read, which they would overtake.
+    pub(super) fn let_go(&mut self, id: PeerId, side: Side, may: May) {
+        let new = (id, side, may);
+        if self.pairs.contains(&new) {
             return;
         }
         let peer = self.peers.get(id.0 as usize);
@@ -154,12 +194,15 @@ impl<F: FlowPort> Core<F> {
 
     /// Says which pairs were met in this turn, on their flows behind their packets.
     pub(super) fn say_pairs(&mut self) {
-        for (id, side, own, other) in self.pairs.drain(..) {
+        for (id, side, may) in self.pairs.drain(..) {
             let peer = self.peers.get_mut(id.0 as usize);
             // If something waits for room still, a later packet says it.
             let peer = peer.filter(|peer| peer.pending() == 0);
             if let Some(flow) = peer.and_then(|peer| peer.session.flow_mut(side)) {
-                flow.pair(own, other);
+                match may {
+                    May::Pair(own, other) => flow.pair(own, other),
+                    May::Talk(talk) => flow.talk(talk),
+                }
             }
         }
     }

@@ -1,0 +1,223 @@
+//! What a user has said may go by itself between its device and flows: pairs of addresses, and single ways of conversations. It must
+//! not judge, nor read or write anything.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::time::Instant;
+
+use ip::ends::Ends;
+use ip::upper::{self, FIN, RST, SYN, opens};
+use proto::FlowId;
+use proto::record::{FORGOTTEN, Pair, SIGN, Talk};
+use rustc_hash::FxHashMap;
+
+/// What was said of one device.
+#[derive(Debug)]
+pub(super) struct Known {
+    pairs: Table<Pair, ()>,
+    /// Each with when the user was last told of it, or has spoken of it.
+    talks: Table<Talk, Instant>,
+    /// What the last packet of each way was of.
+    last: [Option<Last>; 2],
+    /// Talks of which something has moved, to be said to the user.
+    signs: Vec<(FlowId, Talk)>,
+    /// When what is forgotten was taken out.
+    swept: Option<Instant>,
+}
+
+/// Which way a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Way {
+    /// From the device.
+    Out,
+    /// To it.
+    In,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Last {
+    Pair(Pair, FlowId),
+    /// As long as it needs no sign.
+    Talk(Talk, FlowId, Instant),
+}
+
+/// Keys that strangers choose, so hashed with what they can't know; each flow has a share of the places.
+#[derive(Debug)]
+struct Table<K, V> {
+    all: HashMap<K, (FlowId, V)>,
+    held: FxHashMap<FlowId, usize>,
+}
+
+impl Known {
+    pub(super) fn new() -> Self {
+        Self {
+            pairs: Table::new(),
+            talks: Table::new(),
+            last: [None; 2],
+            signs: Vec::new(),
+            swept: None,
+        }
+    }
+
+    /// The flow that a packet goes to, or may come from, by itself.
+    pub(super) fn flow_of(&mut self, way: Way, packet: &[u8], now: Instant) -> Option<FlowId> {
+        let ends = Ends::parse(packet).ok()?;
+        let pair = match way {
+            Way::Out => Pair::new(ends.src, ends.dst),
+            Way::In => Pair::new(ends.dst, ends.src),
+        }?;
+        let last = self.last[way as usize];
+        if let Some(Last::Pair(last, flow)) = last
+            && last == pair
+        {
+            return (!opens(packet)).then_some(flow);
+        }
+        let said = match self.talks.all.is_empty() {
+            true => None,
+            false => talk(way, pair, packet),
+        };
+        if let (Some(Last::Talk(last, flow, due)), Some((talk, false))) = (last, said)
+            && last == talk
+            && now < due
+        {
+            return Some(flow);
+        }
+        if let Some((flow, ())) = self.pairs.all.get(&pair) {
+            self.last[way as usize] = Some(Last::Pair(pair, *flow));
+            return (!opens(packet)).then_some(*flow);
+        }
+        let (talk, turns) = said?;
+        self.flow_of_talk(way, talk, turns, now)
+    }
+
+    fn flow_of_talk(&mut self, way: Way, talk: Talk, turns: bool, now: Instant) -> Option<FlowId> {
+        let (flow, told) = self.talks.all.get_mut(&talk)?;
+        let (flow, age) = (*flow, now.saturating_duration_since(*told));
+        if turns || age >= FORGOTTEN {
+            // What ends one goes by the user, who says what of it still may.
+            self.forget_talk(&talk);
+            return None;
+        }
+        if age >= SIGN {
+            *told = now;
+            self.signs.push((flow, talk));
+        }
+        self.last[way as usize] = Some(Last::Talk(talk, flow, *told + SIGN));
+        Some(flow)
+    }
+
+    /// Packets between these two go by themselves from now on.
+    pub(super) fn pair(&mut self, flow: FlowId, pair: Pair) {
+        self.last = [None; 2];
+        if self.pairs.is_full(flow, &pair, PAIRS) {
+            self.pairs.forget(flow);
+        }
+        self.pairs.insert(pair, flow, ());
+    }
+
+    /// Packets of this go by themselves from now on.
+    pub(super) fn talk(&mut self, flow: FlowId, talk: Talk, now: Instant) {
+        self.last = [None; 2];
+        let since = |then| now.saturating_duration_since(then);
+        if self.swept.is_none_or(|then| since(then) >= FORGOTTEN) {
+            self.swept = Some(now);
+            self.talks.keep(|_, told| since(*told) < FORGOTTEN);
+        }
+        if self.talks.is_full(flow, &talk, TALKS) {
+            self.talks.forget(flow);
+        }
+        self.talks.insert(talk, flow, now);
+    }
+
+    /// Nothing that was said of a flow holds any more.
+    pub(super) fn forget(&mut self, flow: FlowId) {
+        self.last = [None; 2];
+        self.pairs.forget(flow);
+        self.talks.forget(flow);
+        self.signs.retain(|(other, _)| *other != flow);
+    }
+
+    /// Packets of this are the user's again.
+    pub(super) fn forget_talk(&mut self, talk: &Talk) {
+        self.last = [None; 2];
+        self.talks.remove(talk);
+    }
+
+    /// How many talks are kept.
+    #[cfg(test)]
+    pub(super) fn talks(&self) -> usize {
+        self.talks.all.len()
+    }
+
+    /// What the user is to hear.
+    pub(super) fn signs(&mut self) -> Vec<(FlowId, Talk)> {
+        std::mem::take(&mut self.signs)
+    }
+}
+
+impl<K: Hash + Eq + Copy, V> Table<K, V> {
+    fn new() -> Self {
+        Self {
+            all: HashMap::new(),
+            held: FxHashMap::default(),
+        }
+    }
+
+    /// Whether a flow has its share, or all have all, without this.
+    fn is_full(&self, flow: FlowId, key: &K, share: usize) -> bool {
+        let held = self.held.get(&flow).copied().unwrap_or_default();
+        held >= share && self.all.get(key).is_none_or(|(other, _)| *other != flow)
+    }
+
+    fn insert(&mut self, key: K, flow: FlowId, value: V) {
+        self.remove(&key);
+        self.all.insert(key, (flow, value));
+        *self.held.entry(flow).or_default() += 1;
+    }
+
+    fn remove(&mut self, key: &K) {
+        if let Some((flow, _)) = self.all.remove(key)
+            && let Some(held) = self.held.get_mut(&flow)
+        {
+            *held -= 1;
+        }
+    }
+
+    fn forget(&mut self, flow: FlowId) {
+        if self.held.remove(&flow).is_some_and(|held| held > 0) {
+            self.all.retain(|_, (other, _)| *other != flow);
+        }
+    }
+
+    fn keep(&mut self, keep: impl Fn(&K, &V) -> bool) {
+        let held = &mut self.held;
+        self.all.retain(|key, (flow, value)| {
+            let keeps = keep(key, value);
+            if !keeps && let Some(held) = held.get_mut(flow) {
+                *held -= 1;
+            }
+            keeps
+        });
+    }
+}
+
+/// What a packet between two is of, and whether it opens or ends that.
+fn talk(way: Way, pair: Pair, packet: &[u8]) -> Option<(Talk, bool)> {
+    let talk = upper::Talk::parse(packet)?;
+    let (out, ports) = match way {
+        Way::Out => (true, (talk.src, talk.dst)),
+        Way::In => (false, (talk.dst, talk.src)),
+    };
+    let said = Talk {
+        out,
+        protocol: talk.protocol,
+        ports,
+        pair,
+    };
+    Some((said, talk.flags & (SYN | FIN | RST) != 0))
+}
+
+/// What one flow may have; when there is more, all of its own is learnt anew. As many flows as a process has, so many shares.
+pub(super) const PAIRS: usize = 1024;
+/// Two of each conversation.
+pub(super) const TALKS: usize = 4096;
