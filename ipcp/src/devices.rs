@@ -23,6 +23,8 @@ pub(crate) struct Devices<T> {
     devices: FxHashMap<Id, Device<T>>,
     keys: FxHashMap<Key, Id>,
     flows: FxHashMap<FlowId, Bound>,
+    /// What devices still took when they were closed, as of who may come back; the newest last.
+    closed: VecDeque<(Id, Offloads)>,
 }
 
 /// What a look at a device gave.
@@ -66,6 +68,7 @@ impl<T> Default for Devices<T> {
             devices: FxHashMap::default(),
             keys: FxHashMap::default(),
             flows: FxHashMap::default(),
+            closed: VecDeque::new(),
         }
     }
 }
@@ -105,6 +108,17 @@ impl<T: TunPort> Devices<T> {
         };
         self.flows.entry(flow).or_insert(bound).code_points = code_points;
         Ok(())
+    }
+
+    /// What is said of a device, without the offloads that have ended when it was here before.
+    pub(crate) fn as_it_was(&self, uid: u32, said: Said) -> Said {
+        let before = self.closed.iter().find(|(id, _)| *id == (uid, said.id));
+        let ended = |still: fn(&Offloads) -> bool| before.is_some_and(|(_, o)| !still(o));
+        Said {
+            tcp: said.tcp && !ended(|o| o.tcp),
+            udp: said.udp && !ended(|o| o.udp),
+            ..said
+        }
     }
 
     /// Whether a flow has a device.
@@ -158,6 +172,13 @@ impl<T: TunPort> Devices<T> {
             && let Some(device) = self.devices.remove(&bound.device)
         {
             self.keys.remove(&device.watch.key());
+            if let Some(offloads) = device.tun.offloads() {
+                self.closed.retain(|(id, _)| *id != bound.device);
+                self.closed.push_back((bound.device, offloads));
+                if self.closed.len() > CLOSED {
+                    self.closed.pop_front();
+                }
+            }
             // The user has the descriptor too, so that closing ours would not end the waiting.
             io.forget(device.watch, &device.tun);
         }
@@ -403,6 +424,8 @@ fn is_tun(fd: &OwnedFd) -> io::Result<bool> {
     Ok(kind == rustix::fs::FileType::CharacterDevice && number == (10, 200))
 }
 
+/// Devices that are remembered when they are closed.
+const CLOSED: usize = 64;
 /// Frames and bytes that are read before others have their turn.
 const READS: usize = 64;
 const BYTES: usize = 4 * Batch::CAPACITY;
@@ -412,7 +435,10 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::time::Duration;
 
-    use frames::FrameFd;
+    use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+    use frames::{FrameFd, Written};
+    use ip::offload::{BadFrame, Segments};
     use proto::record::{FORGOTTEN, SIGN};
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -758,6 +784,70 @@ mod tests {
         bench.now += FORGOTTEN;
         assert!(bench.devices.talk(FLOW, of_port(7), bench.now));
         assert_eq!(held(&mut bench), 1);
+    }
+
+    /// A device whose offload of TCP has ended.
+    struct Worn(FrameFd<OwnedFd>);
+
+    impl AsFd for Worn {
+        fn as_fd(&self) -> BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+
+    impl AsRawFd for Worn {
+        fn as_raw_fd(&self) -> RawFd {
+            self.0.as_raw_fd()
+        }
+    }
+
+    impl TunPort for Worn {
+        fn read(&mut self) -> io::Result<Result<Segments<'_>, BadFrame>> {
+            self.0.read()
+        }
+
+        fn write(&mut self, batch: &Batch, allowed: impl FnMut(&[u8]) -> bool) -> Written {
+            self.0.write(batch, allowed)
+        }
+
+        fn write_one(&mut self, packet: &[u8]) -> Written {
+            self.0.write_one(packet)
+        }
+
+        fn offloads(&self) -> Option<Offloads> {
+            Some(Offloads {
+                tcp: false,
+                udp: true,
+            })
+        }
+    }
+
+    #[test]
+    fn an_offload_that_has_ended_stays_so_when_its_device_comes_back() {
+        let (mut io, mut devices) = (Io::new().unwrap(), Devices::default());
+        let said = Said {
+            id: ID.1,
+            tcp: true,
+            udp: true,
+            code_points: u64::MAX,
+        };
+        let first = devices.as_it_was(ID.0, said);
+        assert_eq!(first, said);
+        for id in [ID.1, 8, 9] {
+            let (end, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+            let open = || Ok(Worn(FrameFd::new(end.into())));
+            devices
+                .bind(&mut io, (FLOW, 1400), ((ID.0, id), u64::MAX), open)
+                .unwrap();
+            devices.unbind(&mut io, FLOW);
+        }
+        let again = devices.as_it_was(ID.0, said);
+        assert_eq!(again, Said { tcp: false, ..said });
+        // Another user's, and one that was never here, are as they say.
+        assert_eq!(devices.as_it_was(1, said), said);
+        let new = Said { id: 10, ..said };
+        assert_eq!(devices.as_it_was(ID.0, new), new);
+        assert_eq!(devices.closed.len(), 3);
     }
 
     #[test]

@@ -159,8 +159,17 @@ fn what_is_under_way_follows_the_policy(line: &Line, web: &str) {
     let args = ["tcp-exchange", web, "--bytes", "200000000"];
     let mut long = a.spawn("lab-tool", args).unwrap();
     let before = received(c, "ovl-a");
+    let handed = |host: &Host| status(host)["counters"]["handed_packets"].as_u64().unwrap();
+    let handed_before = [a, c].map(handed);
     until(TEN, || {
         anyhow::ensure!(received(c, "ovl-a") > before + 1_000_000, "{}", long.log());
+        Ok(())
+    })
+    .unwrap();
+    // Both ways of the one conversation go by themselves, though the rules allow little else.
+    until(TEN, || {
+        let more = [handed(a) - handed_before[0], handed(c) - handed_before[1]];
+        anyhow::ensure!(more.iter().all(|n| *n > 500), "{more:?} packets");
         Ok(())
     })
     .unwrap();
@@ -186,7 +195,6 @@ fn what_is_under_way_follows_the_policy(line: &Line, web: &str) {
         Ok(())
     })
     .unwrap();
-    let handed = |host: &Host| status(host)["counters"]["handed_packets"].as_u64().unwrap();
     let before = handed(a);
     until(TEN, || {
         anyhow::ensure!(handed(a) > before, "all goes through the VPN's process");

@@ -227,7 +227,7 @@ impl FlowPort for Lane {
     }
 
     fn talk(&mut self, talk: Talk) {
-        if self.handed && self.tells {
+        if self.handed && self.owes.is_none() && self.tells {
             // If the queue is full, a later packet says it.
             let _ = self.socket.try_send_item(&Item::Talk(talk), None);
         }

@@ -12,7 +12,7 @@ use frames::{FrameFd, Offloads, TunPort, Written};
 use ip::offload::{BadFrame, Segments};
 use libflow::port::Received;
 use proto::irm::{self, OfferedNetwork, VpnConfig};
-use proto::record::{Item, Pair};
+use proto::record::{Item, Pair, Talk};
 use proto::{Batch, Framing, QosSpec};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use support::{Far, config, flow_with, label, soon, udp, wire_config};
@@ -354,4 +354,64 @@ async fn pairs_are_forgotten_where_they_may_be_judged_otherwise_and_nowhere_else
         });
     };
     assert_eq!(forgotten(classes).await, both, "other code points may go");
+}
+
+/// B may be sent UDP of any port and nothing else, and may only answer.
+fn udp_only() -> Config {
+    let rule = irm::PassRule {
+        allow: true,
+        protocol: 17,
+        low: 0,
+        high: 65_535,
+    };
+    let udp = irm::Filter { rules: vec![rule] };
+    let mut filtered = config();
+    filtered.members.get_mut(&label("b")).unwrap().filter = Both {
+        sends: Some(Rules::from(udp)),
+        takes: Some(Rules::default()),
+    };
+    filtered
+}
+
+/// One way of what [`udp`] makes between this host and B.
+fn talk(out: bool) -> Said {
+    let (own, other) = ("10.7.0.1".parse().unwrap(), "10.7.0.2".parse().unwrap());
+    Said::Item(Item::Talk(Talk {
+        out,
+        protocol: 17,
+        ports: if out { (7, 9) } else { (9, 7) },
+        pair: Pair::new(own, other).unwrap(),
+    }))
+}
+
+#[tokio::test]
+async fn under_rules_each_way_of_a_conversation_is_said_behind_its_packets_and_no_pair() {
+    let mut bench = Bench::new();
+    bench.pump.configure(&udp_only());
+    bench.said().await;
+    let out = udp("10.7.0.1", "10.7.0.2", 9);
+    assert!(bench.frame(&out));
+    // To a process that has not said that it takes Talks none is said.
+    assert_eq!(bench.said().await, [Said::Packets(vec![out.clone()])]);
+    assert!(bench.frame(&[]) && bench.frame(&out));
+    let said = bench.said().await;
+    assert_eq!(said, [Said::Packets(vec![out]), talk(true)]);
+    // What B may not begin is not said of it.
+    bench.far.send(&[&udp("10.7.0.2", "10.7.0.1", 9)]);
+    assert_eq!(bench.said().await, []);
+    assert_eq!(bench.pump.counters().dropped(Dropped::FilterIn), 1);
+    assert_eq!(bench.pump.counters().dropped(Dropped::MalformedOut), 0);
+}
+
+#[tokio::test]
+async fn a_sign_of_what_the_filter_does_not_know_takes_all_back() {
+    let mut bench = Bench::new();
+    bench.pump.configure(&udp_only());
+    assert!(bench.frame(&[]) && bench.frame(&udp("10.7.0.1", "10.7.0.2", 9)));
+    assert!(bench.said().await.contains(&talk(true)));
+    for (sign, answer) in [(talk(true), 0), (talk(false), 1)] {
+        let Said::Item(sign) = sign else { continue };
+        bench.far.0.try_send_item(&sign, None).unwrap();
+        assert_eq!(devices(&bench.said().await), answer, "{sign:?}");
+    }
 }

@@ -93,6 +93,7 @@ impl Uppers {
             |why: &dyn std::fmt::Display| Err(Reason::new(Code::PeerMisbehaved, why.to_string()));
         match item {
             Item::Device(said) => {
+                let said = self.devices.as_it_was(uid, said);
                 let open = || devices::open(said, handed);
                 let bound =
                     self.devices

@@ -246,6 +246,58 @@ fn other_rules_hold_for_what_stands() {
 }
 
 #[test]
+fn packets_go_on_unseen_only_where_those_behind_them_pass_as_well() {
+    let mut bench = web_only();
+    let passed = |bench: &mut Bench, way, packet: &[u8]| {
+        let ends = Ends::parse(packet).unwrap();
+        bench
+            .filter
+            .pass(bench.now, (ID, way), packet, &ends)
+            .unwrap()
+    };
+    let out = |flag| tcp(ME, 5000, PEER, 443, flag);
+    let back = |flag| tcp(PEER, 443, ME, 5000, flag);
+    for (way, packet, said) in [
+        (Way::Out, out(Flag::Syn), Passed::Going),
+        (Way::In, back(Flag::SynAck), Passed::Going),
+        (Way::Out, out(Flag::Ack), Passed::Going),
+        (Way::Out, out(Flag::Fin), Passed::Alone),
+        (Way::In, back(Flag::Ack), Passed::Going),
+        (Way::In, back(Flag::Fin), Passed::Alone),
+        // The last is not over before it has come.
+        (Way::Out, out(Flag::Ack), Passed::Alone),
+        (Way::In, back(Flag::Ack), Passed::Alone),
+        (Way::Out, out(Flag::Syn), Passed::Going),
+        (Way::In, back(Flag::Rst), Passed::Alone),
+        (Way::Out, out(Flag::Ack), Passed::Alone),
+    ] {
+        assert_eq!(passed(&mut bench, way, &packet), said, "{way:?} {packet:?}");
+    }
+}
+
+#[test]
+fn a_conversation_lives_as_long_as_it_is_said_that_something_of_it_moves() {
+    let mut bench = Bench::new(Some(rules(&[(true, 17, 53, 53)])), Some(Rules::default()));
+    let (asks, answers) = (udp(ME, 5000, PEER, 53), udp(PEER, 53, ME, 5000));
+    assert!(bench.out(&asks));
+    let talk = |port| record::Talk {
+        out: true,
+        protocol: UDP,
+        ports: (port, 53),
+        pair: record::Pair::V4(ME, PEER),
+    };
+    assert!(!bench.filter.moves(bench.now, ID, &talk(5001)));
+    for _ in 0..20 {
+        bench.now += Duration::from_secs(20);
+        assert!(bench.filter.moves(bench.now, ID, &talk(5000)));
+    }
+    assert!(bench.inward(&answers));
+    bench.now += Duration::from_secs(181);
+    assert!(!bench.filter.moves(bench.now, ID, &talk(5000)));
+    assert!(!bench.inward(&answers));
+}
+
+#[test]
 fn a_peer_has_a_share_of_the_table_and_no_more() {
     let takes = Some(rules(&[ALL]));
     let sends = Some(Rules::default());

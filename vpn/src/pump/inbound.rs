@@ -4,7 +4,7 @@
 use std::time::Instant;
 
 use proto::Code;
-use proto::record::{Moved, Talk};
+use proto::record::Moved;
 
 use super::outbound::May;
 use super::{Core, Happening, member};
@@ -44,7 +44,9 @@ impl<F: FlowPort> Core<F> {
                 Ok(Heard::Sdus) => self.deliver(tun, id, side, now),
                 Ok(Heard::Frame(packet)) => self.resubmit(&packet, now),
                 Ok(Heard::Moved(moved)) => self.moved(id, moved, now),
-                Ok(Heard::Talk(talk)) => self.talk_moved((id, side), &talk, now),
+                Ok(Heard::Talk(talk)) if self.filter.moves(now, member(id), &talk) => {}
+                // Over meanwhile, as after a jump of the clock: what is left of it is judged again.
+                Ok(Heard::Talk(_)) => self.forget_pairs(id, now),
                 Ok(Heard::Nothing) => return true,
                 Ok(Heard::Down(reason)) => {
                     self.link_down(id, side, reason, now);
@@ -119,19 +121,6 @@ impl<F: FlowPort> Core<F> {
             peer.session.heard(now);
             peer.moved.rx_packets += written.packets;
             peer.moved.rx_bytes += written.bytes;
-        }
-    }
-
-    /// Takes it that something of a conversation has moved by itself.
-    fn talk_moved(&mut self, (id, side): (PeerId, Side), talk: &Talk, now: Instant) {
-        if self.filter.moves(now, member(id), talk) {
-            return;
-        }
-        // Over meanwhile, as by a clock that has jumped: whatever is left of it is judged again.
-        let peer = self.peers.get_mut(id.0 as usize);
-        let flow = peer.and_then(|peer| peer.session.flow_mut(side));
-        if let (Some(handle), Some(flow)) = (&self.handle, flow) {
-            flow.hand(handle);
         }
     }
 
