@@ -30,6 +30,13 @@ fn is(name: &str, body: Body) {
     assert_eq!(body.encode_to_vec(), message, "{name}");
 }
 
+/// That is what the vector says of a control item, both ways.
+fn is_item(name: &str, item: Item) {
+    let bytes = vector(&format!("record.{name}"));
+    assert_eq!(item.encode(), bytes, "{name}");
+    assert_eq!(Record::parse(&bytes), Ok(Record::Control(item)));
+}
+
 /// A question or answer of the directory, from 2 to 1.
 fn about(id: u64, body: directory::Body) -> Body {
     Body::Directory(wire::Directory {
@@ -111,6 +118,21 @@ fn control_items_are_those_of_the_document() {
                 tx_bytes: 2856,
             }),
         ),
+    ] {
+        is_item(name, item);
+    }
+    let sdus = vector("record.sdus");
+    assert_eq!(Record::parse(&sdus), Ok(Record::Data));
+    let mut batch = Batch::new(Framing::Record);
+    for sdu in [&b"x"[..], b"yz"] {
+        batch.push(sdu.len()).unwrap().copy_from_slice(sdu);
+    }
+    assert_eq!(batch.bytes(), sdus);
+}
+
+#[test]
+fn talks_are_those_of_the_document() {
+    for (name, item) in [
         (
             "talk",
             Item::Talk(Talk {
@@ -130,17 +152,8 @@ fn control_items_are_those_of_the_document() {
             }),
         ),
     ] {
-        let bytes = vector(&format!("record.{name}"));
-        assert_eq!(item.encode(), bytes, "{name}");
-        assert_eq!(Record::parse(&bytes), Ok(Record::Control(item)));
+        is_item(name, item);
     }
-    let sdus = vector("record.sdus");
-    assert_eq!(Record::parse(&sdus), Ok(Record::Data));
-    let mut batch = Batch::new(Framing::Record);
-    for sdu in [&b"x"[..], b"yz"] {
-        batch.push(sdu.len()).unwrap().copy_from_slice(sdu);
-    }
-    assert_eq!(batch.bytes(), sdus);
 }
 
 #[test]
