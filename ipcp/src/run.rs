@@ -452,9 +452,13 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                         self.send_sealed();
                     }
                 }
-                None => self.lower.send(&mut self.io, to, unsealed.seal()),
+                None => {
+                    self.lower.send(&mut self.io, to, unsealed.seal());
+                    self.room();
+                }
             },
             Output::Lower(to, batch) => {
+                self.send_sealed();
                 self.lower.send(&mut self.io, to, batch);
                 self.room();
             }

@@ -21,6 +21,10 @@ pub struct Sealers<L> {
     own: VecDeque<Unsealed>,
     bytes: usize,
     elsewhere: u64,
+    /// How many threads can run at once.
+    cores: usize,
+    /// A thread could not be made since the switch was turned last.
+    failed: bool,
 }
 
 /// One more thread. What it is given comes back before it is given anything else.
@@ -55,6 +59,9 @@ impl<L> Sealers<L> {
             own: VecDeque::new(),
             bytes: 0,
             elsewhere: 0,
+            // Asked once: the answer is in files.
+            cores: thread::available_parallelism().map_or(1, usize::from),
+            failed: false,
         }
     }
 
@@ -62,7 +69,7 @@ impl<L> Sealers<L> {
     pub fn set(&mut self, switches: &[Offload]) {
         for switch in switches {
             if switch.kind == OffloadKind::Seal {
-                self.mode = switch.mode;
+                (self.mode, self.failed) = (switch.mode, false);
             }
         }
         self.workers.truncate(self.wanted());
@@ -98,13 +105,12 @@ impl<L> Sealers<L> {
 
     /// How many threads there are to be.
     fn wanted(&self) -> usize {
-        let cores = thread::available_parallelism().map_or(1, usize::from);
         match self.mode {
             OffloadMode::Off => 0,
-            OffloadMode::On => (cores - 1).clamp(1, MOST),
+            OffloadMode::On => (self.cores - 1).clamp(1, MOST),
             // With AES instructions a seal costs less than it takes to have it put on elsewhere, unless a core has nothing else to do.
             OffloadMode::Auto if aes_is_fast() => 0,
-            OffloadMode::Auto => (cores / 2).saturating_sub(1).min(MOST),
+            OffloadMode::Auto => (self.cores / 2).saturating_sub(1).min(MOST),
         }
     }
 
@@ -119,15 +125,13 @@ impl<L> Sealers<L> {
     /// Gives each thread its share of what was taken, if there is enough for that.
     pub fn begin(&mut self) {
         let bytes = std::mem::take(&mut self.bytes);
-        if self.own.len() < 2 || bytes < ENOUGH {
+        // No thread is woken for less than it costs to wake it.
+        let shares = (bytes / ENOUGH).min(self.wanted() + 1);
+        if shares < 2 || self.own.len() < 2 || !self.raise(shares - 1) {
             return;
         }
-        if let Err(e) = self.raise() {
-            tracing::warn!("no more threads to seal: {e}");
-            self.mode = OffloadMode::Off;
-        }
         // The first stay with this thread, which sends them while the others still seal.
-        let (mut seen, shares) = (0, self.workers.len() + 1);
+        let mut seen = 0;
         for _ in 0..self.own.len() {
             let Some(unsealed) = self.own.pop_front() else {
                 break;
@@ -148,22 +152,39 @@ impl<L> Sealers<L> {
     /// The next batch to be sent, sealed; `None`: all have left.
     pub fn pop(&mut self) -> Option<(L, Batch)> {
         let to = self.order.pop_front()?;
-        let own = self.own.pop_front().map(Unsealed::seal);
-        let batch = own.or_else(|| self.workers.iter_mut().find_map(Worker::pop));
-        if batch.is_none() {
-            self.order.clear();
+        if let Some(unsealed) = self.own.pop_front() {
+            return Some((to, unsealed.seal()));
         }
-        batch.map(|batch| (to, batch))
+        for worker in &mut self.workers {
+            match worker.pop() {
+                Ok(None) => {}
+                Ok(Some(batch)) => return Some((to, batch)),
+                Err(Gone) => break,
+            }
+        }
+        // A thread has panicked, and its share is lost.
+        self.order.clear();
+        self.workers.clear();
+        None
     }
 
-    /// Starts the threads that are wanted.
-    fn raise(&mut self) -> io::Result<()> {
-        for n in self.workers.len()..self.wanted() {
-            self.workers.push(Worker::raise(n)?);
+    /// Sees to it that so many threads are there; `false`: they can't be made.
+    fn raise(&mut self, count: usize) -> bool {
+        while self.workers.len() < count && !self.failed {
+            match Worker::raise(self.workers.len()) {
+                Ok(worker) => self.workers.push(worker),
+                Err(e) => {
+                    tracing::warn!("no thread can be made to seal: {e}");
+                    self.failed = true;
+                }
+            }
         }
-        Ok(())
+        self.workers.len() >= count
     }
 }
+
+/// A thread is there no more.
+struct Gone;
 
 impl Worker {
     fn raise(n: usize) -> io::Result<Self> {
@@ -198,12 +219,11 @@ impl Worker {
     }
 
     /// The next batch of its share, once it has sealed all of that.
-    fn pop(&mut self) -> Option<Batch> {
+    fn pop(&mut self) -> Result<Option<Batch>, Gone> {
         if std::mem::take(&mut self.away) {
-            // It sends each share back, unless it has panicked.
-            self.share = soon(&self.take)?;
+            self.share = soon(&self.take).ok_or(Gone)?;
         }
-        self.share.sealed.pop_front()
+        Ok(self.share.sealed.pop_front())
     }
 }
 
@@ -228,7 +248,7 @@ fn soon<T>(from: &Receiver<T>) -> Option<T> {
 const SPIN: Duration = Duration::from_micros(50);
 /// The most threads beside the one that sends: its other work keeps no more busy.
 const MOST: usize = 3;
-/// Batches in one turn: as many as a lower end keeps that fills.
-const TURN: usize = 8;
-/// With less to seal, in bytes, to wake a thread costs more than it brings.
-const ENOUGH: usize = 64 << 10;
+/// Batches in one turn.
+pub(crate) const TURN: usize = 8;
+/// What is worth a thread's while, in bytes.
+const ENOUGH: usize = 48 << 10;

@@ -20,14 +20,14 @@ use proto::{Batch, FlowId, Framing, QosSpec};
 
 use self::line::Line;
 
-fn switched(mode: OffloadMode) -> Sealers<FlowId> {
+fn switched(mode: OffloadMode) -> Sealers<(FlowId, u32)> {
     let mut sealers = Sealers::new();
     let kind = OffloadKind::Seal;
     sealers.set(&[Offload { kind, mode }]);
     sealers
 }
 
-fn told(sealers: &Sealers<FlowId>) -> (String, String, u64) {
+fn told(sealers: &Sealers<(FlowId, u32)>) -> (String, String, u64) {
     let mut status = IpcpStatus::default();
     sealers.status(&mut status);
     let elsewhere = status.counters.get("sealed.elsewhere").copied();
@@ -39,7 +39,12 @@ fn told(sealers: &Sealers<FlowId>) -> (String, String, u64) {
 }
 
 /// Writes SDUs of that size in one turn of the first member, and gives those that the second one has got.
-fn turn(line: &mut Line, sealers: &mut Sealers<FlowId>, numbers: &[u32], size: usize) -> Vec<u32> {
+fn turn(
+    line: &mut Line,
+    sealers: &mut Sealers<(FlowId, u32)>,
+    numbers: &[u32],
+    size: usize,
+) -> Vec<u32> {
     let (flow, now) = (line.stand[0], line.now());
     for part in numbers.chunks(30) {
         let mut record = Batch::new(Framing::Record);
@@ -48,19 +53,26 @@ fn turn(line: &mut Line, sealers: &mut Sealers<FlowId>, numbers: &[u32], size: u
         }
         line.members[0].handle(now, Input::Upper(flow, record));
     }
-    let mut sent = Vec::new();
+    let (mut sent, mut left, mut next) = (Vec::new(), 0, 0);
     loop {
         let mut full = false;
         while !full && let Some(output) = line.members[0].poll() {
             match output {
-                Output::Unsealed(to, unsealed) => full = sealers.put(to, unsealed),
+                Output::Unsealed(to, unsealed) => {
+                    full = sealers.put((to, left), unsealed);
+                    left += 1;
+                }
                 Output::Lower(to, batch) => sent.push((to, batch)),
                 other => panic!("{other:?}"),
             }
         }
         sealers.begin();
         let before = sent.len();
-        sent.extend(std::iter::from_fn(|| sealers.pop()));
+        while let Some(((to, number), batch)) = sealers.pop() {
+            assert_eq!(number, next, "each goes where it was to go");
+            next += 1;
+            sent.push((to, batch));
+        }
         if sent.len() == before {
             break;
         }
@@ -151,6 +163,9 @@ fn little_is_sealed_where_it_is_sent() {
     for n in 0..50 {
         assert_eq!(turn(&mut line, &mut sealers, &[n], 1400), [n]);
     }
+    // A super-packet of the largest kind: a train, and a few packets that had no room in it.
+    let numbers: Vec<u32> = (50..99).collect();
+    assert_eq!(turn(&mut line, &mut sealers, &numbers, 1400), numbers);
     let (_, threads, elsewhere) = told(&sealers);
     assert_eq!(
         (threads.as_str(), elsewhere),

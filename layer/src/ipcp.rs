@@ -126,7 +126,7 @@ pub enum Output<L, Ask> {
     UpperClose(FlowId, Reason),
     /// Send these packets.
     Lower(L, Batch),
-    /// Send these packets once their seals are put on, which any thread can do; what goes to one lower end in this order.
+    /// Send these packets once their seals are put on, which any thread can do, and before anything that comes after them.
     Unsealed(L, Unsealed),
     /// Ask the lower network.
     Ask(Ask),

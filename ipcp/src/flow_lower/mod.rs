@@ -18,6 +18,7 @@ use tokio::sync::mpsc;
 use crate::config::Config;
 use crate::io::{Io, Key};
 use crate::lower::{In, Lower};
+use crate::sealers::TURN;
 use crate::udp::{self, Offloads, Sent};
 use carrier::Carrier;
 use lane::{Data, Heard, Lane, control_item};
@@ -476,6 +477,8 @@ enum Read {
 
 /// Batches that a lane keeps while its socket is full.
 const HELD: usize = 16;
+/// A turn may find it full, and those that are records come as two.
+const _: () = assert!(2 * TURN <= HELD, "a turn would be dropped");
 /// After this long without room, a lane no longer holds up the users of the others.
 const STUCK: Duration = Duration::from_millis(100);
 

@@ -8,7 +8,7 @@ use proto::irm::IpcpStatus;
 use proto::{Addr, FlowId, Label, Name};
 use zeroize::Zeroizing;
 
-use crate::Unicast;
+use crate::{Unicast, Unsealed};
 
 /// One host.
 pub(super) struct Host {
@@ -42,6 +42,8 @@ pub(super) struct Host {
     pub(super) left: BTreeSet<FlowId>,
     pub(super) status: Option<Box<IpcpStatus>>,
     pub(super) exited: bool,
+    /// What its machine has left to be sealed in this turn.
+    pub(super) unsealed: Vec<(FlowId, Unsealed)>,
     commands: CommandId,
     last_flow: u64,
 }
@@ -95,6 +97,7 @@ impl Host {
             left: BTreeSet::new(),
             status: None,
             exited: false,
+            unsealed: Vec::new(),
             commands: 0,
             last_flow: 0,
         }

@@ -291,10 +291,21 @@ impl World {
         while let Some(output) = self.hosts[host].machine.as_mut().and_then(Ipcp::poll) {
             self.output(host, output);
         }
+        self.seal(host);
         let alarm = self.hosts[host].machine.as_ref().and_then(Ipcp::deadline);
         if self.hosts[host].alarm != alarm {
             self.hosts[host].alarm = alarm;
             self.agenda.wake(host, alarm);
+        }
+    }
+
+    /// Puts the seals on that a machine has left, the last one first, and lets all go in their order.
+    fn seal(&mut self, host: usize) {
+        let left = std::mem::take(&mut self.hosts[host].unsealed);
+        let sealed = left.into_iter().rev().map(|(to, left)| (to, left.seal()));
+        let mut sealed: Vec<_> = sealed.collect();
+        while let Some((lower, batch)) = sealed.pop() {
+            self.carry(host, lower, &batch);
         }
     }
 
@@ -331,8 +342,11 @@ impl World {
                 }
                 self.hosts[host].flows.remove(&flow);
             }
-            Output::Lower(lower, batch) => self.carry(host, lower, &batch),
-            Output::Unsealed(lower, unsealed) => self.carry(host, lower, &unsealed.seal()),
+            Output::Unsealed(lower, unsealed) => self.hosts[host].unsealed.push((lower, unsealed)),
+            Output::Lower(lower, batch) => {
+                self.seal(host);
+                self.carry(host, lower, &batch);
+            }
             Output::Ask(FlowAsk::Dial {
                 dial, dst, over, ..
             }) => self.dial(host, dial, dst.as_str(), over),

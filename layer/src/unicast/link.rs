@@ -309,6 +309,7 @@ impl Link {
             mut batch,
             cube,
             mark,
+            free,
         }) = self.tx.pop_data(now, stats)
         {
             if mark && let Some(pdu) = batch.iter_mut().next() {
@@ -318,7 +319,7 @@ impl Link {
             let (hop, count) = (self.sealing(), batch.count() as u64);
             let unsealed = hop
                 .ok_or("drop.no_key")
-                .and_then(|hop| Unsealed::new(&mut self.hops[hop], batch));
+                .and_then(|hop| Unsealed::new(&mut self.hops[hop], batch, free));
             match unsealed {
                 Ok(unsealed) => return Some(unsealed),
                 Err(reason) => stats.add(reason, count),

@@ -484,7 +484,7 @@ impl Unicast {
     fn output_data(&mut self) -> Option<Output<FlowId, FlowAsk>> {
         let (now, stats) = (self.now?.mono, &mut self.stats);
         let (lower, unsealed) = self.links.pop_data(now, stats)?;
-        Some(if self.leaves_seals {
+        Some(if self.leaves_seals && unsealed.may_wait() {
             Output::Unsealed(lower, unsealed)
         } else {
             Output::Lower(lower, unsealed.seal())

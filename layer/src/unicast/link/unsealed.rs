@@ -13,11 +13,12 @@ pub struct Unsealed {
     version: u8,
     session: u32,
     counters: Reserved,
+    free: bool,
 }
 
 impl Unsealed {
     /// With the next counters of these keys; the error is the reason of the drop.
-    pub(super) fn new(hop: &mut Hop, batch: Batch) -> Result<Self, &'static str> {
+    pub(super) fn new(hop: &mut Hop, batch: Batch, free: bool) -> Result<Self, &'static str> {
         let lens = batch.iter().map(|pdu| pdu.len() - SEALED_LEN);
         let counters = hop.seal.reserve(lens);
         Ok(Self {
@@ -25,7 +26,14 @@ impl Unsealed {
             session: hop.session,
             counters: counters.map_err(|_| "drop.key_exhausted")?,
             batch,
+            free,
         })
+    }
+
+    /// Whether it may wait for others that leave in the same turn: where a lower flow is full at times, what has priority would
+    /// come to wait behind it.
+    pub(in crate::unicast) fn may_wait(&self) -> bool {
+        self.free
     }
 
     /// How much there is to seal, in bytes.
@@ -40,6 +48,10 @@ impl Unsealed {
             pdu::write_sealed(header, self.version, self.session);
             let sealed = self.counters.seal(header, body);
             debug_assert_eq!(sealed, Ok(()), "counters were set apart for each PDU");
+            if sealed.is_err() {
+                // Whatever else may be wrong then, it doesn't leave as it is.
+                pdu.fill(0);
+            }
         }
         self.batch
     }

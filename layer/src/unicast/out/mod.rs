@@ -70,6 +70,8 @@ pub(super) struct Popped {
     pub(super) cube: Cube,
     /// Its first packet is to carry the mark that congestion was met.
     pub(super) mark: bool,
+    /// The lower flow has taken all that came, for some time.
+    pub(super) free: bool,
 }
 
 impl Lot {
@@ -220,7 +222,13 @@ impl Egress {
             }
             queue.deficit -= batch.bytes().len() as i64;
             if !batch.is_empty() {
-                return Some(Popped { batch, cube, mark });
+                let free = self.train.is_free(now);
+                return Some(Popped {
+                    batch,
+                    cube,
+                    mark,
+                    free,
+                });
             }
         }
         None

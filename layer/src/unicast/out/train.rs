@@ -38,12 +38,17 @@ impl Train {
 
     /// The most bytes of a train. One that has had no pause for long takes whatever comes.
     pub(super) fn bytes(&self, now: Instant) -> usize {
-        let lately = |at: Instant| now.saturating_duration_since(at) < MEMORY;
-        if self.closed.is_some_and(lately) {
-            self.bytes
-        } else {
+        if self.is_free(now) {
             LONGEST
+        } else {
+            self.bytes
         }
+    }
+
+    /// Whether the lower flow has taken all that came, for some time.
+    pub(super) fn is_free(&self, now: Instant) -> bool {
+        let lately = |at: Instant| now.saturating_duration_since(at) < MEMORY;
+        !self.closed.is_some_and(lately)
     }
 }
 
