@@ -136,7 +136,7 @@ pub fn run(bytes: &[u8]) {
         requests: VecDeque::new(),
     };
     let own = ShimUdp {
-        ip: Ipv4Addr::LOCALHOST.into(),
+        ip: IpAddr::from(Ipv4Addr::LOCALHOST).into(),
         port: 3435,
         hosts: vec!["echo=192.0.2.1".parse().unwrap()],
         dns: None,

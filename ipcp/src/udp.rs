@@ -1,5 +1,7 @@
 //! A connected UDP socket that moves trains: segmentation offload out, coalescing in, with fall-backs.
 
+mod overflow;
+
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -13,6 +15,8 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use crate::io::Counters;
+
+pub use overflow::{count_overflowed, overflowed};
 
 /// A UDP socket that is connected to its peer. It sets don't-fragment, buffers, the class of what it sends and the offloads.
 #[derive(Debug)]

@@ -10,7 +10,7 @@ use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
 use ipcp::Counters;
-use ipcp::udp::{Offloads, Received, Sent, UdpPort};
+use ipcp::udp::{Offloads, Received, Sent, UdpPort, overflowed};
 use libflow::{Batch, Framing};
 use nix::{libc, setsockopt_impl, sockopt_impl};
 use proto::ipcp::OffloadMode;
@@ -197,6 +197,28 @@ fn each_train_goes_with_the_class_that_it_has() {
             }
             assert_eq!(counters.iter().count(), 0);
         }
+    }
+}
+
+#[test]
+fn what_the_kernel_drops_at_a_socket_that_is_not_read_is_counted() {
+    for ip in ["127.0.0.1", "::1"] {
+        let (a, b) = sockets(ip);
+        let b = port(b, OffloadMode::Auto, OffloadMode::Auto);
+        rustix::net::sockopt::set_socket_recv_buffer_size(&b, 4096).unwrap();
+        assert_eq!(overflowed(&b), 0);
+        let fits = (0..).find(|_| {
+            a.send(&[7; 1000]).unwrap();
+            overflowed(&b) > 0
+        });
+        assert!(
+            fits.is_some_and(|n| (1..100).contains(&n)),
+            "{ip}: {fits:?}"
+        );
+        for _ in 0..50 {
+            a.send(&[7; 1000]).unwrap();
+        }
+        assert_eq!(overflowed(&b), 51, "{ip}");
     }
 }
 

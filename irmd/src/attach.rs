@@ -211,6 +211,7 @@ fn handle(daemon: &Arc<Daemon>, ipcp: &Arc<Ipcp>, event: Event) {
                 if detail.is_empty() { "" } else { ": " }
             );
             ipcp.set_state(state, detail);
+            ipcp.inner().moved = true;
             daemon.events.emit(
                 "ipcp.state",
                 text,

@@ -450,7 +450,7 @@ connect = ["ovl-b"]
 name = "udp-a"
 type = "shim-udp"
 layer = "net"
-ip = "127.0.0.1"
+ip = "dev:eth0"
 flow-ports = "2000-3000"
 hosts = ["ovl-b=127.0.0.2"]
 

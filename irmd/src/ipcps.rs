@@ -1,6 +1,7 @@
 //! One IPC process as irmd sees it: what it should be, what it says it is, and the commands on their way to it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -77,6 +78,10 @@ pub(crate) struct Inner {
     pub(crate) warnings: BTreeMap<String, String>,
     /// Its address in its layer; 0: none.
     pub(crate) address: u64,
+    /// A shim that follows an interface: the address that it said last.
+    pub(crate) at: Option<IpAddr>,
+    /// It may be another one now.
+    pub(crate) moved: bool,
     /// Where it was told that it is below.
     pub(crate) reach: Option<Vec<Reach>>,
     tx: Option<mpsc::Sender<Result<IpcpCommand, Status>>>,
@@ -143,6 +148,7 @@ impl Ipcp {
         let mut inner = self.inner();
         (inner.tx, inner.data_socket, inner.registered) = (Some(tx), data_socket, names);
         inner.reach = None;
+        inner.moved = true;
         attachment
     }
 
@@ -226,7 +232,12 @@ impl Ipcp {
 
     /// Keeps what it says of itself.
     pub(crate) fn learn(&self, status: &IpcpStatus) {
-        self.inner().address = status.address;
+        let mut inner = self.inner();
+        inner.address = status.address;
+        let at = status.settings.get("ip").and_then(|ip| ip.parse().ok());
+        if at.is_some() {
+            (inner.at, inner.moved) = (at, false);
+        }
     }
 
     /// It can't be reached, for this cause.

@@ -141,10 +141,10 @@ impl Spec {
         if settings.rate_mbit > 0 {
             self.rate_mbit = settings.rate_mbit;
         }
-        if let (Some(ip), Role::First(first)) = (settings.ip, &mut self.role)
+        if let (Some(ip), Role::First(first)) = (&settings.ip, &mut self.role)
             && let Some(shim) = &mut first.shim_udp
         {
-            shim.ip = ip;
+            shim.ip = ip.clone();
         }
         self.congestion = settings.congestion.or(self.congestion);
     }
@@ -366,14 +366,14 @@ mod tests {
             offload: vec!["gso=off".parse().unwrap()],
             over: vec![],
             rate_mbit: 250,
-            ip: Some([10, 0, 0, 7].into()),
+            ip: "dev:eth0".parse().ok(),
             congestion: Some(Congestion::Bbr),
             reach: None,
         });
         let command = spec.command(Vec::new());
         assert!(matches!(
             command,
-            Some(Command::Bootstrap(Bootstrap { shim_udp: Some(shim), .. })) if shim.ip.to_string() == "10.0.0.7"
+            Some(Command::Bootstrap(Bootstrap { shim_udp: Some(shim), .. })) if shim.ip.to_string() == "dev:eth0"
         ));
         let member = Spec {
             kind: Kind::Unicast,

@@ -79,7 +79,7 @@ pub struct Bootstrap {
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShimUdp {
     /// The address that it binds.
-    pub ip: IpAddr,
+    pub ip: Place,
     /// The port that requests come to.
     pub port: u16,
     /// Names whose host is known.
@@ -90,6 +90,42 @@ pub struct ShimUdp {
     pub flow_ports: Option<(u16, u16)>,
     /// Offload switches.
     pub offload: Vec<Offload>,
+}
+
+/// Where on its host a shim is: at an address, or wherever an interface is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// At this address of the host, which is a specific one.
+    At(IpAddr),
+    /// At the address of this family that the interface has, whichever it is at the time: `dev:NAME`, `dev6:NAME`.
+    Of(Family, String),
+    /// The same of the interface that the default route goes by: `auto`, `auto6`.
+    Auto(Family),
+}
+
+/// Of an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Place {
+    /// The address, where it never changes.
+    pub fn fixed(&self) -> Option<IpAddr> {
+        match self {
+            Self::At(ip) => Some(*ip),
+            Self::Of(..) | Self::Auto(_) => None,
+        }
+    }
+}
+
+impl From<IpAddr> for Place {
+    fn from(ip: IpAddr) -> Self {
+        Self::At(ip)
+    }
 }
 
 impl ShimUdp {
@@ -212,7 +248,7 @@ pub struct Settings {
     /// Unicast: what each link carries, in Mbit/s; 0: as before.
     pub rate_mbit: u32,
     /// Shim: the address that it binds from now on; none: as before.
-    pub ip: Option<IpAddr>,
+    pub ip: Option<Place>,
     /// Unicast: which congestion control flows have from now on; `None`: as before.
     pub congestion: Option<Congestion>,
     /// Unicast: where this member is in the layers below, for members that have flows with it; `None`: as before.

@@ -12,6 +12,7 @@
 //! ```
 
 mod lower;
+mod place;
 mod resolve;
 mod shim;
 pub mod sockets;

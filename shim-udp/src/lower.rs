@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use ipcp::udp::count_overflowed;
 use ipcp::{In, Interest, Io, Key, Lower, Watch};
 use layer::Input;
 use proto::irm::IpcpStatus;
@@ -85,6 +86,7 @@ impl Lower<Shim> for UdpLower {
         for (word, n) in self.sockets.counters().iter() {
             *status.counters.entry(word.to_owned()).or_default() += n;
         }
+        count_overflowed(status, self.sockets.overflowed());
     }
 }
 

@@ -9,7 +9,7 @@ mod serve;
 mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use layer::{Input, Ipcp, Now, Output, Timers};
@@ -60,6 +60,10 @@ struct Config {
     layer: Label,
     /// As it was given, to tell a repetition from a contradiction.
     given: ShimUdp,
+    /// The address that it has, or had last.
+    ip: Option<IpAddr>,
+    /// Where flows are asked for, as irmd was told last.
+    bound: Option<SocketAddr>,
     hosts: BTreeMap<Name, SocketAddr>,
     offload: Vec<proto::ipcp::Offload>,
 }
@@ -119,6 +123,7 @@ impl Shim {
         match tell {
             Tell::Listening => self.listening(),
             Tell::NotListening(why, text) => self.not_listening(now, why, &text),
+            Tell::Place(found) => self.placed(now, found),
             Tell::Request(from, bytes) => self.request(now, from, &bytes),
             Tell::Opened(key, mtu) => match self.conns.get(&key) {
                 Some(Conn::Dialling(_)) => self.dial_opened(now, key, mtu),
@@ -249,8 +254,9 @@ impl Shim {
     }
 
     fn open(&mut self, key: SocketKey, connect: Option<SocketAddr>) {
-        let Some(config) = &self.config else { return };
-        let ip = config.given.ip;
+        let Some((config, ip)) = self.config.as_ref().and_then(|c| Some((c, c.ip?))) else {
+            return;
+        };
         let ports = config.given.flow_ports.map(|(lo, hi)| {
             let size = u32::from(hi - lo) + 1;
             // Below size, which is at most 65536.

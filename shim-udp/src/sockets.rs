@@ -14,18 +14,19 @@ mod udp;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ipcp::Counters;
-use ipcp::udp::{Offloads, widen};
+use ipcp::udp::{Offloads, overflowed, widen};
 use proto::{Batch, FlowId};
 use rustc_hash::FxHashMap;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 use tokio::sync::mpsc;
 
+use crate::place::Places;
 use crate::resolve::Resolver;
 use crate::{Ask, Open, Reading, SocketKey, Tell, Unbound};
 use udp::{Arrived, Udp};
@@ -42,8 +43,11 @@ pub struct Sockets {
     full: BTreeMap<SocketKey, Instant>,
     handed: FxHashMap<FlowId, SocketKey>,
     resolver: Resolver,
+    places: Places,
     offloads: Offloads,
     counters: Counters,
+    /// What the kernel has dropped at sockets that are gone.
+    overflowed: u64,
 }
 
 /// What the machine is to be told.
@@ -67,13 +71,16 @@ impl Sockets {
             full: BTreeMap::new(),
             handed: FxHashMap::default(),
             resolver: Resolver::default(),
+            places: Places::default(),
             offloads: Offloads::default(),
             counters: Counters::default(),
+            overflowed: 0,
         })
     }
 
-    /// Where the answers to look-ups go; until then none can be made.
+    /// Where the answers to look-ups go, and what the host says of places; until then none can be made.
     pub fn answer_to(&mut self, answers: mpsc::Sender<Tell>) {
+        self.places.tell(answers.clone());
         self.resolver.answer_to(answers);
     }
 
@@ -81,6 +88,7 @@ impl Sockets {
     pub fn carry_out(&mut self, ask: Ask) {
         match ask {
             Ask::Listen(at) => self.listen(at),
+            Ask::Follow(place) => self.places.follow(place),
             Ask::Open(open) => self.open(&open),
             Ask::Connect(key, to) => self.connect(key, to),
             Ask::Send(key, to, bytes) => self.send_one(key, to, &bytes),
@@ -169,13 +177,21 @@ impl Sockets {
         &self.counters
     }
 
+    /// How often the kernel has dropped what came to the shim's own sockets, because they were full. Those that it has given
+    /// away count with those who have them.
+    pub fn overflowed(&self) -> u64 {
+        let own = self.open.values().filter(|udp| !udp.is_given_away());
+        let own = own.map(overflowed).sum::<u64>();
+        self.overflowed + own + self.listen.as_ref().map_or(0, overflowed)
+    }
+
     fn tell(&mut self, tell: Tell) {
         self.heard.push_back(Heard::Tell(tell));
     }
 
     fn listen(&mut self, at: SocketAddr) {
         // One that is bound elsewhere hears nothing more.
-        self.listen = None;
+        self.overflowed += self.listen.take().as_ref().map_or(0, overflowed);
         let listening = udp::bind(at).and_then(|socket| {
             widen(&socket);
             epoll::add(
@@ -300,6 +316,8 @@ impl Sockets {
         };
         if udp.is_given_away() {
             self.handed.retain(|_, k| *k != key);
+        } else {
+            self.overflowed += overflowed(&udp);
         }
         // By itself it would leave the set only when the last copy of its descriptor is closed.
         self.unwatch(&mut udp);
@@ -407,6 +425,13 @@ impl AsFd for Sockets {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
+}
+
+/// Whether this host can send from an address.
+pub(crate) fn has_address(ip: IpAddr) -> bool {
+    let bound = udp::bind(SocketAddr::new(ip, 0));
+    // Out of descriptors or ports is another matter.
+    !bound.is_err_and(|e| e.kind() == io::ErrorKind::AddrNotAvailable)
 }
 
 /// The request socket's token; keys count from 1.

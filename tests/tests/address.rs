@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tests::cat::{Carry, bytes};
 use tests::talk::Talk;
-use tests::{Host, Line, until};
+use tests::{Host, Line, PAIR_V4, Pair, until};
 
 const TEN: Duration = Duration::from_secs(10);
 const TWENTY: Duration = Duration::from_secs(20);
@@ -91,3 +91,120 @@ fn shim(host: &Host) -> Value {
     let shim = all.iter().find(|i| i["name"] == "udp-ab");
     shim.unwrap().clone()
 }
+
+#[test]
+fn a_shim_that_follows_an_interface_moves_with_its_address_and_the_vpn_heals() {
+    let mut pair = Pair::new().unwrap();
+    let [here, there] = pair.link.dev.clone();
+    let places = [&*format!("dev:{here}"), "auto"];
+    pair.b.net("route 0.0.0.0/0 10.77.1.1").unwrap();
+    pair.overlay(places, "10.77.1.2").unwrap();
+    pair.vpn("").unwrap();
+    assert_eq!(
+        pair.shim(0).unwrap()["status"]["settings"]["ip"],
+        "10.77.1.1"
+    );
+    assert_eq!(
+        pair.shim(0).unwrap()["status"]["settings"]["follows"],
+        places[0]
+    );
+    let is_at = |pair: &Pair, at: usize, ip: &str| {
+        until(TEN, || {
+            let shim = pair.shim(at)?;
+            let there = shim["state"] == "up" && shim["status"]["settings"]["ip"] == ip;
+            anyhow::ensure!(there, "{shim}");
+            Ok(())
+        })
+    };
+    let heals = |pair: &Pair, at: usize, ip: &str| {
+        let took = pair.reaches(PAIR_V4[1], TEN).unwrap();
+        println!("{ip}: pings pass again after {} ms", took.as_millis());
+        assert!(took < HEALED, "{ip}: it took {took:?}");
+        is_at(pair, at, ip).unwrap();
+    };
+
+    // Taken away and given anew, as by a DHCP server that has another pool.
+    pair.a
+        .net(&format!("del-addr {here} 10.77.1.1/24"))
+        .unwrap();
+    pair.a.net(&format!("addr {here} 10.77.1.7/24")).unwrap();
+    heals(&pair, 0, "10.77.1.7");
+    // Another one first: nothing changes until the old one goes.
+    pair.a.net(&format!("addr {here} 10.77.1.8/24")).unwrap();
+    heals(&pair, 0, "10.77.1.7");
+    // The kernel takes the second ones of a network away with the first, and here gives them anew.
+    pair.a
+        .net(&format!("del-addr {here} 10.77.1.7/24"))
+        .unwrap();
+    let _ = pair.a.net(&format!("addr {here} 10.77.1.8/24"));
+    heals(&pair, 0, "10.77.1.8");
+    // The other end, which goes by its default route and dials too; A's table of hosts doesn't hear of it.
+    pair.b.irm("ipcp set udp --host ovl-a=10.77.1.8").unwrap();
+    pair.b.irm("ipcp connect ovl-b --dst ovl-a").unwrap();
+    pair.b
+        .net(&format!("del-addr {there} 10.77.1.2/24"))
+        .unwrap();
+    pair.b.net(&format!("addr {there} 10.77.1.9/24")).unwrap();
+    pair.b.net("route 0.0.0.0/0 10.77.1.1").unwrap();
+    heals(&pair, 1, "10.77.1.9");
+
+    // It is kept on the disk, and none is taken for the one that it had.
+    pair.restart_a().unwrap();
+    is_at(&pair, 0, "10.77.1.8").unwrap();
+    pair.a
+        .net(&format!("del-addr {here} 10.77.1.8/24"))
+        .unwrap();
+    let why = format!("the interface {here} has no IPv4 address");
+    says(&pair, "waiting", &why).unwrap();
+    pair.a.net(&format!("addr {here} 10.77.1.8/24")).unwrap();
+    is_at(&pair, 0, "10.77.1.8").unwrap();
+    pair.reaches(PAIR_V4[1], TEN).unwrap();
+}
+
+#[test]
+fn a_shim_whose_address_is_gone_says_so_until_it_is_back() {
+    let pair = Pair::new().unwrap();
+    let here = &pair.link.dev[0];
+    pair.overlay(["10.77.1.1", "10.77.1.2"], "10.77.1.2")
+        .unwrap();
+    pair.a
+        .net(&format!("del-addr {here} 10.77.1.1/24"))
+        .unwrap();
+    let begin = Instant::now();
+    says(&pair, "waiting", "has the address 10.77.1.1 no longer").unwrap();
+    println!("it said so after {:?}", begin.elapsed());
+    assert!(begin.elapsed() < HEALED);
+    pair.a.net(&format!("addr {here} 10.77.1.1/24")).unwrap();
+    says(&pair, "up", "").unwrap();
+    let events = pair.a.irm("events").unwrap();
+    for told in ["10.77.1.1 no longer", "the shim is at 10.77.1.1:3359"] {
+        assert!(events.contains(told), "{told}: {events}");
+    }
+    // Told where to be, it follows from then on.
+    pair.a
+        .irm(&format!("ipcp set udp --ip dev6:{here}"))
+        .unwrap();
+    let at = || pair.shim(0).unwrap()["status"]["settings"]["ip"].clone();
+    until(TEN, || {
+        anyhow::ensure!(at() == "fd77:1::1", "{}", at());
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Waits until A's shim is in a state and says so, in its own words and in the warnings of the host; empty: until it warns no more.
+fn says(pair: &Pair, state: &str, why: &str) -> anyhow::Result<()> {
+    until(TEN, || {
+        let status = pair.a.irm_json("status")?;
+        let warnings = status["warnings"].to_string();
+        let shim = pair.shim(0)?;
+        let detail = shim["detail"].as_str().unwrap_or_default();
+        let said = detail.contains(why) && warnings.contains(why);
+        let quiet = !why.is_empty() || !warnings.contains("udp: ");
+        anyhow::ensure!(said && quiet && shim["state"] == state, "{shim} {warnings}");
+        Ok(())
+    })
+}
+
+/// The goal is 2 s; these programs may not be optimised, and others use the machine.
+const HEALED: Duration = Duration::from_secs(3);

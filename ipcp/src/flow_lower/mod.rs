@@ -44,6 +44,8 @@ pub struct FlowLower {
     turned: VecDeque<(FlowId, bool)>,
     /// `None`: the kernel doesn't tell.
     carrier: Option<Carrier>,
+    /// What the kernel has dropped at the sockets of lanes that are gone.
+    overflowed: u64,
 }
 
 /// Which of a lane's descriptors.
@@ -67,6 +69,7 @@ impl FlowLower {
             full: FxHashMap::default(),
             turned: VecDeque::new(),
             carrier: None,
+            overflowed: 0,
         }
     }
 
@@ -145,11 +148,12 @@ impl FlowLower {
                 socket
             }
             Data::Udp {
+                port,
                 watch,
                 control,
                 control_key,
-                ..
             } => {
+                self.overflowed += udp::overflowed(&*port);
                 self.keys.remove(&watch.key());
                 self.keys.remove(&control_key);
                 control
@@ -464,6 +468,12 @@ impl<M: Ipcp<Lower = FlowId, Ask = FlowAsk, Tell = FlowTell>> Lower<M> for FlowL
             Data::Records { .. } => false,
         });
         let ended = ended.count().to_string();
+        let overflowed = self.flows.values().map(|lane| match &lane.data {
+            Data::Udp { port, .. } => udp::overflowed(&**port),
+            Data::Records { .. } => 0,
+        });
+        let overflowed = overflowed.sum::<u64>() + self.overflowed;
+        udp::count_overflowed(status, overflowed);
         status
             .settings
             .insert("offload.gso_ended".to_owned(), ended);

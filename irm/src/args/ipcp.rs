@@ -1,13 +1,12 @@
 //! `irm ipcp`.
 
-use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{ArgGroup, Args, Subcommand, ValueEnum};
 use ipnet::IpNet;
 use proto::Label;
-use proto::ipcp::{Congestion, Dns, Host, Offload};
+use proto::ipcp::{Congestion, Dns, Host, Offload, Place};
 
 use crate::duration::duration;
 
@@ -38,7 +37,7 @@ pub(crate) enum IpcpVerb {
     Disconnect(Adjacency),
     /// Change settings of a running IPCP
     #[command(
-        after_help = "Examples:\n  irm ipcp set w1 --host ovl-c=10.0.0.3\n  irm ipcp set w1 --ip 10.0.0.7\n  irm ipcp set w1 --offload gso=off --offload gro=off\n  irm ipcp set ovl-a --offload seal=on"
+        after_help = "Examples:\n  irm ipcp set w1 --host ovl-c=10.0.0.3\n  irm ipcp set w1 --ip 10.0.0.7\n  irm ipcp set w1 --ip dev:eth0\n  irm ipcp set w1 --offload gso=off --offload gro=off\n  irm ipcp set ovl-a --offload seal=on"
     )]
     Set(Set),
     /// Show the IPCPs of this host
@@ -107,9 +106,10 @@ pub(crate) struct Bootstrap {
 
 #[derive(Debug, Args)]
 pub(crate) struct ShimOptions {
-    /// shim-udp: the address of this host that it binds
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) ip: Option<IpAddr>,
+    /// shim-udp: the address of this host that it binds; dev:INTERFACE: that which the interface has, followed when it changes
+    /// (dev6: the IPv6 one); auto or auto6: of the interface that the default route goes by
+    #[arg(long, value_name = "ADDR|dev:INTERFACE|auto")]
+    pub(crate) ip: Option<Place>,
     /// shim-udp: the port that flow requests come to [default: 3359]
     #[arg(long, value_name = "PORT", requires = "ip", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) port: Option<u16>,
@@ -179,8 +179,8 @@ pub(crate) struct Set {
     /// Which IPCP
     pub(crate) name: Label,
     /// shim-udp: the address of this host that it binds from now on; flows go on where their address does
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) ip: Option<IpAddr>,
+    #[arg(long, value_name = "ADDR|dev:INTERFACE|auto")]
+    pub(crate) ip: Option<Place>,
     /// shim-udp: add or change the host of a name
     #[arg(long = "host", value_name = "NAME=ADDR[:PORT]")]
     pub(crate) hosts: Vec<Host>,
@@ -210,6 +210,7 @@ fn ports(text: &str) -> Result<(u16, u16), String> {
 const BOOTSTRAP: &str = "\
 Examples:
   irm ipcp bootstrap w1 --type shim-udp --layer net --ip 10.0.0.1 --host ovl-b=10.0.0.2
+  irm ipcp bootstrap w1 --type shim-udp --layer net --ip dev:eth0
   irm ipcp bootstrap ovl-a --type unicast --layer ovl --prefix 10.9.0.1/32
   irm ipcp bootstrap type shim-udp name w1 layer net ip 10.0.0.1";
 

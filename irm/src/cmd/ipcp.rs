@@ -143,7 +143,7 @@ fn bootstrap_request(args: Bootstrap) -> Result<pb::BootstrapIpcpRequest, Reason
     match args.kind {
         Some(Kind::ShimUdp) if !shim_only => {
             return Err(usage(
-                "a shim-udp needs --ip ADDR: the address of this host that it binds",
+                "a shim-udp needs --ip ADDR, the address of this host that it binds, or --ip dev:INTERFACE",
             ));
         }
         Some(Kind::ShimUdp) if unicast_only => {

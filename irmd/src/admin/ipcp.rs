@@ -161,7 +161,7 @@ async fn bootstrap_created(
         (Kind::ShimUdp, false) => {
             return Err(Reason::new(
                 Code::Usage,
-                "the field shim_udp is missing; give --ip ADDR",
+                "the field shim_udp is missing; give --ip ADDR or --ip dev:INTERFACE",
             ));
         }
         (Kind::Unicast, true) => {
@@ -196,6 +196,10 @@ async fn bootstrap_created(
         passphrase,
         ..config
     };
+    let follows = asked
+        .shim_udp
+        .as_ref()
+        .is_some_and(|s| s.ip.fixed().is_none());
     let answer = ask_bootstrap(ipcp, Command::Bootstrap(asked)).await;
     let done = settle(daemon, ipcp, answer, |spec| {
         (spec.layer, spec.role, spec.over) = (after.layer, after.role, after.over)
@@ -204,8 +208,18 @@ async fn bootstrap_created(
     if done.is_err() {
         let mut inner = ipcp.inner();
         (inner.spec, inner.layer) = (before, None);
+    } else if follows {
+        found(ipcp).await;
     }
     done
+}
+
+/// Waits until a shim has found the address of its interface or says why it has none, so that an invitation right after knows it.
+async fn found(ipcp: &Ipcp) {
+    let mut seen = ipcp.seen.subscribe();
+    let found = seen.wait_for(|s| s.state == State::Up || !s.detail.is_empty());
+    // Without a word it goes on by itself.
+    let _ = tokio::time::timeout(FOUND, found).await;
 }
 
 /// A shim whose address is not there yet says `waiting`, which is good enough: it goes on by itself.
@@ -489,5 +503,7 @@ fn other_arguments(ipcp: &Ipcp) -> Reason {
 const START: Duration = Duration::from_secs(10);
 /// How long it may take to become the first member.
 const BOOTSTRAP: Duration = Duration::from_secs(10);
+/// How long a shim may take to find its address before whoever bootstrapped it goes on.
+const FOUND: Duration = Duration::from_secs(3);
 /// How long enrolment may take unless the caller says otherwise.
 const ENROLL_MS: u64 = 30_000;

@@ -30,7 +30,7 @@ pub(crate) async fn invite(daemon: &Arc<Daemon>, request: InviteRequest) -> Resu
     };
     let mut invite = Invite::try_from(message)?;
     let name = ipcp.name.to_name();
-    let places = reach::of(daemon, &ipcp).into_iter();
+    let places = reach::of(daemon, &ipcp).await.into_iter();
     let hint = |place: proto::ipcp::Reach| Host {
         name: name.clone(),
         at: place.at,

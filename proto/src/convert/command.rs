@@ -146,21 +146,9 @@ impl From<ShimUdp> for pb::ShimUdpConfig {
 impl TryFrom<pb::ShimUdpConfig> for ShimUdp {
     type Error = BadMessage;
     fn try_from(s: pb::ShimUdpConfig) -> Result<Self, BadMessage> {
-        let ip =
-            s.ip.parse::<std::net::IpAddr>()
-                .ok()
-                .filter(|ip| !ip.is_unspecified() && !ip.is_multicast());
         let some = |text: String| (!text.is_empty()).then_some(text);
         Ok(Self {
-            ip: ip.ok_or_else(|| {
-                BadMessage::Field(
-                    "ip",
-                    format!(
-                        "{:?} is no address of this host; use one specific address",
-                        s.ip
-                    ),
-                )
-            })?,
+            ip: s.ip.parse().map_err(|e| BadMessage::Field("ip", e))?,
             port: match s.port {
                 0 => Self::PORT,
                 port => u16::try_from(port)

@@ -5,7 +5,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use crate::id::{Label, Name};
-use crate::ipcp::{Congestion, Dns, Host, Offload, OffloadKind, OffloadMode, Reach, ShimUdp};
+use crate::ipcp::{
+    Congestion, Dns, Family, Host, Offload, OffloadKind, OffloadMode, Place, Reach, ShimUdp,
+};
 
 impl FromStr for Host {
     type Err = String;
@@ -44,6 +46,47 @@ impl FromStr for Reach {
 impl fmt::Display for Reach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}={}", self.over, self.at)
+    }
+}
+
+impl FromStr for Place {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, device) = text.split_once(':').unwrap_or((text, ""));
+        let place = match (kind, device) {
+            ("auto", "") if text == "auto" => Some(Self::Auto(Family::V4)),
+            ("auto6", "") if text == "auto6" => Some(Self::Auto(Family::V6)),
+            ("dev", device) if is_device(device) => Some(Self::Of(Family::V4, device.to_owned())),
+            ("dev6", device) if is_device(device) => Some(Self::Of(Family::V6, device.to_owned())),
+            _ => {
+                let ip = text.parse::<IpAddr>().ok();
+                let specific = |ip: &IpAddr| !ip.is_unspecified() && !ip.is_multicast();
+                ip.filter(specific).map(Self::At)
+            }
+        };
+        place.ok_or_else(|| {
+            format!(
+                "{text:?} is no address of this host; use one specific address, dev:INTERFACE or auto (of IPv6: dev6:INTERFACE or auto6)"
+            )
+        })
+    }
+}
+
+/// Whether an interface can have this name.
+fn is_device(name: &str) -> bool {
+    let sound = |c: char| c != '/' && !c.is_whitespace() && !c.is_control();
+    (1..16).contains(&name.len()) && ![".", ".."].contains(&name) && name.chars().all(sound)
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(ip) => ip.fmt(f),
+            Self::Of(Family::V4, device) => write!(f, "dev:{device}"),
+            Self::Of(Family::V6, device) => write!(f, "dev6:{device}"),
+            Self::Auto(Family::V4) => f.write_str("auto"),
+            Self::Auto(Family::V6) => f.write_str("auto6"),
+        }
     }
 }
 
@@ -186,6 +229,30 @@ mod tests {
         );
         for bad in ["", "x", "x=", "=1.2.3.4", "x=1.2.3.4:99999"] {
             assert!(bad.parse::<Host>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_shim_is_at_an_address_or_at_that_of_an_interface() {
+        let places = [
+            ("10.0.0.1", Place::At([10, 0, 0, 1].into())),
+            ("fd00::1", Place::At("fd00::1".parse().unwrap())),
+            ("dev:eth0", Place::Of(Family::V4, "eth0".to_owned())),
+            ("dev:eth0:1", Place::Of(Family::V4, "eth0:1".to_owned())),
+            ("dev6:wg-0.5", Place::Of(Family::V6, "wg-0.5".to_owned())),
+            ("auto", Place::Auto(Family::V4)),
+            ("auto6", Place::Auto(Family::V6)),
+        ];
+        for (text, place) in places {
+            assert_eq!(text.parse::<Place>().as_ref(), Ok(&place));
+            assert_eq!(place.to_string(), text);
+        }
+        let long = "dev:interface-of-16b";
+        let bad =
+            "0.0.0.0 :: 224.0.0.1 ff02::1 eth0 dev: dev6: dev:a/b dev:.. auto: auto:eth0 auto4";
+        for bad in bad.split(' ').chain(["", "dev:a b", long]) {
+            let told = bad.parse::<Place>().unwrap_err();
+            assert!(told.contains("specific address"), "{bad:?}: {told}");
         }
     }
 

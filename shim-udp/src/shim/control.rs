@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use layer::{Now, Output};
 use proto::ipcp::{
-    Answer, Bootstrap, Command, CommandId, Configured, Event, Notice, Offload, OffloadKind,
-    Settings, State,
+    Answer, Bootstrap, Command, CommandId, Configured, Event, Family, Notice, Offload, OffloadKind,
+    Place, Settings, State,
 };
 use proto::irm::IpcpStatus;
 use proto::{Code, FlowId, Reason};
@@ -60,13 +60,24 @@ impl Shim {
     /// The request socket is bound.
     pub(super) fn listening(&mut self) {
         self.retry_at = None;
-        self.enter(State::Up, String::new());
+        let Some(config) = &mut self.config else {
+            return;
+        };
+        let at = config.ip.map(|ip| SocketAddr::new(ip, config.given.port));
+        let moved = config.bound != at;
+        config.bound = at;
+        self.enter(State::Up, String::new(), moved);
     }
 
     pub(super) fn not_listening(&mut self, now: Now, why: Unbound, text: &str) {
-        let Some(config) = &self.config else { return };
-        let (ip, port) = (config.given.ip, config.given.port);
+        let Some((config, ip)) = self.config.as_ref().and_then(|c| Some((c, c.ip?))) else {
+            return;
+        };
+        let port = config.given.port;
         let detail = match why {
+            Unbound::NoAddress if config.bound == Some(SocketAddr::new(ip, port)) => format!(
+                "this host has the address {ip} no longer; say which one it has: 'irm ipcp set SHIM --ip ADDR', or let the shim follow an interface with --ip dev:INTERFACE"
+            ),
             Unbound::NoAddress => {
                 format!("this host has no address {ip} (yet); it is tried again each second")
             }
@@ -78,16 +89,44 @@ impl Shim {
             }
         };
         self.retry_at = Some(now.mono + RETRY);
-        self.enter(State::Waiting, detail);
+        self.enter(State::Waiting, detail, false);
+    }
+
+    /// What the host says of the place that is followed.
+    pub(super) fn placed(&mut self, now: Now, found: Result<IpAddr, String>) {
+        let Some(config) = &mut self.config else {
+            return;
+        };
+        match (found, config.given.ip.fixed()) {
+            (Ok(ip), _) => {
+                let moved = config.ip.replace(ip) != Some(ip);
+                if moved || self.state != State::Up {
+                    self.listen();
+                }
+            }
+            (Err(_), Some(_)) => self.not_listening(now, Unbound::NoAddress, ""),
+            (Err(text), None) => {
+                self.retry_at = None;
+                self.enter(State::Waiting, text, false);
+            }
+        }
     }
 
     pub(super) fn listen(&mut self) {
         self.retry_at = None;
-        if let Some(config) = &self.config {
-            self.ask(Ask::Listen(SocketAddr::new(
-                config.given.ip,
-                config.given.port,
-            )));
+        if let Some((config, ip)) = self.config.as_ref().and_then(|c| Some((c, c.ip?))) {
+            let at = SocketAddr::new(ip, config.given.port);
+            self.ask(Ask::Listen(at));
+        }
+    }
+
+    /// Follows the place that was given. Where that is an address, it doesn't wait for the host's word.
+    fn take_place(&mut self) {
+        if let Some(config) = &mut self.config {
+            let place = config.given.ip.clone();
+            config.ip = place.fixed();
+            self.listen();
+            self.ask(Ask::Follow(place));
         }
     }
 
@@ -110,8 +149,8 @@ impl Shim {
             (State::Up, _) => None,
             (_, Some(config)) => {
                 let text = format!(
-                    "the shim waits for {}:{}; see 'irm status'",
-                    config.given.ip, config.given.port
+                    "the shim waits for port {} of {}; see 'irm status'",
+                    config.given.port, config.given.ip
                 );
                 Some(Reason::new(Code::Unreachable, text))
             }
@@ -133,7 +172,7 @@ impl Shim {
             ));
         }
         seals_nothing(&given.offload)?;
-        if !specific(given.ip) || given.port == 0 {
+        if !specific(&given.ip) || given.port == 0 {
             return Err(usage(
                 "a UDP shim needs one specific address of this host and a port",
             ));
@@ -165,10 +204,12 @@ impl Shim {
         self.config = Some(Config {
             layer: b.layer,
             given,
+            ip: None,
+            bound: None,
             hosts,
             offload,
         });
-        self.listen();
+        self.take_place();
         Ok(Answer::Configured(configured))
     }
 
@@ -186,14 +227,17 @@ impl Shim {
                 "the shim is not bootstrapped; run 'irm ipcp bootstrap' first",
             ));
         };
-        if settings.ip.is_some_and(|ip| !specific(ip)) {
+        if settings.ip.as_ref().is_some_and(|ip| !specific(ip)) {
             return Err(Reason::new(
                 Code::Usage,
                 "a UDP shim needs one specific address of this host",
             ));
         }
         let moves = settings.ip.filter(|ip| *ip != config.given.ip);
-        config.given.ip = moves.unwrap_or(config.given.ip);
+        let moved = moves.is_some();
+        if let Some(place) = moves {
+            config.given.ip = place;
+        }
         config
             .hosts
             .extend(settings.hosts.into_iter().map(|h| (h.name, h.at)));
@@ -204,9 +248,9 @@ impl Shim {
         if !settings.offload.is_empty() {
             self.ask(Ask::Offload(settings.offload));
         }
-        if moves.is_some() {
+        if moved {
             // Flows go on as long as the host has the address that they have.
-            self.listen();
+            self.take_place();
         }
         Ok(Answer::Ok)
     }
@@ -232,24 +276,27 @@ impl Shim {
         self.done(id, Err(Reason::new(Code::Usage, text)));
     }
 
-    /// Goes to another state, and says so once, however often it is tried.
-    fn enter(&mut self, state: State, detail: String) {
-        if self.state == state && self.detail == detail {
+    /// Goes to another state, and says so once, however often it is tried, or for an address that is `new`.
+    fn enter(&mut self, state: State, detail: String, new: bool) {
+        if self.state == state && self.detail == detail && !new {
             return;
         }
         self.state = state;
         self.detail.clone_from(&detail);
         self.event(Event::State(state, detail.clone()));
         let warning = state != State::Up;
-        let text = if warning {
-            detail
-        } else {
-            "the shim is bound".to_owned()
+        let bound = self.config.as_ref().and_then(|c| c.bound);
+        let (text, fields) = match bound.filter(|_| !warning) {
+            Some(at) => {
+                let fields = vec![("at".to_owned(), at.to_string())];
+                (format!("the shim is at {at}"), fields)
+            }
+            None => (detail, Vec::new()),
         };
         self.event(Event::Notice(Notice {
             kind: "shim.listen".to_owned(),
             text,
-            fields: Vec::new(),
+            fields,
             warning,
         }));
     }
@@ -274,7 +321,13 @@ impl Shim {
     fn status(&self) -> IpcpStatus {
         let mut settings = HashMap::default();
         if let Some(c) = &self.config {
-            settings.insert("ip".to_owned(), c.given.ip.to_string());
+            let follows = c.given.ip.fixed().is_none();
+            let ip = c.ip.filter(|_| !follows || self.state == State::Up);
+            let ip = ip.map(|ip| ip.to_string());
+            settings.insert("ip".to_owned(), ip.unwrap_or_default());
+            if follows {
+                settings.insert("follows".to_owned(), c.given.ip.to_string());
+            }
             settings.insert("port".to_owned(), c.given.port.to_string());
             let hosts: Vec<_> = c
                 .hosts
@@ -327,9 +380,21 @@ impl Shim {
     }
 }
 
+impl Config {
+    /// Whether its network is IPv4.
+    pub(super) fn is_ipv4(&self) -> bool {
+        match &self.given.ip {
+            Place::At(ip) => ip.is_ipv4(),
+            Place::Of(family, _) | Place::Auto(family) => *family == Family::V4,
+        }
+    }
+}
+
 /// Whether a shim can be at this address.
-fn specific(ip: IpAddr) -> bool {
-    !ip.is_unspecified() && !ip.is_multicast()
+fn specific(place: &Place) -> bool {
+    place
+        .fixed()
+        .is_none_or(|ip| !ip.is_unspecified() && !ip.is_multicast())
 }
 
 /// That none of these switches is one of who seals.

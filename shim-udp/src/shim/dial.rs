@@ -98,8 +98,8 @@ impl Shim {
         if let Some(at) = config.hosts.get(&a.name) {
             return vec![*at];
         }
-        let own = config.given.ip;
-        let alike = |at: &&SocketAddr| at.is_ipv4() == own.is_ipv4() && at.port() != 0;
+        let v4 = config.is_ipv4();
+        let alike = |at: &&SocketAddr| at.is_ipv4() == v4 && at.port() != 0;
         let told = a.at.iter().filter(alike).copied();
         told.take(MOST_TARGETS).collect()
     }
@@ -107,15 +107,15 @@ impl Shim {
     pub(super) fn resolved(&mut self, _now: Now, key: SocketKey, ips: &[IpAddr]) {
         let Some(config) = &self.config else { return };
         // One layer has one request port; only a table says otherwise.
-        let (own, port) = (config.given.ip, config.given.port);
+        let (v4, port) = (config.is_ipv4(), config.given.port);
         let mut targets: Vec<_> = ips
             .iter()
-            .filter(|ip| ip.is_ipv4() == own.is_ipv4())
+            .filter(|ip| ip.is_ipv4() == v4)
             .map(|ip| SocketAddr::new(*ip, port))
             .collect();
         targets.truncate(MOST_TARGETS);
         if targets.is_empty() {
-            let family = if own.is_ipv4() { "IPv4" } else { "IPv6" };
+            let family = if v4 { "IPv4" } else { "IPv6" };
             self.not_resolved(
                 key,
                 &format!("it has no {family} address, as this shim has"),

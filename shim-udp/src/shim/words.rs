@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use proto::Name;
-use proto::ipcp::{Dns, Offload};
+use proto::ipcp::{Dns, Offload, Place};
 
 /// One UDP socket, named by the machine. A name is never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -15,6 +15,8 @@ pub struct SocketKey(pub u64);
 pub enum Ask {
     /// Bind the socket that requests come to. Answered by [`Tell::Listening`] or [`Tell::NotListening`].
     Listen(SocketAddr),
+    /// Say which address this is, and again whenever that changes: [`Tell::Place`].
+    Follow(Place),
     /// Open a socket for a flow. Answered by [`Tell::Opened`] or [`Tell::NotOpened`].
     Open(Open),
     /// Connect a socket and forget what was received before. Answered by [`Tell::Opened`] or [`Tell::NotOpened`].
@@ -70,6 +72,8 @@ pub enum Tell {
     Listening,
     /// It could not be bound.
     NotListening(Unbound, String),
+    /// The address of the place that is followed, or why it has none.
+    Place(Result<IpAddr, String>),
     /// A datagram arrived at the request socket.
     Request(SocketAddr, Vec<u8>),
     /// A socket is open, and connected if that was asked. The largest SDU of a connected one, else 0.

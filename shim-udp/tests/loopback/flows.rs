@@ -1,6 +1,6 @@
 //! Flows between two shims, and between a shim and a server that knows nothing but the seed.
 
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;
 
 use proto::Code;
@@ -85,7 +85,7 @@ async fn a_train_arrives_whole_without_offloads() {
 async fn a_shim_that_moves_answers_at_its_new_address_alone_and_its_flows_go_on() {
     let (mut a, mut b) = flow("127.0.0.1").await;
     let to = |ip: [u8; 4]| Settings {
-        ip: Some(ip.into()),
+        ip: Some(IpAddr::from(ip).into()),
         ..Settings::default()
     };
     b.control(7, Command::Set(to([0, 0, 0, 0])));
@@ -260,7 +260,7 @@ async fn a_host_name_is_looked_up_in_the_dns() {
     let at = bare("127.0.0.1".parse().unwrap()).local_addr().unwrap();
     let dns = Some(Dns::Server(server.local_addr().unwrap()));
     let config = ShimUdp {
-        ip: at.ip(),
+        ip: at.ip().into(),
         port: at.port(),
         hosts: vec![],
         dns,

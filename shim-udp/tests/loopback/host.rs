@@ -41,7 +41,7 @@ impl Host {
     ) -> Self {
         let hosts = hosts.iter().map(|h| h.parse().unwrap()).collect();
         let shim_udp = ShimUdp {
-            ip: at.ip(),
+            ip: at.ip().into(),
             port: at.port(),
             hosts,
             dns: None,

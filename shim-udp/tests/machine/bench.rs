@@ -105,7 +105,7 @@ impl Wire {
     pub(crate) fn config(&self, host: usize, hosts: &[&str]) -> Bootstrap {
         let hosts = hosts.iter().map(|h| h.parse::<Host>().unwrap()).collect();
         let shim_udp = ShimUdp {
-            ip: self.hosts[host].ip,
+            ip: self.hosts[host].ip.into(),
             port: PORT,
             hosts,
             dns: None,
@@ -305,7 +305,7 @@ impl Wire {
                 );
                 socket.handed_over = true;
             }
-            Ask::Resolve(..) | Ask::Offload(_) => {}
+            Ask::Follow(_) | Ask::Resolve(..) | Ask::Offload(_) => {}
         }
     }
 

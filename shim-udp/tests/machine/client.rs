@@ -415,7 +415,11 @@ fn an_absent_address_is_waited_for_and_tried_each_second() {
     wire.allocate(0, 10, "srv", program());
     assert_eq!(error(&wire, 10).code, Code::Unreachable);
     wire.pass(secs(3));
-    assert_eq!(wire.hosts[0].asks.len(), 4);
+    let tried = wire.hosts[0]
+        .asks
+        .iter()
+        .filter(|ask| matches!(ask, Ask::Listen(_)));
+    assert_eq!(tried.count(), 4);
     wire.hosts[0].listening = true;
     wire.pass(secs(1));
     assert_eq!(states(&wire), [State::Waiting, State::Up]);

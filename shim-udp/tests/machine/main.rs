@@ -9,4 +9,5 @@
 mod bench;
 mod client;
 mod flood;
+mod place;
 mod server;

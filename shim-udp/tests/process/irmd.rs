@@ -143,7 +143,7 @@ impl Shim {
         self.at = Some(at);
         let hosts = hosts.iter().map(|h| h.parse().unwrap()).collect();
         let shim_udp = ShimUdp {
-            ip: at.ip(),
+            ip: at.ip().into(),
             port: at.port(),
             hosts,
             dns: None,
