@@ -577,3 +577,58 @@ async fn an_idle_flow_is_closed_by_who_dialled_it_and_comes_back_with_the_packet
     bench.pump.dialled(id, lane);
     assert_eq!(far.packets(), [packet]);
 }
+
+#[tokio::test]
+async fn the_smallest_mtu_is_that_of_the_flows_that_stand() {
+    let (mut bench, b) = Bench::with_flow("b", 1400);
+    let c = bench.connect("c", 1300);
+    assert_eq!(bench.pump.mtu(), Some(1300));
+    b.0.try_send_item(&Item::Mtu(1290), None).unwrap();
+    bench.settle().await;
+    assert_eq!(bench.pump.mtu(), Some(1290));
+    for mtu in [1280, 1350] {
+        b.0.try_send_item(&Item::Mtu(mtu), None).unwrap();
+    }
+    bench.settle().await;
+    assert_eq!(bench.pump.mtu(), Some(1300));
+    drop(c);
+    bench.settle().await;
+    assert_eq!(bench.pump.mtu(), Some(1350));
+    // Another in the place of one that stands.
+    let _b = bench.connect("b", 1320);
+    assert_eq!(bench.pump.mtu(), Some(1320));
+    let mut none = config();
+    none.members.clear();
+    bench.pump.configure(&none);
+    assert_eq!(bench.pump.mtu(), None);
+}
+
+#[tokio::test]
+async fn a_packet_costs_no_more_among_many_members_than_among_few() {
+    // The quickest of some rounds, since the machine may have else to do.
+    async fn turns(members: usize) -> Duration {
+        let mut many = config();
+        let b = many.members[&label("b")].clone();
+        for n in 0..members {
+            let prefixes = vec![format!("fd08::{n:x}/128").parse().unwrap()];
+            let member = vpn::config::Member {
+                prefixes,
+                ..b.clone()
+            };
+            many.members.insert(label(&format!("m{n}")), member);
+        }
+        let mut bench = Bench::new(&many);
+        let mut best = Duration::MAX;
+        for _ in 0..9 {
+            for _ in 0..32 {
+                bench.write(&syn([10, 7, 0, 1], [10, 7, 0, 3]));
+            }
+            let began = std::time::Instant::now();
+            bench.pump.turn().await.unwrap();
+            best = best.min(began.elapsed());
+        }
+        best
+    }
+    let (few, many) = (turns(2).await, turns(5000).await);
+    assert!(many < few * 8, "{few:?} and {many:?}");
+}

@@ -37,6 +37,7 @@ impl<F: FlowPort> Core<F> {
             let mtu = flow.mtu();
             let read = flow.try_read(&mut self.inbound);
             if flow.mtu() != mtu {
+                self.all.resized(mtu, flow);
                 self.happened.push(Happening::Mtu);
             }
             match read {
@@ -72,7 +73,6 @@ impl<F: FlowPort> Core<F> {
             inbound,
             owners,
             counters,
-            peers,
             filter,
             ..
         } = self;
@@ -100,9 +100,9 @@ impl<F: FlowPort> Core<F> {
             }
         });
         // They come behind those of other connections that came with them.
-        let most = super::smallest(peers).unwrap_or(u32::MAX) as usize;
+        let most = self.all.mtu().unwrap_or(u32::MAX) as usize;
         for mut packet in opening {
-            counters.mss_lowered += u64::from(mss::clamp(&mut packet, most));
+            self.counters.mss_lowered += u64::from(mss::clamp(&mut packet, most));
             written.add(tun.write_one(&packet));
         }
         self.received(id, written, now);

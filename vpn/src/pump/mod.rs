@@ -1,6 +1,7 @@
 //! The data path: one task that owns the device and every flow. No lock, no channel, no task switch between a packet's
 //! read and its write; one wake-up moves what is ready, up to a bound, and then gives the other direction its turn.
 
+mod all;
 mod inbound;
 mod outbound;
 mod owed;
@@ -18,6 +19,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
+use self::all::All;
 use self::outbound::{Drained, May, PATIENCE};
 use self::peer::Peer;
 use self::segment::Segment;
@@ -66,6 +68,7 @@ struct Core<F> {
     /// Each member has a place for each class, in the order of [`Class::ALL`]; the number of the first is the member's.
     peers: Vec<Peer<F>>,
     numbers: BTreeMap<Label, PeerId>,
+    all: All,
     traffic: Traffic,
     filter: Filter,
     owners: Owners,
@@ -100,6 +103,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             epoll,
             peers: Vec::new(),
             numbers: BTreeMap::new(),
+            all: All::default(),
             traffic: Traffic::default(),
             filter: Filter::default(),
             owners: Owners::default(),
@@ -164,7 +168,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
 
     /// Waits on the device, unless whoever it was handed over to does.
     fn watch_device(&mut self) -> io::Result<()> {
-        match (&self.watch, self.core.is_handed()) {
+        match (&self.watch, self.core.all.is_handed()) {
             (Some(_), true) => self.watch = None,
             (None, false) => self.watch = Some(watch(&self.tun)?),
             (Some(_), false) | (None, true) => {}
@@ -221,7 +225,13 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
 
     /// The smallest MTU of all flows; `None` without flows.
     pub fn mtu(&self) -> Option<u32> {
-        self.core.mtu()
+        let mtu = self.core.mtu();
+        debug_assert_eq!(mtu, self.core.flows().map(FlowPort::mtu).min());
+        debug_assert_eq!(
+            self.core.all.is_handed(),
+            self.core.flows().any(FlowPort::is_handed)
+        );
+        mtu
     }
 
     /// How many conversations the filter keeps.
@@ -382,7 +392,6 @@ impl<F: FlowPort> Core<F> {
         }
         self.set_full(id, None);
         self.happened.extend([Happening::Mtu, Happening::State]);
-        self.retime();
     }
 
     fn link_up(&mut self, id: PeerId, side: Side, mut flow: F, now: Instant) {
@@ -410,6 +419,7 @@ impl<F: FlowPort> Core<F> {
         if let Some(handle) = self.handle.as_ref().filter(|_| class(id) == Class::Plain) {
             flow.hand(handle, now);
         }
+        self.all.come(&flow);
         let replaced: Vec<F> = match side {
             Side::Dialled => peer.session.dialled(now, flow).into_iter().collect(),
             Side::Accepted => peer.session.accepted(now, flow).collect(),
@@ -429,7 +439,7 @@ impl<F: FlowPort> Core<F> {
         for packet in waiting {
             self.resubmit(&packet, now);
         }
-        self.retime();
+        self.retime_of(id);
     }
 
     fn dial_failed(&mut self, id: PeerId, why: Reason, now: Instant) {
@@ -441,7 +451,7 @@ impl<F: FlowPort> Core<F> {
         // A flow of another class, or the peer's, takes what waits.
         if class(id) != Class::Plain || peer.session.sending().is_some() {
             let waiting = peer.session.take_waiting();
-            self.retime();
+            self.retime_of(id);
             for packet in waiting {
                 self.resubmit(&packet, now);
             }
@@ -453,7 +463,7 @@ impl<F: FlowPort> Core<F> {
         } else {
             Default::default()
         };
-        self.retime();
+        self.retime_of(id);
         for packet in waiting {
             self.refuse_packet(Dropped::PeerDown, Some(Problem::PeerDown), &packet, now);
         }
@@ -487,18 +497,13 @@ impl<F: FlowPort> Core<F> {
             self.happened.push(Happening::Dial(id));
         }
         self.left(id, now);
-        self.retime();
+        self.retime_of(id);
     }
 
-    fn unwatch(&self, flow: F) {
+    fn unwatch(&mut self, flow: F) {
+        self.all.gone(&flow);
         // Closing would do, if nobody holds a copy of the descriptor.
         let _ = epoll::delete(&self.epoll, &flow);
-    }
-
-    /// Whether somebody else reads the device.
-    fn is_handed(&self) -> bool {
-        let mut flows = self.peers.iter().flat_map(|peer| peer.session.flows());
-        flows.any(FlowPort::is_handed)
     }
 
     /// Serves the flows that are ready.
@@ -615,7 +620,7 @@ impl<F: FlowPort> Core<F> {
 
     /// The smallest MTU of all flows; `None` without flows.
     fn mtu(&self) -> Option<u32> {
-        smallest(&self.peers)
+        self.all.mtu()
     }
 
     /// All that is kept of a member.
@@ -624,7 +629,22 @@ impl<F: FlowPort> Core<F> {
         self.peers.get(first..first + Class::ALL.len())
     }
 
-    /// Looks up when a session wants to be called next. Sessions change rarely, turns are many.
+    fn flows(&self) -> impl Iterator<Item = &F> {
+        self.peers.iter().flat_map(|peer| peer.session.flows())
+    }
+
+    /// One session may want to be called sooner than was known. That it wants to be called later shows when it is called.
+    fn retime_of(&mut self, id: PeerId) {
+        if self.segment.is_some() {
+            // Whom its own calls wait for depends on who is alone.
+            return self.retime();
+        }
+        let peer = self.peers.get(id.0 as usize);
+        let due = peer.and_then(|peer| peer.session.deadline());
+        self.next = self.next.into_iter().chain(due).min();
+    }
+
+    /// Looks up when a session wants to be called next.
     fn retime(&mut self) {
         let sessions = self.peers.iter().filter(|p| p.member);
         let segment = self.segment.as_ref();
@@ -661,12 +681,6 @@ impl<F: FlowPort> Core<F> {
         self.call_members(now);
         self.retime();
     }
-}
-
-/// The smallest MTU of all flows.
-fn smallest<F: FlowPort>(peers: &[Peer<F>]) -> Option<u32> {
-    let flows = peers.iter().flat_map(|p| p.session.flows());
-    flows.map(FlowPort::mtu).min()
 }
 
 /// The place of a member's flow of a class.

@@ -152,7 +152,7 @@ impl<F: FlowPort> Core<F> {
                         self.counters.drop(Dropped::WaitingOverflow);
                     }
                 }
-                self.retime();
+                self.retime_of(to);
             }
             Way::Down => self.refuse(Dropped::PeerDown, Some(Problem::PeerDown), frame, now),
         }

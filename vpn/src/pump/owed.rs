@@ -17,8 +17,9 @@ impl<F: FlowPort> Core<F> {
         for side in [Side::Dialled, Side::Accepted] {
             let flow = (self.peers.get_mut(id.0 as usize)).and_then(|p| p.session.flow_mut(side));
             let Some(flow) = flow else { continue };
-            let owed = flow.owes().is_some();
+            let (owed, handed) = (flow.owes().is_some(), flow.is_handed());
             flow.hand(handle, now);
+            self.all.handed(handed, flow);
             if flow.owes().is_some() && !owed {
                 self.owing.push((id, side));
                 owes = true;

@@ -64,9 +64,9 @@ impl<F: FlowPort> Core<F> {
         self.handle = None;
         let numbers = &self.numbers;
         let segment = self.segment.get_or_insert_with(|| Segment::new(now));
-        segment
-            .calls
-            .retain(|id, _| numbers.values().any(|n| n == id));
+        let peers = &self.peers;
+        let is_member = |id: &PeerId| peers.get(id.0 as usize).is_some_and(|p| p.member);
+        segment.calls.retain(|id, _| is_member(id));
         for id in numbers.values() {
             segment.call(*id, now);
         }
