@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use crate::config::Config;
 use crate::control::{Control, Hello, Order};
 use crate::device::{self, DeviceName};
-use crate::flow::Lane;
+use crate::flow::{FlowPort, Lane};
 use crate::forwarding;
 use crate::links::{Kind, Links, News};
 use crate::names::Answering;
@@ -241,7 +241,8 @@ impl Vpn {
             News::Accepted(member, lane) => {
                 if let Err(lane) = self.pump.accepted(&member, lane) {
                     tracing::info!(%member, "a flow from a member that irmd has not told of waits for that");
-                    self.strangers.keep(std::time::Instant::now(), member, lane);
+                    let (now, class) = (std::time::Instant::now(), lane.class());
+                    self.strangers.keep(now, member, class, lane);
                 }
             }
             News::Listening(trouble) => {
@@ -269,9 +270,9 @@ impl Vpn {
             self.device.apply(&config).await?;
             self.config = config;
             self.keep_names().await;
-            for (member, lane, until) in self.strangers.take() {
+            for (member, class, lane, until) in self.strangers.take() {
                 if let Err(lane) = self.pump.accepted(&member, lane) {
-                    self.strangers.put_back(member, lane, until);
+                    self.strangers.put_back(member, class, lane, until);
                 }
             }
         }

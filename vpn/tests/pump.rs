@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use etherparse::{Icmpv4Type, Icmpv6Type, IpSlice, SlicedPacket, TransportSlice};
 use frames::FrameFd;
+use proto::irm::{self, PassRule};
 use proto::record::Item;
 use proto::{Code, Reason};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -15,6 +16,7 @@ use support::{Far, config, flow, label, soon, udp};
 use vpn::class::Class;
 use vpn::config::Config;
 use vpn::counters::Dropped;
+use vpn::filter::{Both, Rules};
 use vpn::flow::Lane;
 use vpn::prefix::PeerId;
 use vpn::pump::{Happening, Pump};
@@ -631,4 +633,72 @@ async fn a_packet_costs_no_more_among_many_members_than_among_few() {
     }
     let (few, many) = (turns(2).await, turns(5000).await);
     assert!(many < few * 8, "{few:?} and {many:?}");
+}
+
+/// A host whose only other member has this name, and B's prefixes.
+fn only(name: &str) -> Config {
+    let mut config = config();
+    let b = config.members[&label("b")].clone();
+    config.members = [(label(name), b)].into();
+    config
+}
+
+#[tokio::test]
+async fn places_of_members_that_are_gone_go_to_others_but_not_what_was_in_them() {
+    let mut bench = Bench::new(&only("m0"));
+    let mut most = 0;
+    for n in 0..50 {
+        let name = format!("m{n}");
+        bench.pump.configure(&only(&name));
+        bench.write(&udp("10.7.0.1", "10.7.0.2", 1));
+        let [id] = dials(&bench.settle().await)[..] else {
+            panic!("{name} was not dialled")
+        };
+        assert_eq!(bench.pump.name(id), Some(&label(&name)));
+        let other = format!("other{n}");
+        bench.pump.configure(&only(&other));
+        // The flow comes after all, and is not the one's who came meanwhile.
+        let (lane, far) = flow(n, 1400);
+        bench.pump.dialled(id, lane);
+        assert!(bench.pump.peers().all(|p| p.flows.is_empty()), "{n}");
+        far.0.try_send_item(&Item::Mtu(1280), None).unwrap_err();
+        most = most.max(id.0);
+    }
+    assert!(most < 12, "{most}");
+}
+
+#[tokio::test]
+async fn whoever_gets_the_place_of_another_does_not_get_his_conversations() {
+    let asks = |name: &str| {
+        let mut config = only(name);
+        let rules = |allow| {
+            let rule = PassRule {
+                allow,
+                protocol: 17,
+                low: 0,
+                high: 65_535,
+            };
+            Some(Rules::from(irm::Filter { rules: vec![rule] }))
+        };
+        config.members.get_mut(&label(name)).unwrap().filter = Both {
+            sends: rules(true),
+            takes: rules(false),
+        };
+        config
+    };
+    let mut bench = Bench::new(&asks("b"));
+    let b = bench.connect("b", 1400);
+    // Both ports swapped: the answer.
+    let mut answer = udp("10.7.0.2", "10.7.0.1", 1);
+    answer[20..24].rotate_left(2);
+    bench.write(&udp("10.7.0.1", "10.7.0.2", 1));
+    bench.settle().await;
+    b.send(&[&answer]);
+    bench.settle().await;
+    assert!(bench.read().is_some());
+    bench.pump.configure(&asks("d"));
+    let d = bench.connect("d", 1400);
+    d.send(&[&answer]);
+    bench.settle().await;
+    assert_eq!((bench.dropped(Dropped::FilterIn), bench.read()), (1, None));
 }

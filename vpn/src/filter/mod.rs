@@ -88,6 +88,11 @@ impl Filter {
         });
     }
 
+    /// The number is another member's from now on: conversations of the one who had it are over.
+    pub fn forget(&mut self, id: PeerId) {
+        self.table.forget(id);
+    }
+
     /// Whether other rules than these hold of a member.
     pub fn differs(&self, id: PeerId, from: &Both) -> bool {
         match self.rules.get(&id) {

@@ -114,6 +114,14 @@ impl Table {
         }
     }
 
+    /// Keeps nothing of a peer.
+    pub(super) fn forget(&mut self, id: PeerId) {
+        if self.held.contains_key(&id) {
+            self.keep(|other, _, _| other != id);
+        }
+        self.fragments.retain(|(other, ..), _| *other != id);
+    }
+
     /// The first fragment of a packet has passed, so the others may.
     pub(super) fn begin_pieces(&mut self, now: Instant, pieces: Pieces) {
         if self.fragments.len() >= PIECES {

@@ -6,6 +6,7 @@ mod inbound;
 mod outbound;
 mod owed;
 mod peer;
+mod places;
 mod segment;
 mod status;
 
@@ -22,6 +23,7 @@ use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use self::all::All;
 use self::outbound::{Drained, May, PATIENCE};
 use self::peer::Peer;
+use self::places::{class, member, place};
 use self::segment::Segment;
 use crate::class::Class;
 use crate::config::Config;
@@ -68,6 +70,8 @@ struct Core<F> {
     /// Each member has a place for each class, in the order of [`Class::ALL`]; the number of the first is the member's.
     peers: Vec<Peer<F>>,
     numbers: BTreeMap<Label, PeerId>,
+    /// The places of those who are no members any more, until others have them.
+    left: BTreeMap<Label, PeerId>,
     all: All,
     traffic: Traffic,
     filter: Filter,
@@ -103,6 +107,7 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
             epoll,
             peers: Vec::new(),
             numbers: BTreeMap::new(),
+            left: BTreeMap::new(),
             all: All::default(),
             traffic: Traffic::default(),
             filter: Filter::default(),
@@ -285,22 +290,17 @@ impl<T: TunPort, F: FlowPort> Pump<T, F> {
 
 impl<F: FlowPort> Core<F> {
     fn configure(&mut self, config: &Config, now: Instant) {
-        let gone: Vec<Label> = self
-            .numbers
-            .keys()
-            .filter(|name| !config.members.contains_key(name))
-            .cloned()
-            .collect();
-        for id in gone
-            .iter()
-            .filter_map(|name| self.numbers.remove(name))
-            .collect::<Vec<_>>()
-        {
+        let (stay, gone) = std::mem::take(&mut self.numbers)
+            .into_iter()
+            .partition(|(name, _)| config.members.contains_key(name));
+        self.numbers = stay;
+        for id in BTreeMap::values(&gone) {
             for class in Class::ALL {
-                self.remove(place(id, class));
+                self.remove(place(*id, class));
             }
-            self.left(id, now);
+            self.left(*id, now);
         }
+        self.left.extend(gone);
         self.traffic = config.traffic;
         let code_points = match self.traffic.classes {
             true => Class::Plain.code_points(),
@@ -361,25 +361,6 @@ impl<F: FlowPort> Core<F> {
             }
         }
         owners
-    }
-
-    fn number(&mut self, me: &Label, name: &Label) -> PeerId {
-        if let Some(id) = self.numbers.get(name) {
-            return *id;
-        }
-        // A member that comes back has its old place, since a dial to it may still be under way.
-        let old = self.peers.iter().position(|p| p.name == *name);
-        let at = old.unwrap_or_else(|| {
-            let all = Class::ALL.map(|_| Peer::new(me, name.clone()));
-            self.peers.extend(all);
-            self.peers.len() - Class::ALL.len()
-        });
-        let id = PeerId(at as u32);
-        for class in Class::ALL {
-            self.peers[place(id, class).0 as usize].member = true;
-        }
-        self.numbers.insert(name.clone(), id);
-        id
     }
 
     fn remove(&mut self, id: PeerId) {
@@ -681,20 +662,6 @@ impl<F: FlowPort> Core<F> {
         self.call_members(now);
         self.retime();
     }
-}
-
-/// The place of a member's flow of a class.
-fn place(member: PeerId, class: Class) -> PeerId {
-    PeerId(member.0 + class as u32)
-}
-
-/// The member whose place it is.
-fn member(place: PeerId) -> PeerId {
-    PeerId(place.0 - place.0 % Class::ALL.len() as u32)
-}
-
-fn class(place: PeerId) -> Class {
-    Class::ALL[place.0 as usize % Class::ALL.len()]
 }
 
 fn is_readable(flow: &impl AsFd) -> bool {

@@ -13,7 +13,7 @@ pub(super) struct Peer<F> {
     pub(super) name: Label,
     pub(super) prefixes: Vec<IpNet>,
     pub(super) neighbour: bool,
-    /// `false` once it is no member any more; its place is kept, since flows and epoll name it by its number.
+    /// `false` once it is no member any more; its place is kept as long as a dial may name it by its number.
     pub(super) member: bool,
     pub(super) session: Session<F>,
     /// Packets to be sent, if there are any.

@@ -64,9 +64,6 @@ impl<F: FlowPort> Core<F> {
         self.handle = None;
         let numbers = &self.numbers;
         let segment = self.segment.get_or_insert_with(|| Segment::new(now));
-        let peers = &self.peers;
-        let is_member = |id: &PeerId| peers.get(id.0 as usize).is_some_and(|p| p.member);
-        segment.calls.retain(|id, _| is_member(id));
         for id in numbers.values() {
             segment.call(*id, now);
         }
@@ -145,7 +142,9 @@ impl<F: FlowPort> Core<F> {
         let gone = !self.has_flow(member(id));
         if let Some(segment) = self.segment.as_mut().filter(|_| gone) {
             segment.switch.forget(member(id));
-            if let Some(call) = segment.calls.get_mut(&member(id)) {
+            if !self.peers[member(id).0 as usize].member {
+                segment.calls.remove(&member(id));
+            } else if let Some(call) = segment.calls.get_mut(&member(id)) {
                 (call.at, call.pause) = (now + PAUSE.0, PAUSE.0);
             }
         }
