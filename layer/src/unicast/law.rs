@@ -259,11 +259,14 @@ impl Member {
             at as u32 + 1
         };
         for member in members {
-            let Some(cert) = self.cert_of(Addr(member.address)) else {
-                continue;
+            // Of whom nothing is known, nothing is allowed.
+            let cert = self.cert_of(Addr(member.address));
+            let filter = |there: Option<(&MemberCert, &MemberCert)>| match there {
+                Some((from, to)) => self.law.filter(from, to),
+                None => Some(irm::Filter::default()),
             };
-            member.sends = number(self.law.filter(own, cert));
-            member.takes = number(self.law.filter(cert, own));
+            member.sends = number(filter(cert.map(|cert| (own, cert))));
+            member.takes = number(filter(cert.map(|cert| (cert, own))));
         }
         filters
     }

@@ -343,3 +343,25 @@ fn only_the_authority_says_what_holds_and_what_can_not_be_read_denies_all() {
     net.seconds(2);
     flow(&mut net, "a", "c", "svc", 7, QosSpec::RAW);
 }
+
+#[test]
+fn nothing_passes_to_or_from_a_member_that_has_shown_no_certificate() {
+    let mut net = line();
+    policy(&mut net, "allow * * by any\nallow send * to any by any\n").unwrap();
+    let node = net.node("a");
+    let me = node.machine.me.as_ref().unwrap();
+    let of = |address: u64| {
+        let member = proto::irm::Member {
+            address,
+            ..Default::default()
+        };
+        let mut members = [member];
+        let filters = me.status_filters(&mut members);
+        let rules = |number: u32| Some(filters[number.checked_sub(1)? as usize].rules.len());
+        (rules(members[0].sends), rules(members[0].takes))
+    };
+    let known = me.address_of(&label("c")).0;
+    assert_eq!(of(known), (None, None));
+    // A filter without rules lets nothing pass.
+    assert_eq!(of(u64::MAX), (Some(0), Some(0)));
+}
