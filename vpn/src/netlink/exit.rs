@@ -4,7 +4,7 @@
 //! or one of this member's prefixes. The layers below send from addresses of other devices, as do answers to who came in by
 //! those, so that they never loop; and what a more specific route of the main table takes, stays there. The table's route
 //! goes away with the device. The rules don't, when the process is killed: then they lead to an empty table, which means
-//! nothing, until the next process of that device removes them.
+//! nothing, until the next process of that device, or of another, removes them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -44,7 +44,7 @@ impl Exit {
         }
         Self {
             table: TABLES | (hash & 0xffff),
-            priority: PRIORITIES + 2 * (hash % 500),
+            priority: PRIORITIES + 2 * (hash % (SPAN / 2)),
             device,
         }
     }
@@ -61,7 +61,7 @@ impl Exit {
         }
         let mut missing = 0;
         for v6 in [false, true] {
-            let routes = self.routes(handle, v6).await?;
+            let routes = routes(handle, self.table, v6).await?;
             if !out.contains_key(&v6) && routes.iter().any(|oif| *oif != self.device) {
                 // Of another device whose name looks alike, and which lives.
                 continue;
@@ -84,6 +84,59 @@ impl Exit {
             }
         }
         Ok(missing)
+    }
+
+    /// Takes back the rules of devices that are gone with their processes, which could not do it.
+    pub(super) async fn sweep(handle: &Handle) -> Result<u64, Refused> {
+        let mut swept = 0;
+        for v6 in [false, true] {
+            let version = if v6 { IpVersion::V6 } else { IpVersion::V4 };
+            let mut all = handle.rule().get(version).execute();
+            let mut ours = Vec::new();
+            while let Some(message) = within(all.try_next()).await? {
+                ours.extend(Made::read(&message).map(|made| (made, message)));
+            }
+            let mut dead = BTreeMap::new();
+            for (made, _) in &ours {
+                let Made::Lead { table, .. } = made else {
+                    continue;
+                };
+                if !dead.contains_key(table) {
+                    let mut routes = routes(handle, *table, false).await?;
+                    routes.extend(self::routes(handle, *table, true).await?);
+                    dead.insert(*table, routes.is_empty());
+                }
+            }
+            let leads = |priority: u32, is_dead: bool| {
+                ours.iter().any(|(made, _)| match made {
+                    Made::Lead {
+                        table,
+                        priority: at,
+                    } => *at == priority && dead.get(table) == Some(&is_dead),
+                    Made::First { .. } => false,
+                })
+            };
+            let over = |made: &Made| match made {
+                Made::Lead { table, .. } => dead.get(table) == Some(&true),
+                // Two devices may share it.
+                Made::First { priority } => {
+                    leads(priority + 1, true) && !leads(priority + 1, false)
+                }
+            };
+            let gone: Vec<RuleMessage> = ours
+                .iter()
+                .filter(|(made, _)| over(made))
+                .map(|(_, message)| message.clone())
+                .collect();
+            for message in gone {
+                match within(handle.rule().del(message).execute()).await {
+                    // Whoever starts at the same time may have been quicker.
+                    Ok(()) | Err(Refused::Errno(rustix::io::Errno::NOENT)) => swept += 1,
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        Ok(swept)
     }
 
     async fn rules(
@@ -176,29 +229,6 @@ impl Exit {
         }
     }
 
-    /// The devices of the table's routes.
-    async fn routes(&self, handle: &Handle, v6: bool) -> Result<Vec<u32>, Refused> {
-        let mut ask = match v6 {
-            true => RouteMessageBuilder::<Ipv6Addr>::new().build(),
-            false => RouteMessageBuilder::<Ipv4Addr>::new().build(),
-        };
-        ask.header = RouteHeader {
-            address_family: ask.header.address_family,
-            ..RouteHeader::default()
-        };
-        ask.attributes = vec![RouteAttribute::Table(self.table)];
-        let mut all = handle.route().get(ask).execute();
-        let mut devices = Vec::new();
-        loop {
-            match within(all.try_next()).await {
-                Ok(Some(route)) => devices.extend(oif(&route, self.table)),
-                // No table has this number yet.
-                Ok(None) | Err(Refused::Errno(rustix::io::Errno::NOENT)) => return Ok(devices),
-                Err(e) => return Err(e),
-            }
-        }
-    }
-
     fn default_route(&self, source: IpAddr) -> RouteMessage {
         let unspecified = source.is_unspecified();
         match source {
@@ -226,6 +256,68 @@ impl Exit {
     }
 }
 
+/// What a rule is that a VPN, of whatever device, has made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Made {
+    /// To the table of a device.
+    Lead { table: u32, priority: u32 },
+    /// Before such ones: what is more specific in the main table.
+    First { priority: u32 },
+}
+
+impl Made {
+    /// `None`: an administrator's, or another program's.
+    fn read(message: &RuleMessage) -> Option<Self> {
+        let mut table = u32::from(message.header.table);
+        let (mut priority, mut suppressed) = (0, None);
+        for attribute in &message.attributes {
+            if let RuleAttribute::Priority(number) = attribute {
+                priority = *number;
+            } else if let RuleAttribute::Table(number) = attribute {
+                table = *number;
+            } else if let RuleAttribute::SuppressPrefixLen(len) = attribute {
+                suppressed = Some(*len);
+            }
+        }
+        if message.header.action != RuleAction::ToTable
+            || !(PRIORITIES..PRIORITIES + SPAN).contains(&priority)
+        {
+            return None;
+        }
+        let own = table & !0xffff == TABLES;
+        match (priority - PRIORITIES) % 2 {
+            1 if own => Some(Self::Lead { table, priority }),
+            0 if table == u32::from(RouteHeader::RT_TABLE_MAIN) && suppressed == Some(0) => {
+                Some(Self::First { priority })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The devices of the table's routes.
+async fn routes(handle: &Handle, table: u32, v6: bool) -> Result<Vec<u32>, Refused> {
+    let mut ask = match v6 {
+        true => RouteMessageBuilder::<Ipv6Addr>::new().build(),
+        false => RouteMessageBuilder::<Ipv4Addr>::new().build(),
+    };
+    ask.header = RouteHeader {
+        address_family: ask.header.address_family,
+        ..RouteHeader::default()
+    };
+    ask.attributes = vec![RouteAttribute::Table(table)];
+    let mut all = handle.route().get(ask).execute();
+    let mut devices = Vec::new();
+    loop {
+        match within(all.try_next()).await {
+            Ok(Some(route)) => devices.extend(oif(&route, table)),
+            // No table has this number yet.
+            Ok(None) | Err(Refused::Errno(rustix::io::Errno::NOENT)) => return Ok(devices),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
 /// The device of a route that is of this table.
 fn oif(route: &RouteMessage, table: u32) -> Option<u32> {
     let mut device = None;
@@ -248,3 +340,4 @@ const FIND_SADDR: u32 = 0x1_0000;
 const TABLES: u32 = 0x5354_0000;
 /// Rules have priorities from here to 1,000 above: before the main table's, behind what an administrator numbers by hand.
 const PRIORITIES: u32 = 31_000;
+const SPAN: u32 = 1000;

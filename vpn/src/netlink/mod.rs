@@ -145,6 +145,11 @@ impl Device {
         within(device.netlink.handle.link().change(link).execute())
             .await
             .map_err(|e| e.reason(&device.what("bring up")))?;
+        match Exit::sweep(&device.netlink.handle).await {
+            Ok(0) => {}
+            Ok(n) => tracing::info!("{n} rules of a way out were taken back whose device is gone"),
+            Err(e) => tracing::warn!("{}", e.reason("look for rules of devices that are gone")),
+        }
         Ok(device)
     }
 

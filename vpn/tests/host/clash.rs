@@ -12,7 +12,11 @@ use crate::other::Admin;
 use crate::support::{config, wire_config};
 
 pub(crate) async fn device() -> (frames::Tun, Device) {
-    let name = DeviceName::new("vpn0").unwrap();
+    device_named("vpn0").await
+}
+
+pub(crate) async fn device_named(name: &str) -> (frames::Tun, Device) {
+    let name = DeviceName::new(name).unwrap();
     let tun =
         device::create(&name, proto::ipcp::OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
     let device = Device::up(Netlink::open().unwrap(), name, 1400, tun.queue(), None).await;

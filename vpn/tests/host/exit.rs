@@ -3,7 +3,7 @@
 use proto::irm::{OfferedNetwork, VpnConfig, VpnWays};
 use vpn::config::Config;
 
-use crate::clash::device;
+use crate::clash::{device, device_named};
 use crate::in_own_namespace;
 use crate::other::Admin;
 use crate::support::wire_config;
@@ -91,5 +91,39 @@ pub(crate) fn one_that_is_no_longer_offered_is_no_longer_taken() {
         let lan = admin.index("lan0").await;
         assert_eq!(admin.way(None, "198.51.100.1").await, Some(lan));
         assert_eq!(admin.rules().await, 0);
+    });
+}
+
+pub(crate) fn rules_that_a_killed_process_left_are_taken_back_by_the_next_of_whatever_device() {
+    in_own_namespace(async {
+        let admin = Admin::new();
+        let _lan = admin.attach("lan0", "192.0.2.1/24").await;
+        // As an administrator might number and name them: in the range of priorities, of tables, and like the first one.
+        for (priority, table) in [(31_001, 100), (200, 0x5354_0001), (31_002, 254)] {
+            admin.add_rule(priority, table).await;
+        }
+        let by_hand = admin.rules().await;
+        let (living, mut lives) = device_named("vpn1").await;
+        lives.apply(&out_by_b()).await.unwrap();
+        let rules = admin.rules().await;
+        assert!(rules > by_hand);
+        // Of a member with other addresses, so that both may be up.
+        let (tun, mut killed) = device_named("vpn2").await;
+        let mut other = out_by_b();
+        other.addresses = vec!["10.6.0.1/32".parse().unwrap()];
+        other.own.clone_from(&other.addresses);
+        other.members.clear();
+        killed.apply(&other).await.unwrap();
+        assert!(admin.rules().await > rules);
+        drop((tun, killed));
+        assert!(admin.rules().await > rules);
+        let (_tun, mut next) = device_named("vpn3").await;
+        other.offered.clear();
+        next.apply(&other).await.unwrap();
+        assert_eq!(admin.rules().await, rules);
+        assert!(lives.heal(&out_by_b()).await.unwrap().unwrap().is_nothing());
+        drop((living, lives));
+        let _next = device_named("vpn4").await;
+        assert_eq!(admin.rules().await, by_hand);
     });
 }

@@ -111,6 +111,10 @@ const TESTS: &[(&str, fn())] = &[
         exit::one_that_is_no_longer_offered_is_no_longer_taken,
     ),
     (
+        "rules that a killed process left are taken back by the next of whatever device",
+        exit::rules_that_a_killed_process_left_are_taken_back_by_the_next_of_whatever_device,
+    ),
+    (
         "names are answered at the VPN's own address when asked for",
         names::names_are_answered_at_the_vpns_own_address_when_asked_for,
     ),

@@ -129,6 +129,16 @@ impl Admin {
         })
     }
 
+    /// A rule of IPv4 to a table.
+    pub(crate) async fn add_rule(&self, priority: u32, table: u32) {
+        use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute};
+        let mut add = self.handle.rule().add().priority(priority);
+        let message = add.message_mut();
+        message.header.action = RuleAction::ToTable;
+        message.attributes.push(RuleAttribute::Table(table));
+        add.v4().execute().await.unwrap();
+    }
+
     /// How many rules there are besides the kernel's own.
     pub(crate) async fn rules(&self) -> usize {
         let mut count = 0;
