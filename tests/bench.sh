@@ -11,7 +11,8 @@
 # --harness DIR: tunnels are measured by DIR/bench.py, which knows more peers and has a source of datagrams of its own; so it is with
 # ../shared/bench, where that is. --harness none: by this script alone.
 # --results FILE: measures nothing, but makes table and plot of what a run has left (vpn.json, figures.txt).
-# --all: the crates' own benches and the whole of lab-bench too (half an hour more). --quick: one short round, to see that it works.
+# --all: the crates' own benches and the whole of lab-bench too, wake-ups at rest, a stream through a member in between, how soon a known member
+# is up, and what it costs to know 1,000 of them (an hour more). --quick: one short round, to see that it works; with --all only the wake-ups.
 # --bin DIR: programs of Strata that are built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -300,11 +301,14 @@ done
     shown "A direct flow of one host beside a bare \`SOCK_SEQPACKET\` pair" cargo bench --locked --workspace --bench local
     shown "Instructions a packet" bash .ci/counts
   }
-  [ -z "$all" ] || {
+  [ -z "$all" ] || shown "At rest: memory, CPU and wake-ups of each process" "$bin/lab-bench" rest
+  [ -z "$all" ] || [ -n "$quick" ] || {
     shown "Sealing and handshakes" cargo bench --locked --workspace --bench crypt
     shown "Flows asked for, accepted, ended" cargo bench --locked --workspace --bench allocate
     shown "Routing among 10,000 members" cargo bench --locked -p layer --features sim --bench route
     shown "Three hosts in a line" "$bin/lab-bench"
+    shown "The VPN through a member in between, and up of a known member (\`up_ms\`)" "$bin/lab-bench" vpn
+    shown "1,000 members known" "$bin/lab-bench" known
   }
 } | tee "$out/tables.md"
 echo "written: $out/tables.md, $out/vpn.svg, $measured" >&2

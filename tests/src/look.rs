@@ -143,3 +143,15 @@ fn ports(host: &Host) -> anyhow::Result<usize> {
 
 /// The daemons of a host that has no VPN.
 pub const DAEMONS: [&str; 3] = ["irmd", "ipcpd", "shim-udp"];
+
+/// How often a process has waited of its own will, all its threads together, and so has been woken up; 0 if it is gone.
+pub fn wakeups(pid: u32) -> u64 {
+    let threads = fs::read_dir(format!("/proc/{pid}/task"));
+    let waited = threads.into_iter().flatten().flatten().map(|thread| {
+        let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+        let key = "voluntary_ctxt_switches:";
+        let line = status.lines().find_map(|l| l.strip_prefix(key));
+        line.and_then(|l| l.trim().parse().ok()).unwrap_or(0)
+    });
+    waited.sum()
+}

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::lab::{Host, Lab, Link, Process};
+use crate::lab::{Host, How, Lab, Link, Process};
 
 /// The addresses that the layer's certificates give to A and B.
 pub const PAIR_V4: [&str; 2] = ["10.9.1.1", "10.9.2.1"];
@@ -29,10 +29,15 @@ pub struct Pair {
 impl Pair {
     /// The hosts alone.
     pub fn new() -> anyhow::Result<Self> {
+        Self::prepared(|_| Ok(How::default()))
+    }
+
+    /// The same, and how A's daemons live, which is prepared first.
+    pub fn prepared(how: impl FnOnce(&Host) -> anyhow::Result<How>) -> anyhow::Result<Self> {
         let lab = Lab::new()?;
         let (a, b) = (lab.host("a")?, lab.host("b")?);
         let link = lab.veth(&a, &b)?;
-        let irmds = [a.irmd()?, b.irmd()?];
+        let irmds = [a.irmd_as(&how(&a)?)?, b.irmd()?];
         Ok(Self {
             a,
             b,

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use tests::{Host, Lab, Process, eventually};
+use tests::{PAIR_V4, Pair, eventually, until};
 
 const TEN: Duration = Duration::from_secs(10);
 /// What the link takes, and what is offered to the VPN, in Mbit/s.
@@ -13,58 +13,32 @@ const OFFERED: u32 = 48;
 const DATAGRAM: u32 = 1200;
 /// Mbit/s that everybody gets at least: a half would be fair, and who starves has none.
 const ENOUGH: f64 = 3.0;
+/// Half the pings beside a stream of TCP are back by then; some 10 ms is usual.
+const WAITED: Duration = Duration::from_millis(60);
 
 /// Two hosts with a layer and its VPN between them, over a narrow link.
-struct Narrow {
-    _lab: Lab,
-    a: Host,
-    b: Host,
-    _irmds: [Process; 2],
-}
+struct Narrow(Pair);
 
 impl Narrow {
     fn new() -> Self {
-        let lab = Lab::new().unwrap();
-        let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
-        let link = lab.veth(&a, &b).unwrap();
-        for (host, dev) in [(&a, &link.dev[0]), (&b, &link.dev[1])] {
-            host.net(&format!("narrow {dev} {LINK}")).unwrap();
+        let pair = Pair::new().unwrap();
+        for (at, dev) in pair.link.dev.iter().enumerate() {
+            let narrow = format!("narrow {dev} {LINK}");
+            pair.host(at).net(&narrow).unwrap();
         }
-        let irmds = [a.irmd().unwrap(), b.irmd().unwrap()];
-        let shim = "ipcp bootstrap udp --type shim-udp --layer net --ip";
-        let (here, there) = (link.ip(0), link.ip(1));
-        b.irm(&format!("{shim} {there}")).unwrap();
-        a.irm(&format!("{shim} {here} --host ovl-b={there}"))
+        pair.overlay(["10.77.1.1", "10.77.1.2"], "10.77.1.2")
             .unwrap();
-        b.irm("ipcp bootstrap ovl-b --type unicast --layer overlay --prefix 10.9.2.0/24")
-            .unwrap();
-        let url = b
-            .irm("layer invite overlay --member ovl-a --prefix 10.9.1.0/24")
-            .unwrap();
-        let url = url.trim();
-        a.irm(&format!("ipcp enroll ovl-a --type unicast --invite {url}"))
-            .unwrap();
-        for host in [&a, &b] {
-            host.irm("vpn up --layer overlay --dev strata0").unwrap();
-        }
-        let narrow = Self {
-            _lab: lab,
-            a,
-            b,
-            _irmds: irmds,
-        };
-        let ping = ["ping", "10.9.2.1", "-i", "20", "--first-within-ms", "10000"];
-        let out = narrow.a.run("lab-tool", ping).unwrap();
-        assert_eq!(out.code, 0, "{}", out.stderr);
-        narrow
+        pair.vpn("").unwrap();
+        Self(pair)
     }
 
     /// Mbit/s of a program's flow from A to B that begins when datagrams over the VPN fill the link, and of these meanwhile.
     fn beside(&self, qos: &str) -> (f64, f64) {
         let serve = ["perf", "bulk", "--layer", "overlay", "--server"];
-        let _server = self.b.spawn("irm", serve).unwrap();
-        self.b.irm("wait name bulk").unwrap();
-        let sink = self.b.spawn("lab-tool", ["udp-sink", "10.9.2.1:7000"]);
+        let Pair { a, b, .. } = &self.0;
+        let _server = b.spawn("irm", serve).unwrap();
+        b.irm("wait name bulk").unwrap();
+        let sink = b.spawn("lab-tool", ["udp-sink", "10.9.2.1:7000"]);
         let sink = sink.unwrap();
         let bytes = || sink.newest()["bytes"].as_u64();
         eventually(TEN, "the sink is there", || bytes() == Some(0)).unwrap();
@@ -72,10 +46,7 @@ impl Narrow {
         let rate = rate.to_string();
         let pour = ["udp-pour", "10.9.2.1:7000", "--size", &size];
         let how = ["--rate", &rate, "--seconds", "60"];
-        let mut pour = self
-            .a
-            .spawn("lab-tool", pour.into_iter().chain(how))
-            .unwrap();
+        let mut pour = a.spawn("lab-tool", pour.into_iter().chain(how)).unwrap();
         // So much that all queues on the way are full.
         let full = Duration::from_millis(1500);
         eventually(TEN, "datagrams come", || bytes() > Some(1 << 20)).unwrap();
@@ -83,7 +54,7 @@ impl Narrow {
         let before = bytes().unwrap();
         let begin = std::time::Instant::now();
         let perf = format!("perf bulk --layer overlay -t 4 -s 1200 --qos {qos}");
-        let said = self.a.irm_json(&perf);
+        let said = a.irm_json(&perf);
         let others = (bytes().unwrap() - before) as f64 * 8e-6 / begin.elapsed().as_secs_f64();
         assert!(pour.alive(), "it was over too soon: {}", pour.log());
         let rate = said.map(|said| said["gbit_per_s"].as_f64().unwrap());
@@ -119,4 +90,30 @@ fn programs_and_a_vpn_share_a_link_that_is_too_narrow_for_the_vpn_alone() {
             "{qos} and the VPN beside it have {last:?} of {LINK} Mbit/s"
         );
     }
+}
+
+#[test]
+fn a_ping_beside_a_stream_that_fills_the_link_waits_for_little() {
+    let narrow = Narrow::new();
+    let Pair { a, b, .. } = &narrow.0;
+    let (at, much) = ("10.9.2.1:8080", "200000000");
+    let _server = b.spawn("lab-tool", ["http-serve", at, much]).unwrap();
+    let mut last = serde_json::Value::Null;
+    let short = (0..3).any(|_| {
+        let get = until(TEN, || {
+            let mut get = a.spawn("lab-tool", ["http-get", at])?;
+            std::thread::sleep(Duration::from_secs(2));
+            anyhow::ensure!(get.alive(), "{}", get.log());
+            Ok(get)
+        });
+        let mut get = get.unwrap();
+        let ping = ["ping", PAIR_V4[1], "-c", "100", "-i", "20"];
+        let out = a.run("lab-tool", ping).unwrap();
+        assert!(get.alive(), "it was over too soon: {}", get.log());
+        last = serde_json::from_str(&out.stdout).unwrap();
+        println!("beside the stream: {last}");
+        let p50 = last["rtt_us"]["p50"].as_u64().unwrap();
+        last["received"].as_u64() >= Some(95) && p50 < WAITED.as_micros() as u64
+    });
+    assert!(short, "{last}");
 }

@@ -1,13 +1,14 @@
 //! Measures what `docs/benchmarks.md` quotes of programs' flows, on the three hosts of the demo: throughput between
 //! neighbours and through a member in between, what forwarding costs that member, voice beside bulk, allocation of flows, memory and
-//! idle CPU of each process, live flows in a flood.
+//! idle CPU and wake-ups of each process, live flows in a flood.
 //!
 //! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward`, `-- voice`, `-- data` (reliable flows
 //! beside bulk transfers by quinn; `-- bulk` those without loss alone, `-- loss` those at 1 %), `-- sharing`, `-- allocate`, `-- flood`, `-- vpn`
 //! (a stream through a member in between beside one to the neighbour, a raw flow beside datagrams, how soon a known member is
 //! reached; takes iperf3, and is not part of the whole), `-- known [MEMBERS]` (what it costs to know 1,000 members, simulated ones; not part of the whole
 //! either) or `-- churn SECONDS` (200 flows that open and close; 600 s unless said, and not part of
-//! the whole) behind it for these alone. It prints one JSON document.
+//! the whole) behind it for these alone; `-- rest` for the
+//! processes alone, once they have nothing to do. It prints one JSON document.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,7 +20,7 @@ use serde_json::{Value, json};
 use tests::churn::churn;
 use tests::flood::{Offer, counters, flood};
 use tests::known::{FEW, MANY, each, known};
-use tests::look::{memory_kib, ticks};
+use tests::look::{memory_kib, ticks, wakeups};
 use tests::vpns::Vpns;
 use tests::{Host, Impairment, Line, Process, until};
 
@@ -59,8 +60,12 @@ fn main() -> anyhow::Result<()> {
             "voice" => json!({ "voice": rounds(|| voice(&line))? }),
             "allocate" => json!({ "allocate": rounds(|| allocations(&line))? }),
             "flood" => json!({ "flood": flood(&line, OFFER)? }),
+            "rest" => {
+                std::thread::sleep(IDLE);
+                json!({ "processes_at_rest": processes(&line)? })
+            }
             other => anyhow::bail!(
-                "{other} can't be measured alone; use forward, voice, data, bulk, loss, sharing, allocate, flood, vpn, known or churn"
+                "{other} can't be measured alone; use forward, voice, data, bulk, loss, sharing, allocate, flood, rest, vpn, known or churn"
             ),
         });
     }
@@ -347,7 +352,7 @@ fn ping(line: &Line) -> anyhow::Result<Value> {
     until(FIVE, || line.host("a")?.irm_json(ping))
 }
 
-/// Resident memory in kB, and CPU as a part of one core over ten idle seconds.
+/// Resident memory in kB, CPU as a part of one core over ten idle seconds, and wake-ups a second in these.
 fn processes(line: &Line) -> anyhow::Result<Vec<Value>> {
     let all = |host: &Host| {
         let programs = ["irmd", "ipcpd", "shim-udp", "vpn"].into_iter();
@@ -360,15 +365,19 @@ fn processes(line: &Line) -> anyhow::Result<Vec<Value>> {
         .iter()
         .flat_map(|h| all(h).into_iter().map(|p| (h.name.clone(), p)))
         .collect();
-    let before: Vec<u64> = found.iter().map(|(_, (_, pid))| ticks(*pid)).collect();
+    let now = |(_, (_, pid)): &(String, (&str, u32))| (ticks(*pid), wakeups(*pid));
+    let before: Vec<_> = found.iter().map(now).collect();
     std::thread::sleep(IDLE);
     Ok(found
         .iter()
         .zip(before)
-        .map(|((host, (name, pid)), before)| {
+        .map(|(process, (ticks, wakeups))| {
+            let ((host, (name, pid)), now) = (process, now(process));
             // 100 ticks a second, everywhere that Linux runs programs.
-            let cpu = (ticks(*pid) - before) as f64 / 100.0 / IDLE.as_secs_f64();
-            json!({ "host": host, "program": name, "rss_kb": memory_kib(*pid), "idle_cpu": cpu })
+            let cpu = (now.0 - ticks) as f64 / 100.0 / IDLE.as_secs_f64();
+            let woken = (now.1 - wakeups) as f64 / IDLE.as_secs_f64();
+            let rss = memory_kib(*pid);
+            json!({ "host": host, "program": name, "rss_kb": rss, "idle_cpu": cpu, "wakeups_per_s": woken })
         })
         .collect())
 }

@@ -62,6 +62,8 @@ pub struct How {
     pub descriptors: Option<u64>,
     /// Has a clock of its own.
     pub clock: Option<Clock>,
+    /// Finds programs here before it looks where everybody does.
+    pub path: Option<PathBuf>,
 }
 
 impl How {
@@ -276,6 +278,12 @@ impl Host {
         }
         if let Some(clock) = &how.clock {
             command.envs(clock.env());
+        }
+        if let Some(first) = &how.path {
+            let all = std::env::var_os("PATH").unwrap_or_default();
+            let all = std::iter::once(first.clone()).chain(std::env::split_paths(&all));
+            // No folder of a Lab has a colon in its name.
+            command.env("PATH", std::env::join_paths(all).unwrap_or_default());
         }
         for (bytes, dir) in &how.disks {
             command.args(["--disk", &format!("{bytes}:{}", dir.display())]);

@@ -3,6 +3,7 @@
 mod bad;
 mod capture;
 mod device;
+mod dns;
 mod frame;
 mod hello;
 mod http;
@@ -156,6 +157,13 @@ enum Verb {
     TcpExchange(tcp::Exchange),
     /// Write to a TCP server that reads nothing, and print how many bytes that took
     TcpFill { to: SocketAddr },
+    /// Ask a name server and print what it said
+    AskDns {
+        at: SocketAddr,
+        name: String,
+        /// A, AAAA, PTR
+        kind: String,
+    },
     /// Send datagrams through a SOCKS proxy and print how many came back
     SocksUdp {
         proxy: SocketAddr,
@@ -171,6 +179,7 @@ enum Verb {
 /// Runs the program.
 pub fn main() -> anyhow::Result<()> {
     match Args::parse().verb {
+        Verb::AskDns { at, name, kind } => dns::ask(at, &name, &kind),
         Verb::UdpEcho { at } => udp::echo(at),
         Verb::UdpSend { to, count } => udp::send(to, count),
         Verb::UdpPour(how) => pour::pour(&how),
