@@ -131,6 +131,39 @@ fn a_device_that_was_removed_by_hand_is_made_again_and_the_vpn_heals() {
 }
 
 #[test]
+fn how_a_vpn_carries_packets_changes_while_it_is_up() {
+    let line = Line::up().unwrap();
+    line.ping(VPN_V4[2]).unwrap();
+    let a = line.host("a").unwrap();
+    let status = || a.irm_json("vpn status").unwrap()["vpns"][0].take();
+    let before = status();
+    let up = "vpn up --layer overlay --dev strata0";
+    a.irm(&format!("{up} --idle 9s --mss-clamp off --dscp off"))
+        .unwrap();
+    let now = status();
+    let said = ["idle_ms", "mss_clamp", "dscp"].map(|key| now[key].to_string());
+    assert_eq!(said, ["9000", "false", "false"], "{now}");
+    assert_eq!(now["pid"], before["pid"], "it was started anew");
+    assert_eq!(now["counters"]["flows_down"], 0, "{now}");
+    line.ping(VPN_V4[2]).unwrap();
+    let other = format!("{up} --route 10.66.0.0/16=ovl-b");
+    let other = a.run("irm", other.split(' ')).unwrap();
+    assert_eq!(other.code, 6, "{}", other.stderr);
+    // It is kept, too.
+    let pid = now["pid"].as_i64().unwrap();
+    kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+    line.heals_within(5).unwrap();
+    until(FIVE, || {
+        let now = status();
+        anyhow::ensure!(now["idle_ms"] == 9000, "{now}");
+        Ok(())
+    })
+    .unwrap();
+    a.irm(up).unwrap();
+    assert_eq!(status()["idle_ms"], before["idle_ms"]);
+}
+
+#[test]
 fn killing_irmd_where_a_flow_only_passes_costs_nothing() {
     killing_irmd_costs_nothing(&["b"]);
 }

@@ -28,8 +28,10 @@ use ways::Ways;
 /// One VPN.
 #[derive(Debug)]
 pub(crate) struct Vpn {
-    /// What it should be.
+    /// What it should be, but for how it carries packets.
     pub(crate) spec: VpnSpec,
+    /// That may change while it is up.
+    traffic: watch::Sender<Traffic>,
     inner: Mutex<Inner>,
     /// Counts what it said; others wait for a change.
     said: watch::Sender<u64>,
@@ -91,12 +93,22 @@ struct Inner {
 impl Vpn {
     fn new(spec: VpnSpec) -> Arc<Self> {
         Arc::new(Self {
+            traffic: watch::Sender::new(spec.traffic.clone()),
             spec,
             inner: Mutex::default(),
             said: watch::Sender::new(0),
             stop: watch::Sender::new(false),
             gone: watch::Sender::new(false),
         })
+    }
+
+    /// What it should be by now.
+    fn wanted(&self) -> VpnSpec {
+        let traffic = self.traffic.borrow().clone();
+        VpnSpec {
+            traffic,
+            ..self.spec.clone()
+        }
     }
 
     /// As the administrator sees it.
@@ -191,7 +203,8 @@ pub(crate) async fn end_all(daemon: &Daemon) {
     .await;
 }
 
-/// Makes a VPN and waits until its device is up. The same again is fine, other arguments are a conflict. One that doesn't
+/// Makes a VPN and waits until its device is up. The same again is fine; how it carries packets is changed; other arguments are a
+/// conflict. One that doesn't
 /// come up, or that nobody waits for any more before it did, is forgotten.
 pub(crate) async fn up(daemon: &Arc<Daemon>, request: VpnUpRequest) -> Result<VpnInfo, Reason> {
     let timeout = crate::broker::bounded(request.timeout_ms);
@@ -242,16 +255,19 @@ async fn wanted(daemon: &Arc<Daemon>, spec: VpnSpec) -> Result<Arc<Vpn>, Reason>
     // A layer has one of each kind.
     let same = |v: &VpnSpec| (&v.layer, v.tap) == (&spec.layer, spec.tap);
     let fits = |v: &Arc<Vpn>| v.spec.dev == spec.dev || same(&v.spec);
-    if let Some(vpn) = all(daemon).into_iter().find(fits) {
-        if *vpn.stop.borrow() {
-            // An earlier one is on its way out.
-            down(daemon, &vpn).await?;
-        } else if vpn.spec == spec {
-            return Ok(vpn);
-        }
+    let stops = |v: &Arc<Vpn>| *v.stop.borrow();
+    if let Some(vpn) = all(daemon).into_iter().find(fits).filter(stops) {
+        // An earlier one is on its way out.
+        down(daemon, &vpn).await?;
     }
     if let Some(vpn) = all(daemon).into_iter().find(fits) {
-        if vpn.spec == spec {
+        let now = vpn.wanted();
+        if now == spec {
+            return Ok(vpn);
+        }
+        let traffic = spec.traffic.clone();
+        if (VpnSpec { traffic, ..now }) == spec {
+            carry(daemon, &vpn, spec.traffic).await?;
             return Ok(vpn);
         }
         let text = format!(
@@ -264,6 +280,25 @@ async fn wanted(daemon: &Arc<Daemon>, spec: VpnSpec) -> Result<Arc<Vpn>, Reason>
     daemon.vpns.insert(vpn.spec.dev.clone(), vpn.clone());
     start(daemon, vpn.clone());
     Ok(vpn)
+}
+
+/// Has a VPN carry packets so from now on, and waits a moment for it to say so.
+async fn carry(daemon: &Daemon, vpn: &Vpn, traffic: Traffic) -> Result<(), Reason> {
+    let (mut said, shown) = (vpn.said.subscribe(), vpn.info());
+    let before = vpn.traffic.send_replace(traffic);
+    if vpn.inner().kept
+        && let Err(reason) = save(daemon)
+    {
+        vpn.traffic.send_replace(before);
+        return Err(reason);
+    }
+    // Where its process isn't up it hears of it when it is.
+    if shown.state == "up" {
+        let other =
+            async { while vpn.info().traffic == shown.traffic && said.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(Duration::from_secs(1), other).await;
+    }
+    Ok(())
 }
 
 /// Somebody who waits for a VPN to come up. When the last of them goes away before it ever was up, so does the VPN.
@@ -365,7 +400,7 @@ fn save(daemon: &Daemon) -> Result<(), Reason> {
     let specs: BTreeMap<String, VpnSpec> = all(daemon)
         .into_iter()
         .filter(|v| v.inner().kept)
-        .map(|v| (v.spec.dev.clone(), v.spec.clone()))
+        .map(|v| (v.spec.dev.clone(), v.wanted()))
         .collect();
     daemon.store.save("vpns", &specs).map_err(failed)
 }

@@ -61,6 +61,7 @@ async fn serve(
     vpn.change(|i| (i.tx, i.failure) = (Some(tx.clone()), None));
     let mut told = None;
     let mut changed = daemon.members.subscribe();
+    let mut traffic = vpn.traffic.subscribe();
     let (mut at, mut soonest) = (Instant::now(), Instant::now());
     let end = loop {
         tokio::select! {
@@ -70,6 +71,7 @@ async fn serve(
                 Err(reason) => break Err(reason),
             },
             Ok(()) = changed.changed() => at = at.min(soonest),
+            Ok(()) = traffic.changed() => at = Instant::now(),
             () = sleep_until(at) => {
                 let again = tell(daemon, &vpn, tx, &mut told).await;
                 (soonest, at) = (Instant::now() + PAUSE, Instant::now() + again);
@@ -119,7 +121,7 @@ async fn tell(
     tx: &Sender<VpnCommand>,
     told: &mut Option<VpnConfig>,
 ) -> Duration {
-    match config(daemon, &vpn.spec).await {
+    match config(daemon, &vpn.wanted()).await {
         Ok((config, again)) if told.as_ref() == Some(&config) => return again,
         Ok((config, again)) => {
             let command = vpn_command::Command::Config(config.clone());
