@@ -136,17 +136,19 @@ impl<T: TunPort> Devices<T> {
     }
 
     /// Packets of this go by themselves from now on. `false`: the flow has no device.
-    pub(crate) fn talk(&mut self, flow: FlowId, talk: Talk, now: Instant) -> bool {
+    pub(crate) fn talk(&mut self, io: &mut Io, flow: FlowId, talk: Talk, now: Instant) -> bool {
         let device = self.device_of(flow);
-        device
-            .map(|device| device.known.talk(flow, talk, now))
-            .is_some()
+        let taken = device.map(|device| device.known.talk(flow, talk, now));
+        if taken == Some(false) {
+            io.counters.add("limit.device_talks", 1);
+        }
+        taken.is_some()
     }
 
-    /// Packets of this are the user's again.
-    pub(crate) fn forget_talk(&mut self, flow: FlowId, talk: &Talk) {
+    /// The user was told that something of this moves.
+    pub(crate) fn told(&mut self, flow: FlowId, talk: &Talk, now: Instant) {
         if let Some(device) = self.device_of(flow) {
-            device.known.forget_talk(talk);
+            device.known.told(talk, now);
         }
     }
 
@@ -249,7 +251,7 @@ impl<T: TunPort> Devices<T> {
         let (known, mut others) = (&mut device.known, None);
         let mut lost = 0;
         let written = device.tun.write(&batch, |packet| {
-            if known.flow_of(Way::In, packet, now) == Some(flow) {
+            if known.flow_of(Way::In(flow), packet, now).is_some() {
                 return true;
             }
             let others = others.get_or_insert_with(|| Batch::new(Framing::Record));
@@ -499,6 +501,10 @@ mod tests {
     }
 
     impl Bench {
+        fn talk(&mut self, flow: FlowId, talk: Talk) -> bool {
+            self.devices.talk(&mut self.io, flow, talk, self.now)
+        }
+
         /// What comes of packets that the host sends.
         fn send(&mut self, packets: &[Vec<u8>]) -> Vec<(bool, FlowId, Vec<Vec<u8>>)> {
             for packet in packets {
@@ -678,7 +684,7 @@ mod tests {
     #[test]
     fn one_way_of_one_conversation_goes_by_itself_and_nothing_else_between_the_two() {
         let mut bench = bench();
-        assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+        assert!(bench.talk(NEXT, talk(true)));
         let known = tcp(true, ACK);
         let (mut port, mut protocol, mut fragment) = (known.clone(), known.clone(), known.clone());
         port[23] += 1;
@@ -701,7 +707,7 @@ mod tests {
             bench.arrive(NEXT, std::slice::from_ref(&back)),
             (vec![], vec![back.clone()])
         );
-        assert!(bench.devices.talk(NEXT, talk(false), bench.now));
+        assert!(bench.talk(NEXT, talk(false)));
         assert_eq!(
             bench.arrive(NEXT, std::slice::from_ref(&back)),
             (vec![back.clone()], vec![])
@@ -717,7 +723,7 @@ mod tests {
     fn what_ends_a_conversation_is_the_users_and_so_is_what_comes_behind_it() {
         for flags in [0x11, 0x04, 0x02] {
             let mut bench = bench();
-            assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+            assert!(bench.talk(NEXT, talk(true)));
             let all = [tcp(true, ACK), tcp(true, flags), tcp(true, ACK)];
             let by_itself: Vec<bool> = bench.send(&all).iter().map(|said| said.0).collect();
             assert_eq!(by_itself, [true, false, false], "{flags:#x}");
@@ -728,7 +734,7 @@ mod tests {
     fn a_conversation_that_goes_on_is_said_to_the_user_and_one_that_rests_is_forgotten() {
         let mut bench = bench();
         let all = [tcp(true, ACK)];
-        assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+        assert!(bench.talk(NEXT, talk(true)));
         for _ in 0..5 {
             bench.now += SIGN - Duration::from_millis(1);
             assert!(bench.send(&all)[0].0);
@@ -736,6 +742,7 @@ mod tests {
             bench.now += Duration::from_millis(1);
             assert!(bench.send(&all)[0].0);
             assert_eq!(bench.devices.signs(FLOW), [(NEXT, talk(true))]);
+            bench.devices.told(NEXT, &talk(true), bench.now);
             assert!(bench.send(&all)[0].0);
             assert!(bench.devices.signs(NEXT).is_empty());
         }
@@ -747,10 +754,46 @@ mod tests {
     }
 
     #[test]
+    fn a_conversation_of_which_the_user_cant_hear_goes_on_until_it_would_be_forgotten() {
+        let mut bench = bench();
+        let all = [tcp(true, ACK)];
+        assert!(bench.talk(NEXT, talk(true)));
+        let start = bench.now;
+        bench.now += SIGN;
+        // It is tried once a second, not with each packet.
+        for second in 0..(FORGOTTEN - SIGN).as_secs() {
+            bench.now = start + SIGN + Duration::from_secs(second);
+            for _ in 0..3 {
+                assert!(bench.send(&all)[0].0);
+            }
+            assert_eq!(bench.devices.signs(NEXT), [(NEXT, talk(true))]);
+        }
+        bench.now = start + FORGOTTEN;
+        assert!(!bench.send(&all)[0].0);
+    }
+
+    #[test]
+    fn what_a_member_sends_in_the_name_of_another_changes_nothing_of_its_conversations() {
+        let mut bench = bench();
+        let back = [tcp(false, ACK)];
+        for flags in [ACK, 0x11, 0x04, 0x02] {
+            assert!(bench.talk(NEXT, talk(false)));
+            let feigned = [tcp(false, flags)];
+            let left = (vec![], feigned.to_vec());
+            assert_eq!(bench.arrive(FLOW, &feigned), left, "{flags:#x}");
+            assert_eq!(bench.arrive(NEXT, &back), (back.to_vec(), vec![]));
+            // Nor does it keep one alive.
+            bench.now += SIGN;
+            assert_eq!(bench.arrive(FLOW, &feigned), left, "{flags:#x}");
+            assert!(bench.devices.signs(NEXT).is_empty());
+        }
+    }
+
+    #[test]
     fn conversations_end_with_their_flow_or_when_its_device_is_said_again() {
         let mut bench = bench();
         let all = [tcp(true, ACK)];
-        assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+        assert!(bench.talk(NEXT, talk(true)));
         assert!(bench.send(&all)[0].0);
         let (io, again) = (&mut bench.io, || panic!("it is known"));
         bench
@@ -758,31 +801,33 @@ mod tests {
             .bind(io, (NEXT, 1400), (ID, u64::MAX), again)
             .unwrap();
         assert!(!bench.send(&all)[0].0);
-        assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+        assert!(bench.talk(NEXT, talk(true)));
         assert!(bench.send(&all)[0].0);
         bench.devices.unbind(&mut bench.io, NEXT);
         assert!(!bench.send(&all)[0].0);
-        assert!(!bench.devices.talk(NEXT, talk(true), bench.now));
+        assert!(!bench.talk(NEXT, talk(true)));
     }
 
     #[test]
     fn conversations_of_a_flow_are_bounded_and_the_dead_take_no_place() {
         let mut bench = bench();
-        assert!(bench.devices.talk(NEXT, talk(true), bench.now));
+        assert!(bench.talk(NEXT, talk(true)));
         let of_port = |n: usize| Talk {
             ports: (n as u16, 1),
             ..talk(true)
         };
         for n in 0..known::TALKS {
-            assert!(bench.devices.talk(FLOW, of_port(n), bench.now));
+            assert!(bench.talk(FLOW, of_port(n)));
         }
         let held = |bench: &mut Bench| bench.devices.device_of(FLOW).unwrap().known.talks();
         assert_eq!(held(&mut bench), known::TALKS + 1);
-        assert!(bench.devices.talk(FLOW, of_port(known::TALKS), bench.now));
-        assert_eq!(held(&mut bench), 2);
+        // One more is not taken, and costs no other its place.
+        assert!(bench.talk(FLOW, of_port(known::TALKS)));
+        assert_eq!(held(&mut bench), known::TALKS + 1);
+        assert_eq!(bench.io.counters.get("limit.device_talks"), 1);
         assert!(bench.send(&[tcp(true, ACK)])[0].0);
         bench.now += FORGOTTEN;
-        assert!(bench.devices.talk(FLOW, of_port(7), bench.now));
+        assert!(bench.talk(FLOW, of_port(7)));
         assert_eq!(held(&mut bench), 1);
     }
 

@@ -218,10 +218,24 @@ async fn pairs_are_taken_back_also_where_the_socket_was_full_when_the_policy_cha
 
 #[tokio::test]
 async fn no_pair_is_said_while_others_are_to_be_taken_back() {
+    let (own, other) = ("10.7.0.1".parse().unwrap(), "10.7.0.2".parse().unwrap());
+    let good = Said::Item(Item::Pair(Pair::new(own, other).unwrap()));
+    comes_behind_what_is_taken_back(Bench::new(), config(), good).await;
+}
+
+#[tokio::test]
+async fn nor_is_a_way_of_a_conversation() {
     let mut bench = Bench::new();
+    bench.pump.configure(&udp_only());
+    assert!(bench.frame(&[]) && bench.frame(&udp("10.7.0.1", "10.7.0.2", 9)));
+    assert!(bench.said().await.contains(&talk(true)));
+    comes_behind_what_is_taken_back(bench, udp_only(), talk(false)).await;
+}
+
+/// The socket is full, and a prefix is another member's now, so that pairs and talks must go; what is still good is met before there
+/// is room, and said behind that.
+async fn comes_behind_what_is_taken_back(mut bench: Bench, mut moved: Config, good: Said) {
     bench.fill().await;
-    // The prefix is another member's now, so that pairs must go; a pair that is good still is met before there is room.
-    let mut moved = config();
     let net = "10.8.0.0/16".parse().unwrap();
     let prefixes =
         |c: &mut Config, of: &str| c.members.get_mut(&label(of)).unwrap().prefixes.clone();
@@ -234,17 +248,20 @@ async fn no_pair_is_said_while_others_are_to_be_taken_back() {
         .prefixes
         .push(net);
     bench.pump.configure(&moved);
+    let answer = |n| {
+        let mut answer = udp("10.7.0.2", "10.7.0.1", n);
+        answer[20..24].copy_from_slice(&[0, 9, 0, 7]);
+        answer
+    };
     let mut all = Vec::new();
     for n in 0..8 {
-        bench.far.send(&[&udp("10.7.0.2", "10.7.0.1", n)]);
+        bench.far.send(&[&answer(n)]);
         settle(&mut bench.pump).await;
     }
     all.extend(bench.said().await);
     tokio::time::sleep(Duration::from_millis(150)).await;
-    bench.far.send(&[&udp("10.7.0.2", "10.7.0.1", 9)]);
+    bench.far.send(&[&answer(9)]);
     all.extend(bench.said().await);
-    let (own, other) = ("10.7.0.1".parse().unwrap(), "10.7.0.2".parse().unwrap());
-    let good = Said::Item(Item::Pair(Pair::new(own, other).unwrap()));
     let matter = |what: &&Said| **what == good || is_device(what);
     let said: Vec<&Said> = all.iter().filter(matter).collect();
     assert!(said.len() == 2 && is_device(said[0]), "{said:?}");
@@ -379,7 +396,7 @@ fn talk(out: bool) -> Said {
     Said::Item(Item::Talk(Talk {
         out,
         protocol: 17,
-        ports: if out { (7, 9) } else { (9, 7) },
+        ports: (7, 9),
         pair: Pair::new(own, other).unwrap(),
     }))
 }
@@ -396,6 +413,11 @@ async fn under_rules_each_way_of_a_conversation_is_said_behind_its_packets_and_n
     assert!(bench.frame(&[]) && bench.frame(&out));
     let said = bench.said().await;
     assert_eq!(said, [Said::Packets(vec![out]), talk(true)]);
+    // What answers goes by itself too, by the same ports.
+    let mut answer = udp("10.7.0.2", "10.7.0.1", 7);
+    answer[20..24].copy_from_slice(&[0, 9, 0, 7]);
+    bench.far.send(&[&answer]);
+    assert_eq!(bench.said().await, [talk(false)]);
     // What B may not begin is not said of it.
     bench.far.send(&[&udp("10.7.0.2", "10.7.0.1", 9)]);
     assert_eq!(bench.said().await, []);
@@ -409,8 +431,15 @@ async fn a_sign_of_what_the_filter_does_not_know_takes_all_back() {
     bench.pump.configure(&udp_only());
     assert!(bench.frame(&[]) && bench.frame(&udp("10.7.0.1", "10.7.0.2", 9)));
     assert!(bench.said().await.contains(&talk(true)));
-    for (sign, answer) in [(talk(true), 0), (talk(false), 1)] {
-        let Said::Item(sign) = sign else { continue };
+    let Said::Item(Item::Talk(known)) = talk(true) else {
+        panic!("a talk")
+    };
+    let unknown = Talk {
+        ports: (9, 7),
+        ..known
+    };
+    for (sign, answer) in [(known, 0), (unknown, 1)] {
+        let sign = Item::Talk(sign);
         bench.far.0.try_send_item(&sign, None).unwrap();
         assert_eq!(devices(&bench.said().await), answer, "{sign:?}");
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::hash::Hash;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ip::ends::Ends;
 use ip::upper::{self, FIN, RST, SYN, opens};
@@ -15,8 +15,7 @@ use rustc_hash::FxHashMap;
 #[derive(Debug)]
 pub(super) struct Known {
     pairs: Table<Pair, ()>,
-    /// Each with when the user was last told of it, or has spoken of it.
-    talks: Table<Talk, Instant>,
+    talks: Table<Talk, Spoken>,
     /// What the last packet of each way was of.
     last: [Option<Last>; 2],
     /// Talks of which something has moved, to be said to the user.
@@ -30,8 +29,46 @@ pub(super) struct Known {
 pub(super) enum Way {
     /// From the device.
     Out,
-    /// To it.
-    In,
+    /// To it, from this flow.
+    In(FlowId),
+}
+
+impl Way {
+    fn place(self) -> usize {
+        match self {
+            Self::Out => 0,
+            Self::In(_) => 1,
+        }
+    }
+
+    /// Whether what was said of a flow is of such a packet. What another flow brings must change nothing either: its addresses
+    /// may be feigned.
+    fn admits(self, flow: FlowId) -> bool {
+        match self {
+            Self::Out => true,
+            Self::In(by) => by == flow,
+        }
+    }
+}
+
+/// When the two last spoke of a talk, and when the user is to hear next that something of it moves.
+#[derive(Debug, Clone, Copy)]
+struct Spoken {
+    at: Instant,
+    again: Instant,
+}
+
+impl Spoken {
+    fn now(now: Instant) -> Self {
+        Self {
+            at: now,
+            again: now + SIGN,
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) >= FORGOTTEN
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -64,11 +101,12 @@ impl Known {
         let ends = Ends::parse(packet).ok()?;
         let pair = match way {
             Way::Out => Pair::new(ends.src, ends.dst),
-            Way::In => Pair::new(ends.dst, ends.src),
+            Way::In(_) => Pair::new(ends.dst, ends.src),
         }?;
-        let last = self.last[way as usize];
+        let last = self.last[way.place()];
         if let Some(Last::Pair(last, flow)) = last
             && last == pair
+            && way.admits(flow)
         {
             return (!opens(packet)).then_some(flow);
         }
@@ -78,12 +116,16 @@ impl Known {
         };
         if let (Some(Last::Talk(last, flow, due)), Some((talk, false))) = (last, said)
             && last == talk
+            && way.admits(flow)
             && now < due
         {
             return Some(flow);
         }
         if let Some((flow, ())) = self.pairs.all.get(&pair) {
-            self.last[way as usize] = Some(Last::Pair(pair, *flow));
+            if !way.admits(*flow) {
+                return None;
+            }
+            self.last[way.place()] = Some(Last::Pair(pair, *flow));
             return (!opens(packet)).then_some(*flow);
         }
         let (talk, turns) = said?;
@@ -91,19 +133,32 @@ impl Known {
     }
 
     fn flow_of_talk(&mut self, way: Way, talk: Talk, turns: bool, now: Instant) -> Option<FlowId> {
-        let (flow, told) = self.talks.all.get_mut(&talk)?;
-        let (flow, age) = (*flow, now.saturating_duration_since(*told));
-        if turns || age >= FORGOTTEN {
-            // What ends one goes by the user, who says what of it still may.
-            self.forget_talk(&talk);
+        let (flow, spoken) = self.talks.all.get_mut(&talk)?;
+        let flow = *flow;
+        if !way.admits(flow) {
             return None;
         }
-        if age >= SIGN {
-            *told = now;
+        if turns || spoken.is_over(now) {
+            // What ends one goes by the user, who says what of it still may.
+            self.last = [None; 2];
+            self.talks.remove(&talk);
+            return None;
+        }
+        if now >= spoken.again {
+            // If the user can't hear it now, that is not tried with each packet.
+            spoken.again = now + RETRY;
             self.signs.push((flow, talk));
         }
-        self.last[way as usize] = Some(Last::Talk(talk, flow, *told + SIGN));
+        self.last[way.place()] = Some(Last::Talk(talk, flow, spoken.again));
         Some(flow)
+    }
+
+    /// The user was told that something of this moves.
+    pub(super) fn told(&mut self, talk: &Talk, now: Instant) {
+        if let Some((_, spoken)) = self.talks.all.get_mut(talk) {
+            *spoken = Spoken::now(now);
+            self.last = [None; 2];
+        }
     }
 
     /// Packets between these two go by themselves from now on.
@@ -115,18 +170,22 @@ impl Known {
         self.pairs.insert(pair, flow, ());
     }
 
-    /// Packets of this go by themselves from now on.
-    pub(super) fn talk(&mut self, flow: FlowId, talk: Talk, now: Instant) {
+    /// Packets of this go by themselves from now on. `false`: the flow has its share, and keeps what it has. Those that are new go
+    /// by the user until others have ended; to forget the old would have the packets of all of them overtake each other.
+    pub(super) fn talk(&mut self, flow: FlowId, talk: Talk, now: Instant) -> bool {
         self.last = [None; 2];
+        let full = |known: &Self| known.talks.is_full(flow, &talk, TALKS);
+        let pause = if full(self) { RETRY } else { FORGOTTEN };
         let since = |then| now.saturating_duration_since(then);
-        if self.swept.is_none_or(|then| since(then) >= FORGOTTEN) {
+        if self.swept.is_none_or(|then| since(then) >= pause) {
             self.swept = Some(now);
-            self.talks.keep(|_, told| since(*told) < FORGOTTEN);
+            self.talks.keep(|_, spoken| !spoken.is_over(now));
         }
-        if self.talks.is_full(flow, &talk, TALKS) {
-            self.talks.forget(flow);
+        let takes = !full(self);
+        if takes {
+            self.talks.insert(talk, flow, Spoken::now(now));
         }
-        self.talks.insert(talk, flow, now);
+        takes
     }
 
     /// Nothing that was said of a flow holds any more.
@@ -135,12 +194,6 @@ impl Known {
         self.pairs.forget(flow);
         self.talks.forget(flow);
         self.signs.retain(|(other, _)| *other != flow);
-    }
-
-    /// Packets of this are the user's again.
-    pub(super) fn forget_talk(&mut self, talk: &Talk) {
-        self.last = [None; 2];
-        self.talks.remove(talk);
     }
 
     /// How many talks are kept.
@@ -206,7 +259,7 @@ fn talk(way: Way, pair: Pair, packet: &[u8]) -> Option<(Talk, bool)> {
     let talk = upper::Talk::parse(packet)?;
     let (out, ports) = match way {
         Way::Out => (true, (talk.src, talk.dst)),
-        Way::In => (false, (talk.dst, talk.src)),
+        Way::In(_) => (false, (talk.dst, talk.src)),
     };
     let said = Talk {
         out,
@@ -217,7 +270,9 @@ fn talk(way: Way, pair: Pair, packet: &[u8]) -> Option<(Talk, bool)> {
     Some((said, talk.flags & (SYN | FIN | RST) != 0))
 }
 
-/// What one flow may have; when there is more, all of its own is learnt anew. As many flows as a process has, so many shares.
+/// When a sign that the user could not hear is tried again, and when a flow that has its share is looked at for what is over.
+const RETRY: Duration = Duration::from_secs(1);
+/// What one flow may have; when there are more pairs, all of its own are learnt anew. As many flows as a process has, so many shares.
 pub(super) const PAIRS: usize = 1024;
-/// Two of each conversation.
+/// Two of each conversation; when there are more, no other is taken.
 pub(super) const TALKS: usize = 4096;

@@ -23,7 +23,7 @@ impl Uppers {
         loop {
             match self.devices.read(io, (key, now), &margin)? {
                 devices::Read::Sdus(flow, batch) => {
-                    self.tell_signs(flow);
+                    self.tell_signs(flow, now);
                     let takes = |upper: &Upper| !upper.silent && !upper.ended;
                     if !self.flows.get(&flow).is_some_and(takes) {
                         io.counters.add("drop.device_silent", batch.count() as u64);
@@ -35,6 +35,7 @@ impl Uppers {
                     return Some(Did::Wrote(flow, batch));
                 }
                 devices::Read::Frame(flow, packet) => {
+                    self.tell_signs(flow, now);
                     if !self.tell(flow, &Item::Frame(packet)) {
                         io.counters.add("drop.device_user_full", 1);
                     }
@@ -58,16 +59,16 @@ impl Uppers {
         if self.devices.begins_to_move(flow) {
             self.timers.set(Timer::Moved(flow), now + MOVED);
         }
-        self.tell_signs(flow);
+        self.tell_signs(flow, now);
         left.map(Batch::into_record)
     }
 
     /// Tells the user of a device of which conversations something has moved.
-    pub(super) fn tell_signs(&mut self, flow: FlowId) {
+    pub(super) fn tell_signs(&mut self, flow: FlowId, now: Instant) {
         for (flow, talk) in self.devices.signs(flow) {
-            if !self.tell(flow, &Item::Talk(talk)) {
-                // Who doesn't hear of it must not let it end while it goes on.
-                self.devices.forget_talk(flow, &talk);
+            // If the user has no room for it, it is told soon; if it has none for long, the talk is forgotten before the user ends it.
+            if self.tell(flow, &Item::Talk(talk)) {
+                self.devices.told(flow, &talk, now);
             }
         }
     }
@@ -105,7 +106,7 @@ impl Uppers {
                 bound.or_else(|e| misuse(&e))
             }
             Item::Pair(pair) if self.devices.pair(flow, pair) => Ok(()),
-            Item::Talk(talk) if self.devices.talk(flow, talk, now) => Ok(()),
+            Item::Talk(talk) if self.devices.talk(io, flow, talk, now) => Ok(()),
             Item::Pair(_) | Item::Talk(_) => misuse(&"a Pair or Talk came before the Device"),
             Item::Join(_)
             | Item::Welcome(_)
