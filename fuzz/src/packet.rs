@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use ip::ends::Ends;
 use ip::mss;
-use vpn::filter::{Both, Filter, Rules, Way};
+use ip::upper::{FIN, RST, Talk};
+use proto::irm;
+use vpn::filter::{Both, Filter, Passed, Rules, Way};
 use vpn::fragment;
 use vpn::icmp::{Problem, answer};
 use vpn::prefix::PeerId;
@@ -45,11 +47,36 @@ pub fn run(bytes: &[u8]) {
             let passed = filter.pass(now, (PeerId(0), way), packet, &ends);
             assert!(passed.is_err(), "what is denied passes");
         }
+        by_itself(packet, &ends, now);
     }
     if ends.is_ok() && fragment::allowed(packet) {
         for part in fragment::fragments(packet, mtu.into()) {
             assert!(part.len() <= mtu.into() && Ends::parse(&part).is_ok());
         }
+    }
+}
+
+/// What may go by itself once its conversation was judged is what a filter that allows all lets go on.
+fn by_itself(packet: &[u8], ends: &Ends, now: Instant) {
+    let rule = irm::PassRule {
+        allow: true,
+        protocol: 0,
+        low: 0,
+        high: u16::MAX.into(),
+    };
+    let all = || Some(Rules::from(irm::Filter { rules: vec![rule] }));
+    let mut filter = Filter::default();
+    let both = Both {
+        sends: all(),
+        takes: all(),
+    };
+    filter.set([(PeerId(0), both)].into());
+    let passed = filter.pass(now, (PeerId(0), Way::Out), packet, ends);
+    if let Some(talk) = Talk::parse(packet) {
+        let ends = talk.flags & (FIN | RST) != 0;
+        let said = if ends { Passed::Alone } else { Passed::Going };
+        assert_eq!(passed, Ok(said));
+        assert_eq!(filter.conversations(), 1);
     }
 }
 

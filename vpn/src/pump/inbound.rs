@@ -18,7 +18,7 @@ use ip::ends::Ends;
 use ip::{mss, upper};
 
 impl<F: FlowPort> Core<F> {
-    /// Takes at most [`RECORDS`] records off a flow; `true` if nothing was left.
+    /// Takes at most [`RECORDS`] records off a flow, or [`FRAMES`] of single packets; `true` if nothing was left.
     pub(super) fn inbound<T: TunPort>(
         &mut self,
         tun: &mut T,
@@ -26,7 +26,8 @@ impl<F: FlowPort> Core<F> {
         side: Side,
         now: Instant,
     ) -> bool {
-        for _ in 0..RECORDS {
+        let mut taken = 0;
+        while taken < FRAMES {
             let Some(flow) = self
                 .peers
                 .get_mut(id.0 as usize)
@@ -40,6 +41,10 @@ impl<F: FlowPort> Core<F> {
                 self.all.resized(mtu, flow);
                 self.happened.push(Happening::Mtu);
             }
+            taken += match read {
+                Ok(Heard::Frame(_)) => 1,
+                _ => FRAMES / RECORDS,
+            };
             match read {
                 Ok(Heard::Sdus) if self.segment.is_some() => self.deliver_frames(tun, id, now),
                 Ok(Heard::Sdus) => self.deliver(tun, id, side, now),
@@ -164,5 +169,7 @@ fn check(
 
 /// Records off one flow before the others have their turn.
 const RECORDS: usize = 4;
+/// The same, of packets of the device that come one by one: as many as are read from it where it wasn't handed over.
+const FRAMES: usize = 64;
 /// Pairs of addresses that are said of one record; the others are of the next.
 const PAIRS: usize = 4;
