@@ -16,8 +16,17 @@ pub struct Upper {
 pub struct Fragment {
     /// The number that all fragments of one packet bear.
     pub id: u32,
-    /// The first has the header of the transport; the others have not.
-    pub first: bool,
+    /// Where in the packet it belongs, in bytes; only what is at 0 has the header of the transport.
+    pub place: usize,
+    /// Where the part that it holds begins, in bytes from the beginning of the fragment.
+    pub at: usize,
+}
+
+impl Fragment {
+    /// Whether it is the first of its packet.
+    pub fn is_first(&self) -> bool {
+        self.place == 0
+    }
 }
 
 impl Upper {
@@ -32,7 +41,7 @@ impl Upper {
 
     /// Whether a fragment is meant that has no header of the transport.
     pub fn is_later(&self) -> bool {
-        self.fragment.is_some_and(|fragment| !fragment.first)
+        self.fragment.is_some_and(|fragment| !fragment.is_first())
     }
 
     fn parse_v4(packet: &[u8]) -> Option<Self> {
@@ -42,7 +51,8 @@ impl Upper {
         let id = u32::from(u16::from_be_bytes([fixed[4], fixed[5]]));
         let fragment = (place & (OFFSET_V4 | MORE_V4) != 0).then_some(Fragment {
             id,
-            first: place & OFFSET_V4 == 0,
+            place: usize::from(place & OFFSET_V4) * 8,
+            at,
         });
         (20..=packet.len()).contains(&at).then_some(Self {
             protocol: fixed[9],
@@ -52,19 +62,24 @@ impl Upper {
     }
 
     fn parse_v6(packet: &[u8]) -> Option<Self> {
-        let (mut protocol, mut at, mut fragment) = (*packet.get(6)?, 40, None);
+        let (mut protocol, mut at) = (*packet.get(6)?, 40);
+        let (mut fragment, mut cut): (Option<Fragment>, _) = (None, false);
         for _ in 0..MAX_EXTENSIONS {
             let len = match protocol {
                 HOP_BY_HOP | ROUTING | DESTINATION => 8 + usize::from(*packet.get(at + 1)?) * 8,
                 AUTHENTICATION => 8 + usize::from(*packet.get(at + 1)?) * 4,
+                // A fragment of a fragment is whole only where the other has been put together, which nobody here does.
+                FRAGMENT if cut => return None,
                 FRAGMENT => {
+                    cut = true;
                     let [_, _, high, low, id @ ..]: [u8; 8] = *packet.get(at..)?.first_chunk()?;
                     let place = u16::from_be_bytes([high, low]);
                     // One that is all of its packet is none (RFC 6946).
                     if place & !RESERVED_V6 != 0 {
                         fragment = Some(Fragment {
                             id: u32::from_be_bytes(id),
-                            first: place >> 3 == 0,
+                            place: usize::from(place & OFFSET_V6),
+                            at: at + 8,
                         });
                     }
                     8
@@ -79,7 +94,7 @@ impl Upper {
             };
             protocol = *packet.get(at)?;
             at += len;
-            if fragment.is_some_and(|fragment| !fragment.first) {
+            if fragment.is_some_and(|fragment| !fragment.is_first()) {
                 // What follows is of the middle of something.
                 return (at <= packet.len()).then_some(Self {
                     protocol,
@@ -186,6 +201,7 @@ pub const RST: u8 = 0x04;
 const MORE_V4: u16 = 0x2000;
 const OFFSET_V4: u16 = 0x1fff;
 const RESERVED_V6: u16 = 0x0006;
+const OFFSET_V6: u16 = 0xfff8;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -267,18 +283,29 @@ mod tests {
             let packet = v6(&[(44, &[0, high, low, 0, 0, 0, 9])], TCP, &body);
             (Upper::parse(&packet).unwrap().fragment, opens(&packet))
         };
-        let fragment = |first| Some(Fragment { id: 9, first });
+        let fragment = |place| {
+            Some(Fragment {
+                id: 9,
+                place,
+                at: 48,
+            })
+        };
         assert_eq!(of(0), (None, true));
-        assert_eq!(of(1), (fragment(true), true));
-        assert_eq!(of(8 << 3), (fragment(false), false));
+        assert_eq!(of(1), (fragment(0), true));
+        assert_eq!(of(8 << 3), (fragment(64), false));
+        assert_eq!(of(0xfff9), (fragment(65_528), false));
+        let twice: [(u8, &[u8]); 2] = [(44, &[0, 0, 0, 0, 0, 0, 9]), (44, &[0, 0, 1, 0, 0, 0, 9])];
+        assert_eq!(Upper::parse(&v6(&twice, TCP, &[0; 20])), None);
         let mut v4 = Vec::new();
         let tcp = PacketBuilder::ipv4([10, 0, 0, 1], [10, 0, 0, 2], 9).tcp(1, 2, 3, 4);
         tcp.syn().write(&mut v4, &[]).unwrap();
         assert!(opens(&v4));
         v4[6] = 0x20;
-        assert!(opens(&v4) && Upper::parse(&v4).unwrap().fragment.unwrap().first);
-        v4[7] = 1;
+        let is = |packet: &[u8]| Upper::parse(packet).unwrap().fragment.unwrap();
+        assert!(opens(&v4) && is(&v4).is_first());
+        v4[7] = 3;
         assert!(!opens(&v4) && Upper::parse(&v4).unwrap().is_later());
+        assert_eq!((is(&v4).place, is(&v4).at), (24, 20));
     }
 
     #[test]

@@ -69,6 +69,8 @@ pub enum Dropped {
     FilterIn,
     /// Too many conversations are kept by the filter.
     FilterFull,
+    /// A fragment that lies over what the filter has judged of the first of its packet.
+    FilterOverlap,
     /// The device refused it.
     DeviceWrite,
     /// A record of a flow with lying lengths or an unknown item.
@@ -133,7 +135,7 @@ impl Counters {
 }
 
 impl Dropped {
-    const ALL: [Self; 26] = [
+    const ALL: [Self; 27] = [
         Self::MalformedOut,
         Self::MalformedIn,
         Self::SpoofedSource,
@@ -150,6 +152,7 @@ impl Dropped {
         Self::FilterOut,
         Self::FilterIn,
         Self::FilterFull,
+        Self::FilterOverlap,
         Self::DeviceWrite,
         Self::BadRecord,
         Self::IcmpLimited,
@@ -181,6 +184,7 @@ impl Dropped {
             Self::FilterOut => "filter_out",
             Self::FilterIn => "filter_in",
             Self::FilterFull => "filter_full",
+            Self::FilterOverlap => "filter_overlap",
             Self::DeviceWrite => "device_write",
             Self::BadRecord => "bad_record",
             Self::IcmpLimited => "icmp_limited",

@@ -702,3 +702,39 @@ async fn whoever_gets_the_place_of_another_does_not_get_his_conversations() {
     bench.settle().await;
     assert_eq!((bench.dropped(Dropped::FilterIn), bench.read()), (1, None));
 }
+
+#[tokio::test]
+async fn fragments_that_would_hide_what_they_are_from_the_filter_are_counted_both_ways() {
+    let mut config = only("b");
+    let rule = PassRule {
+        allow: true,
+        protocol: 17,
+        low: 0,
+        high: 65_535,
+    };
+    let rules = || Some(Rules::from(irm::Filter { rules: vec![rule] }));
+    config.members.get_mut(&label("b")).unwrap().filter = Both {
+        sends: rules(),
+        takes: rules(),
+    };
+    let mut bench = Bench::new(&config);
+    let b = bench.connect("b", 1400);
+    let piece = |src, dst, place: u16| {
+        let mut packet = udp(src, dst, 16);
+        packet[6..8].copy_from_slice(&place.to_be_bytes());
+        packet
+    };
+    // The first holds 24 bytes; what is at 16 lies over that, what is at 24 doesn't.
+    let out = [0x2000, 0x2002, 3].map(|place| piece("10.7.0.1", "10.7.0.2", place));
+    let back = [0x2000, 0x2002, 3].map(|place| piece("10.7.0.2", "10.7.0.1", place));
+    out.iter().for_each(|packet| bench.write(packet));
+    b.send(&[&back[0], &back[1], &back[2]]);
+    bench.settle().await;
+    let [first, _, last] = out;
+    assert_eq!(b.packets(), [first, last]);
+    let [first, _, last] = back;
+    let got: Vec<_> = std::iter::from_fn(|| bench.read()).collect();
+    assert_eq!(got, [first, last], "and no error about a later fragment");
+    assert_eq!(bench.dropped(Dropped::FilterOverlap), 2);
+    assert_eq!(bench.pump.counters().to_map()["drop.filter_overlap"], 2);
+}

@@ -65,6 +65,8 @@ pub enum Stopped {
     Denied,
     /// There are too many conversations.
     Full,
+    /// A fragment lies over what was judged of the first of its packet.
+    Overlaps,
 }
 
 impl Filter {
@@ -120,10 +122,12 @@ impl Filter {
         let pieces = |number| (id, ends.src, ends.dst, number);
         let table = &mut self.table;
         match Kind::of(packet, ends).ok_or(Stopped::Denied)? {
-            Kind::Later(number) => {
-                let known = table.has_pieces(now, &pieces(number));
-                known.then_some(Passed::Alone).ok_or(Stopped::Denied)
-            }
+            Kind::Later(number, place) => match table.judged(now, &pieces(number)) {
+                None => Err(Stopped::Denied),
+                // A receiver may take what comes later for what was judged (RFC 3128).
+                Some(judged) if place < judged => Err(Stopped::Overlaps),
+                Some(_) => Ok(Passed::Alone),
+            },
             Kind::Error(about) => {
                 // It is about what went the other way.
                 let about = way.of_ours(about.turned());
@@ -139,7 +143,7 @@ impl Filter {
                 talk,
                 flags,
                 answers,
-                fragment,
+                first,
             } => {
                 let step = Step {
                     ours: way == Way::Out,
@@ -156,8 +160,8 @@ impl Filter {
                         return Err(Stopped::Full);
                     }
                 }
-                if let Some(number) = fragment {
-                    table.begin_pieces(now, pieces(number));
+                if let Some((number, holds)) = first {
+                    table.begin_pieces(now, pieces(number), holds);
                 }
                 // What ends one, and what comes after, is looked at; of some that is all there is.
                 let ends = flags & (FIN | RST) != 0 || going == Some(Going::Over);

@@ -15,13 +15,13 @@ pub(super) enum Kind {
         flags: u8,
         /// It can't open anything: an answer to an echo request.
         answers: bool,
-        /// It is the first fragment, and others follow.
-        fragment: Option<u32>,
+        /// It is the first fragment, and others follow: the number of its packet, and how much of that it holds.
+        first: Option<(u32, usize)>,
     },
     /// An error about what the receiver is said to have sent.
     Error(Talk),
-    /// A fragment without ports, by the number of its packet.
-    Later(u32),
+    /// A fragment without ports: the number of its packet, and where in that it belongs.
+    Later(u32, usize),
 }
 
 /// Who talks to whom, as in a packet from the first to the second; ICMP of both families is one protocol.
@@ -37,8 +37,8 @@ impl Kind {
     pub(super) fn of(packet: &[u8], ends: &Ends) -> Option<Self> {
         let upper = Upper::parse(packet)?;
         let body = packet.get(upper.at..)?;
-        if let Some(fragment) = upper.fragment.filter(|fragment| !fragment.first) {
-            return Some(Self::Later(fragment.id));
+        if let Some(later) = upper.fragment.filter(|fragment| !fragment.is_first()) {
+            return Some(Self::Later(later.id, later.place));
         }
         let (src, dst) = (ends.src, ends.dst);
         if let Some(about) = quoted(upper.protocol, body) {
@@ -53,7 +53,7 @@ impl Kind {
             talk,
             flags,
             answers,
-            fragment: upper.fragment.map(|fragment| fragment.id),
+            first: upper.fragment.map(|it| (it.id, packet.len() - it.at)),
         })
     }
 }

@@ -18,8 +18,8 @@ pub(super) struct Table {
     talks: HashMap<(PeerId, Talk), Entry>,
     /// How many each peer has.
     held: HashMap<PeerId, usize>,
-    /// The first fragments that passed: later ones have no ports.
-    fragments: HashMap<Pieces, Instant>,
+    /// The first fragments that passed, and how much of their packets was judged in them: later ones have no ports.
+    fragments: HashMap<Pieces, (Instant, usize)>,
     /// When the dead were taken out last.
     swept: Option<Instant>,
 }
@@ -77,7 +77,7 @@ impl Table {
         if self.swept.is_none_or(|then| since(then) >= pause) {
             self.swept = Some(now);
             self.keep(|_, _, entry| entry.until > now);
-            self.fragments.retain(|_, until| *until > now);
+            self.fragments.retain(|_, (until, _)| *until > now);
         }
         let known = self.talks.contains_key(&key);
         if full(self) && !known {
@@ -122,19 +122,22 @@ impl Table {
         self.fragments.retain(|(other, ..), _| *other != id);
     }
 
-    /// The first fragment of a packet has passed, so the others may.
-    pub(super) fn begin_pieces(&mut self, now: Instant, pieces: Pieces) {
+    /// The first fragment of a packet has passed, so those may that lie behind what it holds.
+    pub(super) fn begin_pieces(&mut self, now: Instant, pieces: Pieces, holds: usize) {
+        // A receiver may have kept a longer one.
+        let judged = self.judged(now, &pieces).map_or(holds, |n| n.max(holds));
         if self.fragments.len() >= PIECES {
-            self.fragments.retain(|_, until| *until > now);
+            self.fragments.retain(|_, (until, _)| *until > now);
         }
         if self.fragments.len() < PIECES {
-            self.fragments.insert(pieces, now + REASSEMBLY);
+            self.fragments.insert(pieces, (now + REASSEMBLY, judged));
         }
     }
 
-    /// Whether it has.
-    pub(super) fn has_pieces(&self, now: Instant, pieces: &Pieces) -> bool {
-        self.fragments.get(pieces).is_some_and(|until| *until > now)
+    /// How much of a packet was judged in its first fragment; `None`: that has not passed.
+    pub(super) fn judged(&self, now: Instant, pieces: &Pieces) -> Option<usize> {
+        let (until, judged) = self.fragments.get(pieces)?;
+        (*until > now).then_some(*judged)
     }
 
     /// How many conversations are kept, the dead among them until somebody looks.

@@ -73,9 +73,13 @@ impl Bench {
         Self { filter, now }
     }
 
-    fn pass(&mut self, way: Way, packet: &[u8]) -> bool {
+    fn stopped(&mut self, way: Way, packet: &[u8]) -> Option<Stopped> {
         let ends = Ends::parse(packet).unwrap();
-        self.filter.pass(self.now, (ID, way), packet, &ends).is_ok()
+        self.filter.pass(self.now, (ID, way), packet, &ends).err()
+    }
+
+    fn pass(&mut self, way: Way, packet: &[u8]) -> bool {
+        self.stopped(way, packet).is_none()
     }
 
     fn out(&mut self, packet: &[u8]) -> bool {
@@ -187,11 +191,125 @@ fn later_fragments_pass_behind_their_first() {
         packet[6..8].copy_from_slice(&place.to_be_bytes());
         packet
     };
-    assert!(!bench.out(&piece(1, 1, 53)));
+    assert!(!bench.out(&piece(1, 2, 53)));
     assert!(bench.out(&piece(1, 0x2000, 53)));
-    assert!(bench.out(&piece(1, 0x2001, 53)) && bench.out(&piece(1, 2, 53)));
-    assert!(!bench.out(&piece(2, 1, 53)));
-    assert!(!bench.out(&piece(3, 0x2000, 54)) && !bench.out(&piece(3, 1, 54)));
+    assert!(bench.out(&piece(1, 0x2002, 53)) && bench.out(&piece(1, 4, 53)));
+    assert!(!bench.out(&piece(2, 2, 53)));
+    assert!(!bench.out(&piece(3, 0x2000, 54)) && !bench.out(&piece(3, 2, 54)));
+}
+
+/// A fragment of a packet of TCP (RFC 791): its number, its place in bytes, whether more follow, and what it holds.
+fn v4_piece(id: u16, at: usize, more: bool, body: &[u8]) -> Vec<u8> {
+    let place = (at / 8) as u16 | if more { 0x2000 } else { 0 };
+    let mut out = vec![0x45, 0];
+    out.extend((20 + body.len() as u16).to_be_bytes());
+    out.extend(id.to_be_bytes());
+    out.extend(place.to_be_bytes());
+    out.extend([9, 6, 0, 0]);
+    out.extend(PEER.iter().chain(&ME));
+    out.extend(body);
+    out
+}
+
+/// The same of IPv6, behind headers that are not cut; `next`: what the body begins with.
+fn v6_piece(next: u8, id: u16, at: usize, more: bool, body: &[u8]) -> Vec<u8> {
+    let place = at as u16 | u16::from(more);
+    let mut out = vec![0x60, 0, 0, 0];
+    out.extend((16 + body.len() as u16).to_be_bytes());
+    out.extend([60, 9]);
+    for end in [PEER, ME] {
+        out.extend([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+        out.extend(end);
+    }
+    out.extend([44, 0, 1, 4, 0, 0, 0, 0]);
+    out.extend([next, 0]);
+    out.extend(place.to_be_bytes());
+    out.extend([0, 0]);
+    out.extend(id.to_be_bytes());
+    out.extend(body);
+    out
+}
+
+/// The beginning of TCP from a port to another, with ACK.
+fn segment(src: u16, dst: u16, len: usize) -> Vec<u8> {
+    let mut out = vec![0; len];
+    out[..2].copy_from_slice(&src.to_be_bytes());
+    out[2..4].copy_from_slice(&dst.to_be_bytes());
+    if let Some(flags) = out.get_mut(13) {
+        *flags = 0x10;
+    }
+    out
+}
+
+#[test]
+fn no_later_fragment_passes_that_lies_over_what_was_judged_of_the_first() {
+    for v4 in [true, false] {
+        let piece = |id, at, more, body: &[u8]| match v4 {
+            true => v4_piece(id, at, more, body),
+            false => v6_piece(TCP, id, at, more, body),
+        };
+        let mut bench = Bench::new(Some(Rules::default()), Some(rules(&[(true, 6, 443, 443)])));
+        assert!(bench.inward(&piece(7, 0, true, &segment(5000, 443, 24))));
+        // Other flags: a connection that nobody has judged.
+        for (at, more) in [(8, true), (8, false), (16, true)] {
+            let over = piece(7, at, more, &[0x22; 16]);
+            assert_eq!(
+                bench.stopped(Way::In, &over),
+                Some(Stopped::Overlaps),
+                "{at}"
+            );
+        }
+        assert!(bench.inward(&piece(7, 24, true, &[0; 16])));
+        assert!(bench.inward(&piece(7, 40, false, &[0; 16])));
+        // A first that is shorter changes nothing of what the longer one covers, as long as that may be waited for.
+        assert!(bench.inward(&piece(7, 0, true, &segment(5000, 443, 16))));
+        assert!(!bench.inward(&piece(7, 16, false, &[0; 16])));
+        bench.now += Duration::from_secs(31);
+        assert!(bench.inward(&piece(7, 0, true, &segment(5000, 443, 16))));
+        assert!(bench.inward(&piece(7, 16, false, &[0; 16])));
+    }
+}
+
+#[test]
+fn headers_that_are_cut_with_the_packet_are_covered_as_well() {
+    let mut bench = Bench::new(Some(Rules::default()), Some(rules(&[(true, 6, 443, 443)])));
+    // Options for the destination of 32 bytes, and TCP behind them.
+    let mut body = vec![0; 32];
+    body[..4].copy_from_slice(&[TCP, 3, 1, 28]);
+    body.extend(segment(5000, 443, 24));
+    assert!(bench.inward(&v6_piece(60, 7, 0, true, &body)));
+    for at in [8, 32, 40, 48] {
+        assert!(!bench.inward(&v6_piece(60, 7, at, false, &[0; 24])), "{at}");
+    }
+    assert!(bench.inward(&v6_piece(60, 7, 56, false, &[0; 24])));
+}
+
+#[test]
+fn a_first_fragment_that_is_too_short_to_be_judged_does_not_pass() {
+    let mut bench = Bench::new(Some(rules(&[ALL])), Some(rules(&[ALL])));
+    for len in [0, 3, 4, 8, 13] {
+        let tiny = segment(5000, 443, 24)[..len].to_vec();
+        for packet in [
+            v4_piece(7, 0, true, &tiny),
+            v6_piece(TCP, 7, 0, true, &tiny),
+        ] {
+            assert!(!bench.inward(&packet), "{len}");
+        }
+        assert!(!bench.inward(&v4_piece(7, 8, false, &[0x22; 16])));
+    }
+    // One whose headers end only in the next.
+    assert!(!bench.inward(&v6_piece(60, 7, 0, true, &[TCP, 3, 1, 28, 0, 0, 0, 0])));
+    assert!(bench.inward(&v4_piece(7, 0, true, &segment(5000, 443, 16))));
+}
+
+#[test]
+fn a_fragment_of_a_fragment_by_another_header_does_not_pass() {
+    let mut bench = Bench::new(Some(rules(&[ALL])), Some(rules(&[ALL])));
+    let mut inner = vec![TCP, 0, 0, 1, 0, 0, 0, 9];
+    inner.extend(segment(5000, 443, 24));
+    assert!(!bench.inward(&v6_piece(44, 7, 0, true, &inner)));
+    inner[3] = 0;
+    assert!(!bench.inward(&v6_piece(44, 7, 0, true, &inner)));
 }
 
 #[test]
@@ -327,6 +445,17 @@ fn a_peer_has_a_share_of_the_table_and_no_more() {
 }
 
 proptest! {
+    #[test]
+    fn what_is_cut_on_its_way_passes_in_order(len in 20usize..9000, mtu in 300usize..2000, smaller in 68usize..300) {
+        use crate::fragment::fragments;
+        let mut bench = Bench::new(Some(Rules::default()), Some(rules(&[(true, 6, 443, 443)])));
+        let whole = v4_piece(7, 0, false, &segment(5000, 443, len));
+        let cut: Vec<_> = fragments(&whole, mtu).flat_map(|p| fragments(&p, smaller).collect::<Vec<_>>()).collect();
+        for piece in cut {
+            prop_assert!(bench.inward(&piece));
+        }
+    }
+
     #[test]
     fn no_packet_breaks_it_and_what_is_denied_both_ways_never_passes(first in prop_oneof![Just(0x45u8), Just(0x60)], rest in prop::collection::vec(any::<u8>(), 40..120), out: bool) {
         let mut packet = vec![first];

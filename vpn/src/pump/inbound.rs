@@ -163,6 +163,7 @@ fn check(
     let passed = passed.map_err(|why| match why {
         Stopped::Denied => Dropped::FilterIn,
         Stopped::Full => Dropped::FilterFull,
+        Stopped::Overlaps => Dropped::FilterOverlap,
     })?;
     Ok((ends, passed))
 }

@@ -113,6 +113,7 @@ impl<F: FlowPort> Core<F> {
                 let why = match why {
                     Stopped::Denied => Dropped::FilterOut,
                     Stopped::Full => Dropped::FilterFull,
+                    Stopped::Overlaps => Dropped::FilterOverlap,
                 };
                 return self.refuse(why, Some(Problem::Prohibited), frame, now);
             }
