@@ -3,6 +3,7 @@
 //!
 //! A member of which no rule speaks is open: its packets are not looked at, and may go by themselves.
 
+mod fragments;
 mod packet;
 mod rules;
 mod table;
@@ -18,6 +19,7 @@ use proto::record;
 
 pub use self::rules::Rules;
 
+use self::fragments::Fragments;
 use self::packet::{Kind, Talk};
 use self::table::{Going, Step, Table};
 use crate::prefix::PeerId;
@@ -27,6 +29,7 @@ use crate::prefix::PeerId;
 pub struct Filter {
     rules: HashMap<PeerId, Both>,
     table: Table,
+    fragments: Fragments,
 }
 
 /// What may be sent to a member, and what it may send; `None`: everything.
@@ -93,6 +96,7 @@ impl Filter {
     /// The number is another member's from now on: conversations of the one who had it are over.
     pub fn forget(&mut self, id: PeerId) {
         self.table.forget(id);
+        self.fragments.forget(id);
     }
 
     /// Whether other rules than these hold of a member.
@@ -119,10 +123,10 @@ impl Filter {
         let Some(both) = self.rules.get(&id) else {
             return Ok(Passed::Open);
         };
-        let pieces = |number| (id, ends.src, ends.dst, number);
+        let cut = |number| (id, ends.src, ends.dst, number);
         let table = &mut self.table;
         match Kind::of(packet, ends).ok_or(Stopped::Denied)? {
-            Kind::Later(number, place) => match table.judged(now, &pieces(number)) {
+            Kind::Later(number, place) => match self.fragments.judged(now, &cut(number)) {
                 None => Err(Stopped::Denied),
                 // A receiver may take what comes later for what was judged (RFC 3128).
                 Some(judged) if place < judged => Err(Stopped::Overlaps),
@@ -161,7 +165,7 @@ impl Filter {
                     }
                 }
                 if let Some((number, holds)) = first {
-                    table.begin_pieces(now, pieces(number), holds);
+                    self.fragments.begin(now, cut(number), holds);
                 }
                 // What ends one, and what comes after, is looked at; of some that is all there is.
                 let ends = flags & (FIN | RST) != 0 || going == Some(Going::Over);

@@ -1,7 +1,6 @@
 //! The conversations that a filter has let begin, so that their answers pass. It must not judge.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use ip::upper::{FIN, RST, SYN, TCP, UDP};
@@ -18,14 +17,9 @@ pub(super) struct Table {
     talks: HashMap<(PeerId, Talk), Entry>,
     /// How many each peer has.
     held: HashMap<PeerId, usize>,
-    /// The first fragments that passed, and how much of their packets was judged in them: later ones have no ports.
-    fragments: HashMap<Pieces, (Instant, usize)>,
     /// When the dead were taken out last.
     swept: Option<Instant>,
 }
-
-/// The fragments of one packet.
-type Pieces = (PeerId, IpAddr, IpAddr, u32);
 
 /// One conversation.
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +71,6 @@ impl Table {
         if self.swept.is_none_or(|then| since(then) >= pause) {
             self.swept = Some(now);
             self.keep(|_, _, entry| entry.until > now);
-            self.fragments.retain(|_, (until, _)| *until > now);
         }
         let known = self.talks.contains_key(&key);
         if full(self) && !known {
@@ -119,25 +112,6 @@ impl Table {
         if self.held.contains_key(&id) {
             self.keep(|other, _, _| other != id);
         }
-        self.fragments.retain(|(other, ..), _| *other != id);
-    }
-
-    /// The first fragment of a packet has passed, so those may that lie behind what it holds.
-    pub(super) fn begin_pieces(&mut self, now: Instant, pieces: Pieces, holds: usize) {
-        // A receiver may have kept a longer one.
-        let judged = self.judged(now, &pieces).map_or(holds, |n| n.max(holds));
-        if self.fragments.len() >= PIECES {
-            self.fragments.retain(|_, (until, _)| *until > now);
-        }
-        if self.fragments.len() < PIECES {
-            self.fragments.insert(pieces, (now + REASSEMBLY, judged));
-        }
-    }
-
-    /// How much of a packet was judged in its first fragment; `None`: that has not passed.
-    pub(super) fn judged(&self, now: Instant, pieces: &Pieces) -> Option<usize> {
-        let (until, judged) = self.fragments.get(pieces)?;
-        (*until > now).then_some(*judged)
     }
 
     /// How many conversations are kept, the dead among them until somebody looks.
@@ -190,9 +164,6 @@ const UDP_BEGINS: Duration = Duration::from_secs(60);
 const UDP_LIVES: Duration = Duration::from_secs(180);
 const ECHO: Duration = Duration::from_secs(30);
 const _: () = assert!(FORGOTTEN.as_secs() < TCP_OVER.as_secs());
-/// How long a host waits for the rest of a packet.
-const REASSEMBLY: Duration = Duration::from_secs(30);
-const PIECES: usize = 1024;
 /// The dead are taken out so often, and so often when there is no room.
 const SWEEP: Duration = Duration::from_secs(30);
 const SWEEP_FULL: Duration = Duration::from_secs(1);

@@ -313,6 +313,40 @@ fn a_fragment_of_a_fragment_by_another_header_does_not_pass() {
 }
 
 #[test]
+fn who_floods_with_first_fragments_keeps_out_no_other_members() {
+    let both = || Both {
+        sends: Some(Rules::default()),
+        takes: Some(rules(&[ALL])),
+    };
+    let mut bench = Bench::new(None, None);
+    let floods = [ID, PeerId(6), PeerId(9), PeerId(12), PeerId(15)];
+    let polite = PeerId(18);
+    let all = floods.into_iter().chain([polite]);
+    bench.filter.set(all.map(|id| (id, both())).collect());
+    let mut from = |id, packet: &[u8]| {
+        let ends = Ends::parse(packet).unwrap();
+        bench
+            .filter
+            .pass(bench.now, (id, Way::In), packet, &ends)
+            .is_ok()
+    };
+    for n in 0..2000 {
+        for id in floods {
+            assert!(from(id, &v4_piece(n, 0, true, &segment(5000, 443, 24))));
+        }
+        // A hundred of its own are under way at any time.
+        if n >= 1000 {
+            assert!(from(polite, &v4_piece(n, 0, true, &segment(5000, 443, 24))));
+        }
+        if n >= 1100 {
+            assert!(from(polite, &v4_piece(n - 100, 24, false, &[0; 8])), "{n}");
+        }
+    }
+    // Nor does it keep out its own.
+    assert!(from(ID, &v4_piece(1999, 24, false, &[0; 8])));
+}
+
+#[test]
 fn conversations_age_by_what_was_said() {
     let mut bench = web_only();
     let (ask, answer) = (
