@@ -2,26 +2,11 @@
 //!
 //! This module must not bind what it finds, nor change anything: that is the machine's to ask.
 
-#![expect(
-    clippy::wildcard_enum_match_arm,
-    reason = "of what the kernel says, which grows with each release, a few things matter here"
-)]
-
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use futures_util::TryStreamExt;
 use proto::ipcp::{Family, Place};
-use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
-use rtnetlink::{Handle, RouteMessageBuilder};
-use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{RecvFlags, SocketFlags, SocketType, bind, recv, socket_with};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use rtnl::{Address, AddressFlags, Netlink, Route, To, Topic, Watch};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -62,7 +47,11 @@ impl Drop for Places {
 
 /// Tells the address of a place at first and whenever it has changed.
 async fn follow(place: Place, tells: mpsc::Sender<Tell>) {
-    let watch = Watch::open(matches!(place, Place::Auto(_))).inspect_err(|e| {
+    let topics = match place {
+        Place::Auto(_) => &[Topic::Links, Topic::Addresses, Topic::Routes][..],
+        Place::At(_) | Place::Of(..) => &[Topic::Links, Topic::Addresses],
+    };
+    let watch = Watch::open(topics).inspect_err(|e| {
         tracing::warn!(
             "can't hear of changes of the host's addresses: {e}; they are looked at each second"
         )
@@ -96,126 +85,70 @@ async fn look(place: &Place, last: Option<&Result<IpAddr, String>>) -> Result<Ip
         Place::At(ip) => has_address(*ip)
             .then_some(*ip)
             .ok_or_else(|| format!("this host has no address {ip}")),
-        Place::Of(..) | Place::Auto(_) => {
-            let all = tokio::time::timeout(PATIENCE, in_kernel(place, last)).await;
-            all.unwrap_or_else(|_| Err("the kernel doesn't say which addresses there are".into()))
-        }
+        Place::Of(family, name) => of(*family, name, last).await,
+        Place::Auto(family) => auto(*family, last).await,
     };
     found.inspect_err(|text| tracing::debug!("{text}"))
 }
 
-async fn in_kernel(place: &Place, last: Option<IpAddr>) -> Result<IpAddr, String> {
-    let failed = |e: &dyn std::fmt::Display| format!("can't ask the kernel for addresses: {e}");
-    // Strict: the kernel itself leaves out what is not asked for.
-    let (connection, handle, _) =
-        rtnetlink::new_connection_with_strict_check().map_err(|e| failed(&e))?;
-    let task = tokio::spawn(connection);
-    let found = find(&handle, place, last).await;
-    task.abort();
-    found.map_err(|e| failed(&e))?
+async fn of(family: Family, name: &str, last: Option<IpAddr>) -> Result<IpAddr, String> {
+    let netlink = Netlink::open().map_err(|e| e.text)?;
+    let index = netlink.index(name).await.map_err(|e| e.text)?;
+    let index = index.ok_or_else(|| {
+        format!(
+            "there is no interface {name} (yet); the shim takes its address as soon as there is"
+        )
+    })?;
+    on(&netlink, family, index, name, last).await
 }
 
-async fn find(
-    handle: &Handle,
-    place: &Place,
+async fn auto(family: Family, last: Option<IpAddr>) -> Result<IpAddr, String> {
+    let netlink = Netlink::open().map_err(|e| e.text)?;
+    // The main table is not where a VPN's way out is.
+    let mut best = None;
+    let routes = netlink.routes(rtnl::MAIN, family == Family::V6, |route| {
+        let both = best.into_iter().chain(default_way(&route));
+        best = both.min_by_key(|(metric, _)| *metric);
+    });
+    let routes = routes.await;
+    routes.map_err(|e| e.reason("ask the kernel for routes").text)?;
+    let (_, index) = best.ok_or_else(|| {
+        let word = word(family);
+        format!(
+            "this host has no default route of {word} (yet); the shim takes the address of its interface as soon as it has"
+        )
+    })?;
+    let device = "that the default route goes by";
+    on(&netlink, family, index, device, last).await
+}
+
+/// The best address on an interface.
+async fn on(
+    netlink: &Netlink,
+    family: Family,
+    index: u32,
+    device: &str,
     last: Option<IpAddr>,
-) -> Result<Result<IpAddr, String>, rtnetlink::Error> {
-    let (family, index, device) = match place {
-        Place::At(ip) => return Ok(Ok(*ip)),
-        Place::Of(family, name) => {
-            let Some(index) = index(handle, name).await? else {
-                let text = format!(
-                    "there is no interface {name} (yet); the shim takes its address as soon as there is"
-                );
-                return Ok(Err(text));
-            };
-            (*family, index, name.clone())
-        }
-        Place::Auto(family) => {
-            let Some(index) = default_route(handle, *family).await? else {
-                let word = word(*family);
-                let text = format!(
-                    "this host has no default route of {word} (yet); the shim takes the address of its interface as soon as it has"
-                );
-                return Ok(Err(text));
-            };
-            (*family, index, "that the default route goes by".to_owned())
-        }
-    };
-    let mut addresses = handle
-        .address()
-        .get()
-        .set_link_index_filter(index)
-        .execute();
-    let mut all = Vec::new();
-    while let Some(message) = addresses.try_next().await? {
-        if message.header.index == index && message.header.family == af(family) {
-            all.extend(candidate(&message));
-        }
-    }
-    Ok(choose(&all, last).ok_or_else(|| {
+) -> Result<IpAddr, String> {
+    let addresses = netlink.addresses(Some(index)).await;
+    let addresses = addresses.map_err(|e| e.reason("ask the kernel for addresses").text)?;
+    let like = |a: &&Address| a.net.addr().is_ipv6() == (family == Family::V6);
+    let all: Vec<_> = addresses
+        .iter()
+        .filter(like)
+        .filter_map(candidate)
+        .collect();
+    choose(&all, last).ok_or_else(|| {
         let word = word(family);
         format!("the interface {device} has no {word} address (yet); the shim takes it as soon as it has")
-    }))
+    })
 }
 
-async fn index(handle: &Handle, name: &str) -> Result<Option<u32>, rtnetlink::Error> {
-    let mut links = handle.link().get().match_name(name.to_owned()).execute();
-    match links.try_next().await {
-        Ok(link) => Ok(link.map(|l| l.header.index)),
-        Err(rtnetlink::Error::NetlinkError(e)) if e.raw_code() == -Errno::NODEV.raw_os_error() => {
-            Ok(None)
-        }
-        Err(e) => Err(e),
-    }
-}
-
-/// The interface of the default route in the main table, which is not where a VPN's way out is.
-async fn default_route(handle: &Handle, family: Family) -> Result<Option<u32>, rtnetlink::Error> {
-    let mut ask = match family {
-        Family::V4 => RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-        Family::V6 => RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
-    };
-    ask.header = RouteHeader {
-        address_family: ask.header.address_family,
-        table: RouteHeader::RT_TABLE_MAIN,
-        ..RouteHeader::default()
-    };
-    ask.attributes.clear();
-    let mut routes = handle.route().get(ask).execute();
-    let mut best: Option<(u32, u32)> = None;
-    while let Some(message) = routes.try_next().await? {
-        if let Some(way) = default_way(&message)
-            && best.is_none_or(|best| way.0 < best.0)
-        {
-            best = Some(way);
-        }
-    }
-    Ok(best.map(|(_, index)| index))
-}
-
-/// Metric and interface of a default route.
-fn default_way(message: &RouteMessage) -> Option<(u32, u32)> {
-    let header = &message.header;
-    if header.destination_prefix_length != 0
-        || header.kind != RouteType::Unicast
-        || header.table != RouteHeader::RT_TABLE_MAIN
-    {
-        return None;
-    }
-    let (mut metric, mut index) = (0, None);
-    for attribute in &message.attributes {
-        match attribute {
-            RouteAttribute::Priority(n) => metric = *n,
-            RouteAttribute::Oif(n) => index = Some(*n),
-            RouteAttribute::MultiPath(hops) => {
-                let first = hops.first().map(|hop| hop.interface_index);
-                index = index.or(first);
-            }
-            _ => {}
-        }
-    }
-    Some((metric, index?))
+/// Metric and interface of a default route that leads somewhere.
+fn default_way(route: &Route) -> Option<(u32, u32)> {
+    let leads = route.net.prefix_len() == 0 && matches!(route.to, To::Link | To::Router);
+    let index = route.device.or(route.first)?;
+    leads.then_some((route.metric, index))
 }
 
 /// An address that could be taken, and how gladly: less is better.
@@ -230,19 +163,9 @@ struct Candidate {
     ip: IpAddr,
 }
 
-fn candidate(message: &AddressMessage) -> Option<Candidate> {
-    let (mut ip, mut flags) = (None, message.header.flags.bits().into());
-    for attribute in &message.attributes {
-        match attribute {
-            // Of a link with two ends the one here.
-            AddressAttribute::Local(local) => ip = Some(*local),
-            AddressAttribute::Address(address) => ip = ip.or(Some(*address)),
-            AddressAttribute::Flags(all) => flags = all.bits(),
-            _ => {}
-        }
-    }
-    let has = |flag: AddressFlags| flags & flag.bits() != 0;
-    let ip = ip?;
+fn candidate(address: &Address) -> Option<Candidate> {
+    let ip = address.net.addr();
+    let has = |flag| address.flags.contains(flag);
     // Not usable yet, or ever.
     if has(AddressFlags::Tentative) || has(AddressFlags::Dadfailed) {
         return None;
@@ -271,13 +194,6 @@ fn choose(all: &[Candidate], last: Option<IpAddr>) -> Option<IpAddr> {
     all.iter().find(stays).or_else(best).map(|c| c.ip)
 }
 
-fn af(family: Family) -> AddressFamily {
-    match family {
-        Family::V4 => AddressFamily::Inet,
-        Family::V6 => AddressFamily::Inet6,
-    }
-}
-
 fn word(family: Family) -> &'static str {
     match family {
         Family::V4 => "IPv4",
@@ -285,83 +201,19 @@ fn word(family: Family) -> &'static str {
     }
 }
 
-/// The kernel's word that something has changed; who hears it looks, so that a word that was lost harms nobody.
-struct Watch(AsyncFd<OwnedFd>);
-
-impl Watch {
-    fn open(routes: bool) -> std::io::Result<Self> {
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let family = rustix::net::AddressFamily::NETLINK;
-        // Without a protocol it is NETLINK_ROUTE.
-        let socket = socket_with(family, SocketType::RAW, flags, None)?;
-        let groups = if routes { HOST | ROUTES } else { HOST };
-        bind(&socket, &SocketAddrNetlink::new(0, groups))?;
-        Ok(Self(libflow::watch(socket, Interest::READABLE)?))
-    }
-
-    async fn changed(&self) {
-        loop {
-            match self.0.readable().await {
-                Ok(mut guard) => {
-                    if drain(guard.get_inner()) {
-                        return;
-                    }
-                    guard.clear_ready();
-                }
-                // Only at the end of the runtime.
-                Err(_) => std::future::pending().await,
-            }
-        }
-    }
-
-    /// Forgets the words up to now: who calls this is about to look.
-    fn forget(&self) {
-        drain(self.0.get_ref());
-    }
-}
-
-/// Reads what there is, up to a bound; says whether there was anything. A queue that overflowed is a word too.
-fn drain(socket: &OwnedFd) -> bool {
-    let mut message = [0; 512];
-    for read in 0..AT_ONCE {
-        match recv(socket, message.as_mut_slice(), RecvFlags::TRUNC) {
-            Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => {}
-            Err(_) => return read > 0,
-        }
-    }
-    true
-}
-
-/// `RTNLGRP_*` of `linux/rtnetlink.h`: links, addresses of IPv4 and IPv6; and routes of both.
-const HOST: u32 = group(1) | group(5) | group(9);
-const ROUTES: u32 = group(7) | group(11);
-
-const fn group(number: u32) -> u32 {
-    1 << (number - 1)
-}
-
-/// Messages that are read before others have their turn.
-const AT_ONCE: usize = 64;
 /// How long after the first word of a change it is looked at, and so the least time between two looks.
 const SETTLE: Duration = Duration::from_millis(50);
 /// How often it is looked where the kernel doesn't tell.
 const UNWATCHED: Duration = Duration::from_secs(1);
-/// How long the kernel may take to answer.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rtnetlink::packet_route::route::RouteNextHop;
 
     fn candidate_of(ip: &str, flags: AddressFlags) -> Option<Candidate> {
-        let mut message = AddressMessage::default();
-        let ip = ip.parse().unwrap();
-        message.attributes = vec![
-            AddressAttribute::Address(ip),
-            AddressAttribute::Flags(flags),
-        ];
-        candidate(&message)
+        let net = ip.parse::<IpAddr>().unwrap().into();
+        let device = 7;
+        candidate(&Address { device, net, flags })
     }
 
     #[test]
@@ -403,29 +255,22 @@ mod tests {
     }
 
     #[test]
-    fn only_default_routes_of_the_main_table_count() {
-        let route = |change: fn(&mut RouteMessage)| {
-            let mut message = RouteMessage::default();
-            message.header.table = RouteHeader::RT_TABLE_MAIN;
-            message.header.kind = RouteType::Unicast;
-            message.attributes = vec![RouteAttribute::Oif(7)];
-            change(&mut message);
-            default_way(&message)
+    fn only_default_routes_that_lead_somewhere_count() {
+        let route = |net: &str, to, device| {
+            default_way(&Route {
+                net: net.parse().unwrap(),
+                to,
+                device,
+                first: Some(9),
+                source: None,
+                metric: 600,
+            })
         };
-        assert_eq!(route(|_| {}), Some((0, 7)));
-        assert_eq!(
-            route(|m| m.attributes.push(RouteAttribute::Priority(600))),
-            Some((600, 7))
-        );
-        assert_eq!(route(|m| m.header.destination_prefix_length = 8), None);
-        assert_eq!(route(|m| m.header.table = 77), None);
-        assert_eq!(route(|m| m.header.kind = RouteType::BlackHole), None);
-        assert_eq!(route(|m| m.attributes.clear()), None);
-        let several = route(|m| {
-            let mut hop = RouteNextHop::default();
-            hop.interface_index = 9;
-            m.attributes = vec![RouteAttribute::MultiPath(vec![hop])];
-        });
-        assert_eq!(several, Some((0, 9)));
+        assert_eq!(route("0.0.0.0/0", To::Router, Some(7)), Some((600, 7)));
+        assert_eq!(route("::/0", To::Link, Some(7)), Some((600, 7)));
+        assert_eq!(route("0.0.0.0/0", To::Router, None), Some((600, 9)));
+        assert_eq!(route("0.0.0.0/0", To::Nobody, Some(7)), None);
+        assert_eq!(route("0.0.0.0/0", To::Other, Some(7)), None);
+        assert_eq!(route("10.0.0.0/8", To::Router, Some(7)), None);
     }
 }

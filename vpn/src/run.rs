@@ -6,6 +6,7 @@ use frames::TunPort;
 use libflow::{Irm, RunDir};
 use proto::irm::{VpnConfig, VpnFlow, VpnInfo, VpnOffer, VpnPeer, VpnTraffic, VpnWays};
 use proto::{Batch, Code, Reason};
+use rtnl::{Netlink, Watch};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::Instant;
 
@@ -16,7 +17,7 @@ use crate::flow::{FlowPort, Lane};
 use crate::forwarding;
 use crate::links::{Kind, Links, News};
 use crate::names::Answering;
-use crate::netlink::{Device, Netlink, Watch};
+use crate::netlink::{self, Device};
 use crate::pump::{FlowStatus, Happening, PeerStatus, Pump};
 use crate::strangers::Strangers;
 use crate::traffic::Traffic;
@@ -93,8 +94,8 @@ async fn start(
         program: Some("vpn".to_owned()),
     };
     let irm = Irm::connect_with(options).await?;
-    let (netlink, watch) = (Netlink::open()?, Watch::open()?);
-    netlink.free(&dev, LINGER).await?;
+    let (netlink, watch) = (Netlink::open()?, netlink::watch()?);
+    netlink::free(&netlink, &dev, LINGER).await?;
     let (tun, kind, routers) = match config.tap {
         true => {
             let tap = device::create_tap(&dev)?;

@@ -11,11 +11,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
 use ipnet::{IpNet, Ipv4Net};
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage};
+use rtnetlink::packet_route::route::{RouteHeader, RouteMessage};
 use rtnetlink::packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
-use rtnetlink::{Handle, IpVersion, RouteMessageBuilder};
+use rtnetlink::{IpVersion, RouteMessageBuilder};
+use rtnl::{Netlink, Refused, within};
 
-use super::{Refused, within};
 use crate::config::Config;
 use crate::device::DeviceName;
 
@@ -50,7 +50,7 @@ impl Exit {
     }
 
     /// Makes rules and routes what the configuration says; gives how many were missing.
-    pub(super) async fn set(&self, handle: &Handle, config: &Config) -> Result<u64, Refused> {
+    pub(super) async fn set(&self, netlink: &Netlink, config: &Config) -> Result<u64, Refused> {
         let mut out: BTreeMap<bool, IpAddr> = BTreeMap::new();
         for net in config.ways_out() {
             out.extend(
@@ -61,23 +61,23 @@ impl Exit {
         }
         let mut missing = 0;
         for v6 in [false, true] {
-            let routes = routes(handle, self.table, v6).await?;
-            if !out.contains_key(&v6) && routes.iter().any(|oif| *oif != self.device) {
+            let devices = devices(netlink, self.table, v6).await?;
+            if !out.contains_key(&v6) && devices.iter().any(|device| *device != self.device) {
                 // Of another device whose name looks alike, and which lives.
                 continue;
             }
             missing += self
-                .rules(handle, v6, out.contains_key(&v6), config)
+                .rules(netlink, v6, out.contains_key(&v6), config)
                 .await?;
             match out.get(&v6) {
-                Some(source) if !routes.contains(&self.device) => {
-                    let add = handle.route().add(self.default_route(*source));
+                Some(source) if !devices.contains(&self.device) => {
+                    let add = netlink.handle.route().add(self.default_route(*source));
                     within(add.execute()).await?;
                     missing += 1;
                 }
-                None if routes.contains(&self.device) => {
+                None if devices.contains(&self.device) => {
                     let any = if v6 { V6_ANY } else { V4_ANY };
-                    let del = handle.route().del(self.default_route(any));
+                    let del = netlink.handle.route().del(self.default_route(any));
                     within(del.execute()).await?;
                 }
                 Some(_) | None => {}
@@ -87,11 +87,11 @@ impl Exit {
     }
 
     /// Takes back the rules of devices that are gone with their processes, which could not do it.
-    pub(super) async fn sweep(handle: &Handle) -> Result<u64, Refused> {
+    pub(super) async fn sweep(netlink: &Netlink) -> Result<u64, Refused> {
         let mut swept = 0;
         for v6 in [false, true] {
             let version = if v6 { IpVersion::V6 } else { IpVersion::V4 };
-            let mut all = handle.rule().get(version).execute();
+            let mut all = netlink.handle.rule().get(version).execute();
             let mut ours = Vec::new();
             while let Some(message) = within(all.try_next()).await? {
                 ours.extend(Made::read(&message).map(|made| (made, message)));
@@ -102,9 +102,9 @@ impl Exit {
                     continue;
                 };
                 if !dead.contains_key(table) {
-                    let mut routes = routes(handle, *table, false).await?;
-                    routes.extend(self::routes(handle, *table, true).await?);
-                    dead.insert(*table, routes.is_empty());
+                    let mut devices = devices(netlink, *table, false).await?;
+                    devices.extend(self::devices(netlink, *table, true).await?);
+                    dead.insert(*table, devices.is_empty());
                 }
             }
             let leads = |priority: u32, is_dead: bool| {
@@ -129,7 +129,7 @@ impl Exit {
                 .map(|(_, message)| message.clone())
                 .collect();
             for message in gone {
-                match within(handle.rule().del(message).execute()).await {
+                match within(netlink.handle.rule().del(message).execute()).await {
                     // Whoever starts at the same time may have been quicker.
                     Ok(()) | Err(Refused::Errno(rustix::io::Errno::NOENT)) => swept += 1,
                     Err(e) => return Err(e),
@@ -141,7 +141,7 @@ impl Exit {
 
     async fn rules(
         &self,
-        handle: &Handle,
+        netlink: &Netlink,
         v6: bool,
         wanted: bool,
         config: &Config,
@@ -160,7 +160,7 @@ impl Exit {
             false => BTreeSet::new(),
         };
         let version = if v6 { IpVersion::V6 } else { IpVersion::V4 };
-        let mut all = handle.rule().get(version).execute();
+        let mut all = netlink.handle.rule().get(version).execute();
         let mut old = Vec::new();
         while let Some(message) = within(all.try_next()).await? {
             match self.read(v6, &message) {
@@ -171,10 +171,10 @@ impl Exit {
         }
         let missing = wanted.len() as u64;
         for rule in wanted {
-            self.add(handle, &rule).await?;
+            self.add(netlink, &rule).await?;
         }
         for message in old {
-            within(handle.rule().del(message).execute()).await?;
+            within(netlink.handle.rule().del(message).execute()).await?;
         }
         Ok(missing)
     }
@@ -200,8 +200,9 @@ impl Exit {
         ours.then_some(Rule { v6, priority, from })
     }
 
-    async fn add(&self, handle: &Handle, rule: &Rule) -> Result<(), Refused> {
-        let mut add = handle
+    async fn add(&self, netlink: &Netlink, rule: &Rule) -> Result<(), Refused> {
+        let mut add = netlink
+            .handle
             .rule()
             .add()
             .priority(rule.priority)
@@ -287,49 +288,18 @@ impl Made {
         let own = table & !0xffff == TABLES;
         match (priority - PRIORITIES) % 2 {
             1 if own => Some(Self::Lead { table, priority }),
-            0 if table == u32::from(RouteHeader::RT_TABLE_MAIN) && suppressed == Some(0) => {
-                Some(Self::First { priority })
-            }
+            0 if table == rtnl::MAIN && suppressed == Some(0) => Some(Self::First { priority }),
             _ => None,
         }
     }
 }
 
 /// The devices of the table's routes.
-async fn routes(handle: &Handle, table: u32, v6: bool) -> Result<Vec<u32>, Refused> {
-    let mut ask = match v6 {
-        true => RouteMessageBuilder::<Ipv6Addr>::new().build(),
-        false => RouteMessageBuilder::<Ipv4Addr>::new().build(),
-    };
-    ask.header = RouteHeader {
-        address_family: ask.header.address_family,
-        ..RouteHeader::default()
-    };
-    ask.attributes = vec![RouteAttribute::Table(table)];
-    let mut all = handle.route().get(ask).execute();
-    let mut devices = Vec::new();
-    loop {
-        match within(all.try_next()).await {
-            Ok(Some(route)) => devices.extend(oif(&route, table)),
-            // No table has this number yet.
-            Ok(None) | Err(Refused::Errno(rustix::io::Errno::NOENT)) => return Ok(devices),
-            Err(e) => return Err(e),
-        }
-    }
-}
-
-/// The device of a route that is of this table.
-fn oif(route: &RouteMessage, table: u32) -> Option<u32> {
-    let mut device = None;
-    let mut own = u32::from(route.header.table) == table;
-    for attribute in &route.attributes {
-        if let RouteAttribute::Table(number) = attribute {
-            own = *number == table;
-        } else if let RouteAttribute::Oif(index) = attribute {
-            device = Some(*index);
-        }
-    }
-    device.filter(|_| own)
+async fn devices(netlink: &Netlink, table: u32, v6: bool) -> Result<Vec<u32>, Refused> {
+    let mut all = Vec::new();
+    let routes = netlink.routes(table, v6, |route| all.extend(route.device));
+    routes.await?;
+    Ok(all)
 }
 
 const V4_ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);

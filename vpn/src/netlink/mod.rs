@@ -4,10 +4,8 @@
 
 mod exit;
 mod picture;
-mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
@@ -17,25 +15,17 @@ use proto::{Code, Reason};
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::RouteMessage;
-use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{AddressMessageBuilder, LinkUnspec, RouteMessageBuilder};
+use rtnl::{Netlink, Refused, Topic, Watch, within};
 use rustix::io::Errno;
-use tokio::task::JoinHandle;
 
 use self::exit::Exit;
 use self::picture::Picture;
-pub use self::watch::Watch;
 use crate::clash::{Networks, Verdict};
 use crate::config::{Claim, Config};
 use crate::device::DeviceName;
 use crate::switch::Mac;
 use crate::upkeep::Healed;
-
-/// A way to talk to the kernel about network devices.
-#[derive(Debug)]
-pub struct Netlink {
-    handle: Handle,
-    task: JoinHandle<()>,
-}
 
 /// One device and what was set up for it.
 #[derive(Debug)]
@@ -53,54 +43,29 @@ pub struct Device {
     settled: bool,
 }
 
-impl Netlink {
-    /// Opens the socket.
-    pub fn open() -> Result<Self, Reason> {
-        // Strict: the kernel itself leaves out routes of other tables.
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
-            .map_err(|e| Reason::new(Code::Failed, format!("can't open a netlink socket: {e}")))?;
-        Ok(Self {
-            handle,
-            task: tokio::spawn(connection),
-        })
-    }
-
-    /// The index of the device with this name, if there is one.
-    pub async fn index(&self, name: &DeviceName) -> Result<Option<u32>, Reason> {
-        let mut links = self
-            .handle
-            .link()
-            .get()
-            .match_name(name.as_str().to_owned())
-            .execute();
-        match within(links.try_next()).await {
-            Ok(link) => Ok(link.map(|l| l.header.index)),
-            Err(Refused::Errno(Errno::NODEV)) => Ok(None),
-            Err(e) => Err(e.reason(&format!("look for the device {}", name.as_str()))),
-        }
-    }
-
-    /// Waits until no device has this name: one of a process that was just killed may need a moment to go away.
-    pub async fn free(&self, name: &DeviceName, patience: Duration) -> Result<(), Reason> {
-        let deadline = tokio::time::Instant::now() + patience;
-        while self.index(name).await?.is_some() {
-            if tokio::time::Instant::now() >= deadline {
-                let why = format!(
-                    "the device {0} exists and isn't ours; choose another with --dev, or remove it (ip link del {0})",
-                    name.as_str()
-                );
-                return Err(Reason::new(Code::Conflict, why));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        Ok(())
-    }
+/// The kernel's word that something has changed of what a device is given, or of what it could clash with.
+pub fn watch() -> Result<Watch, Reason> {
+    let all = [Topic::Links, Topic::Addresses, Topic::Routes, Topic::Rules];
+    Watch::open(&all).map_err(|e| {
+        let text = format!("can't be told of changes of the host's network: {e}");
+        Reason::new(Code::Failed, text)
+    })
 }
 
-impl Drop for Netlink {
-    fn drop(&mut self) {
-        self.task.abort();
+/// Waits until no device has this name: one of a process that was just killed may need a moment to go away.
+pub async fn free(netlink: &Netlink, name: &DeviceName, patience: Duration) -> Result<(), Reason> {
+    let deadline = tokio::time::Instant::now() + patience;
+    while netlink.index(name.as_str()).await?.is_some() {
+        if tokio::time::Instant::now() >= deadline {
+            let why = format!(
+                "the device {0} exists and isn't ours; choose another with --dev, or remove it (ip link del {0})",
+                name.as_str()
+            );
+            return Err(Reason::new(Code::Conflict, why));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    Ok(())
 }
 
 impl Device {
@@ -113,7 +78,7 @@ impl Device {
         queue: u32,
         mac: Option<Mac>,
     ) -> Result<Self, Reason> {
-        let index = netlink.index(&name).await?.ok_or_else(|| {
+        let index = netlink.index(name.as_str()).await?.ok_or_else(|| {
             Reason::new(
                 Code::Failed,
                 format!(
@@ -145,7 +110,7 @@ impl Device {
         within(device.netlink.handle.link().change(link).execute())
             .await
             .map_err(|e| e.reason(&device.what("bring up")))?;
-        match Exit::sweep(&device.netlink.handle).await {
+        match Exit::sweep(&device.netlink).await {
             Ok(0) => {}
             Ok(n) => tracing::info!("{n} rules of a way out were taken back whose device is gone"),
             Err(e) => tracing::warn!("{}", e.reason("look for rules of devices that are gone")),
@@ -187,7 +152,7 @@ impl Device {
     }
 
     async fn look(&self) -> Result<Picture, Reason> {
-        let picture = Picture::take(&self.netlink.handle, self.index).await;
+        let picture = Picture::take(&self.netlink, self.index).await;
         picture.map_err(|e| e.reason("look at the host's addresses and routes"))
     }
 
@@ -247,7 +212,7 @@ impl Device {
             offered: Vec::new(),
             ..config.clone()
         };
-        if let Err(e) = self.exit.set(&self.netlink.handle, &none).await {
+        if let Err(e) = self.exit.set(&self.netlink, &none).await {
             tracing::warn!("{}", e.reason("take back the rules of the way out"));
         }
     }
@@ -289,7 +254,7 @@ impl Device {
             }
         }
         self.apply_routes(config, host).await?;
-        let exit = self.exit.set(&self.netlink.handle, config).await;
+        let exit = self.exit.set(&self.netlink, config).await;
         let missing = exit.map_err(|e| e.reason(&self.what("send all else to")))?;
         self.settled = true;
         Ok(missing)
@@ -419,38 +384,3 @@ impl Change {
         }
     }
 }
-
-enum Refused {
-    Errno(Errno),
-    Other(String),
-}
-
-impl Refused {
-    fn reason(self, what: &str) -> Reason {
-        match self {
-            Self::Errno(Errno::PERM | Errno::ACCESS) => Reason::new(
-                Code::Denied,
-                format!("can't {what}: not permitted; start irmd as root or with CAP_NET_ADMIN"),
-            ),
-            Self::Errno(e) => Reason::new(Code::Failed, format!("can't {what}: {e}")),
-            Self::Other(e) => Reason::new(Code::Failed, format!("can't {what}: {e}")),
-        }
-    }
-}
-
-async fn within<T>(asked: impl Future<Output = Result<T, rtnetlink::Error>>) -> Result<T, Refused> {
-    match tokio::time::timeout(PATIENCE, asked).await {
-        Ok(Ok(done)) => Ok(done),
-        Ok(Err(rtnetlink::Error::NetlinkError(e))) => {
-            Err(Refused::Errno(Errno::from_raw_os_error(-e.raw_code())))
-        }
-        Ok(Err(e)) => Err(Refused::Other(e.to_string())),
-        Err(_) => Err(Refused::Other(format!(
-            "the kernel gave no answer in {} s",
-            PATIENCE.as_secs()
-        ))),
-    }
-}
-
-/// The kernel answers at once, if at all.
-const PATIENCE: Duration = Duration::from_secs(5);

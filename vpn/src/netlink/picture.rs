@@ -10,14 +10,9 @@ use std::net::IpAddr;
 
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags};
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType,
-};
-use rtnetlink::{Handle, RouteMessageBuilder};
+use rtnl::{Netlink, Refused, To, within};
 
-use super::{Refused, within};
 use crate::clash::{Network, Networks, Way};
 use crate::switch::Mac;
 
@@ -40,50 +35,50 @@ pub(super) struct Picture {
 
 impl Picture {
     /// Looks.
-    pub(super) async fn take(handle: &Handle, device: u32) -> Result<Self, Refused> {
+    pub(super) async fn take(netlink: &Netlink, device: u32) -> Result<Self, Refused> {
         let mut picture = Self::default();
-        let names = picture.links(handle, device).await?;
+        let names = picture.links(netlink, device).await?;
         let name = |index: u32| names.get(&index).cloned().unwrap_or_default();
-        let mut addresses = handle.address().get().execute();
-        while let Some(message) = within(addresses.try_next()).await? {
-            let index = message.header.index;
-            match address(&message) {
-                Some(net) if index == device => {
-                    picture.addresses.insert(net);
-                }
-                Some(net) => picture.networks.add(Network {
-                    net,
-                    dev: name(index),
+        for address in netlink.addresses(None).await? {
+            if address.device == device {
+                picture.addresses.insert(address.net);
+            } else {
+                picture.networks.add(Network {
+                    net: address.net,
+                    dev: name(address.device),
                     way: Way::Address,
-                }),
-                None => {}
+                });
             }
         }
-        for mut ask in [
-            RouteMessageBuilder::<std::net::Ipv4Addr>::new().build(),
-            RouteMessageBuilder::<std::net::Ipv6Addr>::new().build(),
-        ] {
-            ask.header = RouteHeader {
-                address_family: ask.header.address_family,
-                table: RouteHeader::RT_TABLE_MAIN,
-                ..RouteHeader::default()
-            };
-            ask.attributes.clear();
-            let mut routes = handle.route().get(ask).execute();
-            while let Some(message) = within(routes.try_next()).await? {
-                picture.route(&message, device, name);
-            }
+        for v6 in [false, true] {
+            let routes = netlink.routes(rtnl::MAIN, v6, |route| {
+                let way = match route.to {
+                    To::Link => Way::Link,
+                    To::Router | To::Nobody => Way::Router,
+                    To::Other => return,
+                };
+                if route.device == Some(device) {
+                    picture.routes.insert(route.net, route.source);
+                } else {
+                    picture.networks.add(Network {
+                        net: route.net,
+                        dev: route.device.map(name).unwrap_or_default(),
+                        way,
+                    });
+                }
+            });
+            routes.await?;
         }
         Ok(picture)
     }
 
     async fn links(
         &mut self,
-        handle: &Handle,
+        netlink: &Netlink,
         device: u32,
     ) -> Result<BTreeMap<u32, String>, Refused> {
         let mut names = BTreeMap::new();
-        let mut links = handle.link().get().execute();
+        let mut links = netlink.handle.link().get().execute();
         while let Some(link) = within(links.try_next()).await? {
             if link.header.index == device {
                 self.there = true;
@@ -101,87 +96,4 @@ impl Picture {
         }
         Ok(names)
     }
-
-    fn route(&mut self, message: &RouteMessage, device: u32, name: impl Fn(u32) -> String) {
-        let Some(route) = Route::read(message) else {
-            return;
-        };
-        if route.oif == Some(device) {
-            self.routes.insert(route.net, route.source);
-        } else {
-            self.networks.add(Network {
-                net: route.net,
-                dev: route.oif.map(name).unwrap_or_default(),
-                way: route.way,
-            });
-        }
-    }
-}
-
-struct Route {
-    net: IpNet,
-    oif: Option<u32>,
-    source: Option<IpAddr>,
-    way: Way,
-}
-
-impl Route {
-    /// `None`: of another table, or one that says of no address where it goes.
-    fn read(message: &RouteMessage) -> Option<Self> {
-        let header = &message.header;
-        let mut table = u32::from(header.table);
-        let mut destination = None;
-        let (mut oif, mut source) = (None, None);
-        let mut way = Way::Link;
-        for attribute in &message.attributes {
-            match attribute {
-                RouteAttribute::Table(number) => table = *number,
-                RouteAttribute::Destination(to) => destination = ip(to),
-                RouteAttribute::PrefSource(from) => source = ip(from),
-                RouteAttribute::Oif(index) => oif = Some(*index),
-                RouteAttribute::Gateway(_)
-                | RouteAttribute::Via(_)
-                | RouteAttribute::MultiPath(_)
-                | RouteAttribute::NhId(_) => way = Way::Router,
-                _ => {}
-            }
-        }
-        match header.kind {
-            RouteType::Unicast => {}
-            RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => {
-                way = Way::Router;
-            }
-            _ => return None,
-        }
-        let main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
-        // Without a destination it is the default route.
-        let net = IpNet::new(destination?, header.destination_prefix_length).ok()?;
-        main.then_some(Self {
-            net,
-            oif,
-            source,
-            way,
-        })
-    }
-}
-
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(a) => Some((*a).into()),
-        RouteAddress::Inet6(a) => Some((*a).into()),
-        _ => None,
-    }
-}
-
-/// The own address; on a point-to-point link the other attribute names the far end.
-fn address(message: &AddressMessage) -> Option<IpNet> {
-    let (mut local, mut other) = (None, None);
-    for attribute in &message.attributes {
-        match attribute {
-            AddressAttribute::Local(a) => local = Some(*a),
-            AddressAttribute::Address(a) => other = Some(*a),
-            _ => {}
-        }
-    }
-    IpNet::new(local.or(other)?, message.header.prefix_len).ok()
 }

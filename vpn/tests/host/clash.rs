@@ -2,10 +2,11 @@
 
 use proto::Code;
 use proto::irm::VpnConfig;
+use rtnl::Netlink;
 use tokio::net::UdpSocket;
 use vpn::config::Config;
 use vpn::device::{self, DeviceName};
-use vpn::netlink::{Device, Netlink};
+use vpn::netlink::Device;
 
 use crate::in_own_namespace;
 use crate::other::Admin;

@@ -27,6 +27,7 @@ use nix::sched::{CloneFlags, unshare};
 use proto::ipcp::OffloadMode;
 use proto::record::{Peer, Welcome};
 use proto::{Code, FlowId, QosSpec};
+use rtnl::Netlink;
 use support::{Far, config, flow, label, soon, udp};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -34,7 +35,7 @@ use vpn::config::Config;
 use vpn::counters::Dropped;
 use vpn::device::{self, DeviceName};
 use vpn::flow::Lane;
-use vpn::netlink::{Device, Netlink};
+use vpn::netlink::{self, Device};
 use vpn::pump::Pump;
 
 fn main() {
@@ -246,7 +247,9 @@ impl Host {
     async fn up(config: &Config, mtu: u32) -> Self {
         let name = DeviceName::new("vpn0").unwrap();
         let netlink = Netlink::open().unwrap();
-        netlink.free(&name, Duration::ZERO).await.unwrap();
+        netlink::free(&netlink, &name, Duration::ZERO)
+            .await
+            .unwrap();
         let tun = device::create(&name, OffloadMode::Auto).unwrap_or_else(|e| panic!("{e}"));
         let mut device = Device::up(netlink, name, mtu, tun.queue(), None)
             .await
@@ -448,10 +451,7 @@ fn routes_follow_the_members_and_nothing_is_left_at_the_end() {
         // A host's own address is reached through the kernel alone.
         assert!(reachable("10.7.0.1:9").await);
         drop(host);
-        let left = Netlink::open()
-            .unwrap()
-            .index(&DeviceName::new("vpn0").unwrap())
-            .await;
+        let left = Netlink::open().unwrap().index("vpn0").await;
         assert_eq!(left, Ok(None));
         assert!(!reachable("10.8.1.1:9").await && !reachable("192.0.2.9:9").await);
     });
@@ -461,13 +461,10 @@ fn a_name_in_use_is_refused_with_the_reason() {
     in_own_namespace(async {
         let _host = Host::up(&config(), 1400).await;
         let name = DeviceName::new("vpn0").unwrap();
-        let refused = soon(
-            Netlink::open()
-                .unwrap()
-                .free(&name, Duration::from_millis(100)),
-        )
-        .await
-        .unwrap_err();
+        let netlink = Netlink::open().unwrap();
+        let refused = soon(netlink::free(&netlink, &name, Duration::from_millis(100)))
+            .await
+            .unwrap_err();
         assert!(
             refused.code == Code::Conflict && refused.text.contains("--dev"),
             "{refused}"

@@ -10,9 +10,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use proto::Code;
 use proto::irm::{self, FlowOffer, ProgramCommand, program_command, program_event, vpn_command};
+use rtnl::Netlink;
 use tokio::net::UdpSocket;
-use vpn::device::DeviceName;
-use vpn::netlink::Netlink;
 
 use crate::irmd::{Attached, Irmd, end, welcome};
 use crate::support::{Far, soon, udp, wire_config};
@@ -79,10 +78,9 @@ async fn up(irmd: &mut Irmd) -> Attached {
 }
 
 async fn device_exists() -> bool {
-    let name = DeviceName::new("vpn0").unwrap();
     Netlink::open()
         .unwrap()
-        .index(&name)
+        .index("vpn0")
         .await
         .unwrap()
         .is_some()
