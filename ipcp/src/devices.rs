@@ -437,10 +437,7 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::time::Duration;
 
-    use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-
-    use frames::{FrameFd, Written};
-    use ip::offload::{BadFrame, Segments};
+    use frames::FrameFd;
     use proto::record::{FORGOTTEN, SIGN};
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -831,42 +828,6 @@ mod tests {
         assert_eq!(held(&mut bench), 1);
     }
 
-    /// A device whose offload of TCP has ended.
-    struct Worn(FrameFd<OwnedFd>);
-
-    impl AsFd for Worn {
-        fn as_fd(&self) -> BorrowedFd<'_> {
-            self.0.as_fd()
-        }
-    }
-
-    impl AsRawFd for Worn {
-        fn as_raw_fd(&self) -> RawFd {
-            self.0.as_raw_fd()
-        }
-    }
-
-    impl TunPort for Worn {
-        fn read(&mut self) -> io::Result<Result<Segments<'_>, BadFrame>> {
-            self.0.read()
-        }
-
-        fn write(&mut self, batch: &Batch, allowed: impl FnMut(&[u8]) -> bool) -> Written {
-            self.0.write(batch, allowed)
-        }
-
-        fn write_one(&mut self, packet: &[u8]) -> Written {
-            self.0.write_one(packet)
-        }
-
-        fn offloads(&self) -> Option<Offloads> {
-            Some(Offloads {
-                tcp: false,
-                udp: true,
-            })
-        }
-    }
-
     #[test]
     fn an_offload_that_has_ended_stays_so_when_its_device_comes_back() {
         let (mut io, mut devices) = (Io::new().unwrap(), Devices::default());
@@ -880,7 +841,11 @@ mod tests {
         assert_eq!(first, said);
         for id in [ID.1, 8, 9] {
             let (end, _other) = std::os::unix::net::UnixStream::pair().unwrap();
-            let open = || Ok(Worn(FrameFd::new(end.into())));
+            let worn = Offloads {
+                tcp: false,
+                udp: true,
+            };
+            let open = || Ok(Tun::new(end.into(), worn));
             devices
                 .bind(&mut io, (FLOW, 1400), ((ID.0, id), u64::MAX), open)
                 .unwrap();

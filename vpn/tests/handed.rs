@@ -4,12 +4,11 @@
 
 mod support;
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use frames::{FrameFd, Offloads, TunPort, Written};
-use ip::offload::{BadFrame, Segments};
+use frames::{Offloads, Tun};
+use ip::offload::Vnet;
 use libflow::port::Received;
 use proto::irm::{self, OfferedNetwork, VpnConfig};
 use proto::record::{Item, Pair, Talk};
@@ -21,39 +20,6 @@ use vpn::counters::Dropped;
 use vpn::filter::{Both, Rules};
 use vpn::flow::Lane;
 use vpn::pump::{Happening, Pump};
-
-/// A device that can be handed over.
-struct Device(FrameFd<OwnedFd>);
-
-impl AsFd for Device {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Device {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
-}
-
-impl TunPort for Device {
-    fn read(&mut self) -> io::Result<Result<Segments<'_>, BadFrame>> {
-        self.0.read()
-    }
-
-    fn write(&mut self, batch: &Batch, allowed: impl FnMut(&[u8]) -> bool) -> Written {
-        self.0.write(batch, allowed)
-    }
-
-    fn write_one(&mut self, packet: &[u8]) -> Written {
-        self.0.write_one(packet)
-    }
-
-    fn offloads(&self) -> Option<Offloads> {
-        Some(Offloads::default())
-    }
-}
 
 /// What the layer's process hears: packets, or an item.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,7 +39,7 @@ fn said(far: &Far) -> Vec<Said> {
     std::iter::from_fn(next).collect()
 }
 
-async fn settle(pump: &mut Pump<Device, Lane>) {
+async fn settle(pump: &mut Pump<Tun, Lane>) {
     while let Ok(turn) = tokio::time::timeout(Duration::from_millis(30), pump.turn()).await {
         turn.unwrap();
     }
@@ -81,7 +47,7 @@ async fn settle(pump: &mut Pump<Device, Lane>) {
 
 /// A host that has handed its device over with a flow to B.
 struct Bench {
-    pump: Pump<Device, Lane>,
+    pump: Pump<Tun, Lane>,
     /// The host's end of the device.
     host: OwnedFd,
     far: Far,
@@ -93,7 +59,7 @@ impl Bench {
         let flags = SocketFlags::NONBLOCK;
         let ends = rustix::net::socketpair(AddressFamily::UNIX, kind, flags, None);
         let (device, host) = ends.unwrap();
-        let mut pump = Pump::new(Device(FrameFd::new(device))).unwrap();
+        let mut pump = Pump::new(Tun::new(device, Offloads::default())).unwrap();
         pump.configure(&config());
         let (lane, far) = flow_with(true, QosSpec::RAW, 1, 1400);
         pump.accepted(&label("b"), lane).ok().unwrap();
@@ -183,7 +149,7 @@ async fn a_pair_is_said_once_behind_all_its_packets_that_were_there() {
     assert!((1..=3).contains(&pairs), "{pairs} in {said:?}");
     let mut got = [0; 2000];
     let len = rustix::io::read(&bench.host, &mut got[..]).unwrap();
-    assert_eq!(got[..len], back);
+    assert_eq!(got[Vnet::LEN..len], back);
 }
 
 #[tokio::test]
@@ -195,7 +161,8 @@ async fn a_device_is_read_again_here_when_the_member_with_the_last_flow_leaves()
     let mut without = config();
     without.members.remove(&label("b"));
     bench.pump.configure(&without);
-    rustix::io::write(&bench.host, &udp("10.7.0.1", "10.7.0.2", 9)).unwrap();
+    let frame = [&[0; Vnet::LEN][..], &udp("10.7.0.1", "10.7.0.2", 9)].concat();
+    rustix::io::write(&bench.host, &frame).unwrap();
     settle(&mut bench.pump).await;
     assert_eq!(bench.pump.counters().dropped(Dropped::NoOwner), 1);
 }
