@@ -224,77 +224,76 @@ pub(crate) fn names(list: &[pb::NameInfo]) -> String {
 }
 
 pub(crate) fn vpns(list: &[pb::VpnInfo]) -> String {
+    match list {
+        [] => "no VPN; bring one up with irm vpn up\n".to_owned(),
+        all => all.iter().map(vpn).collect(),
+    }
+}
+
+fn vpn(vpn: &pb::VpnInfo) -> String {
     let mut out = String::new();
-    for vpn in list {
-        let address = if vpn.addresses.is_empty() {
-            "no address".to_owned()
-        } else {
-            vpn.addresses.join(", ")
-        };
-        let detail = if vpn.detail.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", vpn.detail)
-        };
-        let dev = dash(vpn.dev.clone());
-        let kind = match vpn.tap {
-            true => {
-                let macs = vpn.counters.get("macs").copied().unwrap_or_default();
-                format!("Ethernet, {macs} addresses known")
-            }
-            false => format!("super-packets: {}", dash(vpn.offload.clone())),
-        };
-        // Writing to a String can't fail.
-        let _ = writeln!(
-            out,
-            "{dev}: layer {}, {}{detail}, {address}, MTU {}, {kind}",
-            vpn.layer, vpn.state, vpn.mtu,
-        );
-        let row = |p: &pb::VpnPeer| {
-            let mut row = vec![
-                p.name.clone(),
-                p.state.clone(),
-                match vpn.tap {
-                    true => p.macs.to_string(),
-                    false => p.prefixes.join(","),
-                },
-                p.path.clone(),
-            ];
-            row.extend([micros(p.rtt_us), bytes(p.rx_bytes), bytes(p.tx_bytes)]);
-            row
-        };
-        let third = if vpn.tap { "ADDRESSES" } else { "PREFIXES" };
-        let heads = ["PEER", "STATE", third, "PATH", "RTT", "RECEIVED", "SENT"];
-        out.push_str(&table(
-            &heads,
-            vpn.peers.iter().map(row).collect(),
-            "no peers",
-        ));
-        for peer in &vpn.peers {
-            let other = peer.flows.iter().filter(|f| f.qos != "raw");
-            for flow in other {
-                let (received, sent) = (bytes(flow.rx_bytes), bytes(flow.tx_bytes));
-                let _ = writeln!(
-                    out,
-                    "{} {}: {}, {received} received, {sent} sent",
-                    peer.name, flow.qos, flow.state
-                );
-            }
+    let address = match &vpn.addresses[..] {
+        [] => "no address".to_owned(),
+        all => all.join(", "),
+    };
+    let detail = match &*vpn.detail {
+        "" => String::new(),
+        why => format!(" ({why})"),
+    };
+    let dev = dash(vpn.dev.clone());
+    let kind = match vpn.tap {
+        true => {
+            let macs = vpn.counters.get("macs").copied().unwrap_or_default();
+            format!("Ethernet, {macs} addresses known")
         }
-        for offer in &vpn.offers {
-            let taken = if offer.taken { "taken" } else { "not taken" };
+        false => format!("super-packets: {}", dash(vpn.offload.clone())),
+    };
+    // Writing to a String can't fail.
+    let _ = writeln!(
+        out,
+        "{dev}: layer {}, {}{detail}, {address}, MTU {}, {kind}",
+        vpn.layer, vpn.state, vpn.mtu,
+    );
+    let row = |p: &pb::VpnPeer| {
+        let mut row = vec![
+            p.name.clone(),
+            p.state.clone(),
+            match vpn.tap {
+                true => p.macs.to_string(),
+                false => p.prefixes.join(","),
+            },
+            p.path.clone(),
+        ];
+        row.extend([micros(p.rtt_us), bytes(p.rx_bytes), bytes(p.tx_bytes)]);
+        row
+    };
+    let third = if vpn.tap { "ADDRESSES" } else { "PREFIXES" };
+    let heads = ["PEER", "STATE", third, "PATH", "RTT", "RECEIVED", "SENT"];
+    out.push_str(&table(
+        &heads,
+        vpn.peers.iter().map(row).collect(),
+        "no peers",
+    ));
+    for peer in &vpn.peers {
+        let other = peer.flows.iter().filter(|f| f.qos != "raw");
+        for flow in other {
+            let (received, sent) = (bytes(flow.rx_bytes), bytes(flow.tx_bytes));
             let _ = writeln!(
                 out,
-                "{} offers {}: {taken}, {}",
-                offer.member, offer.network, offer.why
+                "{} {}: {}, {received} received, {sent} sent",
+                peer.name, flow.qos, flow.state
             );
         }
     }
-    if out.is_empty() {
-        "no VPN; bring one up with irm vpn up\n".to_owned()
-    } else {
-        out
+    for offer in &vpn.offers {
+        let taken = if offer.taken { "taken" } else { "not taken" };
+        let _ = writeln!(
+            out,
+            "{} offers {}: {taken}, {}",
+            offer.member, offer.network, offer.why
+        );
     }
+    out
 }
 
 /// The overview of `irm status`.

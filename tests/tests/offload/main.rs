@@ -15,76 +15,58 @@ use std::time::{Duration, Instant};
 
 use packets::{flow, forwarded};
 use scripts::{Burst, bursts};
-use tests::{Host, Lab, Link, Process, until};
+use tests::{Host, Pair, Process, until};
 
 const TEN: Duration = Duration::from_secs(10);
 
 /// Two hosts with the VPN between them, and behind each a wire.
 struct Wires {
-    _lab: Lab,
-    a: Host,
-    b: Host,
-    link: Link,
-    _irmds: [Process; 2],
     wire: Process,
     out: Process,
     /// What was read of what came out.
     read: u64,
     mtu: usize,
+    pair: Pair,
 }
 
 impl Wires {
     fn new(mode: &str) -> Self {
-        let lab = Lab::new().unwrap();
-        let (a, b) = (lab.host("a").unwrap(), lab.host("b").unwrap());
-        let link = lab.veth(&a, &b).unwrap();
-        let irmds = [a.irmd().unwrap(), b.irmd().unwrap()];
-        let shim = "ipcp bootstrap udp --type shim-udp --layer net --ip";
-        let (here, there) = (link.ip(0), link.ip(1));
-        b.irm(&format!("{shim} {there}")).unwrap();
-        a.irm(&format!("{shim} {here} --host ovl-b={there}"))
+        let pair = Pair::new().unwrap();
+        pair.overlay(["10.77.1.1", "10.77.1.2"], "10.77.1.2")
             .unwrap();
-        b.irm("ipcp bootstrap ovl-b --type unicast --layer overlay --prefix 10.9.2.0/24 --prefix fd09:2::/64")
-            .unwrap();
-        let url = b
-            .irm("layer invite overlay --member ovl-a --prefix 10.9.1.0/24 --prefix fd09:1::/64")
-            .unwrap();
-        a.irm(&format!(
-            "ipcp enroll ovl-a --type unicast --invite {}",
-            url.trim()
-        ))
-        .unwrap();
-        for host in [&a, &b] {
-            host.irm(&format!(
-                "vpn up --layer overlay --dev strata0 --offload tun={mode}"
-            ))
-            .unwrap();
+        pair.vpn(&format!("--offload tun={mode}")).unwrap();
+        for host in [&pair.a, &pair.b] {
             let script = "echo 1 > /proc/sys/net/ipv4/ip_forward; echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
             assert_eq!(host.run("sh", ["-c", script]).unwrap().code, 0);
         }
         let wire = device(
-            &a,
+            &pair.a,
             &["device", "wire0", "--heads"],
             ["10.9.1.129/25", "fd09:1::8000:1/97"],
         );
         let out = device(
-            &b,
+            &pair.b,
             &["device", "wire0"],
             ["10.9.2.129/25", "fd09:2::8000:1/97"],
         );
         let mut wires = Self {
-            _lab: lab,
-            a,
-            b,
-            link,
-            _irmds: irmds,
             wire,
             out,
             read: 0,
             mtu: 0,
+            pair,
         };
         wires.mtu = wires.settle();
         wires
+    }
+
+    /// Of the wire between the hosts.
+    fn set_mtu(&self, under: usize) {
+        for at in [0, 1] {
+            let dev = &self.pair.link.dev[at];
+            let host = self.pair.host(at);
+            host.net(&format!("mtu {dev} {under}")).unwrap();
+        }
     }
 
     /// Waits until packets of both families pass, and the device has the MTU of the flow.
@@ -98,7 +80,7 @@ impl Wires {
             .unwrap();
         }
         until(TEN, || {
-            let mtu = vpn(&self.a)["mtu"].as_u64().unwrap_or(0);
+            let mtu = vpn(&self.pair.a)["mtu"].as_u64().unwrap_or(0);
             anyhow::ensure!(mtu > 1380, "the device's MTU is {mtu}");
             Ok(mtu as usize)
         })
@@ -247,8 +229,8 @@ fn what_comes_out_is_what_went_in_with_super_packets() {
     }
     // And these were some, both ways.
     for (host, what) in [
-        (&wires.a, "tun.cut_frames"),
-        (&wires.b, "tun.joined_frames"),
+        (&wires.pair.a, "tun.cut_frames"),
+        (&wires.pair.b, "tun.joined_frames"),
     ] {
         assert_eq!(vpn(host)["offload"], "tcp,udp");
         assert_eq!(handed(host), "tcp,udp");
@@ -266,7 +248,7 @@ fn what_comes_out_is_what_went_in_without() {
     for burst in bursts(wires.mtu) {
         wires.passes(&burst);
     }
-    for host in [&wires.a, &wires.b] {
+    for host in [&wires.pair.a, &wires.pair.b] {
         assert_eq!(vpn(host)["offload"], "none");
         assert_eq!(handed(host), "none");
         for not in ["tun.cut_frames", "tun.joined_frames", "tun.bad_frames"] {
@@ -278,7 +260,7 @@ fn what_comes_out_is_what_went_in_without() {
 #[test]
 fn what_comes_out_is_what_went_in_when_more_cores_seal() {
     let mut wires = Wires::new("on");
-    let hosts = [&wires.a, &wires.b];
+    let hosts = [&wires.pair.a, &wires.pair.b];
     for host in hosts {
         assert_eq!(setting(host, "ovl-", "offload.seal"), "auto");
         let ovl = format!("ovl-{}", host.name);
@@ -293,11 +275,17 @@ fn what_comes_out_is_what_went_in_when_more_cores_seal() {
     let servers = ["10.9.2.1:8000", "[fd09:2::1]:8001"];
     let serve = servers.map(|server| {
         let serve = ["http-serve", server, "60000000"];
-        let serve = wires.b.spawn("lab-tool", serve).unwrap();
+        let serve = wires.pair.b.spawn("lab-tool", serve).unwrap();
         until(TEN, || serve.json()).unwrap();
         serve
     });
-    let mut get = servers.map(|server| wires.a.spawn("lab-tool", ["http-get", server]).unwrap());
+    let mut get = servers.map(|server| {
+        wires
+            .pair
+            .a
+            .spawn("lab-tool", ["http-get", server])
+            .unwrap()
+    });
     for (get, serve) in get.iter_mut().zip(&serve) {
         let end = Instant::now() + 4 * TEN;
         while get.alive() {
@@ -309,13 +297,17 @@ fn what_comes_out_is_what_went_in_when_more_cores_seal() {
             serve.json().unwrap()["sha256"]
         );
     }
-    let times = tally(&wires.b, "sealed.elsewhere");
+    let times = tally(&wires.pair.b, "sealed.elsewhere");
     assert!(times > 20, "{times} batches were sealed elsewhere");
     for not in ["drop.replayed", "drop.forged", "drop.too_old"] {
-        assert_eq!(tally(&wires.a, not), 0, "{not}");
+        assert_eq!(tally(&wires.pair.a, not), 0, "{not}");
     }
-    wires.b.irm("ipcp set ovl-b --offload seal=off").unwrap();
-    assert_eq!(setting(&wires.b, "ovl-", "offload.seal_threads"), "0");
+    wires
+        .pair
+        .b
+        .irm("ipcp set ovl-b --offload seal=off")
+        .unwrap();
+    assert_eq!(setting(&wires.pair.b, "ovl-", "offload.seal_threads"), "0");
 }
 
 #[test]
@@ -323,18 +315,19 @@ fn flows_go_on_when_the_mtu_changes_under_them() {
     let mut wires = Wires::new("auto");
     for server in ["10.9.2.1:8000", "[fd09:2::1]:8000"] {
         let serve = ["http-serve", server, "60000000"];
-        let serve = wires.b.spawn("lab-tool", serve).unwrap();
+        let serve = wires.pair.b.spawn("lab-tool", serve).unwrap();
         until(TEN, || serve.json()).unwrap();
-        let mut get = wires.a.spawn("lab-tool", ["http-get", server]).unwrap();
+        let mut get = wires
+            .pair
+            .a
+            .spawn("lab-tool", ["http-get", server])
+            .unwrap();
         let mut changes = 0;
         while get.alive() {
             assert!(changes < 500, "the file never came: {}", get.log());
             let (under, device) = [(1400, 1290), (1500, 1320)][changes % 2];
-            for (host, dev) in [
-                (&wires.a, &wires.link.dev[0]),
-                (&wires.b, &wires.link.dev[1]),
-            ] {
-                host.net(&format!("mtu {dev} {under}")).unwrap();
+            wires.set_mtu(under);
+            for host in [&wires.pair.a, &wires.pair.b] {
                 host.net(&format!("mtu strata0 {device}")).unwrap();
             }
             std::thread::sleep(Duration::from_millis(50));
@@ -348,12 +341,7 @@ fn flows_go_on_when_the_mtu_changes_under_them() {
         );
     }
     // And on a narrower path all is as it was.
-    for (host, dev) in [
-        (&wires.a, &wires.link.dev[0]),
-        (&wires.b, &wires.link.dev[1]),
-    ] {
-        host.net(&format!("mtu {dev} 1400")).unwrap();
-    }
+    wires.set_mtu(1400);
     let narrow = |host: &Host| {
         until(TEN, || {
             let mtu = vpn(host)["mtu"].as_u64().unwrap_or(0) as usize;
@@ -366,7 +354,7 @@ fn flows_go_on_when_the_mtu_changes_under_them() {
         })
         .unwrap()
     };
-    wires.mtu = narrow(&wires.a).min(narrow(&wires.b));
+    wires.mtu = narrow(&wires.pair.a).min(narrow(&wires.pair.b));
     for burst in bursts(wires.mtu) {
         wires.passes(&burst);
     }
