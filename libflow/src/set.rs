@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use proto::{Code, FlowId, Reason};
@@ -18,14 +18,14 @@ use crate::flow::Flow;
 #[derive(Debug)]
 pub struct FlowSet {
     set: Set<Flow>,
-    ready: AsyncFd<Epoll>,
+    ready: AsyncFd<OwnedFd>,
 }
 
 impl FlowSet {
     /// An empty set. Must be made in a tokio runtime.
     pub fn new() -> Result<Self, FlowError> {
         let set = Set::new()?;
-        let epoll = Epoll(set.epoll.0.try_clone().map_err(failed)?);
+        let epoll = set.epoll.try_clone().map_err(failed)?;
         Ok(Self {
             set,
             ready: crate::watch(epoll, Interest::READABLE).map_err(failed)?,
@@ -68,7 +68,7 @@ impl FlowSet {
 /// What the two faces of a set share.
 #[derive(Debug)]
 pub(crate) struct Set<F> {
-    epoll: Epoll,
+    epoll: OwnedFd,
     pub(crate) flows: HashMap<FlowId, F>,
 }
 
@@ -87,7 +87,7 @@ impl<F: HasEnd> Set<F> {
     pub(crate) fn new() -> Result<Self, FlowError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|e| failed(e.into()))?;
         Ok(Self {
-            epoll: Epoll(epoll),
+            epoll,
             flows: HashMap::new(),
         })
     }
@@ -142,21 +142,6 @@ impl<F: HasEnd> Set<F> {
             }
         }
         Ok(ready)
-    }
-}
-
-#[derive(Debug)]
-struct Epoll(OwnedFd);
-
-impl AsFd for Epoll {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Epoll {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
     }
 }
 

@@ -123,15 +123,8 @@ impl Unicast {
 
     /// A member acknowledges nothing: what it was asked is asked of another.
     pub(super) fn peer_silent(&mut self, now: Now, peer: Addr, reason: &Reason) {
-        let asked: Vec<_> = self
-            .flows
-            .outgoing
-            .iter()
-            .filter(|(_, o)| o.asked == Some(peer))
-            .map(|(e, _)| *e)
-            .collect();
         let text = format!("member {} can't be asked: {reason}", self.member_name(peer));
-        for endpoint in asked {
+        for endpoint in self.flows.outgoing.asked(peer) {
             self.was_refused(now, endpoint, Reason::new(Code::Unreachable, text.clone()));
         }
     }
@@ -171,14 +164,7 @@ impl Unicast {
     /// answer to what it was asked before may still be on its way, with an end that is gone: it is asked from another end.
     /// Otherwise it may have heard and said yes: what it says to that end still counts.
     pub(super) fn ask_again(&mut self, now: Now, peer: Addr, anew: bool) {
-        let asked: Vec<_> = self
-            .flows
-            .outgoing
-            .iter()
-            .filter(|(_, o)| o.asked == Some(peer))
-            .map(|(e, _)| *e)
-            .collect();
-        for before in asked {
+        for before in self.flows.outgoing.asked(peer) {
             let endpoint = if anew { self.new_endpoint() } else { before };
             if let Some(mut outgoing) = self.flows.outgoing.remove(&before) {
                 outgoing.unask();

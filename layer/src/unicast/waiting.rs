@@ -67,6 +67,12 @@ impl Wanted {
         self.all.iter()
     }
 
+    /// The ends for which that member was asked, and has not answered.
+    pub(super) fn asked(&self, peer: Addr) -> Vec<EndpointId> {
+        let asked = self.all.iter().filter(|(_, o)| o.asked == Some(peer));
+        asked.map(|(endpoint, _)| *endpoint).collect()
+    }
+
     pub(super) fn keys(&self) -> impl Iterator<Item = &EndpointId> {
         self.all.keys()
     }
