@@ -2,18 +2,29 @@
 //!
 //! `seal` and `open` are the cipher with its counter and window; `send`, `forward` and `receive` are what a member does with the
 //! batch of a raw flow, ciphers included: the flow ends at the neighbour behind the next, so that all of it is sealed twice.
+//! `known` is what the layer's process looks up of a packet to a device that was handed over: of a pair of addresses, of a
+//! conversation, and of two in turns.
 
 mod association;
 #[path = "../../ip/benches/counted/mod.rs"]
 mod counted;
+#[path = "../../ipcp/src/devices/known.rs"]
+#[allow(
+    dead_code,
+    reason = "of `ipcp`, which is too much to be built for this"
+)]
+mod known;
 mod line;
 
 use std::hint::black_box;
+use std::time::Instant;
 
 use layer::crypt::{Secrets, TAG};
 use layer::{Input, Ipcp, Output};
+use proto::record::{Pair, Talk};
 use proto::{Batch, FlowId, Framing, QosSpec};
 
+use self::known::{Known, Way};
 use self::line::Line;
 
 fn main() {
@@ -27,6 +38,7 @@ fn main() {
     line.ask(QosSpec::RAW);
     line.settle();
     let flow = line.stand[0];
+    look_ups(flow);
     for size in [64, 1400] {
         members(&mut line, flow, size);
     }
@@ -81,6 +93,47 @@ fn records(size: usize) {
             }
         }
     });
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a bench is no part of the machine; it needs a beginning of time"
+)]
+fn look_ups(flow: FlowId) {
+    let now = Instant::now();
+    let pair = |other| Pair::V4([10, 7, 0, 1], [10, 7, 0, other]);
+    let (mut pairs, mut talks) = (Known::new(), Known::new());
+    for other in [2, 3] {
+        pairs.pair(flow, pair(other));
+        let talk = Talk {
+            out: false,
+            protocol: 6,
+            ports: (80, 40_000),
+            pair: pair(other),
+        };
+        talks.talk(flow, talk, now);
+    }
+    for (name, known) in [("pair", &mut pairs), ("talk", &mut talks)] {
+        for (more, others) in [("", [2, 2]), ("s", [2, 3])] {
+            let packets = others.map(from);
+            counted::path(&format!("known_{name}{more}"), PACKETS, || {
+                for _ in 0..PACKETS / 2 {
+                    for packet in &packets {
+                        let found = known.flow_of(Way::In(flow), packet, now);
+                        assert_eq!(black_box(found), Some(flow), "it goes by itself");
+                    }
+                }
+            });
+        }
+    }
+}
+
+/// A packet of TCP from another host's port 40,000 to this host's 80.
+fn from(other: u8) -> Vec<u8> {
+    let mut out = vec![0x45, 0, 0, 40, 0, 1, 0x40, 0, 63, 6, 0, 0];
+    out.extend([10, 7, 0, other, 10, 7, 0, 1, 0x9c, 0x40, 0, 80]);
+    out.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x10, 1, 0, 0, 0, 0, 0]);
+    out
 }
 
 /// What the first sends, the second forwards and the third receives.
