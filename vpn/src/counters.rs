@@ -69,7 +69,7 @@ pub enum Dropped {
     FilterIn,
     /// Too many conversations are kept by the filter.
     FilterFull,
-    /// A fragment that lies over what the filter has judged of the first of its packet.
+    /// A fragment that may lie over what the filter judges of the first of its packet.
     FilterOverlap,
     /// The device refused it.
     DeviceWrite,

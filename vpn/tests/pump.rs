@@ -724,9 +724,8 @@ async fn fragments_that_would_hide_what_they_are_from_the_filter_are_counted_bot
         packet[6..8].copy_from_slice(&place.to_be_bytes());
         packet
     };
-    // The first holds 24 bytes; what is at 16 lies over that, what is at 24 doesn't.
-    let out = [0x2000, 0x2002, 3].map(|place| piece("10.7.0.1", "10.7.0.2", place));
-    let back = [0x2000, 0x2002, 3].map(|place| piece("10.7.0.2", "10.7.0.1", place));
+    let out = [0x2000, 0x2001, 3].map(|place| piece("10.7.0.1", "10.7.0.2", place));
+    let back = [0x2000, 0x2001, 3].map(|place| piece("10.7.0.2", "10.7.0.1", place));
     out.iter().for_each(|packet| bench.write(packet));
     b.send(&[&back[0], &back[1], &back[2]]);
     bench.settle().await;

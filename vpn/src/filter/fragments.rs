@@ -10,7 +10,8 @@ use crate::prefix::PeerId;
 /// takes no place from who has less than a fair share.
 #[derive(Debug, Default)]
 pub(super) struct Fragments {
-    judged: HashMap<Cut, Judged>,
+    /// When each is forgotten.
+    passed: HashMap<Cut, Turn>,
     /// Those of each peer that has any, by when they are forgotten.
     held: HashMap<PeerId, BTreeMap<Turn, Cut>>,
     /// Tells those of one moment from each other.
@@ -22,44 +23,33 @@ pub(super) type Cut = (PeerId, IpAddr, IpAddr, u32);
 
 type Turn = (Instant, u64);
 
-#[derive(Debug, Clone, Copy)]
-struct Judged {
-    /// How many bytes of the packet the first fragment holds.
-    holds: usize,
-    /// It is forgotten then.
-    turn: Turn,
-}
-
 impl Fragments {
     /// The most of all peers.
     pub(super) const MOST: usize = 1024;
 
-    /// The first fragment of a packet has passed, so those may that lie behind what it holds.
-    pub(super) fn begin(&mut self, now: Instant, cut: Cut, holds: usize) {
-        // A receiver may have kept a longer one.
-        let holds = self.judged(now, &cut).map_or(holds, |n| n.max(holds));
+    /// The first fragment of a packet has passed, so the others may.
+    pub(super) fn begin(&mut self, now: Instant, cut: Cut) {
         self.remove(&cut);
-        if self.judged.len() >= Self::MOST
+        if self.passed.len() >= Self::MOST
             && let Some(oldest) = self.dispensable(now, cut.0)
         {
             self.remove(&oldest);
         }
         self.count += 1;
         let turn = (now + REASSEMBLY, self.count);
-        self.judged.insert(cut, Judged { holds, turn });
+        self.passed.insert(cut, turn);
         self.held.entry(cut.0).or_default().insert(turn, cut);
     }
 
-    /// How much of a packet was judged in its first fragment; `None`: that has not passed.
-    pub(super) fn judged(&self, now: Instant, cut: &Cut) -> Option<usize> {
-        let judged = self.judged.get(cut)?;
-        (judged.turn.0 > now).then_some(judged.holds)
+    /// Whether it has.
+    pub(super) fn has(&self, now: Instant, cut: &Cut) -> bool {
+        self.passed.get(cut).is_some_and(|(until, _)| *until > now)
     }
 
     /// Keeps none of a peer.
     pub(super) fn forget(&mut self, id: PeerId) {
         for cut in self.held.remove(&id).unwrap_or_default().values() {
-            self.judged.remove(cut);
+            self.passed.remove(cut);
         }
     }
 
@@ -75,11 +65,11 @@ impl Fragments {
     }
 
     fn remove(&mut self, cut: &Cut) {
-        let Some(judged) = self.judged.remove(cut) else {
+        let Some(turn) = self.passed.remove(cut) else {
             return;
         };
         if let Some(all) = self.held.get_mut(&cut.0) {
-            all.remove(&judged.turn);
+            all.remove(&turn);
             if all.is_empty() {
                 self.held.remove(&cut.0);
             }
@@ -106,14 +96,14 @@ mod tests {
 
     /// As many as there are, each in one place of its peer.
     fn check(all: &Fragments) {
-        assert!(all.judged.len() <= Fragments::MOST);
+        assert!(all.passed.len() <= Fragments::MOST);
         assert_eq!(
             all.held.values().map(BTreeMap::len).sum::<usize>(),
-            all.judged.len()
+            all.passed.len()
         );
         assert!(all.held.values().all(|held| !held.is_empty()));
-        for (cut, judged) in &all.judged {
-            assert_eq!(all.held[&cut.0][&judged.turn], *cut);
+        for (cut, turn) in &all.passed {
+            assert_eq!(all.held[&cut.0][turn], *cut);
         }
     }
 
@@ -121,18 +111,18 @@ mod tests {
     fn what_is_over_goes_first_and_what_a_peer_had_goes_with_it() {
         let (mut all, now) = (Fragments::default(), Instant::now());
         for n in 0..Fragments::MOST as u32 / 2 {
-            all.begin(now, cut(1, n), 24);
+            all.begin(now, cut(1, n));
         }
         let later = now + REASSEMBLY;
         for n in 0..Fragments::MOST as u32 {
-            all.begin(later, cut(2, n), 24);
+            all.begin(later, cut(2, n));
         }
         check(&all);
-        assert!(all.judged(later, &cut(2, 0)).is_some());
+        assert!(all.has(later, &cut(2, 0)));
         assert_eq!(all.held.len(), 1);
         all.forget(PeerId(2));
         check(&all);
-        assert!(all.judged.is_empty());
+        assert!(all.passed.is_empty());
     }
 
     proptest! {
@@ -147,7 +137,7 @@ mod tests {
                 let peer = who % peers;
                 for _ in 0..burst {
                     numbers += 1;
-                    all.begin(now, cut(peer, numbers), 24);
+                    all.begin(now, cut(peer, numbers));
                     under_way[peer as usize].push_back(numbers);
                     if under_way[peer as usize].len() > share {
                         under_way[peer as usize].pop_front();
@@ -155,7 +145,7 @@ mod tests {
                 }
                 for (peer, numbers) in under_way.iter().enumerate() {
                     for number in numbers {
-                        prop_assert!(all.judged(now, &cut(peer as u32, *number)).is_some(), "{peer} {number}");
+                        prop_assert!(all.has(now, &cut(peer as u32, *number)), "{peer} {number}");
                     }
                 }
             }

@@ -4,6 +4,8 @@
 //! A member of which no rule speaks is open: its packets are not looked at, and may go by themselves.
 
 mod fragments;
+#[cfg(test)]
+mod model;
 mod packet;
 mod rules;
 mod table;
@@ -68,7 +70,7 @@ pub enum Stopped {
     Denied,
     /// There are too many conversations.
     Full,
-    /// A fragment lies over what was judged of the first of its packet.
+    /// A fragment may lie over what is judged of the first of its packet.
     Overlaps,
 }
 
@@ -126,12 +128,12 @@ impl Filter {
         let cut = |number| (id, ends.src, ends.dst, number);
         let table = &mut self.table;
         match Kind::of(packet, ends).ok_or(Stopped::Denied)? {
-            Kind::Later(number, place) => match self.fragments.judged(now, &cut(number)) {
-                None => Err(Stopped::Denied),
-                // A receiver may take what comes later for what was judged (RFC 3128).
-                Some(judged) if place < judged => Err(Stopped::Overlaps),
-                Some(_) => Ok(Passed::Alone),
-            },
+            // A receiver may take what it says for what was judged (RFC 3128).
+            Kind::Later(_, place) if place < packet::READ => Err(Stopped::Overlaps),
+            Kind::Later(number, _) => {
+                let known = self.fragments.has(now, &cut(number));
+                known.then_some(Passed::Alone).ok_or(Stopped::Denied)
+            }
             Kind::Error(about) => {
                 // It is about what went the other way.
                 let about = way.of_ours(about.turned());
@@ -164,8 +166,8 @@ impl Filter {
                         return Err(Stopped::Full);
                     }
                 }
-                if let Some((number, holds)) = first {
-                    self.fragments.begin(now, cut(number), holds);
+                if let Some(number) = first {
+                    self.fragments.begin(now, cut(number));
                 }
                 // What ends one, and what comes after, is looked at; of some that is all there is.
                 let ends = flags & (FIN | RST) != 0 || going == Some(Going::Over);

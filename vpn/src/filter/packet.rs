@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ip::ends::Ends;
-use ip::upper::{ICMP_V4, ICMP_V6, TCP, UDP, Upper};
+use ip::upper::{ICMP_V4, ICMP_V6, SYN, TCP, UDP, Upper};
 
 /// What a packet is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,12 +11,12 @@ pub(super) enum Kind {
     /// It opens, or goes with, what these ends say to each other.
     Talk {
         talk: Talk,
-        /// Of TCP.
+        /// Of TCP; a question of ICMP begins as SYN does.
         flags: u8,
         /// It can't open anything: an answer to an echo request.
         answers: bool,
-        /// It is the first fragment, and others follow: the number of its packet, and how much of that it holds.
-        first: Option<(u32, usize)>,
+        /// It is the first fragment, and others follow: the number of its packet.
+        first: Option<u32>,
     },
     /// An error about what the receiver is said to have sent.
     Error(Talk),
@@ -33,27 +33,34 @@ pub(super) struct Talk {
 }
 
 impl Kind {
-    /// `None`: the packet ends before it says what it is.
+    /// `None`: the packet ends before it says what it is, or others could say otherwise: of a fragment nothing counts that a later one
+    /// may lie over.
     pub(super) fn of(packet: &[u8], ends: &Ends) -> Option<Self> {
         let upper = Upper::parse(packet)?;
         let body = packet.get(upper.at..)?;
         if let Some(later) = upper.fragment.filter(|fragment| !fragment.is_first()) {
             return Some(Self::Later(later.id, later.place));
         }
+        if upper.fragment.is_some_and(|first| first.at != upper.at) {
+            return None;
+        }
         let (src, dst) = (ends.src, ends.dst);
         if let Some(about) = quoted(upper.protocol, body) {
-            return about.map(Self::Error);
+            let whole = about.filter(|_| upper.fragment.is_none());
+            return whole.map(Self::Error);
         }
         let (talk, answers) = talk(upper.protocol, body, src, dst)?;
         let flags = match upper.protocol {
             TCP => *body.get(13)?,
+            // What is no answer may have the ends of one: a number may be 0.
+            ICMP_V4 | ICMP_V6 if !answers => SYN,
             _ => 0,
         };
         Some(Self::Talk {
             talk,
             flags,
             answers,
-            first: upper.fragment.map(|it| (it.id, packet.len() - it.at)),
+            first: upper.fragment.map(|it| it.id),
         })
     }
 }
@@ -141,5 +148,7 @@ fn number(protocol: u8) -> u8 {
     }
 }
 
+/// What a filter reads of a packet that is cut lies before this, behind the headers that each fragment has.
+pub(super) const READ: usize = 16;
 /// ICMP, of both families.
 pub(super) const ICMP: u8 = ICMP_V4;

@@ -52,9 +52,7 @@ impl Table {
         let begins = packet.flags & (SYN | RST | 0x10) == SYN;
         let over = entry.reset || entry.ended == [true; 2];
         // Who may not begin one must not do so under the name of another that lived; and a new one has a life of its own.
-        if entry.until <= now
-            || (begins && talk.protocol == TCP && (over || packet.ours != entry.ours))
-        {
+        if entry.until <= now || (begins && (over || packet.ours != entry.ours)) {
             return None;
         }
         entry.note(now, talk.protocol, packet);
@@ -133,7 +131,7 @@ pub(super) enum Going {
 pub(super) struct Step {
     /// This host sends it.
     pub(super) ours: bool,
-    /// Of TCP.
+    /// Of TCP; a question of ICMP begins as SYN does.
     pub(super) flags: u8,
 }
 

@@ -148,6 +148,14 @@ fn echoes_are_answered_only_if_asked_for() {
     assert!(bench.inward(&icmp(PEER, ME, 0, 7, b"")));
     assert!(!bench.inward(&icmp(PEER, ME, 0, 8, b"")));
     assert!(!bench.inward(&icmp(PEER, ME, 8, 7, b"")), "it may not ask");
+    assert!(bench.out(&icmp(ME, PEER, 8, 0, b"")) && bench.out(&icmp(ME, PEER, 8, 0, b"")));
+    for asks in [8, 5] {
+        assert!(
+            !bench.inward(&icmp(PEER, ME, asks, 0, b"")),
+            "{asks} by a number of 0"
+        );
+    }
+    assert!(bench.inward(&icmp(PEER, ME, 0, 0, b"")));
     bench.now += Duration::from_secs(31);
     assert!(!bench.inward(&icmp(PEER, ME, 0, 7, b"")), "too late");
 }
@@ -242,46 +250,53 @@ fn segment(src: u16, dst: u16, len: usize) -> Vec<u8> {
 }
 
 #[test]
-fn no_later_fragment_passes_that_lies_over_what_was_judged_of_the_first() {
+fn no_later_fragment_passes_that_may_lie_over_ports_or_flags() {
     for v4 in [true, false] {
         let piece = |id, at, more, body: &[u8]| match v4 {
             true => v4_piece(id, at, more, body),
             false => v6_piece(TCP, id, at, more, body),
         };
-        let mut bench = Bench::new(Some(Rules::default()), Some(rules(&[(true, 6, 443, 443)])));
+        let takes = rules(&[(true, 6, 443, 443), (true, 17, 443, 443)]);
+        let mut bench = Bench::new(Some(Rules::default()), Some(takes));
         assert!(bench.inward(&piece(7, 0, true, &segment(5000, 443, 24))));
         // Other flags: a connection that nobody has judged.
-        for (at, more) in [(8, true), (8, false), (16, true)] {
-            let over = piece(7, at, more, &[0x22; 16]);
-            assert_eq!(
-                bench.stopped(Way::In, &over),
-                Some(Stopped::Overlaps),
-                "{at}"
-            );
+        let over = |more| piece(7, 8, more, &[0x22; 16]);
+        for more in [true, false] {
+            let stopped = bench.stopped(Way::In, &over(more));
+            assert_eq!(stopped, Some(Stopped::Overlaps));
         }
         assert!(bench.inward(&piece(7, 24, true, &[0; 16])));
         assert!(bench.inward(&piece(7, 40, false, &[0; 16])));
-        // A first that is shorter changes nothing of what the longer one covers, as long as that may be waited for.
-        assert!(bench.inward(&piece(7, 0, true, &segment(5000, 443, 16))));
-        assert!(!bench.inward(&piece(7, 16, false, &[0; 16])));
-        bench.now += Duration::from_secs(31);
-        assert!(bench.inward(&piece(7, 0, true, &segment(5000, 443, 16))));
-        assert!(bench.inward(&piece(7, 16, false, &[0; 16])));
+        // Nor behind the short first fragment of another packet that bears the same number.
+        let mut other = match v4 {
+            true => v4_piece(8, 0, true, &segment(5000, 443, 8)),
+            false => v6_piece(UDP, 8, 0, true, &segment(5000, 443, 8)),
+        };
+        if v4 {
+            other[9] = UDP;
+        }
+        assert!(bench.inward(&other));
+        assert!(!bench.inward(&piece(8, 8, false, &[0x22; 16])));
     }
 }
 
 #[test]
-fn headers_that_are_cut_with_the_packet_are_covered_as_well() {
-    let mut bench = Bench::new(Some(Rules::default()), Some(rules(&[(true, 6, 443, 443)])));
-    // Options for the destination of 32 bytes, and TCP behind them.
+fn headers_that_are_cut_with_the_packet_are_not_passed() {
+    let mut bench = Bench::new(Some(rules(&[ALL])), Some(rules(&[ALL])));
+    // Options for the destination of 32 bytes, and TCP behind them, where a later fragment could lie over it.
     let mut body = vec![0; 32];
     body[..4].copy_from_slice(&[TCP, 3, 1, 28]);
     body.extend(segment(5000, 443, 24));
-    assert!(bench.inward(&v6_piece(60, 7, 0, true, &body)));
-    for at in [8, 32, 40, 48] {
-        assert!(!bench.inward(&v6_piece(60, 7, at, false, &[0; 24])), "{at}");
-    }
-    assert!(bench.inward(&v6_piece(60, 7, 56, false, &[0; 24])));
+    assert!(!bench.inward(&v6_piece(60, 7, 0, true, &body)));
+    assert!(
+        bench.inward(&v6_piece(60, 7, 0, false, &body)),
+        "it is whole"
+    );
+    // An error says what it is about far behind its beginning, and is never so long.
+    let mut error = vec![1, 0, 0, 0, 0, 0, 0, 0];
+    error.extend(v6_piece(TCP, 7, 0, false, &segment(5000, 443, 24)));
+    assert!(bench.inward(&v6_piece(58, 7, 0, false, &error)));
+    assert!(!bench.inward(&v6_piece(58, 7, 0, true, &error)));
 }
 
 #[test]
