@@ -2,6 +2,7 @@
 //! two addresses the user has said that packets go between them and a flow, or they are the user's.
 
 mod known;
+mod line;
 
 use std::collections::VecDeque;
 use std::io;
@@ -15,6 +16,7 @@ use proto::{Batch, FlowId, Framing, Margin};
 use rustc_hash::FxHashMap;
 
 use self::known::{Known, Way};
+use self::line::Line;
 use crate::io::{Interest, Io, Key, Side, Watch};
 
 /// All devices of the process; `T` is one.
@@ -23,6 +25,8 @@ pub(crate) struct Devices<T> {
     devices: FxHashMap<Id, Device<T>>,
     keys: FxHashMap<Key, Id>,
     flows: FxHashMap<FlowId, Bound>,
+    /// Whose lines are waited on.
+    lines: FxHashMap<Key, FlowId>,
     /// What devices still took when they were closed, as of who may come back; the newest last.
     closed: VecDeque<(Id, Offloads)>,
 }
@@ -57,6 +61,7 @@ struct Bound {
     mtu: usize,
     /// Packets with other code points are the user's.
     code_points: u64,
+    line: Line,
     moved: Moved,
     /// It is to be told soon.
     moves: bool,
@@ -68,6 +73,7 @@ impl<T> Default for Devices<T> {
             devices: FxHashMap::default(),
             keys: FxHashMap::default(),
             flows: FxHashMap::default(),
+            lines: FxHashMap::default(),
             closed: VecDeque::new(),
         }
     }
@@ -103,6 +109,7 @@ impl<T: TunPort> Devices<T> {
             device: id,
             mtu: mtu as usize,
             code_points,
+            line: Line::None,
             moved: Moved::default(),
             moves: false,
         };
@@ -127,16 +134,23 @@ impl<T: TunPort> Devices<T> {
     }
 
     /// Packets between these two go by themselves from now on. `false`: the flow has no device.
-    pub(crate) fn pair(&mut self, flow: FlowId, pair: Pair) -> bool {
-        let Some(device) = self.device_of(flow) else {
-            return false;
-        };
-        device.known.pair(flow, pair);
-        true
+    pub(crate) fn pair(&mut self, io: &mut Io, flow: FlowId, pair: Pair, now: Instant) -> bool {
+        if self.is_cut(flow) {
+            return true;
+        }
+        let device = self.device_of(flow);
+        let taken = device.map(|device| device.known.pair(flow, pair, now));
+        if taken == Some(false) {
+            io.counters.add("limit.device_pairs", 1);
+        }
+        taken.is_some()
     }
 
     /// Packets of this go by themselves from now on. `false`: the flow has no device.
     pub(crate) fn talk(&mut self, io: &mut Io, flow: FlowId, talk: Talk, now: Instant) -> bool {
+        if self.is_cut(flow) {
+            return true;
+        }
         let device = self.device_of(flow);
         let taken = device.map(|device| device.known.talk(flow, talk, now));
         if taken == Some(false) {
@@ -162,6 +176,7 @@ impl<T: TunPort> Devices<T> {
 
     /// The flow is gone, and with the last one the device.
     pub(crate) fn unbind(&mut self, io: &mut Io, flow: FlowId) {
+        self.untie(io, flow, Line::None);
         let Some(bound) = self.flows.remove(&flow) else {
             return;
         };
@@ -195,6 +210,11 @@ impl<T: TunPort> Devices<T> {
     pub(crate) fn has_read(&self, key: Key) -> bool {
         let device = self.keys.get(&key).and_then(|id| self.devices.get(id));
         device.is_some_and(|device| !device.read.is_empty())
+    }
+
+    /// How many descriptors came from users.
+    pub(crate) fn descriptors(&self) -> usize {
+        self.devices.len() + self.lines.len()
     }
 
     /// Leaves a device unread, or reads it again.
@@ -535,7 +555,8 @@ mod tests {
         }
 
         fn pair(&mut self, flow: FlowId, other: [u8; 4]) {
-            assert!(self.devices.pair(flow, Pair::V4(ME, other)));
+            let pair = Pair::V4(ME, other);
+            assert!(self.devices.pair(&mut self.io, flow, pair, self.now));
         }
     }
 
@@ -617,7 +638,8 @@ mod tests {
         bench.devices.unbind(&mut bench.io, FLOW);
         assert!(!bench.devices.is_device(bench.key));
         assert!(bench.send(&[]).is_empty());
-        assert!(!bench.devices.pair(FLOW, Pair::V4(ME, OTHER)));
+        let pair = Pair::V4(ME, OTHER);
+        assert!(!bench.devices.pair(&mut bench.io, FLOW, pair, bench.now));
         // Nobody holds the device any more.
         assert!(rustix::io::write(&bench.host, &out).is_err());
     }
@@ -634,19 +656,23 @@ mod tests {
                 .bind(io, (third, 1400), (other_uid, u64::MAX), no)
                 .is_err()
         );
-        assert!(!bench.devices.pair(third, Pair::V4(ME, OTHER)));
+        let pair = Pair::V4(ME, OTHER);
+        assert!(!bench.devices.pair(&mut bench.io, third, pair, bench.now));
     }
 
     #[test]
-    fn who_says_more_pairs_than_its_flows_share_loses_its_own_only() {
+    fn who_says_more_pairs_than_its_flows_share_loses_its_own_idle_ones_only() {
         let mut bench = bench();
         bench.pair(NEXT, OTHER);
         let own = [10, 8, 0, 1];
         bench.pair(FLOW, own);
+        let all = [packet(ME, own, 60), packet(ME, OTHER, 60)];
         for n in 0..2 * known::PAIRS as u32 {
             bench.pair(FLOW, Ipv4Addr::from_bits(n).octets());
         }
-        let all = [packet(ME, own, 60), packet(ME, OTHER, 60)];
+        assert!(bench.io.counters.get("limit.device_pairs") >= known::PAIRS as u64);
+        bench.now += Duration::from_secs(1);
+        bench.pair(FLOW, THIRD);
         let said = bench.send(&all);
         assert_eq!(said[0], (false, FLOW, vec![all[0].clone()]));
         assert_eq!(said[1], (true, NEXT, vec![all[1].clone()]));

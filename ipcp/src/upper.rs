@@ -171,7 +171,7 @@ impl Uppers {
 
     /// How many users have a descriptor, or will want one.
     pub(crate) fn count(&self) -> usize {
-        self.flows.len() + self.joining.len()
+        self.flows.len() + self.joining.len() + self.devices.descriptors()
     }
 
     /// What the user of a flow that it has not joined yet must show.
@@ -293,6 +293,9 @@ impl Uppers {
             self.let_in(io, now);
             return None;
         }
+        if self.devices.cut(io, ready.key) {
+            return None;
+        }
         if let Some(joining) = self.joining.remove(&ready.key) {
             self.timers.clear(Timer::Show(ready.key));
             return self.admit(io, joining);
@@ -327,8 +330,11 @@ impl Uppers {
     }
 
     /// Whether this descriptor belongs to a flow that stands, and not to one who joins; `Some(true)`: to one whose packets go
-    /// before those of others.
+    /// before those of others, or by which what was said of a device is taken back.
     pub(crate) fn urgent(&self, key: Key) -> Option<bool> {
+        if self.devices.is_line(key) {
+            return Some(true);
+        }
         let upper = self.flows.get(self.joined.get(&key)?)?;
         Some(upper.welcome.qos.priority > 0)
     }
@@ -490,7 +496,7 @@ impl Uppers {
         let mut batch = Batch::new(Framing::Record);
         let (received, handed) = match socket.try_recv_with(&mut batch) {
             Ok((received, handed)) => (Ok(received), handed),
-            Err(e) => (Err(e), None),
+            Err(e) => (Err(e), [None, None]),
         };
         let why = match received {
             Ok(Received::Data) if upper.closing.is_some() => return None,

@@ -104,7 +104,7 @@ fn look_ups(flow: FlowId) {
     let pair = |other| Pair::V4([10, 7, 0, 1], [10, 7, 0, other]);
     let (mut pairs, mut talks) = (Known::new(), Known::new());
     for other in [2, 3] {
-        pairs.pair(flow, pair(other));
+        pairs.pair(flow, pair(other), now);
         let talk = Talk {
             out: false,
             protocol: 6,

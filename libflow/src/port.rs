@@ -46,6 +46,9 @@ pub struct Joined {
     pub handed: Option<OwnedFd>,
 }
 
+/// The descriptors that came with a record, in their order.
+pub type Handed = [Option<OwnedFd>; 2];
+
 impl RecordSocket {
     /// What is asked for as `SO_SNDBUF`: about 16 full records (the default holds 3).
     pub const SEND_BUFFER: usize = 1 << 20;
@@ -156,14 +159,20 @@ impl RecordSocket {
 
     /// Sends a control item, and a descriptor with it if there is one.
     pub fn try_send_item(&self, item: &Item, fd: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.try_send_item_with(item, fd.as_slice())
+    }
+
+    /// The same, with up to two descriptors.
+    pub fn try_send_item_with(&self, item: &Item, fds: &[BorrowedFd<'_>]) -> io::Result<()> {
         let bytes = item.encode();
-        let Some(fd) = fd else {
+        if fds.is_empty() {
             return self.send_bytes(&bytes, SendFlags::DONTWAIT);
-        };
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = SendAncillaryBuffer::new(&mut space);
-        let fds = [fd];
-        control.push(SendAncillaryMessage::ScmRights(&fds));
+        if !control.push(SendAncillaryMessage::ScmRights(fds)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
         let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
         rustix::net::sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut control, flags)?;
         Ok(())
@@ -189,16 +198,16 @@ impl RecordSocket {
         self.recv(batch, RecvFlags::DONTWAIT)
     }
 
-    /// The same, and the descriptor that came with the record, if one did.
-    pub fn try_recv_with(&self, batch: &mut Batch) -> io::Result<(Received, Option<OwnedFd>)> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    /// The same, and the first two descriptors that came with the record, as far as some did.
+    pub fn try_recv_with(&self, batch: &mut Batch) -> io::Result<(Received, Handed)> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(2))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC | RecvFlags::TRUNC;
         let got = retry(|| {
             let mut parts = [IoSliceMut::new(batch.space())];
             rustix::net::recvmsg(&self.0, &mut parts, &mut control, flags)
         })?;
-        let handed = descriptor(&mut control);
+        let handed = descriptors(&mut control);
         Ok((received(batch, got.bytes), handed))
     }
 
@@ -226,7 +235,7 @@ impl RecordSocket {
         if got.flags.contains(rustix::net::ReturnFlags::TRUNC) {
             return Err(bad("the first record is too long"));
         }
-        let handed = descriptor(&mut control);
+        let [handed, _] = descriptors(&mut control);
         match Record::parse(&bytes[..got.bytes]) {
             Ok(Record::Control(item)) => Ok((item, handed)),
             Ok(Record::Data) => Err(bad("the first record holds SDUs")),
@@ -336,15 +345,14 @@ impl AsRawFd for RecordSocket {
     }
 }
 
-/// The first descriptor that came with a record; others are closed.
-fn descriptor(control: &mut RecvAncillaryBuffer<'_>) -> Option<OwnedFd> {
-    control.drain().find_map(|message| {
+/// The first two descriptors that came with a record; others are closed.
+fn descriptors(control: &mut RecvAncillaryBuffer<'_>) -> Handed {
+    for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(mut fds) = message {
-            fds.next()
-        } else {
-            None
+            return [fds.next(), fds.next()];
         }
-    })
+    }
+    [None, None]
 }
 
 /// What the record is whose bytes lie in the batch, and which has so many.

@@ -12,6 +12,7 @@ use frames::TunPort;
 use libflow::port::{Joined, Received, RecordSocket, misplaced};
 use proto::record::{Device, Item, Moved, Pair, Talk};
 use proto::{Batch, Code, FlowId, Reason};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::class::Class;
 
@@ -92,6 +93,8 @@ pub struct Lane {
     class: Class,
     mtu: u32,
     handed: bool,
+    /// What was said of the device holds as long as this is open.
+    line: Option<OwnedFd>,
     owes: Option<Instant>,
     moved: Moved,
     /// The IPC process takes devices.
@@ -129,6 +132,7 @@ impl From<Joined> for Lane {
             class: Class::of_qos(&joined.welcome.qos),
             mtu: usable(joined.welcome.mtu),
             handed: false,
+            line: None,
             owes: None,
             moved: Moved::default(),
             takes: joined.welcome.devices,
@@ -200,9 +204,19 @@ impl FlowPort for Lane {
         if !self.takes {
             return;
         }
+        // Heard at once, by who knows lines, however full the socket is.
+        self.line = None;
         let item = Item::Device(device.said);
-        let said = self.socket.try_send_item(&item, Some(device.fd.as_fd()));
-        self.handed |= said.is_ok();
+        // Without descriptors for another, what is taken back next is heard behind what lies in the socket.
+        let (near, far) = line().unzip();
+        let tun = device.fd.as_fd();
+        let said = match &far {
+            Some(far) => (self.socket).try_send_item_with(&item, &[tun, far.as_fd()]),
+            None => self.socket.try_send_item(&item, Some(tun)),
+        };
+        if said.is_ok() {
+            (self.handed, self.line) = (true, near);
+        }
         // Whoever has no device has no pairs.
         let owes = self.handed && said.is_err();
         self.owes = owes.then(|| self.owes.unwrap_or(now));
@@ -251,6 +265,12 @@ impl Drop for Lane {
         let reason = Reason::new(Code::Closed, "the VPN closed the flow");
         self.socket.say_last(reason);
     }
+}
+
+/// Two ends of which each shows when the other is closed.
+fn line() -> Option<(OwnedFd, OwnedFd)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None).ok()
 }
 
 /// What a record can hold, if the flow can carry more.

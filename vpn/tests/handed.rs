@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use frames::{Offloads, Tun};
 use ip::offload::Vnet;
-use libflow::port::Received;
+use libflow::port::{Handed, Received};
 use proto::irm::{self, OfferedNetwork, VpnConfig};
 use proto::record::{Item, Pair, Talk};
 use proto::{Batch, Framing, QosSpec};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use support::{Far, config, flow_with, label, soon, udp, wire_config};
 use vpn::config::Config;
@@ -39,6 +40,20 @@ fn said(far: &Far) -> Vec<Said> {
     std::iter::from_fn(next).collect()
 }
 
+/// What came with a Device, which is said next.
+fn handed(far: &Far) -> Handed {
+    let mut batch = Batch::new(Framing::Record);
+    let (received, handed) = far.0.try_recv_with(&mut batch).unwrap();
+    let is_device = matches!(received, Received::Item(Item::Device(_)));
+    assert!(is_device, "{received:?}");
+    handed
+}
+
+fn is_cut(line: &OwnedFd) -> bool {
+    let mut fds = [PollFd::new(line, PollFlags::IN)];
+    poll(&mut fds, Some(&Timespec::default())).unwrap() > 0
+}
+
 async fn settle(pump: &mut Pump<Tun, Lane>) {
     while let Ok(turn) = tokio::time::timeout(Duration::from_millis(30), pump.turn()).await {
         turn.unwrap();
@@ -51,6 +66,8 @@ struct Bench {
     /// The host's end of the device.
     host: OwnedFd,
     far: Far,
+    /// What came with the device and shows that what was said of it is taken back.
+    line: OwnedFd,
 }
 
 impl Bench {
@@ -63,8 +80,17 @@ impl Bench {
         pump.configure(&config());
         let (lane, far) = flow_with(true, QosSpec::RAW, 1, 1400);
         pump.accepted(&label("b"), lane).ok().unwrap();
-        assert!(matches!(said(&far)[..], [Said::Item(Item::Device(_))]));
-        Self { pump, host, far }
+        let [tun, line] = handed(&far);
+        // The first, as those knew it that knew no other.
+        let kind = rustix::net::sockopt::socket_type(tun.unwrap()).unwrap();
+        assert_eq!(kind, SocketType::SEQPACKET);
+        let line = line.unwrap();
+        Self {
+            pump,
+            host,
+            far,
+            line,
+        }
     }
 
     /// A packet of the device that is not of any pair.
@@ -181,6 +207,31 @@ async fn pairs_are_taken_back_also_where_the_socket_was_full_when_the_policy_cha
     assert_eq!(devices(&all), 1);
     let device = all.iter().position(is_device).unwrap();
     assert_eq!(pairs(&all[device..]), 0);
+}
+
+#[tokio::test]
+async fn what_is_taken_back_is_heard_at_once_however_full_the_socket_is() {
+    let mut bench = Bench::new();
+    bench.fill().await;
+    assert!(!is_cut(&bench.line));
+    bench.pump.configure(&denied());
+    assert!(is_cut(&bench.line));
+    // What is said from then on holds with the line that comes next.
+    let mut batch = Batch::new(Framing::Record);
+    let next = || match bench.far.0.try_recv_with(&mut batch).ok()? {
+        (Received::Item(Item::Device(_)), [_, line]) => Some(line),
+        _ => Some(None),
+    };
+    assert_eq!(std::iter::from_fn(next).flatten().count(), 0);
+    tokio::time::sleep(Duration::from_millis(150)).await;
+    settle(&mut bench.pump).await;
+    let line = handed(&bench.far)[1].take().unwrap();
+    assert!(!is_cut(&line));
+    // So is that the flow is no more.
+    let mut without = config();
+    without.members.remove(&label("b"));
+    bench.pump.configure(&without);
+    assert!(is_cut(&line));
 }
 
 #[tokio::test]

@@ -14,7 +14,10 @@ use rustc_hash::FxHashMap;
 /// What was said of one device.
 #[derive(Debug)]
 pub(super) struct Known {
-    pairs: Table<Pair, ()>,
+    /// Whether each was idle since its flow's others were looked through last.
+    pairs: Table<Pair, bool>,
+    /// When the pairs of a flow that has its share were looked through.
+    turned: FxHashMap<FlowId, Instant>,
     talks: Table<Talk, Spoken>,
     /// What the last packet of each way was of.
     last: [Option<Last>; 2],
@@ -89,6 +92,7 @@ impl Known {
     pub(super) fn new() -> Self {
         Self {
             pairs: Table::new(),
+            turned: FxHashMap::default(),
             talks: Table::new(),
             last: [None; 2],
             signs: Vec::new(),
@@ -121,10 +125,11 @@ impl Known {
         {
             return Some(flow);
         }
-        if let Some((flow, ())) = self.pairs.all.get(&pair) {
+        if let Some((flow, idle)) = self.pairs.all.get_mut(&pair) {
             if !way.admits(*flow) {
                 return None;
             }
+            *idle = false;
             self.last[way.place()] = Some(Last::Pair(pair, *flow));
             return (!opens(packet)).then_some(*flow);
         }
@@ -161,13 +166,30 @@ impl Known {
         }
     }
 
-    /// Packets between these two go by themselves from now on.
-    pub(super) fn pair(&mut self, flow: FlowId, pair: Pair) {
-        self.last = [None; 2];
+    /// Packets between these two go by themselves from now on. `false`: the flow has its share, and is using it.
+    pub(super) fn pair(&mut self, flow: FlowId, pair: Pair, now: Instant) -> bool {
         if self.pairs.is_full(flow, &pair, PAIRS) {
-            self.pairs.forget(flow);
+            self.turn(flow, now);
         }
-        self.pairs.insert(pair, flow, ());
+        let takes = !self.pairs.is_full(flow, &pair, PAIRS);
+        if takes {
+            self.last = [None; 2];
+            self.pairs.insert(pair, flow, false);
+        }
+        takes
+    }
+
+    /// Forgets those pairs of a flow of which no packet was looked up since this was done last.
+    fn turn(&mut self, flow: FlowId, now: Instant) {
+        let since = |then| now.saturating_duration_since(then);
+        let last = self.turned.get(&flow).copied();
+        if last.is_some_and(|then| since(then) < RETRY) {
+            return;
+        }
+        self.turned.insert(flow, now);
+        // What goes on is looked up once more, and so is not idle.
+        self.last = [None; 2];
+        (self.pairs).keep(|_, other, idle| other != flow || !std::mem::replace(idle, true));
     }
 
     /// Packets of this go by themselves from now on. `false`: the flow has its share, and keeps what it has. Those that are new go
@@ -179,7 +201,7 @@ impl Known {
         let since = |then| now.saturating_duration_since(then);
         if self.swept.is_none_or(|then| since(then) >= pause) {
             self.swept = Some(now);
-            self.talks.keep(|_, spoken| !spoken.is_over(now));
+            self.talks.keep(|_, _, spoken| !spoken.is_over(now));
         }
         let takes = !full(self);
         if takes {
@@ -192,6 +214,7 @@ impl Known {
     pub(super) fn forget(&mut self, flow: FlowId) {
         self.last = [None; 2];
         self.pairs.forget(flow);
+        self.turned.remove(&flow);
         self.talks.forget(flow);
         self.signs.retain(|(other, _)| *other != flow);
     }
@@ -242,10 +265,10 @@ impl<K: Hash + Eq + Copy, V> Table<K, V> {
         }
     }
 
-    fn keep(&mut self, keep: impl Fn(&K, &V) -> bool) {
+    fn keep(&mut self, keep: impl Fn(&K, FlowId, &mut V) -> bool) {
         let held = &mut self.held;
         self.all.retain(|key, (flow, value)| {
-            let keeps = keep(key, value);
+            let keeps = keep(key, *flow, value);
             if !keeps && let Some(held) = held.get_mut(flow) {
                 *held -= 1;
             }
@@ -270,9 +293,100 @@ fn talk(way: Way, pair: Pair, packet: &[u8]) -> Option<(Talk, bool)> {
     Some((said, talk.flags & (SYN | FIN | RST) != 0))
 }
 
-/// When a sign that the user could not hear is tried again, and when a flow that has its share is looked at for what is over.
+/// When a sign that the user could not hear is tried again, and when a flow that has its share is looked at for what is over or idle.
 const RETRY: Duration = Duration::from_secs(1);
-/// What one flow may have; when there are more pairs, all of its own are learnt anew. As many flows as a process has, so many shares.
+/// What one flow may have; when there are more pairs, its idle ones go. As many flows as a process has, so many shares.
 pub(super) const PAIRS: usize = 1024;
 /// Two of each conversation; when there are more, no other is taken.
 pub(super) const TALKS: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FLOW: FlowId = FlowId(1);
+    const NEXT: FlowId = FlowId(2);
+    const ME: [u8; 4] = [10, 7, 0, 1];
+
+    fn pair(n: usize) -> Pair {
+        Pair::V4(ME, (n as u32).to_be_bytes())
+    }
+
+    fn packet(n: usize) -> Vec<u8> {
+        let mut out = vec![0; 40];
+        (out[0], out[3]) = (0x45, 40);
+        out[12..16].copy_from_slice(&ME);
+        out[16..20].copy_from_slice(&(n as u32).to_be_bytes());
+        out
+    }
+
+    fn goes(known: &mut Known, n: usize, now: Instant) -> bool {
+        known.flow_of(Way::Out, &packet(n), now).is_some()
+    }
+
+    #[test]
+    fn pairs_beyond_a_flows_share_cost_only_its_idle_ones_their_places() {
+        let (mut known, start) = (Known::new(), Instant::now());
+        let other = PAIRS + 7;
+        assert!(known.pair(NEXT, pair(other), start));
+        for n in 0..PAIRS {
+            assert!(known.pair(FLOW, pair(n), start));
+        }
+        // One that is said again takes no other place.
+        assert!(known.pair(FLOW, pair(3), start));
+        // Nothing is known to be idle yet. A stream goes on all the time, others now and then.
+        assert!(!known.pair(FLOW, pair(PAIRS), start));
+        let used = [1, 5, 900];
+        for second in 1..4 {
+            let now = start + second * RETRY;
+            for n in used {
+                assert!(goes(&mut known, n, now));
+                assert!(goes(&mut known, n, now));
+            }
+            // Within the second new ones wait for the next turn.
+            let new = PAIRS + second as usize;
+            assert!(known.pair(FLOW, pair(new), now), "{second}");
+            assert!(goes(&mut known, new, now));
+        }
+        let now = start + 4 * RETRY;
+        assert!(used.iter().all(|n| goes(&mut known, *n, now)));
+        assert!(!goes(&mut known, 2, now));
+        assert!(goes(&mut known, other, now), "another flow's");
+        assert_eq!(known.pairs.all.len(), used.len() + 3 + 1);
+    }
+
+    #[test]
+    fn a_flow_that_uses_all_its_pairs_keeps_them_and_gets_no_more() {
+        let (mut known, start) = (Known::new(), Instant::now());
+        for n in 0..PAIRS {
+            assert!(known.pair(FLOW, pair(n), start));
+        }
+        for round in 0..5 {
+            let now = start + round * RETRY;
+            assert!((0..PAIRS).all(|n| goes(&mut known, n, now)));
+            for n in PAIRS..PAIRS + 9 {
+                assert!(!known.pair(FLOW, pair(n), now));
+            }
+            assert_eq!(known.pairs.all.len(), PAIRS);
+        }
+        // All that a flow has is taken back, the idle too.
+        known.forget(FLOW);
+        assert!(!(0..PAIRS).any(|n| goes(&mut known, n, start)));
+        assert!(known.pairs.all.is_empty() && known.turned.is_empty());
+        assert!(known.pair(FLOW, pair(1), start));
+    }
+
+    #[test]
+    fn a_stream_that_is_never_looked_up_in_between_is_not_idle() {
+        let (mut known, start) = (Known::new(), Instant::now());
+        for n in 0..PAIRS {
+            assert!(known.pair(FLOW, pair(n), start));
+        }
+        for round in 0..5 {
+            let now = start + round * RETRY;
+            assert!(goes(&mut known, 7, now));
+            known.pair(FLOW, pair(PAIRS + 1 + round as usize), now);
+            assert!(goes(&mut known, 7, now));
+        }
+    }
+}

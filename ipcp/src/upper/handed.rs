@@ -1,8 +1,8 @@
 //! What users say of devices that they have handed over, and what those devices have to say. It must not read or write one.
 
-use std::os::fd::OwnedFd;
 use std::time::Instant;
 
+use libflow::port::Handed;
 use proto::record::Item;
 use proto::{Batch, Code, FlowId, Margin, Reason};
 
@@ -86,7 +86,7 @@ impl Uppers {
         io: &mut Io,
         flow: FlowId,
         (item, now): (Item, Instant),
-        handed: Option<OwnedFd>,
+        [handed, line]: Handed,
     ) -> Result<(), Reason> {
         let upper = self.flows.get(&flow);
         let (mtu, uid) = upper.map_or((0, 0), |upper| (upper.welcome.mtu, upper.user.uid));
@@ -99,13 +99,14 @@ impl Uppers {
                 let bound =
                     self.devices
                         .bind(io, (flow, mtu), ((uid, said.id), said.code_points), open);
+                let bound = bound.and_then(|()| self.devices.tie(io, flow, line));
                 if bound.is_ok() {
                     // It may say Talks. If it doesn't hear, it says none.
                     self.tell(flow, &Item::Frame(Vec::new()));
                 }
                 bound.or_else(|e| misuse(&e))
             }
-            Item::Pair(pair) if self.devices.pair(flow, pair) => Ok(()),
+            Item::Pair(pair) if self.devices.pair(io, flow, pair, now) => Ok(()),
             Item::Talk(talk) if self.devices.talk(io, flow, talk, now) => Ok(()),
             Item::Pair(_) | Item::Talk(_) => misuse(&"a Pair or Talk came before the Device"),
             Item::Join(_)
