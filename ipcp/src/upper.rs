@@ -34,6 +34,8 @@ pub(crate) struct Uppers {
     took: Vec<FlowId>,
     timers: Timers<Timer>,
     devices: Devices<frames::Tun>,
+    /// The user who may hand descriptors over: irmd starts the VPN as the one that it starts this process as.
+    trusted: u32,
     paused_devices: Vec<Key>,
 }
 
@@ -123,6 +125,7 @@ impl Uppers {
             took: Vec::new(),
             timers: Timers::default(),
             devices: Devices::default(),
+            trusted: rustix::process::geteuid().as_raw(),
             paused_devices: Vec::new(),
         })
     }
@@ -142,7 +145,7 @@ impl Uppers {
             uid: user.uid,
         };
         let welcome = Welcome {
-            devices: !user.ipcp,
+            devices: !user.ipcp && user.uid == self.trusted,
             flow,
             mtu: allocated.mtu,
             qos: allocated.qos,
@@ -438,7 +441,8 @@ impl Uppers {
     fn admit(&mut self, io: &mut Io, joining: Joining) -> Option<Did> {
         self.reopen(io);
         let Joining { socket, watch, uid } = joining;
-        let Ok((Item::Join(token), _)) = socket.try_recv_first() else {
+        let mut batch = Batch::new(Framing::Record);
+        let Ok(Received::Item(Item::Join(token))) = socket.try_recv(&mut batch) else {
             io.counters.add("join.bad_record", 1);
             return None;
         };
@@ -458,6 +462,9 @@ impl Uppers {
             Stage::Awaited { handed, .. } => handed.take(),
             Stage::Joined { .. } => None,
         };
+        if upper.welcome.devices {
+            socket.take_descriptors();
+        }
         let welcomed = socket.try_send_item(
             &Item::Welcome(upper.welcome.clone()),
             handed.as_ref().map(AsFd::as_fd),
@@ -494,7 +501,13 @@ impl Uppers {
             return None;
         }
         let mut batch = Batch::new(Framing::Record);
-        let (received, handed) = match socket.try_recv_with(&mut batch) {
+        let got = if upper.welcome.devices {
+            socket.try_recv_with(&mut batch)
+        } else {
+            let received = socket.try_recv(&mut batch);
+            received.map(|received| (received, [None, None]))
+        };
+        let (received, handed) = match got {
             Ok((received, handed)) => (Ok(received), handed),
             Err(e) => (Err(e), [None, None]),
         };
@@ -628,8 +641,11 @@ const HELD: usize = 8;
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
+    use std::net::{TcpListener, TcpStream};
+
     use libflow::QosSpec;
-    use proto::record::Peer;
+    use proto::record::{Device, Peer};
 
     use super::*;
 
@@ -643,12 +659,15 @@ mod tests {
         ready.into_iter().filter_map(step).collect()
     }
 
-    #[test]
-    fn a_flow_that_came_and_went_wakes_nobody_later() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("data.sock");
+    /// A flow of this user's, which may be joined at the path.
+    fn bench(path: &Path, now: Instant) -> (Io, Uppers) {
         let mut io = Io::new().unwrap();
-        let mut uppers = Uppers::open(&mut io, &path).unwrap();
+        let mut uppers = Uppers::open(&mut io, path).unwrap();
+        create(&mut uppers, now);
+        (io, uppers)
+    }
+
+    fn create(uppers: &mut Uppers, now: Instant) {
         let user = User {
             uid: rustix::process::geteuid().as_raw(),
             ipcp: false,
@@ -659,17 +678,30 @@ mod tests {
             peer: Peer::default(),
             token: None,
         };
-        let now = Instant::now();
         uppers.create(FLOW, user, allocated, None, now).unwrap();
-        assert_eq!(uppers.deadline(), Some(now + JOIN));
-        let joiner = RecordSocket::connect(&path).unwrap();
+    }
+
+    /// The user joins.
+    fn join(io: &mut Io, uppers: &mut Uppers, path: &Path) -> RecordSocket {
+        let joiner = RecordSocket::connect(path).unwrap();
         let token = uppers.token(FLOW).unwrap();
         joiner.try_send_item(&Item::Join(token), None).unwrap();
         // It is let in, then shows its token.
         for _ in 0..2 {
-            assert!(turn(&mut io, &mut uppers).is_empty());
+            assert!(turn(io, uppers).is_empty());
         }
         assert!(uppers.token(FLOW).is_none());
+        joiner
+    }
+
+    #[test]
+    fn a_flow_that_came_and_went_wakes_nobody_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.sock");
+        let now = Instant::now();
+        let (mut io, mut uppers) = bench(&path, now);
+        assert_eq!(uppers.deadline(), Some(now + JOIN));
+        let joiner = join(&mut io, &mut uppers, &path);
         assert_eq!(uppers.deadline(), None);
         drop(joiner);
         let did = turn(&mut io, &mut uppers);
@@ -678,5 +710,58 @@ mod tests {
             "{did:?}"
         );
         assert_eq!(uppers.deadline(), None);
+    }
+
+    /// A connection that whoever closes it waits for, and its other end, which takes nothing.
+    fn lingering() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (far, _) = listener.accept().unwrap();
+        near.set_nonblocking(true).unwrap();
+        while near.write(&[0; 1 << 16]).is_ok() {}
+        rustix::net::sockopt::set_socket_linger(&near, Some(Duration::from_secs(4))).unwrap();
+        (near, far)
+    }
+
+    #[test]
+    fn nobody_but_the_processs_own_user_hands_descriptors_over_or_makes_it_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.sock");
+        let (mut io, mut uppers) = bench(&path, Instant::now());
+        if !libflow::port::refuse_descriptors(&RecordSocket::pair().unwrap().0) {
+            return eprintln!("passed over: this kernel is older than Linux 6.16");
+        }
+        let device = Item::Device(Device {
+            id: 1,
+            tcp: false,
+            udp: false,
+            code_points: 0,
+        });
+        let hear = |user: &RecordSocket| user.try_recv_first().unwrap().0;
+        let user = join(&mut io, &mut uppers, &path);
+        assert!(matches!(hear(&user), Item::Welcome(w) if w.devices));
+        let null = std::fs::File::open("/dev/null").unwrap();
+        user.try_send_item(&device, Some(null.as_fd())).unwrap();
+        assert_eq!(turn(&mut io, &mut uppers).len(), 1);
+        assert!(matches!(hear(&user), Item::Down(why) if why.text.contains("no TUN device")));
+        // Of another user than irmd starts the VPN as:
+        uppers.trusted += 1;
+        create(&mut uppers, Instant::now());
+        let user = join(&mut io, &mut uppers, &path);
+        assert!(matches!(hear(&user), Item::Welcome(w) if !w.devices));
+        for item in [device, Item::Shut] {
+            let (near, far) = lingering();
+            let sent = user.try_send_item(&item, Some(near.as_fd()));
+            // If it has been sent, the process has the last one.
+            let kept = sent.is_err().then_some(near);
+            let begun = Instant::now();
+            if kept.is_none() {
+                turn(&mut io, &mut uppers);
+            }
+            assert!(begun.elapsed() < Duration::from_secs(2), "{item:?}");
+            let why = sent.unwrap_err();
+            assert_eq!(why.kind(), io::ErrorKind::PermissionDenied);
+            drop((far, kept));
+        }
     }
 }

@@ -2,10 +2,12 @@
 
 use std::fs::{self, Permissions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use nix::libc;
 use proto::irm::admin_server::AdminServer;
 use proto::irm::ipcps_server::IpcpsServer;
 use proto::irm::programs_server::ProgramsServer;
@@ -25,6 +27,12 @@ pub(crate) fn start(daemon: &Arc<Daemon>) -> anyhow::Result<()> {
     let everybody = bind(&daemon.dirs.irm_sock(), 0o666)?;
     let admins = bind(&daemon.dirs.admin_sock(), 0o660)?;
     give_to_group(&daemon.dirs.admin_sock());
+    if !refuse_descriptors(&everybody) {
+        tracing::warn!(
+            "this kernel can't refuse descriptors that come with messages, so that any user of this host can make irmd and the IPC \
+             processes wait; Linux 6.16 can"
+        );
+    }
     let irm = Server::builder()
         .add_service(ProgramsServer::new(programs::Service(daemon.clone())))
         .add_service(
@@ -109,6 +117,7 @@ fn bind(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
     let _ = fs::remove_file(&new);
     let bound = UnixListener::bind(&new).and_then(|listener| {
         fs::set_permissions(&new, Permissions::from_mode(mode))?;
+        refuse_descriptors(&listener);
         fs::rename(&new, path)?;
         Ok(listener)
     });
@@ -119,6 +128,25 @@ fn bind(path: &Path, mode: u32) -> anyhow::Result<UnixListener> {
         )
     })
 }
+
+/// Has the kernel refuse descriptors that somebody sends to those whom this lets in: each is closed by who receives it, also if
+/// nobody asked for it, and whoever made it chooses how long that takes. `false`: it can't, before Linux 6.16.
+fn refuse_descriptors(socket: &impl AsFd) -> bool {
+    nix::sys::socket::setsockopt(socket, Rights, &false).is_ok()
+}
+
+/// `SO_PASSRIGHTS`; `libflow` has it too, for the sockets of flows.
+#[derive(Debug, Clone, Copy)]
+struct Rights;
+nix::setsockopt_impl!(
+    Rights,
+    libc::SOL_SOCKET,
+    RIGHTS,
+    bool,
+    nix::sys::socket::sockopt::SetBool
+);
+/// Everywhere but on SPARC and PA-RISC, which have no option of this number.
+const RIGHTS: libc::c_int = 83;
 
 /// The group `irm`, where there is one, may administrate.
 fn give_to_group(path: &Path) {
@@ -138,3 +166,38 @@ fn give_to_group(path: &Path) {
 
 /// The status of a large layer is a large message.
 const MESSAGE: usize = 64 << 20;
+
+#[cfg(test)]
+mod tests {
+    use std::io::IoSlice;
+    use std::mem::MaybeUninit;
+    use std::os::unix::net::UnixStream;
+
+    use rustix::io::Errno;
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn nobody_sends_descriptors_to_the_sockets() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("irm.sock");
+        let listener = bind(&path, 0o666).unwrap();
+        if !refuse_descriptors(&UnixStream::pair().unwrap().0) {
+            return eprintln!("passed over: this kernel is older than Linux 6.16");
+        }
+        let client = UnixStream::connect(&path).unwrap();
+        let gift = fs::File::open("/dev/null").unwrap();
+        let send = || {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+            let mut control = SendAncillaryBuffer::new(&mut space);
+            let fds = [gift.as_fd()];
+            assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+            let bytes = [IoSlice::new(b"PRI")];
+            rustix::net::sendmsg(&client, &bytes, &mut control, SendFlags::empty())
+        };
+        assert_eq!(send(), Err(Errno::PERM));
+        let _server = listener.accept().await.unwrap();
+        assert_eq!(send(), Err(Errno::PERM));
+    }
+}

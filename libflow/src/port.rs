@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use nix::libc;
 use proto::record::{Item, Record, Welcome};
 use proto::{Batch, Code, FlowId, Reason, Token};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -193,7 +194,7 @@ impl RecordSocket {
         }
     }
 
-    /// Receives one record into `batch`. Descriptors that somebody sends along are closed by the kernel.
+    /// Receives one record into `batch`. Descriptors that somebody sends along are closed by the kernel, while this waits.
     pub fn try_recv(&self, batch: &mut Batch) -> io::Result<Received> {
         self.recv(batch, RecvFlags::DONTWAIT)
     }
@@ -241,6 +242,12 @@ impl RecordSocket {
             Ok(Record::Data) => Err(bad("the first record holds SDUs")),
             Err(e) => Err(bad(&e.to_string())),
         }
+    }
+
+    /// From now on descriptors may come: on the sockets of a [`Door`] none do.
+    pub fn take_descriptors(&self) {
+        // Where the kernel can't, they always may.
+        let _ = nix::sys::socket::setsockopt(&self.0, Rights, &true);
     }
 
     /// The uid of the process at the other end, as the kernel knows it.
@@ -383,7 +390,27 @@ fn received(batch: &mut Batch, len: usize) -> Received {
     Received::Data
 }
 
-/// A listening data socket; its file goes away with it.
+/// Has the kernel refuse descriptors that somebody sends to this Unix socket, or to those that it will accept: whoever sends one
+/// chooses how long it takes to close it, and it is closed by who receives, also if nobody asked for it. `false`: it can't, before
+/// Linux 6.16.
+pub fn refuse_descriptors(socket: &impl AsFd) -> bool {
+    nix::sys::socket::setsockopt(socket, Rights, &false).is_ok()
+}
+
+/// `SO_PASSRIGHTS`; irmd has it too, for its own sockets.
+#[derive(Debug, Clone, Copy)]
+struct Rights;
+nix::setsockopt_impl!(
+    Rights,
+    libc::SOL_SOCKET,
+    RIGHTS,
+    bool,
+    nix::sys::socket::sockopt::SetBool
+);
+/// Everywhere but on SPARC and PA-RISC, which have no option of this number.
+const RIGHTS: libc::c_int = 83;
+
+/// A listening data socket; its file goes away with it. Nobody sends descriptors to those whom it lets in.
 #[derive(Debug)]
 pub struct Door {
     fd: OwnedFd,
@@ -406,6 +433,7 @@ impl Door {
             SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
             None,
         )?;
+        refuse_descriptors(&fd);
         rustix::net::bind(&fd, &address(path)?)?;
         let door = Self {
             fd,
@@ -671,6 +699,31 @@ mod tests {
         a.try_send_item(&down, Some(gift.as_fd())).unwrap();
         let mut got = Batch::new(Framing::Record);
         assert!(matches!(b.try_recv(&mut got), Ok(Received::Item(_))));
+    }
+
+    #[test]
+    fn nobody_sends_a_descriptor_to_a_door_and_who_asks_for_them_gets_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let door = Door::open(&dir.path().join("door"), false).unwrap();
+        if !refuse_descriptors(&RecordSocket::pair().unwrap().0) {
+            return eprintln!("passed over: this kernel is older than Linux 6.16");
+        }
+        let client = RecordSocket::connect(door.path()).unwrap();
+        let gift = std::fs::File::open("/dev/null").unwrap();
+        let shut = || client.try_send_item(&Item::Shut, Some(gift.as_fd()));
+        let denied =
+            |got: io::Result<()>| got.unwrap_err().kind() == io::ErrorKind::PermissionDenied;
+        assert!(denied(shut()));
+        let (server, _) = door.try_accept().unwrap();
+        assert!(denied(shut()));
+        server.take_descriptors();
+        shut().unwrap();
+        let (item, fd) = server.try_recv_first().unwrap();
+        assert!(item == Item::Shut && fd.is_some());
+        // The other way nothing has changed.
+        server
+            .try_send_item(&item, fd.as_ref().map(AsFd::as_fd))
+            .unwrap();
     }
 
     #[test]

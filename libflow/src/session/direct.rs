@@ -12,7 +12,7 @@ use futures_util::stream::FuturesUnordered;
 use proto::irm as pb;
 use proto::irm::program_event::Event;
 use proto::record::{Item, Welcome};
-use proto::{Code, FlowId, Reason, Token};
+use proto::{Batch, Code, FlowId, Framing, Reason, Token};
 use tokio::io::Interest;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use super::{Shared, not_joined};
 use crate::end::Counters;
 use crate::error::FlowError;
-use crate::port::{Door, Joined, Key, RecordSocket, no_such_token};
+use crate::port::{Door, Joined, Key, Received, RecordSocket, no_such_token};
 
 /// The direct flows of this program: those that wait to be joined, and those that stand.
 #[derive(Debug, Default)]
@@ -234,8 +234,8 @@ async fn first_record(socket: RecordSocket, uid: u32) -> (RecordSocket, u32, Opt
         let fd = crate::watch(fd, Interest::READABLE).ok()?;
         loop {
             let mut guard = fd.readable().await.ok()?;
-            match socket.try_recv_first() {
-                Ok((Item::Join(token), _)) => return Some(token),
+            match socket.try_recv(&mut Batch::new(Framing::Record)) {
+                Ok(Received::Item(Item::Join(token))) => return Some(token),
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => guard.clear_ready(),
                 Ok(_) | Err(_) => return None,
             }
