@@ -89,7 +89,7 @@ async fn token_for(irmd: &mut Attached, ask: Command) -> Token {
 
 async fn join(irmd: &Attached, token: &Token) -> Result<Joined, Reason> {
     let soon = tokio::time::Instant::now() + Duration::from_secs(5);
-    RecordSocket::join(irmd.hello.data_socket.as_ref(), token, soon).await
+    RecordSocket::join(irmd.hello.data_socket.as_ref(), token, true, soon).await
 }
 
 /// The next record, with patience.

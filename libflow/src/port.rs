@@ -86,10 +86,12 @@ impl RecordSocket {
         Self(fd)
     }
 
-    /// Joins the flow that `token` stands for at the data socket `path`, waiting for the Welcome until `deadline`.
+    /// Joins the flow that `token` stands for at the data socket `path`, waiting for the Welcome until `deadline`. A descriptor
+    /// comes only to who may be `handed` one.
     pub async fn join(
         path: &Path,
         token: &Token,
+        handed: bool,
         deadline: tokio::time::Instant,
     ) -> Result<Joined, Reason> {
         let failed = |what: &str, why: &dyn std::fmt::Display| {
@@ -98,7 +100,11 @@ impl RecordSocket {
                 format!("can't join the flow at {}: {what}: {why}", path.display()),
             )
         };
-        let socket = connect_until(path, deadline)
+        let socket = Self::new().map_err(|e| failed("making a socket", &e))?;
+        if !handed {
+            refuse_descriptors(&socket);
+        }
+        connect_until(&socket, path, deadline)
             .await
             .map_err(|e| failed("connecting", &e))?;
         socket
@@ -525,8 +531,11 @@ pub fn died() -> Reason {
     )
 }
 
-async fn connect_until(path: &Path, deadline: tokio::time::Instant) -> io::Result<RecordSocket> {
-    let socket = RecordSocket::new()?;
+async fn connect_until(
+    socket: &RecordSocket,
+    path: &Path,
+    deadline: tokio::time::Instant,
+) -> io::Result<()> {
     let address = address(path)?;
     // A Unix connect waits only while the listener's queue is full; it is asked again rather than blocking the thread.
     rustix::io::ioctl_fionbio(&socket.0, true)?;
@@ -544,7 +553,7 @@ async fn connect_until(path: &Path, deadline: tokio::time::Instant) -> io::Resul
     }
     // Blocking again, since the blocking face reads and writes it as it is; `try_` calls say DONTWAIT each.
     rustix::io::ioctl_fionbio(&socket.0, false)?;
-    Ok(socket)
+    Ok(())
 }
 
 fn address(path: &Path) -> io::Result<SocketAddrUnix> {
@@ -724,6 +733,46 @@ mod tests {
         server
             .try_send_item(&item, fd.as_ref().map(AsFd::as_fd))
             .unwrap();
+    }
+
+    #[tokio::test]
+    async fn nobody_sends_a_descriptor_to_a_program_that_joins_a_flow() {
+        if !refuse_descriptors(&RecordSocket::pair().unwrap().0) {
+            return eprintln!("passed over: this kernel is older than Linux 6.16");
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let door = Door::open(&dir.path().join("door"), false).unwrap();
+        let gift = std::fs::File::open("/dev/null").unwrap();
+        let welcome = Item::Welcome(Welcome {
+            flow: FlowId(1),
+            mtu: 1400,
+            qos: proto::QosSpec::RAW,
+            peer: proto::record::Peer::default(),
+            devices: false,
+        });
+        for handed in [false, true] {
+            let accept = async {
+                let socket = loop {
+                    match door.try_accept() {
+                        Ok((socket, _)) => break socket,
+                        Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
+                    }
+                    tokio::task::yield_now().await;
+                };
+                let sent = socket.try_send_item(&welcome, Some(gift.as_fd()));
+                if sent.is_err() {
+                    socket.try_send_item(&welcome, None).unwrap();
+                }
+                (socket, sent.err().map(|e| e.kind()))
+            };
+            let soon = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
+            let token = Token([7; 16]);
+            let join = RecordSocket::join(door.path(), &token, handed, soon);
+            let ((_socket, refused), joined) = tokio::join!(accept, join);
+            let denied = (!handed).then_some(io::ErrorKind::PermissionDenied);
+            assert_eq!(refused, denied);
+            assert_eq!(joined.unwrap().handed.is_some(), handed);
+        }
     }
 
     #[test]

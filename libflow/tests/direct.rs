@@ -245,7 +245,7 @@ async fn a_token_opens_once_and_a_wrong_one_never() {
     let door = running.broker.hellos()[0].data_socket.clone();
     let soon = || tokio::time::Instant::now() + Duration::from_secs(5);
     for token in [Token([here.id().0 as u8; 16]), Token([99; 16])] {
-        let denied = RecordSocket::join(door.as_ref(), &token, soon())
+        let denied = RecordSocket::join(door.as_ref(), &token, false, soon())
             .await
             .unwrap_err();
         assert_eq!(denied.code, Code::Denied);

@@ -136,7 +136,7 @@ impl Irm {
         let name = parse_name(name.as_ref())?;
         let deadline = Instant::now() + options.timeout;
         let end = self.ask(&name, &options, deadline).await?;
-        join(end, deadline.max(Instant::now() + JOIN)).await
+        self.0.join(end, deadline.max(Instant::now() + JOIN)).await
     }
 
     /// Offers flows to a name: to programs of this host, and through these layers, where policy lets the program.
@@ -333,7 +333,22 @@ impl Shared {
             }
             Err(_) => return Err(not_joined(flow)),
         };
-        join(end, Instant::now() + JOIN).await
+        self.join(end, Instant::now() + JOIN).await
+    }
+
+    async fn join(&self, end: pb::FlowEnd, deadline: Instant) -> Result<Joined, FlowError> {
+        let malformed = || {
+            FlowError::Daemon(Reason::new(
+                Code::Failed,
+                "irmd gave a token that is none; update the older of both",
+            ))
+        };
+        let token = Token::from_slice(&end.token).ok_or_else(malformed)?;
+        // Only processes that irmd started are handed anything.
+        let handed = self.secret.is_some();
+        RecordSocket::join(Path::new(&end.socket), &token, handed, deadline)
+            .await
+            .map_err(FlowError::of_call)
     }
 }
 
@@ -360,19 +375,6 @@ pub(crate) fn not_joined(flow: FlowId) -> FlowError {
         Code::TimedOut,
         format!("flow {flow} was accepted, but the other side did not join it in time"),
     ))
-}
-
-async fn join(end: pb::FlowEnd, deadline: Instant) -> Result<Joined, FlowError> {
-    let malformed = || {
-        FlowError::Daemon(Reason::new(
-            Code::Failed,
-            "irmd gave a token that is none; update the older of both",
-        ))
-    };
-    let token = Token::from_slice(&end.token).ok_or_else(malformed)?;
-    RecordSocket::join(Path::new(&end.socket), &token, deadline)
-        .await
-        .map_err(FlowError::of_call)
 }
 
 fn parse_name(name: &str) -> Result<Name, FlowError> {

@@ -198,7 +198,7 @@ impl Shim {
     pub(crate) async fn join(&self, allocated: &Allocated) -> Joined {
         let deadline = tokio::time::Instant::now() + Duration::from_secs(5);
         let path = std::path::Path::new(&self.hello.data_socket);
-        RecordSocket::join(path, allocated.token.as_ref().unwrap(), deadline)
+        RecordSocket::join(path, allocated.token.as_ref().unwrap(), true, deadline)
             .await
             .unwrap()
     }
