@@ -50,10 +50,10 @@ pub trait Ipcp {
         Margin::NONE
     }
 
-    /// Whether what the user of a flow writes next would cost something that waits already. Whoever can leave it unread for a while
-    /// should, until a lower end takes packets again.
-    fn is_full(&self, _flow: FlowId) -> bool {
-        false
+    /// How many bytes of what the user of a flow writes next should come now; `None`: all that there are. The rest does better to wait
+    /// outside, if that is a fair queue: in the machine, what is of one member waits in the order of its coming.
+    fn room(&self, _flow: FlowId) -> Option<usize> {
+        None
     }
 
     /// When the machine wants [`Input::Timeout`] if nothing else happens before.

@@ -19,6 +19,7 @@
 //! ```
 
 pub mod channel;
+pub mod codel;
 pub mod crypt;
 pub mod decree;
 pub mod dir;

@@ -81,6 +81,11 @@ impl Cube {
         }
     }
 
+    /// Whether it is worth less the later it comes.
+    pub(super) fn is_urgent(self) -> bool {
+        matches!(self, Self::Signal | Self::Voice | Self::Video)
+    }
+
     /// Whether its flows send less when their packets are marked.
     pub(super) fn reacts(self) -> bool {
         self == Self::Data

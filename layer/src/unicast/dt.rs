@@ -449,6 +449,7 @@ impl Unicast {
         Class::Data(Lot {
             cube,
             member: self.share_of(src, from),
+            own: EndpointId(0),
             now: now.mono,
             max_delay_ms: 0,
         })

@@ -226,6 +226,7 @@ impl Flow {
         Lot {
             cube: self.cube(),
             member,
+            own: self.local,
             now: now.mono,
             max_delay_ms: self.qos.max_delay_ms,
         }

@@ -27,7 +27,6 @@ mod admission;
 mod by_peer;
 mod clash;
 mod closing;
-mod codel;
 mod control;
 mod critical;
 mod cube;
@@ -442,8 +441,8 @@ impl Ipcp for Unicast {
         self.margin_of(flow)
     }
 
-    fn is_full(&self, flow: FlowId) -> bool {
-        self.has_no_room(flow)
+    fn room(&self, flow: FlowId) -> Option<usize> {
+        self.room_of(flow)
     }
 
     fn deadline(&self) -> Option<Instant> {

@@ -62,14 +62,13 @@ impl Unicast {
         }
     }
 
-    /// Whether as much waits already as may, where the next packets of a raw flow would.
-    pub(super) fn has_no_room(&self, id: FlowId) -> bool {
-        let flow = self.flows.endpoint(id).and_then(|e| self.flows.get(e));
-        let path = flow
-            .zip(self.me.as_ref())
-            .and_then(|(flow, me)| self.path_between(me.address, flow.peer, flow.remote));
-        let link = path.and_then(|path| self.links.get(&path.lower));
-        link.is_some_and(|link| link.tx.is_full())
+    /// How many bytes of a raw flow's next packets should come now; `None`: all.
+    pub(super) fn room_of(&self, id: FlowId) -> Option<usize> {
+        let flow = self.flows.endpoint(id).and_then(|e| self.flows.get(e))?;
+        let me = self.me.as_ref()?.address;
+        let path = self.path_between(me, flow.peer, flow.remote)?;
+        let link = self.links.get(&path.lower)?;
+        link.tx.room(&flow.lot(self.now?, me))
     }
 
     /// Another packet goes elsewhere: those before it are copied to where they go.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::super::codel::{Bounds, Codel};
+use crate::codel::{Bounds, Codel};
 
 /// The queue of one lower flow's packets that have come and were not read.
 #[derive(Debug)]

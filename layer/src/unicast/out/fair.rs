@@ -3,23 +3,30 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use proto::{Addr, Batch};
+use proto::{Addr, Batch, EndpointId};
 
 use super::Lot;
-use crate::unicast::codel::{Bounds, Codel};
+use crate::codel::{Bounds, Codel};
 
 /// What waits in one cube. The first bucket has its turn.
 #[derive(Debug, Default)]
 pub(super) struct Fair {
+    /// Also those that are empty and have sent more than their share.
     buckets: VecDeque<Bucket>,
+    /// How many of them are of one own flow.
+    apart: usize,
+    /// Batches in all of them.
+    batches: usize,
     /// The memory of a bucket that was emptied, for the next.
     spare: VecDeque<Waiting>,
 }
 
-/// What waits of one member.
+/// What waits of one member, or of one of this member's own flows.
 #[derive(Debug)]
 struct Bucket {
     member: Addr,
+    /// 0: of all that have no bucket of their own.
+    own: EndpointId,
     /// The bytes that it may still send in this turn.
     deficit: i64,
     codel: Codel,
@@ -59,31 +66,37 @@ impl Waiting {
 impl Fair {
     /// Whether a packet of `len` bytes still fits into the newest batch, if batches have no more than `train` bytes.
     pub(super) fn has_open(&self, lot: &Lot, len: usize, train: usize) -> bool {
-        let bucket = self.find(lot.member).map(|at| &self.buckets[at]);
+        let bucket = self.find(lot).map(|at| &self.buckets[at]);
         let last = bucket.and_then(|bucket| bucket.queue.back());
         last.is_some_and(|last| last.is_open(lot, len, train))
     }
 
-    /// The newest batch of the member.
+    /// The newest batch of the lot.
     pub(super) fn newest(&mut self, lot: &Lot) -> Option<&mut Batch> {
-        let at = self.find(lot.member)?;
+        let at = self.find(lot)?;
         self.buckets[at]
             .queue
             .back_mut()
             .map(|last| &mut last.batch)
     }
 
-    /// Puts a batch behind the others of its member.
-    pub(super) fn put(&mut self, lot: &Lot, batch: Batch) {
-        let at = self.find(lot.member).unwrap_or_else(|| {
+    /// Puts a batch behind the others of its lot; `apart`: this member's own flows needn't share batches.
+    pub(super) fn put(&mut self, lot: &Lot, apart: bool, batch: Batch) {
+        let own = if apart { lot.own } else { EndpointId(0) };
+        let at = self.find(lot).or_else(|| self.bucket(lot.member, own));
+        let at = at.unwrap_or_else(|| {
+            self.apart += usize::from(own != EndpointId(0));
             self.buckets.push_back(Bucket {
                 member: lot.member,
-                deficit: QUANTUM,
+                own,
+                // For one batch.
+                deficit: 1,
                 codel: Codel::new(BOUNDS),
                 queue: std::mem::take(&mut self.spare),
             });
             self.buckets.len() - 1
         });
+        self.batches += 1;
         self.buckets[at].queue.push_back(Waiting {
             batch,
             since: lot.now,
@@ -93,30 +106,40 @@ impl Fair {
         });
     }
 
-    /// Forgets the newest batch of a member if nothing was put into it. Says whether that was so.
-    pub(super) fn forget_begun(&mut self, member: Addr) -> bool {
-        let Some(at) = self.find(member) else {
+    /// Forgets the newest batch of a lot if nothing was put into it. Says whether that was so.
+    pub(super) fn forget_begun(&mut self, lot: &Lot) -> bool {
+        let Some(at) = self.find(lot) else {
             return false;
         };
         let queue = &mut self.buckets[at].queue;
         let gone = queue.pop_back_if(|last| last.batch.is_empty()).is_some();
         if gone {
+            self.batches -= 1;
             self.tidy(at);
         }
         gone
     }
 
-    /// The next batch.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Next> {
+    /// The next batch, if so many bytes are sent at once.
+    pub(super) fn pop(&mut self, now: Instant, train: usize) -> Option<Next> {
+        let quantum = QUANTUM.min(train as i64);
         let turn = loop {
-            let first = self.buckets.front_mut()?;
-            if first.deficit > 0 {
-                break first;
+            let first = self.buckets.front()?;
+            if first.deficit > 0 && first.queue.is_empty() {
+                self.tidy(0);
+                continue;
             }
-            first.deficit += QUANTUM;
+            if first.deficit > 0 {
+                break self.buckets.front_mut()?;
+            }
+            // The flows of one member have one share together.
+            let of_it = self.buckets.iter().filter(|b| b.member == first.member);
+            let share = quantum / of_it.count() as i64;
+            self.buckets.front_mut()?.deficit += share;
             self.buckets.rotate_left(1);
         };
         let waiting = turn.queue.pop_front()?;
+        self.batches -= 1;
         turn.deficit -= waiting.batch.bytes().len() as i64;
         let late = waiting.late.is_some_and(|at| at <= now);
         let last = turn.queue.is_empty() && waiting.batch.count() == 1;
@@ -144,13 +167,16 @@ impl Fair {
     pub(super) fn shed(&mut self) -> usize {
         let fattest = (0..self.buckets.len()).max_by_key(|at| self.buckets[*at].queue.len());
         let Some(at) = fattest else { return 0 };
-        let oldest = self.buckets[at].queue.pop_front();
+        let Some(oldest) = self.buckets[at].queue.pop_front() else {
+            return 0;
+        };
+        self.batches -= 1;
         self.tidy(at);
-        oldest.map_or(0, |w| w.batch.count())
+        oldest.batch.count()
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.buckets.is_empty()
+        self.batches == 0
     }
 
     /// How many packets wait.
@@ -159,25 +185,39 @@ impl Fair {
         all.map(|w| w.batch.count()).sum()
     }
 
-    /// How many batches wait of a member.
-    #[cfg(test)]
-    pub(super) fn waiting(&self, member: Addr) -> usize {
-        self.find(member)
-            .map_or(0, |at| self.buckets[at].queue.len())
+    /// How many batches wait of a lot, and their bytes.
+    pub(super) fn waiting(&self, lot: &Lot) -> (usize, usize) {
+        let queue = self.find(lot).map(|at| &self.buckets[at].queue);
+        let bytes = |w: &Waiting| w.batch.bytes().len();
+        queue.map_or((0, 0), |queue| (queue.len(), queue.iter().map(bytes).sum()))
     }
 
-    /// The bucket of a member. When there are too many, members share one.
-    fn find(&self, member: Addr) -> Option<usize> {
-        let own = self.buckets.iter().position(|b| b.member == member);
-        own.or_else(|| {
-            (self.buckets.len() >= MAX_BUCKETS).then_some((member.0 % MAX_BUCKETS as u64) as usize)
+    /// Where packets of a lot wait. Those that wait with others' go on doing so, so that nothing overtakes what is of the same flow.
+    fn find(&self, lot: &Lot) -> Option<usize> {
+        let waits = |at: &usize| !self.buckets[*at].queue.is_empty();
+        let own = (self.apart > 0).then(|| self.bucket(lot.member, lot.own));
+        let own = own.flatten().filter(waits);
+        own.or_else(|| self.bucket(lot.member, EndpointId(0)).filter(waits))
+    }
+
+    /// The bucket of a member, or of an own flow. When there are too many, they share.
+    fn bucket(&self, member: Addr, own: EndpointId) -> Option<usize> {
+        let is = |b: &Bucket| b.member == member && b.own == own;
+        let found = self.buckets.iter().position(is);
+        found.or_else(|| {
+            let full = self.buckets.len() >= MAX_BUCKETS;
+            let akin = || self.buckets.iter().position(|b| b.member == member);
+            full.then(|| akin().unwrap_or((member.0 % MAX_BUCKETS as u64) as usize))
         })
     }
 
+    /// Forgets a bucket that is empty, when it has paid for what it has sent.
     fn tidy(&mut self, at: usize) {
-        if self.buckets.get(at).is_some_and(|b| b.queue.is_empty())
+        let done = |b: &Bucket| b.queue.is_empty() && b.deficit > 0;
+        if self.buckets.get(at).is_some_and(done)
             && let Some(bucket) = self.buckets.remove(at)
         {
+            self.apart -= usize::from(bucket.own != EndpointId(0));
             self.spare = bucket.queue;
         }
     }
@@ -190,7 +230,7 @@ const BOUNDS: Bounds = Bounds {
     target: Duration::from_millis(5),
     interval: Duration::from_millis(100),
 };
-/// The bytes of one turn.
+/// The most bytes of one turn.
 const QUANTUM: i64 = 16 << 10;
-/// Members with a queue of their own at once.
+/// Members and flows with a queue of their own at once.
 const MAX_BUCKETS: usize = 64;

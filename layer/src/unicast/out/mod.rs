@@ -10,7 +10,7 @@ mod train;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use proto::{Addr, Batch, Framing};
+use proto::{Addr, Batch, EndpointId, Framing};
 
 use super::cube::Cube;
 use super::limits::MAX_BATCHES;
@@ -57,6 +57,8 @@ pub(super) struct Lot {
     pub(super) cube: Cube,
     /// Whose share of the cube it uses.
     pub(super) member: Addr,
+    /// Which of this member's own flows it is of; 0: what is of others.
+    pub(super) own: EndpointId,
     /// When it came.
     pub(super) now: Instant,
     /// The flow's own deadline; 0: the cube's.
@@ -120,9 +122,19 @@ impl Egress {
         self.framing == Framing::Train
     }
 
-    /// Whether another batch would cost one that waits.
-    pub(super) fn is_full(&self) -> bool {
-        self.batches >= self.most
+    /// How many bytes more of this lot should come now; `None`: all that there are. Where the lower flow is slow, as much waits of each
+    /// as is sent at once, so that none loses its turn; what waits behind that can do so where it is overtaken.
+    pub(super) fn room(&self, lot: &Lot) -> Option<usize> {
+        let (own, bytes) = self.cubes[lot.cube as usize].fair.waiting(lot);
+        // Whoever has the most gives way to another.
+        let fattest = || self.cubes.iter().map(|c| c.fair.fattest()).max();
+        if self.batches >= self.most && fattest() <= Some(own + 1) {
+            return Some(0);
+        }
+        if self.train.is_short(lot.now) {
+            return Some(self.train.bytes(lot.now).saturating_sub(bytes));
+        }
+        (own >= ENOUGH).then_some(0)
     }
 
     /// Lets `fill` write a packet of at most `most` bytes behind those that wait, and keeps as many as it says, none for 0.
@@ -142,7 +154,7 @@ impl Egress {
         if let Class::Data(lot) = class
             && !matches!(put, Ok(1..))
         {
-            let gone = self.cubes[lot.cube as usize].fair.forget_begun(lot.member);
+            let gone = self.cubes[lot.cube as usize].fair.forget_begun(&lot);
             self.batches -= usize::from(gone);
         }
         put
@@ -163,7 +175,8 @@ impl Egress {
             self.shed();
         }
         self.batches += 1;
-        self.cubes[lot.cube as usize].fair.put(lot, batch);
+        let slow = self.train.is_short(lot.now);
+        self.cubes[lot.cube as usize].fair.put(lot, slow, batch);
     }
 
     fn control_batch(&mut self, len: usize) -> Option<&mut Batch> {
@@ -186,7 +199,8 @@ impl Egress {
                 self.shed();
             }
             self.batches += 1;
-            self.cubes[at].fair.put(lot, Batch::new(self.framing));
+            let slow = self.train.is_short(lot.now);
+            (self.cubes[at].fair).put(lot, slow, Batch::new(self.framing));
         }
         self.cubes[at].fair.newest(lot)
     }
@@ -203,9 +217,10 @@ impl Egress {
     pub(super) fn pop_data(&mut self, now: Instant, stats: &mut Stats) -> Option<Popped> {
         while self.open {
             self.tell_shed(stats);
-            let cube = self.turn()?;
+            let train = self.train.bytes(now);
+            let cube = self.turn(train)?;
             let queue = &mut self.cubes[cube as usize];
-            let next = queue.fair.pop(now)?;
+            let next = queue.fair.pop(now, train)?;
             self.batches -= 1;
             let mut batch = next.batch;
             if next.late {
@@ -244,8 +259,9 @@ impl Egress {
     }
 
     /// Whose turn it is: in each round the cubes may send as many bytes as their weights say, those of higher priority
-    /// first. A cube that has used its share waits until the others have used theirs or have nothing to send.
-    fn turn(&mut self) -> Option<Cube> {
+    /// first. A cube that has used its share waits until the others have used theirs or have nothing to send. A round is so short
+    /// that one train of each is enough for its share.
+    fn turn(&mut self, train: usize) -> Option<Cube> {
         loop {
             let waits = |c: &&Cube| !self.cubes[**c as usize].fair.is_empty();
             let mut waiting = Cube::BY_PRIORITY.iter().filter(waits).peekable();
@@ -255,8 +271,12 @@ impl Egress {
             }
             for cube in Cube::ALL {
                 let deficit = &mut self.cubes[cube as usize].deficit;
-                let quantum = cube.weight() * QUANTUM;
-                *deficit = (*deficit + quantum).min(quantum);
+                let quantum = cube.weight() * train as i64 / LIGHTEST;
+                let most = match cube.is_urgent() {
+                    true => cube.weight() * BURST,
+                    false => quantum,
+                };
+                *deficit = (*deficit + quantum).min(most);
             }
         }
     }
@@ -280,10 +300,14 @@ impl Egress {
     }
 }
 
+/// Batches that may wait for a link that is not slow before others do so outside.
+const ENOUGH: usize = 16;
 /// Batches of control that wait, of at most 64 KiB each.
 const MAX_CONTROL: usize = 64;
-/// Bytes of one unit of weight in a round.
-const QUANTUM: i64 = 16 << 10;
+/// The weight that is good for one train in a round.
+const LIGHTEST: i64 = 4;
+/// Bytes for each unit of weight that what is urgent may save up, so that a burst goes at once.
+const BURST: i64 = 16 << 10;
 
 #[cfg(test)]
 mod tests;

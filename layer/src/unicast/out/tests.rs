@@ -18,6 +18,7 @@ fn lot(cube: Cube, member: u64, now: Instant) -> Lot {
     Lot {
         cube,
         member: Addr(member),
+        own: EndpointId(0),
         now,
         max_delay_ms: 0,
     }
@@ -158,6 +159,115 @@ fn cubes_that_all_have_something_share_by_their_weights() {
     }
 }
 
+/// A lower flow that takes a packet every few milliseconds.
+fn slow(egress: &mut Egress, now: &mut Instant) {
+    for _ in 0..8 {
+        egress.set_open(*now, false);
+        *now += 20 * MS;
+        egress.set_open(*now, true);
+    }
+}
+
+#[test]
+fn own_flows_have_one_share_together_and_alike_where_the_lower_flow_is_slow() {
+    for flows in [1, 2, 8] {
+        let (mut egress, mut stats, mut now) = egress();
+        slow(&mut egress, &mut now);
+        let of = |member, own| Lot {
+            own: EndpointId(own),
+            ..lot(Cube::Raw, member, now)
+        };
+        let mut sent = BTreeMap::new();
+        for _ in 0..3000 {
+            // Own flows have as little waiting as is wanted of them, others' as much as they like.
+            for lot in (1..=flows).map(|own| of(1, own)).chain([of(2, 0)]) {
+                let fair = |e: &Egress| e.cubes[Cube::Raw as usize].fair.waiting(&lot).0;
+                let wants = |e: &Egress| match lot.own.0 {
+                    0 => fair(e) < 5,
+                    _ => e.room(&lot) > Some(0),
+                };
+                while wants(&egress) {
+                    let packet = |room: &mut [u8]| {
+                        room[0] = lot.own.0 as u8;
+                        Ok(room.len())
+                    };
+                    egress.put(Class::Data(lot), 1000, packet).unwrap();
+                }
+            }
+            let batch = egress.pop_data(now, &mut stats).unwrap().batch;
+            let first = batch.iter().next().unwrap()[0];
+            *sent.entry(u64::from(first)).or_insert(0.0) += batch.bytes().len() as f64;
+        }
+        let all: f64 = sent.values().sum();
+        let due = |own| if own == 0 { 0.5 } else { 0.5 / flows as f64 };
+        for own in 0..=flows {
+            let share = sent[&own] / all;
+            assert!((share / due(own) - 1.0).abs() < 0.1, "{own}: {share}");
+        }
+    }
+}
+
+#[test]
+fn whoever_has_less_than_others_has_room_while_they_fill_all_queues() {
+    let (mut egress, _, now) = egress();
+    egress.set_open(now, false);
+    let (flood, own) = (lot(Cube::Raw, 2, now), lot(Cube::Raw, 1, now));
+    while egress.batches < MAX_BATCHES {
+        assert!(push(&mut egress, &flood, 60_000));
+    }
+    assert_eq!(egress.room(&flood), Some(0));
+    assert_ne!(egress.room(&own), Some(0));
+}
+
+#[test]
+fn a_burst_of_what_is_urgent_goes_at_once_where_the_lower_flow_is_slow() {
+    let (mut egress, mut stats, mut now) = egress();
+    slow(&mut egress, &mut now);
+    // Others have stood for some time.
+    for _ in 0..50 {
+        for cube in [Cube::Raw, Cube::Best, Cube::Data] {
+            while egress.cubes[cube as usize]
+                .fair
+                .waiting(&lot(cube, 1, now))
+                .0
+                < 5
+            {
+                push(&mut egress, &lot(cube, 1, now), 1000);
+            }
+        }
+        egress.pop_data(now, &mut stats).unwrap();
+    }
+    (0..30).for_each(|_| assert!(push(&mut egress, &lot(Cube::Video, 1, now), 1000)));
+    let mut popped = || egress.pop_data(now, &mut stats).unwrap();
+    let mut video = 0;
+    let others = std::iter::from_fn(|| {
+        let popped = popped();
+        video += usize::from(popped.cube == Cube::Video) * popped.batch.count();
+        (video < 30).then_some(popped.cube)
+    });
+    assert_eq!(others.filter(|cube| *cube != Cube::Video).count(), 0);
+}
+
+#[test]
+fn a_slow_lower_flow_wants_as_much_of_each_as_is_sent_at_once() {
+    let (mut egress, mut stats, mut now) = egress();
+    assert_eq!(egress.room(&lot(Cube::Raw, 1, now)), None);
+    slow(&mut egress, &mut now);
+    let (one, other) = (lot(Cube::Raw, 1, now), lot(Cube::Raw, 2, now));
+    let train = egress.room(&one).unwrap();
+    assert!((1..64 << 10).contains(&train), "{train}");
+    egress.set_open(now, false);
+    assert!(push(&mut egress, &one, 1000));
+    assert_eq!(egress.room(&one), Some(train - 1000));
+    assert_eq!(egress.room(&other), Some(train));
+    while egress.room(&one) > Some(0) {
+        assert!(push(&mut egress, &one, 1000));
+    }
+    egress.set_open(now, true);
+    egress.pop_data(now, &mut stats).unwrap();
+    assert!(egress.room(&one) >= Some(train));
+}
+
 #[test]
 fn members_share_a_cube_alike_whatever_the_size_and_number_of_their_packets() {
     let now = begin();
@@ -165,8 +275,12 @@ fn members_share_a_cube_alike_whatever_the_size_and_number_of_their_packets() {
         for (member, len) in [(1, 1400), (2, 64), (3, 700)] {
             // The greedy one offers ten times as much.
             let most = if member == 1 { 20 } else { 2 };
-            let waits = |e: &Egress| e.cubes[Cube::Raw as usize].fair.waiting(Addr(member));
-            while waits(egress) < most {
+            let waits = |e: &Egress| {
+                e.cubes[Cube::Raw as usize]
+                    .fair
+                    .waiting(&lot(Cube::Raw, member, now))
+            };
+            while waits(egress).0 < most {
                 push(egress, &lot(Cube::Raw, member, now), len);
             }
         }

@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct Train {
     bytes: usize,
+    /// The lower flow takes packets.
+    open: bool,
     /// When it last took no more.
     closed: Option<Instant>,
 }
@@ -14,15 +16,20 @@ pub(super) struct Train {
 impl Default for Train {
     fn default() -> Self {
         Self {
-            bytes: LONGEST,
+            bytes: Self::LONGEST,
+            open: true,
             closed: None,
         }
     }
 }
 
 impl Train {
+    /// As many bytes as a batch holds.
+    pub(super) const LONGEST: usize = 64 << 10;
+
     /// The lower flow takes packets again, or no more.
     pub(super) fn turned(&mut self, now: Instant, open: bool) {
+        self.open = open;
         if !open {
             self.closed = Some(now);
             return;
@@ -32,31 +39,35 @@ impl Train {
         if waited > 2 * SHORT {
             self.bytes = (self.bytes / 2).max(SHORTEST);
         } else if waited < SHORT / 2 {
-            self.bytes = (self.bytes * 2).min(LONGEST);
+            self.bytes = (self.bytes * 2).min(Self::LONGEST);
         }
     }
 
     /// The most bytes of a train. One that has had no pause for long takes whatever comes.
     pub(super) fn bytes(&self, now: Instant) -> usize {
         if self.is_free(now) {
-            LONGEST
+            Self::LONGEST
         } else {
             self.bytes
         }
     }
 
+    /// Whether less than a whole batch is sent at once.
+    pub(super) fn is_short(&self, now: Instant) -> bool {
+        self.bytes(now) < Self::LONGEST
+    }
+
     /// Whether the lower flow has taken all that came, for some time.
     pub(super) fn is_free(&self, now: Instant) -> bool {
         let lately = |at: Instant| now.saturating_duration_since(at) < MEMORY;
-        !self.closed.is_some_and(lately)
+        self.open && !self.closed.is_some_and(lately)
     }
 }
 
 /// What a train may take a lower flow.
 const SHORT: Duration = Duration::from_millis(2);
-/// Two packets of an Ethernet, and as many as a batch holds.
+/// Two packets of an Ethernet.
 const SHORTEST: usize = 3_000;
-const LONGEST: usize = 64 << 10;
 /// How long it is known that a lower flow is slow.
 const MEMORY: Duration = Duration::from_secs(1);
 
@@ -86,7 +97,7 @@ mod tests {
         for rate in [1e6, 10e6, 1e9, 3e6] {
             let took = last(&mut train, &mut now, rate);
             assert!(took <= 2 * SHORT, "{took:?} at {rate}");
-            let longest = LONGEST as f64 / rate;
+            let longest = Train::LONGEST as f64 / rate;
             let least = (SHORT / 2).as_secs_f64().min(longest);
             assert!(took.as_secs_f64() >= least, "{took:?} at {rate}");
         }
@@ -94,6 +105,6 @@ mod tests {
         last(&mut train, &mut now, 1e4);
         assert_eq!(train.bytes(now), SHORTEST);
         // What was slow a second ago and has had no pause since is slow no longer.
-        assert_eq!(train.bytes(now + MEMORY), LONGEST);
+        assert_eq!(train.bytes(now + MEMORY), Train::LONGEST);
     }
 }

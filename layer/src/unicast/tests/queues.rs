@@ -189,6 +189,7 @@ fn a_queue_that_stands_marks_a_packet_of_a_flow_that_reacts_before_it_is_sealed(
         let lot = Lot {
             cube: Cube::Data,
             member: me,
+            own: EndpointId(0),
             now,
             max_delay_ms: 0,
         };

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 /// The state of one queue.
 #[derive(Debug)]
-pub(super) struct Codel {
+pub struct Codel {
     bounds: Bounds,
     /// When what waits will have waited for too long all the time.
     above_since: Option<Instant>,
@@ -19,16 +19,16 @@ pub(super) struct Codel {
 
 /// What a queue may be like.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Bounds {
+pub struct Bounds {
     /// The delay that it may always have.
-    pub(super) target: Duration,
+    pub target: Duration,
     /// How long it may have more, and the longest round trip that is thought of.
-    pub(super) interval: Duration,
+    pub interval: Duration,
 }
 
 impl Codel {
     /// An empty queue.
-    pub(super) fn new(bounds: Bounds) -> Self {
+    pub fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
             above_since: None,
@@ -40,7 +40,7 @@ impl Codel {
     }
 
     /// How many packets to mark or drop of what is sent now and has waited for `waited`; `last`: nothing waits behind it.
-    pub(super) fn act(&mut self, now: Instant, waited: Duration, last: bool) -> u32 {
+    pub fn act(&mut self, now: Instant, waited: Duration, last: bool) -> u32 {
         if !self.stands(now, waited, last) {
             if self.next.take().is_some() {
                 self.ended = Some(now);
