@@ -3,6 +3,7 @@
 
 mod known;
 mod line;
+mod waiting;
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,6 +18,7 @@ use rustc_hash::FxHashMap;
 
 use self::known::{Known, Way};
 use self::line::Line;
+use self::waiting::Waiting;
 use crate::io::{Interest, Io, Key, Side, Watch};
 
 /// All devices of the process; `T` is one.
@@ -51,6 +53,7 @@ struct Device<T> {
     /// The flows that it was handed over with; the user hears by the first of packets that belong to none.
     flows: Vec<FlowId>,
     read: VecDeque<Read>,
+    waiting: Waiting,
     /// What was counted of its super-packets.
     tally: Tally,
 }
@@ -62,6 +65,8 @@ struct Bound {
     /// Packets with other code points are the user's.
     code_points: u64,
     line: Line,
+    /// Its link is slow: packets wait beside the device, not behind one another in the machine or in the kernel.
+    slow: bool,
     moved: Moved,
     /// It is to be told soon.
     moves: bool,
@@ -110,6 +115,7 @@ impl<T: TunPort> Devices<T> {
             mtu: mtu as usize,
             code_points,
             line: Line::None,
+            slow: false,
             moved: Moved::default(),
             moves: false,
         };
@@ -184,6 +190,8 @@ impl<T: TunPort> Devices<T> {
             return;
         };
         device.known.forget(flow);
+        let lost = device.waiting.forget(flow);
+        io.counters.add("drop.device_silent", lost as u64);
         device.flows.retain(|other| *other != flow);
         if device.flows.is_empty()
             && let Some(device) = self.devices.remove(&bound.device)
@@ -217,19 +225,25 @@ impl<T: TunPort> Devices<T> {
         self.devices.len() + self.lines.len()
     }
 
-    /// Leaves a device unread, or reads it again.
-    pub(crate) fn set_paused(&mut self, io: &mut Io, key: Key, paused: bool) {
-        let Some(device) = self.keys.get(&key).and_then(|id| self.devices.get_mut(id)) else {
+    /// Devices at which packets wait for room.
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Key> {
+        let waits = |device: &&Device<T>| !device.waiting.is_empty();
+        (self.devices.values().filter(waits)).map(|device| device.watch.key())
+    }
+
+    /// Whether packets wait at this device.
+    pub(crate) fn waits(&self, key: Key) -> bool {
+        let device = self.keys.get(&key).and_then(|id| self.devices.get(id));
+        device.is_some_and(|device| !device.waiting.is_empty())
+    }
+
+    /// Whether the link of a flow is slow, so that packets should wait here. Those that do are overtaken by none.
+    pub(crate) fn set_slow(&mut self, flow: FlowId, slow: bool) {
+        let Some(bound) = self.flows.get_mut(&flow).filter(|b| b.slow != slow) else {
             return;
         };
-        let interest = if paused {
-            Interest::NONE
-        } else {
-            Interest::READ
-        };
-        if let Err(e) = io.set(&mut device.watch, &device.tun, interest) {
-            tracing::error!("can't wait on a device: {e}");
-        }
+        let device = self.devices.get_mut(&bound.device);
+        bound.slow = slow || device.is_some_and(|device| !device.waiting.clear(flow));
     }
 
     /// The largest SDU of a flow has changed.
@@ -239,17 +253,21 @@ impl<T: TunPort> Devices<T> {
         }
     }
 
-    /// The next of what is ready at a device; `None`: nothing is left to be read there.
-    /// `margin` says what should lie around the packets of a flow.
+    /// The next of what is ready at a device; `None`: nothing is left that may go on now. `margin` says what should lie around the
+    /// packets of a flow, and `room` how many bytes of it may go on (`None`: all).
     pub(crate) fn read(
         &mut self,
         io: &mut Io,
         (key, now): (Key, Instant),
         margin: impl Fn(FlowId) -> Margin,
+        room: impl Fn(FlowId) -> Option<usize>,
     ) -> Option<Read> {
         let device = self.devices.get_mut(self.keys.get(&key)?)?;
         if device.read.is_empty() {
-            device.fill(io, &mut self.flows, now, margin);
+            device.fill(io, &mut self.flows, now, &margin);
+            if !device.waiting.is_empty() {
+                device.serve(io, &mut self.flows, (now, margin), room);
+            }
             device.count(io);
         }
         device.read.pop_front()
@@ -334,6 +352,7 @@ impl<T: TunPort> Device<T> {
             known: Known::new(),
             flows: Vec::new(),
             read: VecDeque::new(),
+            waiting: Waiting::new(),
             tally: Tally::default(),
         })
     }
@@ -380,6 +399,9 @@ impl<T: TunPort> Device<T> {
                 frame.longest() <= bound.mtu && bound.code_points >> dscp(frame.packet()) & 1 == 1
             };
             match bound.filter(|(_, bound)| may(bound)) {
+                Some((flow, bound)) if bound.slow => {
+                    frame.for_each(|packet| self.waiting.put(flow, now, packet));
+                }
                 Some((flow, bound)) => {
                     while let Some(len) = frame.next_len() {
                         let Some(room) = room(&mut self.read, flow, len, &margin) else {
@@ -402,6 +424,37 @@ impl<T: TunPort> Device<T> {
                 return;
             }
         }
+    }
+
+    /// Takes of what waits as much as there is room for.
+    fn serve(
+        &mut self,
+        io: &mut Io,
+        flows: &mut FxHashMap<FlowId, Bound>,
+        (now, margin): (Instant, impl Fn(FlowId) -> Margin),
+        rooms: impl Fn(FlowId) -> Option<usize>,
+    ) {
+        let mut last = None;
+        self.waiting.serve(now, |flow, packet| {
+            let left = match last {
+                Some((of, left)) if of == flow => left,
+                _ => rooms(flow).unwrap_or(Batch::CAPACITY),
+            };
+            last = Some((flow, left.saturating_sub(packet.len())));
+            if left == 0 {
+                return false;
+            }
+            let place = room(&mut self.read, flow, packet.len(), &margin);
+            if let Some((place, bound)) = place.zip(flows.get_mut(&flow)) {
+                place.copy_from_slice(packet);
+                bound.moved.tx_packets += 1;
+                bound.moved.tx_bytes += packet.len() as u64;
+            }
+            true
+        });
+        let lost = self.waiting.lost();
+        io.counters.add("drop.device_aged", lost.aged);
+        io.counters.add("drop.device_queue", lost.full);
     }
 }
 
@@ -524,12 +577,21 @@ mod tests {
 
         /// What comes of packets that the host sends.
         fn send(&mut self, packets: &[Vec<u8>]) -> Vec<(bool, FlowId, Vec<Vec<u8>>)> {
+            self.send_with(packets, |_| None)
+        }
+
+        /// The same, where flows have this room each time that it is asked.
+        fn send_with(
+            &mut self,
+            packets: &[Vec<u8>],
+            room: impl Fn(FlowId) -> Option<usize>,
+        ) -> Vec<(bool, FlowId, Vec<Vec<u8>>)> {
             for packet in packets {
                 rustix::io::write(&self.host, packet).unwrap();
             }
             let reads = std::iter::from_fn(|| {
-                self.devices
-                    .read(&mut self.io, (self.key, self.now), |_| MARGIN)
+                let Self { io, key, now, .. } = self;
+                self.devices.read(io, (*key, *now), |_| MARGIN, &room)
             });
             let said = |read| match read {
                 Read::Sdus(flow, batch) => (true, flow, batch.iter().map(<[u8]>::to_vec).collect()),
@@ -573,6 +635,55 @@ mod tests {
         assert_eq!(said[0], (true, NEXT, vec![known.clone(), known]));
         assert_eq!(said[1..], users);
         assert_eq!(bench.devices.news(NEXT).unwrap().tx_packets, 2);
+    }
+
+    #[test]
+    fn what_waits_for_a_slow_link_holds_no_other_up_and_is_not_overtaken() {
+        let mut bench = bench();
+        bench.pair(FLOW, OTHER);
+        bench.pair(NEXT, THIRD);
+        let numbered = |n| {
+            let mut packet = packet(ME, OTHER, 100);
+            packet[30] = n;
+            packet
+        };
+        let numbers = |said: Vec<(bool, FlowId, Vec<Vec<u8>>)>| -> Vec<u8> {
+            let all = said.iter().flat_map(|(_, _, packets)| packets);
+            all.map(|packet| packet[30]).collect()
+        };
+        bench.devices.set_slow(FLOW, true);
+        let other = packet(ME, THIRD, 60);
+        let sent = [numbered(1), numbered(2), other.clone(), numbered(3)];
+        let full = |flow| (flow == FLOW).then_some(0);
+        let said = bench.send_with(&sent, full);
+        assert_eq!(said, [(true, NEXT, vec![other])]);
+        assert!(bench.devices.waits(bench.key));
+        assert_eq!(bench.devices.news(FLOW).unwrap().tx_packets, 0);
+        // Who is slow no longer goes past nothing that waits.
+        bench.devices.set_slow(FLOW, false);
+        assert_eq!(numbers(bench.send_with(&[numbered(4)], full)), []);
+        assert_eq!(numbers(bench.send(&[numbered(5)])), [1, 2, 3, 4, 5]);
+        bench.devices.set_slow(FLOW, false);
+        assert!(!bench.devices.waits(bench.key));
+        assert_eq!(numbers(bench.send_with(&[numbered(6)], full)), [6]);
+        assert_eq!(bench.devices.news(FLOW).unwrap().tx_packets, 6);
+        // As much as there is room for, and one packet in any case.
+        bench.devices.set_slow(FLOW, true);
+        let sent = [7, 8, 9].map(numbered);
+        let (key, now, io) = (bench.key, bench.now, &mut bench.io);
+        for packet in &sent {
+            rustix::io::write(&bench.host, packet).unwrap();
+        }
+        let mut look = |bytes| {
+            let room = |_| Some(bytes);
+            bench.devices.read(io, (key, now), |_| MARGIN, room)
+        };
+        let Some(Read::Sdus(_, batch)) = look(101) else {
+            panic!("nothing went");
+        };
+        assert_eq!(batch.count(), 2);
+        bench.devices.unbind(io, FLOW);
+        assert_eq!(io.counters.get("drop.device_silent"), 1);
     }
 
     #[test]

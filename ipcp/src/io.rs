@@ -215,7 +215,9 @@ pub struct Counters(BTreeMap<&'static str, u64>);
 impl Counters {
     /// Adds `n` to a counter.
     pub fn add(&mut self, name: &'static str, n: u64) {
-        *self.0.entry(name).or_default() += n;
+        if n > 0 {
+            *self.0.entry(name).or_default() += n;
+        }
     }
 
     /// A counter's value; 0 if nothing was added yet.

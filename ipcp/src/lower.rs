@@ -67,7 +67,8 @@ pub trait Lower<M: Ipcp> {
         None
     }
 
-    /// Whether it keeps packets that could not be sent: users are not read until it has sent them.
+    /// Whether it keeps packets that could not be sent: users whose flows have no room in the machine are not read until it has sent
+    /// them.
     fn congested(&self) -> bool {
         false
     }

@@ -92,8 +92,10 @@ struct Runtime<M: Ipcp, L: Lower<M>> {
     /// Shutting down; by when at the latest.
     ending: Option<Instant>,
     exit: bool,
-    /// Users are left unread while the lower network takes no more.
+    /// Users are left unread while what they wrote before waits for the lower network.
     parked: bool,
+    /// The lower network has taken something that waited.
+    moved: bool,
     /// What the last look at the descriptors found; kept for its memory.
     ready: Vec<Ready>,
     strangers: Strangers,
@@ -137,6 +139,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             ending: None,
             exit: false,
             parked: false,
+            moved: false,
             ready: Vec::new(),
             strangers: Strangers::default(),
         };
@@ -148,8 +151,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         self.control();
         self.timers();
         let worked = self.packets(reactor)?;
-        self.settle();
-        Ok(worked)
+        Ok(self.settle() | worked)
     }
 
     /// What irmd and the lower network's tasks have said, up to a bound.
@@ -186,13 +188,12 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         self.ready.clear();
         match reactor.try_io(TokioInterest::READABLE, |epoll| epoll.poll(&mut self.ready)) {
             Ok(()) => {}
-            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(false),
+            Err(e) if e.kind() == std::io::ErrorKind::WouldBlock => return Ok(self.waiting()),
             Err(e) => return Err(e).context("waiting for packets failed"),
         }
         self.lowers();
         self.settle();
-        // Those with priority come first, and don't wait while the lower network is full. A device comes last: it fills whatever room
-        // there is, and programs would find none.
+        // Those with priority come first, and don't wait while the lower network is full. A device comes last: it always has something.
         for rank in 0..3 {
             for n in 0..self.ready.len() {
                 let ready = self.ready[n];
@@ -201,6 +202,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                 }
             }
         }
+        self.waiting();
         Ok(true)
     }
 
@@ -215,19 +217,17 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
 
     fn upper_ready(&mut self, ready: Ready, urgent: bool) {
         if self.uppers.is_device(ready.key) {
-            // What waits in a device would do so in the order of its coming, however long: the machine's queues are fair, and have
-            // ages. But programs that wait must not do so behind it.
-            if self.parked && self.lower.congested() {
+            self.device_ready(ready.key);
+            return;
+        }
+        let flow = self.uppers.flow(ready.key).filter(|_| !urgent);
+        for _ in 0..UPPER_READS {
+            let full = |flow| self.machine.room(flow) == Some(0);
+            let waits = self.lower.congested() && flow.is_some_and(full);
+            if waits && ready.read && !ready.write {
+                self.parked = true;
                 return self.uppers.pause(&mut self.io, ready.key);
             }
-            return self.device_ready(ready);
-        }
-        let waits = !urgent && self.uppers.urgent(ready.key).is_some();
-        if waits && self.lower.congested() && ready.read && !ready.write {
-            self.parked = true;
-            return self.uppers.pause(&mut self.io, ready.key);
-        }
-        for _ in 0..UPPER_READS {
             match self.uppers.step(&mut self.io, ready, Instant::now()) {
                 Some(did) => self.user(did),
                 None => break,
@@ -235,43 +235,60 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         }
     }
 
-    /// All of one look at a device goes in before anything goes out: the packets of one super-packet seldom fill a train.
-    fn device_ready(&mut self, ready: Ready) {
-        let (now, mut full) = (now(), false);
-        loop {
-            let margin = |flow| self.machine.margin(flow);
-            let did = (self.uppers).read_device(&mut self.io, ready.key, now.mono, margin);
-            let Some(Did::Wrote(flow, batch)) = did else {
-                break;
-            };
-            self.machine.handle(now, Input::Upper(flow, batch));
-            full |= self.machine.is_full(flow);
-            if !self.uppers.has_read(ready.key) {
-                break;
-            }
-        }
-        if full && self.lower.congested() {
-            self.parked = true;
-            self.uppers.pause(&mut self.io, ready.key);
-        }
+    /// What a device has is read at once, however slow the link: where it waits then is fair between conversations, and has ages.
+    /// Says whether something went, and more waits.
+    fn device_ready(&mut self, key: Key) -> bool {
+        let went = self.look_at_device(key);
         self.drain();
+        went && self.uppers.waits(key)
     }
 
-    /// What the lower network has to say by itself, and whether users may be read again.
-    fn settle(&mut self) {
-        for _ in 0..CONTROL {
-            match self.lower.poll(&mut self.io) {
-                Some(input) => self.feed(input),
-                None => break,
+    /// All of one look goes in before anything goes out: the packets of one super-packet seldom fill a train. Says whether anything went.
+    fn look_at_device(&mut self, key: Key) -> bool {
+        let (now, mut went) = (now(), false);
+        loop {
+            let margin = |flow| self.machine.margin(flow);
+            let room = |flow| self.machine.room(flow);
+            let did = (self.uppers).read_device(&mut self.io, (key, now.mono), margin, room);
+            let Some(Did::Wrote(flow, batch)) = did else {
+                return went;
+            };
+            self.machine.handle(now, Input::Upper(flow, batch));
+            (self.uppers).set_slow(flow, self.machine.room(flow).is_some());
+            went = true;
+            if !self.uppers.has_read(key) {
+                return went;
             }
         }
-        if self.parked && !self.lower.congested() {
-            self.parked = false;
-            self.uppers.resume(&mut self.io);
+    }
+
+    /// What waits at devices, as far as there is room now. Says whether there is for more.
+    fn waiting(&mut self) -> bool {
+        let waiting: Vec<_> = self.uppers.waiting_devices().collect();
+        (waiting.into_iter()).fold(false, |more, key| more | self.device_ready(key))
+    }
+
+    /// What the lower network has to say by itself, and whether users may be read again. Says whether it had anything to say.
+    fn settle(&mut self) -> bool {
+        let mut said = false;
+        for _ in 0..CONTROL {
+            let Some(input) = self.lower.poll(&mut self.io) else {
+                break;
+            };
+            self.feed(input);
+            said = true;
         }
+        if self.parked && (self.moved || !self.lower.congested()) {
+            // A link that does not move is not waited for: what goes to it gives way in the machine.
+            let congested = self.lower.congested();
+            let room = |flow| !congested || self.machine.room(flow) != Some(0);
+            self.parked = self.uppers.resume(&mut self.io, room);
+        }
+        self.moved = false;
         while let Some(did) = self.uppers.took() {
             self.user(did);
         }
+        said
     }
 
     fn user(&mut self, did: Did) {
@@ -501,6 +518,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         let mut any = false;
         while let Some((lower, room)) = self.lower.room() {
             self.machine.lower_room(now(), lower, room);
+            self.moved |= room;
             any = true;
         }
         any
@@ -624,7 +642,10 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
 
     /// When something is to be done if nothing happens before.
     fn deadline(&self) -> Option<Instant> {
+        // A lower end that does not move has stopped to hold users up since they were left unread.
+        let parked = (self.parked && !self.lower.congested()).then(Instant::now);
         [
+            parked,
             self.machine.deadline(),
             self.lower.deadline(),
             self.uppers.deadline(),

@@ -36,7 +36,6 @@ pub(crate) struct Uppers {
     devices: Devices<frames::Tun>,
     /// The user who may hand descriptors over: irmd starts the VPN as the one that it starts this process as.
     trusted: u32,
-    paused_devices: Vec<Key>,
 }
 
 /// What a user did.
@@ -126,7 +125,6 @@ impl Uppers {
             timers: Timers::default(),
             devices: Devices::default(),
             trusted: rustix::process::geteuid().as_raw(),
-            paused_devices: Vec::new(),
         })
     }
 
@@ -316,10 +314,6 @@ impl Uppers {
 
     /// Leaves the user of this descriptor unread until [`Uppers::resume`].
     pub(crate) fn pause(&mut self, io: &mut Io, key: Key) {
-        if self.devices.is_device(key) {
-            self.devices.set_paused(io, key, true);
-            return self.paused_devices.push(key);
-        }
         let Some(flow) = self.joined.get(&key) else {
             return;
         };
@@ -330,6 +324,11 @@ impl Uppers {
             self.paused.push(*flow);
             upper.rearm(io);
         }
+    }
+
+    /// The flow that stands whose user has this descriptor.
+    pub(crate) fn flow(&self, key: Key) -> Option<FlowId> {
+        self.joined.get(&key).copied()
     }
 
     /// Whether this descriptor belongs to a flow that stands, and not to one who joins; `Some(true)`: to one whose packets go
@@ -357,19 +356,35 @@ impl Uppers {
         self.devices.has_read(key)
     }
 
-    /// Reads all users again.
-    pub(crate) fn resume(&mut self, io: &mut Io) {
-        for key in self.paused_devices.drain(..) {
-            self.devices.set_paused(io, key, false);
-        }
-        for flow in self.paused.drain(..) {
-            if let Some(upper) = self.flows.get_mut(&flow)
+    /// Devices at which packets wait for room.
+    pub(crate) fn waiting_devices(&self) -> impl Iterator<Item = Key> {
+        self.devices.waiting()
+    }
+
+    /// Whether packets wait at this device.
+    pub(crate) fn waits(&self, key: Key) -> bool {
+        self.devices.waits(key)
+    }
+
+    /// Whether the link of a flow is slow, so that packets should wait at its device.
+    pub(crate) fn set_slow(&mut self, flow: FlowId, slow: bool) {
+        self.devices.set_slow(flow, slow);
+    }
+
+    /// Reads those users again whose flows have room. Says whether others are left.
+    pub(crate) fn resume(&mut self, io: &mut Io, room: impl Fn(FlowId) -> bool) -> bool {
+        self.paused.retain(|flow| {
+            let stays = !room(*flow);
+            if !stays
+                && let Some(upper) = self.flows.get_mut(flow)
                 && let Stage::Joined { paused, .. } = &mut upper.stage
             {
                 *paused = false;
                 upper.rearm(io);
             }
-        }
+            stays
+        });
+        !self.paused.is_empty()
     }
 
     /// When [`Uppers::expire`] has something to do.

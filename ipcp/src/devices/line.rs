@@ -166,11 +166,11 @@ mod tests {
             packet[12..20].copy_from_slice(&[10, 7, 0, 1, 10, 7, 0, 2]);
             rustix::io::write(&self.host, &packet).unwrap();
             let key = *self.devices.keys.keys().next().unwrap();
-            let none = Margin { head: 0, tail: 0 };
+            let (margin, room) = (|_| Margin::NONE, |_| None);
             let read = self
                 .devices
-                .read(&mut self.io, (key, self.now), |_| none)
-                .unwrap();
+                .read(&mut self.io, (key, self.now), margin, room);
+            let read = read.unwrap();
             matches!(read, Read::Sdus(..))
         }
     }

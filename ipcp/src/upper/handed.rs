@@ -11,17 +11,17 @@ use crate::devices;
 use crate::io::{Io, Key};
 
 impl Uppers {
-    /// What a device that was handed over has for flows, with the margin that `margin` says; what it has for its user is given to
+    /// What a device that was handed over has for flows, with the margin that `margin` says and as far as `room` does; what it has for its user is given to
     /// that.
     pub(crate) fn read_device(
         &mut self,
         io: &mut Io,
-        key: Key,
-        now: Instant,
+        (key, now): (Key, Instant),
         margin: impl Fn(FlowId) -> Margin,
+        room: impl Fn(FlowId) -> Option<usize>,
     ) -> Option<Did> {
         loop {
-            match self.devices.read(io, (key, now), &margin)? {
+            match self.devices.read(io, (key, now), &margin, &room)? {
                 devices::Read::Sdus(flow, batch) => {
                     self.tell_signs(flow, now);
                     let takes = |upper: &Upper| !upper.silent && !upper.ended;

@@ -1,0 +1,446 @@
+//! What waits at a device because a link is slow: fair between conversations, each with an age (FQ-CoDel, RFC 8290), so that who
+//! fills the link keeps nobody else waiting. It must not read or write anything.
+
+use std::collections::VecDeque;
+use std::hash::{BuildHasher, RandomState};
+use std::time::{Duration, Instant};
+
+use ip::ends::Ends;
+use ip::upper::Talk;
+use layer::codel::{Bounds, Codel};
+use proto::FlowId;
+
+/// The packets of one device.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// The first has its turn.
+    flows: VecDeque<(FlowId, Fair)>,
+    bytes: usize,
+    /// Conversations are chosen by whoever sends, so hashed with what he can't know.
+    hasher: RandomState,
+    lost: Lost,
+}
+
+/// How many packets were given up since it was asked.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// The conversation has stood for too long, or the packet has waited for too long.
+    pub(super) aged: u64,
+    /// Too much waited, and of this conversation the most.
+    pub(super) full: u64,
+}
+
+/// What waits for one flow.
+#[derive(Debug)]
+struct Fair {
+    places: Vec<Place>,
+    /// The places that have begun to wait; they come first, once.
+    fresh: VecDeque<usize>,
+    others: VecDeque<usize>,
+}
+
+/// A conversation.
+#[derive(Debug)]
+struct Place {
+    /// The hash of whoever took it. When all are taken, more share one.
+    whose: u64,
+    packets: VecDeque<(Instant, Vec<u8>)>,
+    bytes: usize,
+    /// What it may still send in this turn.
+    deficit: i64,
+    codel: Codel,
+    /// It is in one of the lists.
+    listed: bool,
+}
+
+impl Waiting {
+    pub(super) fn new() -> Self {
+        Self {
+            flows: VecDeque::new(),
+            bytes: 0,
+            hasher: RandomState::new(),
+            lost: Lost::default(),
+        }
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// What was given up since the last call.
+    pub(super) fn lost(&mut self) -> Lost {
+        std::mem::take(&mut self.lost)
+    }
+
+    /// Lets a packet of a flow wait. If that is too much, the oldest of whoever has the most gives way.
+    pub(super) fn put(&mut self, flow: FlowId, now: Instant, packet: Vec<u8>) {
+        let conversation = (
+            Ends::parse(&packet).ok().map(|ends| (ends.src, ends.dst)),
+            Talk::parse(&packet).map(|talk| (talk.protocol, talk.src, talk.dst)),
+        );
+        let whose = self.hasher.hash_one(conversation);
+        let known = self.flows.iter().position(|(other, _)| *other == flow);
+        let known = known.unwrap_or_else(|| {
+            self.flows.push_back((flow, Fair::new()));
+            self.flows.len() - 1
+        });
+        self.bytes += COST + packet.len();
+        self.flows[known].1.put(whose, now, packet);
+        while self.bytes > MOST {
+            self.shed();
+        }
+    }
+
+    /// The link of a flow is slow no longer: its places are not kept. Says whether nothing waits for it.
+    pub(super) fn clear(&mut self, flow: FlowId) -> bool {
+        let idle = |fair: &Fair| fair.places.iter().all(|place| place.packets.is_empty());
+        (self.flows).retain(|(other, fair)| *other != flow || !idle(fair));
+        !self.flows.iter().any(|(other, _)| *other == flow)
+    }
+
+    /// Gives packets that wait to `take`, each flow's until it says that it takes no more; a packet of which it says so is not taken.
+    /// Flows have their turns first one, then another.
+    pub(super) fn serve(&mut self, now: Instant, mut take: impl FnMut(FlowId, &[u8]) -> bool) {
+        for (flow, fair) in &mut self.flows {
+            let takes = |packet: &[u8]| take(*flow, packet);
+            self.bytes -= fair.serve(now, &mut self.lost, takes);
+        }
+        if !self.flows.is_empty() {
+            self.flows.rotate_left(1);
+        }
+    }
+
+    /// The flow is gone, and what waits for it: so many packets.
+    pub(super) fn forget(&mut self, flow: FlowId) -> usize {
+        let Some(at) = self.flows.iter().position(|(other, _)| *other == flow) else {
+            return 0;
+        };
+        let gone = self.flows.remove(at);
+        let places = gone.iter().flat_map(|(_, fair)| &fair.places);
+        places.fold(0, |packets, place| {
+            self.bytes -= place.bytes;
+            packets + place.packets.len()
+        })
+    }
+
+    /// Takes the older half of whoever has the most, but no more packets at once than others can wait for.
+    fn shed(&mut self) {
+        let places = (self.flows.iter_mut()).flat_map(|(_, fair)| &mut fair.places);
+        let Some(fattest) = places.max_by_key(|place| place.bytes) else {
+            return;
+        };
+        let before = fattest.bytes;
+        for _ in 0..fattest.packets.len().div_ceil(2).min(SHED) {
+            fattest.pop();
+            self.lost.full += 1;
+        }
+        self.bytes -= before - fattest.bytes;
+    }
+}
+
+impl Fair {
+    fn new() -> Self {
+        let place = || Place {
+            whose: 0,
+            packets: VecDeque::new(),
+            bytes: 0,
+            deficit: 0,
+            codel: Codel::new(BOUNDS),
+            listed: false,
+        };
+        Self {
+            places: std::iter::repeat_with(place).take(PLACES).collect(),
+            fresh: VecDeque::new(),
+            others: VecDeque::new(),
+        }
+    }
+
+    fn put(&mut self, whose: u64, now: Instant, packet: Vec<u8>) {
+        let at = self.place(whose);
+        let place = &mut self.places[at];
+        place.bytes += COST + packet.len();
+        place.packets.push_back((now, packet));
+        if !std::mem::replace(&mut place.listed, true) {
+            place.deficit = QUANTUM;
+            self.fresh.push_back(at);
+        }
+    }
+
+    /// The place of a conversation: its own, as before, if any is left.
+    fn place(&mut self, whose: u64) -> usize {
+        let own = self.places.iter().position(|place| place.whose == whose);
+        own.unwrap_or_else(|| {
+            let Some(at) = self.places.iter().position(|place| !place.listed) else {
+                return whose as usize % PLACES;
+            };
+            self.places[at].whose = whose;
+            self.places[at].codel = Codel::new(BOUNDS);
+            at
+        })
+    }
+
+    /// Gives packets until none wait or one isn't taken; how many bytes wait no more.
+    fn serve(
+        &mut self,
+        now: Instant,
+        lost: &mut Lost,
+        mut take: impl FnMut(&[u8]) -> bool,
+    ) -> usize {
+        let mut gone = 0;
+        while let Some(at) = self.turn() {
+            let place = &mut self.places[at];
+            let Some((since, packet)) = place.packets.front() else {
+                continue;
+            };
+            let (since, len) = (*since, packet.len());
+            let waited = now.saturating_duration_since(since);
+            let last = place.bytes <= COST + len.max(QUANTUM as usize);
+            let acts = match waited >= LATE {
+                true => 1,
+                false => place.codel.act(now, waited, last),
+            };
+            if acts > 0 {
+                let before = place.bytes;
+                let aged = (0..acts).map_while(|_| place.pop()).count();
+                lost.aged += aged as u64;
+                gone += before - place.bytes;
+                continue;
+            }
+            if !take(packet) {
+                return gone;
+            }
+            place.deficit -= len as i64;
+            place.pop();
+            gone += COST + len;
+        }
+        gone
+    }
+
+    /// Whose turn it is, as RFC 8290 has it.
+    fn turn(&mut self) -> Option<usize> {
+        loop {
+            let fresh = self.fresh.front().copied();
+            let at = fresh.or_else(|| self.others.front().copied())?;
+            let place = &mut self.places[at];
+            let spent = place.deficit <= 0;
+            if !spent && !place.packets.is_empty() {
+                return Some(at);
+            }
+            let list = match fresh {
+                Some(_) => &mut self.fresh,
+                None => &mut self.others,
+            };
+            list.pop_front();
+            if spent {
+                place.deficit += QUANTUM;
+            }
+            // Who has nothing left, and comes anew each time, must not go before the others each time.
+            if spent || (fresh.is_some() && !self.others.is_empty()) {
+                self.others.push_back(at);
+            } else {
+                place.listed = false;
+            }
+        }
+    }
+}
+
+impl Place {
+    fn pop(&mut self) -> Option<(Instant, Vec<u8>)> {
+        let oldest = self.packets.pop_front()?;
+        if self.packets.is_empty() && self.packets.capacity() > MANY {
+            self.packets = VecDeque::new();
+        }
+        self.bytes -= COST + oldest.1.len();
+        Some(oldest)
+    }
+}
+
+/// Packets whose places are kept when they are gone.
+const MANY: usize = 64;
+/// Conversations of a flow that are told from one another.
+const PLACES: usize = 64;
+/// Bytes that wait at one device, and what each packet takes beside its own.
+const MOST: usize = 4 << 20;
+const COST: usize = 64;
+/// Packets that give way at once.
+const SHED: usize = 64;
+/// Bytes of one turn: a packet of an Ethernet.
+const QUANTUM: i64 = 1514;
+/// As RFC 8289 has them.
+const BOUNDS: Bounds = Bounds {
+    target: Duration::from_millis(5),
+    interval: Duration::from_millis(100),
+};
+/// Who never slows down has no more than this waiting, whatever the rate of the link.
+const LATE: Duration = Duration::from_millis(250);
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+    const FLOW: FlowId = FlowId(1);
+    const NEXT: FlowId = FlowId(2);
+
+    /// A datagram from this port with so many bytes in all.
+    fn datagram(port: u16, len: u16) -> Vec<u8> {
+        let mut out = vec![0; len.into()];
+        out[0] = 0x45;
+        out[2..4].copy_from_slice(&len.to_be_bytes());
+        out[9] = ip::upper::UDP;
+        out[12..20].copy_from_slice(&[10, 0, 0, 1, 10, 0, 0, 2]);
+        out[20..22].copy_from_slice(&port.to_be_bytes());
+        out
+    }
+
+    fn port(packet: &[u8]) -> u16 {
+        u16::from_be_bytes([packet[20], packet[21]])
+    }
+
+    /// The next packet of whichever flow.
+    fn next(waiting: &mut Waiting, now: Instant) -> Option<Vec<u8>> {
+        let mut got = None;
+        waiting.serve(now, |_, packet| {
+            let first = got.is_none();
+            if first {
+                got = Some(packet.to_vec());
+            }
+            first
+        });
+        got
+    }
+
+    #[test]
+    fn conversations_have_places_of_their_own_until_all_are_taken() {
+        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        let most = PLACES as u16;
+        for port in (0..most).chain(0..most) {
+            waiting.put(FLOW, now, datagram(port, 100));
+        }
+        let taken = |waiting: &Waiting| -> Vec<usize> {
+            let (_, fair) = &waiting.flows[0];
+            fair.places
+                .iter()
+                .map(|place| place.packets.len())
+                .collect()
+        };
+        assert_eq!(taken(&waiting), [2; PLACES]);
+        waiting.put(FLOW, now, datagram(most, 100));
+        assert_eq!(taken(&waiting).into_iter().max(), Some(3));
+        // Who has nothing waiting makes room for others.
+        waiting.serve(now, |_, _| true);
+        waiting.put(FLOW, now, datagram(most, 100));
+        waiting.put(FLOW, now, datagram(most + 1, 100));
+        assert_eq!(taken(&waiting).into_iter().max(), Some(1));
+    }
+
+    #[test]
+    fn who_fills_a_link_keeps_nobody_else_waiting_and_waits_for_no_longer_than_is_allowed() {
+        let (mut waiting, greedy, modest) = (Waiting::new(), 1, 2);
+        let begin = Instant::now();
+        let (mut longest, mut went) = (BTreeMap::new(), BTreeMap::new());
+        let mut sent = BTreeMap::<u16, VecDeque<Instant>>::new();
+        let mut put = |waiting: &mut Waiting, port, now| {
+            let mut packet = datagram(port, 1000);
+            let all: &mut VecDeque<Instant> = sent.entry(port).or_default();
+            packet[24..32].copy_from_slice(&(all.len() as u64).to_be_bytes());
+            all.push_back(now);
+            waiting.put(FLOW, now, packet);
+            all.clone()
+        };
+        // The link takes one packet a millisecond, and is offered three.
+        let mut times = BTreeMap::new();
+        for ms in 0..4000 {
+            let now = begin + MS * ms;
+            for _ in 0..3 {
+                times.insert(greedy, put(&mut waiting, greedy, now));
+            }
+            if ms % 20 == 0 {
+                times.insert(modest, put(&mut waiting, modest, now));
+            }
+            let packet = next(&mut waiting, now).expect("the link is never idle");
+            let nth = u64::from_be_bytes(packet[24..32].try_into().unwrap()) as usize;
+            let waited = now - times[&port(&packet)][nth];
+            let most = longest.entry(port(&packet)).or_insert(waited);
+            *most = waited.max(*most);
+            *went.entry(port(&packet)).or_insert(0) += 1;
+        }
+        assert_eq!(went[&modest], 200);
+        assert!(longest[&modest] <= MS * 2, "{longest:?}");
+        assert!(longest[&greedy] < LATE, "{longest:?}");
+        let lost = waiting.lost();
+        assert!(lost.aged > 7000 && lost.full == 0, "{lost:?}");
+    }
+
+    #[test]
+    fn bytes_are_bounded_and_whoever_has_the_most_gives_way() {
+        let (mut waiting, greedy, modest) = (Waiting::new(), 1, 2);
+        let now = Instant::now();
+        waiting.put(NEXT, now, datagram(modest, 1000));
+        waiting.put(FLOW, now, datagram(modest, 1000));
+        for _ in 0..5000 {
+            waiting.put(FLOW, now, datagram(greedy, 1000));
+            assert!(waiting.bytes <= MOST);
+        }
+        let (lost, fit) = (waiting.lost(), MOST / (1000 + COST));
+        let full = (5002 - fit as u64)..(5002 - fit + SHED) as u64;
+        assert!(lost.aged == 0 && full.contains(&lost.full), "{lost:?}");
+        let mut got = BTreeMap::new();
+        waiting.serve(now, |flow, packet| {
+            *got.entry((flow, port(packet))).or_insert(0) += 1;
+            true
+        });
+        assert_eq!((got[&(NEXT, modest)], got[&(FLOW, modest)]), (1, 1));
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
+    fn a_flow_without_room_holds_no_other_up_and_loses_nothing() {
+        let (mut waiting, one) = (Waiting::new(), 1);
+        let now = Instant::now();
+        for flow in [FLOW, NEXT, FLOW, NEXT] {
+            waiting.put(flow, now, datagram(one, 100));
+        }
+        let mut got = Vec::new();
+        let mut serve = |waiting: &mut Waiting, full: FlowId| {
+            waiting.serve(now, |flow, _| {
+                let takes = flow != full;
+                got.extend(takes.then_some(flow));
+                takes
+            });
+            std::mem::take(&mut got)
+        };
+        assert_eq!(serve(&mut waiting, FLOW), [NEXT, NEXT]);
+        assert_eq!(serve(&mut waiting, FLOW), []);
+        assert_eq!(serve(&mut waiting, NEXT), [FLOW, FLOW]);
+        assert_eq!(
+            (waiting.is_empty(), waiting.lost()),
+            (true, Lost::default())
+        );
+        waiting.put(FLOW, now, datagram(one, 100));
+        assert_eq!((waiting.forget(FLOW), waiting.forget(FLOW)), (1, 0));
+        assert!(waiting.is_empty() && next(&mut waiting, now).is_none());
+    }
+
+    #[test]
+    fn a_conversation_keeps_its_order() {
+        let (mut waiting, one, other) = (Waiting::new(), 1, 2);
+        let now = Instant::now();
+        for n in 0..100 {
+            for port in [one, other] {
+                let mut packet = datagram(port, 40 + n * 13);
+                packet[30] = n as u8;
+                waiting.put(FLOW, now, packet);
+            }
+        }
+        let mut last = BTreeMap::new();
+        while let Some(packet) = next(&mut waiting, now) {
+            let before = last.insert(port(&packet), packet[30]);
+            assert!(before.is_none_or(|before| before + 1 == packet[30]));
+        }
+        assert_eq!((last[&one], last[&other]), (99, 99));
+    }
+}
