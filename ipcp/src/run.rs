@@ -220,7 +220,9 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             self.device_ready(ready.key);
             return;
         }
-        let flow = self.uppers.flow(ready.key).filter(|_| !urgent);
+        // What the user of a device writes waits beside what comes from that.
+        let may_wait = |flow: &FlowId| !urgent && !self.uppers.has_device(*flow);
+        let flow = self.uppers.flow(ready.key).filter(may_wait);
         for _ in 0..UPPER_READS {
             let full = |flow| self.machine.room(flow) == Some(0);
             let waits = self.lower.congested() && flow.is_some_and(full);
@@ -293,6 +295,13 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
 
     fn user(&mut self, did: Did) {
         self.feed(match did {
+            Did::Wrote(flow, batch) if self.uppers.has_device(flow) => {
+                if let Some(batch) = self.uppers.wait(flow, batch) {
+                    self.feed(Input::Upper(flow, batch));
+                    (self.uppers).set_slow(flow, self.machine.room(flow).is_some());
+                }
+                return;
+            }
             Did::Wrote(flow, batch) => Input::Upper(flow, batch),
             Did::Shut(flow) => Input::UpperShut(flow),
             Did::Took(flow) => Input::UpperRoom(flow),

@@ -361,6 +361,16 @@ impl Uppers {
         self.devices.waiting()
     }
 
+    /// Whether a flow has a device.
+    pub(crate) fn has_device(&self, flow: FlowId) -> bool {
+        self.devices.has(flow)
+    }
+
+    /// Lets what the user of a device has written for a slow link wait beside that; else gives it back.
+    pub(crate) fn wait(&mut self, flow: FlowId, batch: Batch) -> Option<Batch> {
+        self.devices.wait(flow, batch, Instant::now())
+    }
+
     /// Whether packets wait at this device.
     pub(crate) fn waits(&self, key: Key) -> bool {
         self.devices.waits(key)

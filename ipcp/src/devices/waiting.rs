@@ -6,7 +6,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};
 
 use ip::ends::Ends;
-use ip::upper::Talk;
+use ip::upper::{Talk, Upper};
 use layer::codel::{Bounds, Codel};
 use proto::FlowId;
 
@@ -77,7 +77,9 @@ impl Waiting {
     pub(super) fn put(&mut self, flow: FlowId, now: Instant, packet: Vec<u8>) {
         let conversation = (
             Ends::parse(&packet).ok().map(|ends| (ends.src, ends.dst)),
-            Talk::parse(&packet).map(|talk| (talk.protocol, talk.src, talk.dst)),
+            // Fragments have no ports, and neither has what tells of errors or echoes.
+            Upper::parse(&packet).map(|upper| upper.protocol),
+            Talk::parse(&packet).map(|talk| (talk.src, talk.dst)),
         );
         let whose = self.hasher.hash_one(conversation);
         let known = self.flows.iter().position(|(other, _)| *other == flow);
