@@ -1,6 +1,7 @@
 //! The event loop.
 
 mod lowers;
+mod uppers;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,7 +19,7 @@ use tokio::sync::mpsc;
 use crate::attach::{Attach, Call};
 use crate::config::Config;
 use crate::descriptors::Descriptors;
-use crate::io::{Epoll, Io, Key, Ready, Side};
+use crate::io::{Epoll, Io, Ready, Side};
 use crate::lower::Lower;
 use crate::sealers::Sealers;
 use crate::store::Store;
@@ -204,70 +205,6 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         }
         self.waiting();
         Ok(true)
-    }
-
-    /// Whose turn comes first among users.
-    fn rank(&self, key: Key) -> u8 {
-        match self.uppers.urgent(key) {
-            Some(true) => 0,
-            _ if self.uppers.is_device(key) => 2,
-            Some(false) | None => 1,
-        }
-    }
-
-    fn upper_ready(&mut self, ready: Ready, urgent: bool) {
-        if self.uppers.is_device(ready.key) {
-            self.device_ready(ready.key);
-            return;
-        }
-        // What the user of a device writes waits beside what comes from that.
-        let may_wait = |flow: &FlowId| !urgent && !self.uppers.has_device(*flow);
-        let flow = self.uppers.flow(ready.key).filter(may_wait);
-        for _ in 0..UPPER_READS {
-            let full = |flow| self.machine.room(flow) == Some(0);
-            let waits = self.lower.congested() && flow.is_some_and(full);
-            if waits && ready.read && !ready.write {
-                self.parked = true;
-                return self.uppers.pause(&mut self.io, ready.key);
-            }
-            match self.uppers.step(&mut self.io, ready, Instant::now()) {
-                Some(did) => self.user(did),
-                None => break,
-            }
-        }
-    }
-
-    /// What a device has is read at once, however slow the link: where it waits then is fair between conversations, and has ages.
-    /// Says whether something went, and more waits.
-    fn device_ready(&mut self, key: Key) -> bool {
-        let went = self.look_at_device(key);
-        self.drain();
-        went && self.uppers.waits(key)
-    }
-
-    /// All of one look goes in before anything goes out: the packets of one super-packet seldom fill a train. Says whether anything went.
-    fn look_at_device(&mut self, key: Key) -> bool {
-        let (now, mut went) = (now(), false);
-        loop {
-            let margin = |flow| self.machine.margin(flow);
-            let room = |flow| self.machine.room(flow);
-            let did = (self.uppers).read_device(&mut self.io, (key, now.mono), margin, room);
-            let Some(Did::Wrote(flow, batch)) = did else {
-                return went;
-            };
-            self.machine.handle(now, Input::Upper(flow, batch));
-            (self.uppers).set_slow(flow, self.machine.room(flow).is_some());
-            went = true;
-            if !self.uppers.has_read(key) {
-                return went;
-            }
-        }
-    }
-
-    /// What waits at devices, as far as there is room now. Says whether there is for more.
-    fn waiting(&mut self) -> bool {
-        let waiting: Vec<_> = self.uppers.waiting_devices().collect();
-        (waiting.into_iter()).fold(false, |more, key| more | self.device_ready(key))
     }
 
     /// What the lower network has to say by itself, and whether users may be read again. Says whether it had anything to say.
@@ -693,8 +630,6 @@ fn now() -> Now {
 
 /// Commands, or events of tasks, in one turn.
 const CONTROL: usize = 64;
-/// Records from one user in one turn.
-const UPPER_READS: usize = 2;
 /// Busy turns before the control stream's tasks get theirs.
 const TURNS: u32 = 4;
 /// Events of the lower network's tasks that wait.

@@ -341,46 +341,6 @@ impl Uppers {
         Some(upper.welcome.qos.priority > 0)
     }
 
-    /// What is done with super-packets at each device that users have handed over.
-    pub(crate) fn offloads(&self) -> impl Iterator<Item = frames::Offloads> {
-        self.devices.offloads()
-    }
-
-    /// Whether this descriptor is that of a device that a user has handed over.
-    pub(crate) fn is_device(&self, key: Key) -> bool {
-        self.devices.is_device(key)
-    }
-
-    /// Whether something was read from a device that no step has given yet.
-    pub(crate) fn has_read(&self, key: Key) -> bool {
-        self.devices.has_read(key)
-    }
-
-    /// Devices at which packets wait for room.
-    pub(crate) fn waiting_devices(&self) -> impl Iterator<Item = Key> {
-        self.devices.waiting()
-    }
-
-    /// Whether a flow has a device.
-    pub(crate) fn has_device(&self, flow: FlowId) -> bool {
-        self.devices.has(flow)
-    }
-
-    /// Lets what the user of a device has written for a slow link wait beside that; else gives it back.
-    pub(crate) fn wait(&mut self, flow: FlowId, batch: Batch) -> Option<Batch> {
-        self.devices.wait(flow, batch, Instant::now())
-    }
-
-    /// Whether packets wait at this device.
-    pub(crate) fn waits(&self, key: Key) -> bool {
-        self.devices.waits(key)
-    }
-
-    /// Whether the link of a flow is slow, so that packets should wait at its device.
-    pub(crate) fn set_slow(&mut self, flow: FlowId, slow: bool) {
-        self.devices.set_slow(flow, slow);
-    }
-
     /// Reads those users again whose flows have room. Says whether others are left.
     pub(crate) fn resume(&mut self, io: &mut Io, room: impl Fn(FlowId) -> bool) -> bool {
         self.paused.retain(|flow| {

@@ -26,6 +26,14 @@ pub struct Bounds {
     pub interval: Duration,
 }
 
+impl Bounds {
+    /// As RFC 8289 has them, for queues before links.
+    pub const LINK: Self = Self {
+        target: Duration::from_millis(5),
+        interval: Duration::from_millis(100),
+    };
+}
+
 impl Codel {
     /// An empty queue.
     pub fn new(bounds: Bounds) -> Self {
@@ -105,10 +113,7 @@ mod tests {
     const MS: Duration = Duration::from_millis(1);
 
     fn queue() -> Codel {
-        Codel::new(Bounds {
-            target: 5 * MS,
-            interval: 100 * MS,
-        })
+        Codel::new(Bounds::LINK)
     }
 
     /// What is done in each ms when all has waited so long in each.

@@ -6,7 +6,7 @@ use anyhow::ensure;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::lab::{Host, How, Lab, Link, Process};
+use crate::lab::{Host, How, Lab, Link, Process, until};
 
 /// The addresses that the layer's certificates give to A and B.
 pub const PAIR_V4: [&str; 2] = ["10.9.1.1", "10.9.2.1"];
@@ -78,6 +78,36 @@ impl Pair {
         }
         self.reaches(PAIR_V4[1], Duration::from_secs(10))?;
         Ok(())
+    }
+
+    /// The same over a link whose device takes so many Mbit/s, and pushes back.
+    pub fn narrow(mbit: u32) -> anyhow::Result<Self> {
+        let pair = Self::new()?;
+        for (at, dev) in pair.link.dev.iter().enumerate() {
+            pair.host(at).net(&format!("narrow {dev} {mbit}"))?;
+        }
+        pair.overlay(["10.77.1.1", "10.77.1.2"], "10.77.1.2")?;
+        pair.vpn("")?;
+        Ok(pair)
+    }
+
+    /// Gives the layer a policy: all is allowed but what these rules deny.
+    pub fn deny(&self, rules: &str) -> anyhow::Result<()> {
+        let file = self.b.dir().join("rules");
+        std::fs::write(&file, format!("allow * * by any\n{rules}\n"))?;
+        let set = format!("policy set --layer overlay {}", file.display());
+        self.b.irm(&set)?;
+        Ok(())
+    }
+
+    /// Waits until the VPN of A judges what goes to B.
+    pub fn judges(&self) -> anyhow::Result<()> {
+        until(Duration::from_secs(10), || {
+            let status = self.a.irm_json("vpn status")?;
+            let peer = &status["vpns"][0]["peers"][0];
+            ensure!(peer["filtered"] == true, "no rules hold: {peer}");
+            Ok(())
+        })
     }
 
     /// How long until an address of B's answers A.

@@ -21,15 +21,7 @@ struct Narrow(Pair);
 
 impl Narrow {
     fn new() -> Self {
-        let pair = Pair::new().unwrap();
-        for (at, dev) in pair.link.dev.iter().enumerate() {
-            let narrow = format!("narrow {dev} {LINK}");
-            pair.host(at).net(&narrow).unwrap();
-        }
-        pair.overlay(["10.77.1.1", "10.77.1.2"], "10.77.1.2")
-            .unwrap();
-        pair.vpn("").unwrap();
-        Self(pair)
+        Self(Pair::narrow(LINK).unwrap())
     }
 
     /// Datagrams over the VPN that have filled the link, and who counts them at the other end.
@@ -153,17 +145,10 @@ fn a_ping_waits_for_little(a: &Host, pour: &mut Process) -> Result<(), serde_jso
 #[test]
 fn a_ping_beside_fragments_that_the_vpn_judges_waits_for_little() {
     let narrow = Narrow::new();
-    let Pair { a, b, .. } = &narrow.0;
+    let Pair { a, .. } = &narrow.0;
     // Under rules neither goes by itself: both are written by the VPN's process.
-    let rules = b.dir().join("rules");
-    std::fs::write(&rules, "allow * * by any\ndeny send udp/9 to any by any\n").unwrap();
-    let set = format!("policy set --layer overlay {}", rules.display());
-    b.irm(&set).unwrap();
-    eventually(TEN, "the rules hold", || {
-        let status = a.irm_json("vpn status").unwrap();
-        status["vpns"][0]["peers"][0]["filtered"] == true
-    })
-    .unwrap();
+    narrow.0.deny("deny send udp/9 to any by any").unwrap();
+    narrow.0.judges().unwrap();
     let (_sink, mut pour) = narrow.pour(60_000);
     let last = a_ping_waits_for_little(a, &mut pour);
     assert!(last.is_ok(), "{last:?}");

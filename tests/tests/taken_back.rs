@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by its panic")]
 
-use std::fs;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -14,13 +13,6 @@ const LINK: u32 = 4;
 /// Until what is forbidden goes by itself no more. The decree comes meanwhile, by the other way of the link.
 const MOST: Duration = Duration::from_secs(2);
 
-fn policy(pair: &Pair, rules: &str) {
-    let file = pair.b.dir().join("rules");
-    fs::write(&file, format!("allow * * by any\n{rules}")).unwrap();
-    let set = format!("policy set --layer overlay {}", file.display());
-    pair.b.irm(&set).unwrap();
-}
-
 fn counter(host: &Host, name: &str) -> u64 {
     let status: Value = host.irm_json("vpn status").unwrap();
     status["vpns"][0]["counters"][name].as_u64().unwrap()
@@ -28,21 +20,10 @@ fn counter(host: &Host, name: &str) -> u64 {
 
 #[test]
 fn what_a_policy_forbids_ends_at_once_though_the_link_is_full() {
-    let pair = Pair::new().unwrap();
-    for (at, dev) in pair.link.dev.iter().enumerate() {
-        let narrow = format!("narrow {dev} {LINK}");
-        pair.host(at).net(&narrow).unwrap();
-    }
-    pair.overlay(["10.77.1.1", "10.77.1.2"], "10.77.1.2")
-        .unwrap();
-    pair.vpn("").unwrap();
+    let pair = Pair::narrow(LINK).unwrap();
     let (a, b) = (&pair.a, &pair.b);
-    policy(&pair, "deny send udp/9 to any by any\n");
-    let filtered = || {
-        let status = a.irm_json("vpn status").unwrap();
-        status["vpns"][0]["peers"][0]["filtered"] == true
-    };
-    eventually(TEN, "the rules hold", filtered).unwrap();
+    pair.deny("deny send udp/9 to any by any").unwrap();
+    pair.judges().unwrap();
 
     // One conversation goes by itself. Of the other every packet is a fragment and goes by the VPN's process, more than the link takes.
     let all = [("7000", 1200, 8), ("7001", 60_000, 40)].map(|(port, size, mbit)| {
@@ -65,7 +46,7 @@ fn what_a_policy_forbids_ends_at_once_though_the_link_is_full() {
 
     let before = counter(a, "drop.filter_out");
     let begin = Instant::now();
-    policy(&pair, "deny send udp/7000 to any by any\n");
+    pair.deny("deny send udp/7000 to any by any").unwrap();
     let set = begin.elapsed();
     // The VPN's process sees them only when they don't go by themselves any more.
     let refused = || counter(a, "drop.filter_out") > before;

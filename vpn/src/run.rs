@@ -106,10 +106,8 @@ async fn start(
     let mut device = Device::up(netlink, dev.clone(), FIRST_MTU, tun.queue(), config.mac).await?;
     device.apply(&config).await?;
     let mut pump = Pump::new(tun).map_err(|e| {
-        Reason::new(
-            Code::Failed,
-            format!("can't wait on the device {}: {e}", dev.as_str()),
-        )
+        let text = format!("can't wait on the device {}: {e}", dev.as_str());
+        Reason::new(Code::Failed, text)
     })?;
     pump.configure(&config);
     if let Some(mac) = device.mac() {

@@ -148,7 +148,7 @@ impl Fair {
             packets: VecDeque::new(),
             bytes: 0,
             deficit: 0,
-            codel: Codel::new(BOUNDS),
+            codel: Codel::new(Bounds::LINK),
             listed: false,
         };
         Self {
@@ -177,7 +177,7 @@ impl Fair {
                 return whose as usize % PLACES;
             };
             self.places[at].whose = whose;
-            self.places[at].codel = Codel::new(BOUNDS);
+            self.places[at].codel = Codel::new(Bounds::LINK);
             at
         })
     }
@@ -269,11 +269,6 @@ const COST: usize = 64;
 const SHED: usize = 64;
 /// Bytes of one turn: a packet of an Ethernet.
 const QUANTUM: i64 = 1514;
-/// As RFC 8289 has them.
-const BOUNDS: Bounds = Bounds {
-    target: Duration::from_millis(5),
-    interval: Duration::from_millis(100),
-};
 /// Who never slows down has no more than this waiting, whatever the rate of the link.
 const LATE: Duration = Duration::from_millis(250);
 

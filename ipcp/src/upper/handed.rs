@@ -11,6 +11,46 @@ use crate::devices;
 use crate::io::{Io, Key};
 
 impl Uppers {
+    /// What is done with super-packets at each device that users have handed over.
+    pub(crate) fn offloads(&self) -> impl Iterator<Item = frames::Offloads> {
+        self.devices.offloads()
+    }
+
+    /// Whether this descriptor is that of a device that a user has handed over.
+    pub(crate) fn is_device(&self, key: Key) -> bool {
+        self.devices.is_device(key)
+    }
+
+    /// Whether something was read from a device that no step has given yet.
+    pub(crate) fn has_read(&self, key: Key) -> bool {
+        self.devices.has_read(key)
+    }
+
+    /// Devices at which packets wait for room.
+    pub(crate) fn waiting_devices(&self) -> impl Iterator<Item = Key> {
+        self.devices.waiting()
+    }
+
+    /// Whether a flow has a device.
+    pub(crate) fn has_device(&self, flow: FlowId) -> bool {
+        self.devices.has(flow)
+    }
+
+    /// Lets what the user of a device has written for a slow link wait beside that; else gives it back.
+    pub(crate) fn wait(&mut self, flow: FlowId, batch: Batch) -> Option<Batch> {
+        self.devices.wait(flow, batch, Instant::now())
+    }
+
+    /// Whether packets wait at this device.
+    pub(crate) fn waits(&self, key: Key) -> bool {
+        self.devices.waits(key)
+    }
+
+    /// Whether the link of a flow is slow, so that packets should wait at its device.
+    pub(crate) fn set_slow(&mut self, flow: FlowId, slow: bool) {
+        self.devices.set_slow(flow, slow);
+    }
+
     /// What a device that was handed over has for flows, with the margin that `margin` says and as far as `room` does; what it has for its user is given to
     /// that.
     pub(crate) fn read_device(

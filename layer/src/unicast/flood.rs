@@ -202,10 +202,8 @@ impl Unicast {
             }
         }
         // What can't be judged without the certificate is asked for with it.
-        let asked = unclear
-            .into_iter()
-            .flat_map(|o| me.routing.lsdb.digests(o, o));
-        let asked: Vec<_> = asked.collect();
+        let digests = |origin| me.routing.lsdb.digests(origin, origin);
+        let asked: Vec<_> = unclear.into_iter().flat_map(digests).collect();
         let raised = me.routing.lsdb.incarnation();
         let reborn = me.routing.lsdb.take_reborn();
         if raised != incarnation {

@@ -91,7 +91,7 @@ impl Fair {
                 own,
                 // For one batch.
                 deficit: 1,
-                codel: Codel::new(BOUNDS),
+                codel: Codel::new(Bounds::LINK),
                 queue: std::mem::take(&mut self.spare),
             });
             self.buckets.len() - 1
@@ -224,12 +224,7 @@ impl Fair {
 }
 
 /// Packets that came within this time share a batch, and the age of the first.
-const TOGETHER: Duration = BOUNDS.target;
-/// As RFC 8289 has them.
-const BOUNDS: Bounds = Bounds {
-    target: Duration::from_millis(5),
-    interval: Duration::from_millis(100),
-};
+const TOGETHER: Duration = Bounds::LINK.target;
 /// The most bytes of one turn.
 const QUANTUM: i64 = 16 << 10;
 /// Members and flows with a queue of their own at once.
