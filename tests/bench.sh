@@ -12,7 +12,7 @@
 # ../shared/bench, where that is. --harness none: by this script alone.
 # --results FILE: measures nothing, but makes table and plot of what a run has left (vpn.json, figures.txt).
 # --all: the crates' own benches and the whole of lab-bench too, wake-ups at rest, a stream through a member in between, how soon a known member
-# is up, and what it costs to know 1,000 of them (an hour more). --quick: one short round, to see that it works; with --all only the wake-ups.
+# is up, streams under rules and with seals on more cores, slow links, and what it costs to know 1,000 members (an hour more). --quick: one short round, to see that it works; with --all only the wake-ups.
 # --bin DIR: programs of Strata that are built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -308,6 +308,8 @@ done
     shown "Routing among 10,000 members" cargo bench --locked -p layer --features sim --bench route
     shown "Three hosts in a line" "$bin/lab-bench"
     shown "The VPN through a member in between, and up of a known member (\`up_ms\`)" "$bin/lab-bench" vpn
+    shown "Streams under rules, with seals on more cores, and a ping beside streams" "$bin/lab-bench" streams
+    shown "Slow links: what waits behind a stream, behind datagrams, and beside a program" "$bin/lab-bench" narrow
     shown "1,000 members known" "$bin/lab-bench" known
   }
 } | tee "$out/tables.md"

@@ -45,7 +45,15 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         id: 7,
         tcp: true,
         udp: true,
+        frames: false,
         code_points: !1,
+    };
+    let frames = Device {
+        id: 8,
+        tcp: false,
+        udp: false,
+        frames: true,
+        code_points: 0,
     };
     let talk = Talk {
         out: true,
@@ -65,6 +73,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
         ("down", Item::Down(down).encode()),
         ("shut", Item::Shut.encode()),
         ("device", Item::Device(device).encode()),
+        ("frames", Item::Device(frames).encode()),
         (
             "pair",
             Item::Pair(Pair::V4([10, 7, 0, 1], [10, 7, 0, 2])).encode(),

@@ -1,5 +1,6 @@
 //! Devices that users have handed over: packets between a TUN and flows that need not pass through the user. It must not judge: of
-//! two addresses the user has said that packets go between them and a flow, or they are the user's.
+//! two addresses the user has said that packets go between them and a flow, or they are the user's. A device that its user keeps, of
+//! whose frames it writes all itself, is a place to wait at, and no more.
 
 mod known;
 mod line;
@@ -43,17 +44,24 @@ pub(crate) enum Read {
 }
 
 /// Who says that it is his, by uid, and what he calls it: nobody may speak of another's.
-type Id = (u32, u64);
+pub(crate) type Id = (u32, u64);
 
 #[derive(Debug)]
 struct Device<T> {
-    tun: T,
-    watch: Watch,
-    known: Known,
+    /// None: the user keeps it.
+    source: Option<Source<T>>,
     /// The flows that it was handed over with; the user hears by the first of packets that belong to none.
     flows: Vec<FlowId>,
     read: VecDeque<Read>,
     waiting: Waiting,
+}
+
+/// What was handed over.
+#[derive(Debug)]
+struct Source<T> {
+    tun: T,
+    watch: Watch,
+    known: Known,
     /// What was counted of its super-packets.
     tally: Tally,
 }
@@ -62,6 +70,8 @@ struct Device<T> {
 struct Bound {
     device: Id,
     mtu: usize,
+    /// Its device was handed over.
+    handed: bool,
     /// Packets with other code points are the user's.
     code_points: u64,
     line: Line,
@@ -91,28 +101,33 @@ impl<T: TunPort> Devices<T> {
         io: &mut Io,
         (flow, mtu): (FlowId, u32),
         (id, code_points): (Id, u64),
-        open: impl FnOnce() -> io::Result<T>,
+        open: impl FnOnce() -> io::Result<Option<T>>,
     ) -> io::Result<()> {
         let same = self.flows.get(&flow).is_some_and(|b| b.device == id);
         if !same {
             self.unbind(io, flow);
         }
         if !self.devices.contains_key(&id) {
-            let device = Device::new(io, open()?)?;
-            self.keys.insert(device.watch.key(), id);
-            self.devices.insert(id, device);
+            let source = open()?.map(|tun| Source::new(io, tun)).transpose()?;
+            if let Some(source) = &source {
+                self.keys.insert(source.watch.key(), id);
+            }
+            self.devices.insert(id, Device::new(source));
         }
         let Some(device) = self.devices.get_mut(&id) else {
             return Ok(());
         };
         // What was read is not lost: it is of a moment ago.
-        device.known.forget(flow);
+        if let Some(source) = &mut device.source {
+            source.known.forget(flow);
+        }
         if !device.flows.contains(&flow) {
             device.flows.push(flow);
         }
         let bound = Bound {
             device: id,
             mtu: mtu as usize,
+            handed: device.source.is_some(),
             code_points,
             line: Line::None,
             slow: false,
@@ -121,6 +136,12 @@ impl<T: TunPort> Devices<T> {
         };
         self.flows.entry(flow).or_insert(bound).code_points = code_points;
         Ok(())
+    }
+
+    /// Whether this may be said of a device: one of frames comes without a descriptor, and none becomes or ceases to be one.
+    pub(crate) fn may_be(&self, id: Id, frames: bool, came: bool) -> bool {
+        let known = self.devices.get(&id);
+        !(frames && came) && known.is_none_or(|device| device.source.is_none() == frames)
     }
 
     /// What is said of a device, without the offloads that have ended when it was here before.
@@ -134,31 +155,36 @@ impl<T: TunPort> Devices<T> {
         }
     }
 
-    /// Whether a flow has a device.
+    /// Whether a flow has a device, be it one that its user keeps.
     pub(crate) fn has(&self, flow: FlowId) -> bool {
         self.flows.contains_key(&flow)
     }
 
-    /// Packets between these two go by themselves from now on. `false`: the flow has no device.
+    /// Whether a flow's device was handed over.
+    pub(crate) fn is_handed(&self, flow: FlowId) -> bool {
+        self.flows.get(&flow).is_some_and(|bound| bound.handed)
+    }
+
+    /// Packets between these two go by themselves from now on. `false`: none was handed over with the flow.
     pub(crate) fn pair(&mut self, io: &mut Io, flow: FlowId, pair: Pair, now: Instant) -> bool {
         if self.is_cut(flow) {
             return true;
         }
-        let device = self.device_of(flow);
-        let taken = device.map(|device| device.known.pair(flow, pair, now));
+        let known = self.known_of(flow);
+        let taken = known.map(|known| known.pair(flow, pair, now));
         if taken == Some(false) {
             io.counters.add("limit.device_pairs", 1);
         }
         taken.is_some()
     }
 
-    /// Packets of this go by themselves from now on. `false`: the flow has no device.
+    /// Packets of this go by themselves from now on. `false`: none was handed over with the flow.
     pub(crate) fn talk(&mut self, io: &mut Io, flow: FlowId, talk: Talk, now: Instant) -> bool {
         if self.is_cut(flow) {
             return true;
         }
-        let device = self.device_of(flow);
-        let taken = device.map(|device| device.known.talk(flow, talk, now));
+        let known = self.known_of(flow);
+        let taken = known.map(|known| known.talk(flow, talk, now));
         if taken == Some(false) {
             io.counters.add("limit.device_talks", 1);
         }
@@ -167,17 +193,14 @@ impl<T: TunPort> Devices<T> {
 
     /// The user was told that something of this moves.
     pub(crate) fn told(&mut self, flow: FlowId, talk: &Talk, now: Instant) {
-        if let Some(device) = self.device_of(flow) {
-            device.known.told(talk, now);
+        if let Some(known) = self.known_of(flow) {
+            known.told(talk, now);
         }
     }
 
     /// The talks at a flow's device of which the user must hear that something moves.
     pub(crate) fn signs(&mut self, flow: FlowId) -> Vec<(FlowId, Talk)> {
-        let device = self.device_of(flow);
-        device
-            .map(|device| device.known.signs())
-            .unwrap_or_default()
+        self.known_of(flow).map(Known::signs).unwrap_or_default()
     }
 
     /// The flow is gone, and with the last one the device.
@@ -189,15 +212,19 @@ impl<T: TunPort> Devices<T> {
         let Some(device) = self.devices.get_mut(&bound.device) else {
             return;
         };
-        device.known.forget(flow);
+        if let Some(source) = &mut device.source {
+            source.known.forget(flow);
+        }
         let lost = device.waiting.forget(flow);
         io.counters.add("drop.device_silent", lost as u64);
         device.flows.retain(|other| *other != flow);
-        if device.flows.is_empty()
-            && let Some(device) = self.devices.remove(&bound.device)
-        {
-            self.keys.remove(&device.watch.key());
-            if let Some(offloads) = device.tun.offloads() {
+        if !device.flows.is_empty() {
+            return;
+        }
+        let device = self.devices.remove(&bound.device);
+        if let Some(source) = device.and_then(|device| device.source) {
+            self.keys.remove(&source.watch.key());
+            if let Some(offloads) = source.tun.offloads() {
                 self.closed.retain(|(id, _)| *id != bound.device);
                 self.closed.push_back((bound.device, offloads));
                 if self.closed.len() > CLOSED {
@@ -205,30 +232,30 @@ impl<T: TunPort> Devices<T> {
                 }
             }
             // The user has the descriptor too, so that closing ours would not end the waiting.
-            io.forget(device.watch, &device.tun);
+            io.forget(source.watch, &source.tun);
         }
     }
 
-    /// Whether the descriptor is that of a device.
-    pub(crate) fn is_device(&self, key: Key) -> bool {
-        self.keys.contains_key(&key)
+    /// The device that has this descriptor.
+    pub(crate) fn at(&self, key: Key) -> Option<Id> {
+        self.keys.get(&key).copied()
     }
 
     /// Whether something was read that was not given yet.
-    pub(crate) fn has_read(&self, key: Key) -> bool {
-        let device = self.keys.get(&key).and_then(|id| self.devices.get(id));
+    pub(crate) fn has_read(&self, id: Id) -> bool {
+        let device = self.devices.get(&id);
         device.is_some_and(|device| !device.read.is_empty())
     }
 
     /// How many descriptors came from users.
     pub(crate) fn descriptors(&self) -> usize {
-        self.devices.len() + self.lines.len()
+        self.keys.len() + self.lines.len()
     }
 
     /// Devices at which packets wait for room.
-    pub(crate) fn waiting(&self) -> impl Iterator<Item = Key> {
-        let waits = |device: &&Device<T>| !device.waiting.is_empty();
-        (self.devices.values().filter(waits)).map(|device| device.watch.key())
+    pub(crate) fn waiting(&self) -> impl Iterator<Item = Id> {
+        let waits = self.devices.iter().filter(|(_, d)| !d.waiting.is_empty());
+        waits.map(|(id, _)| *id)
     }
 
     /// Lets what the user of a slow flow has written wait as what comes from its device; gives back what is of another flow.
@@ -245,8 +272,8 @@ impl<T: TunPort> Devices<T> {
     }
 
     /// Whether packets wait at this device.
-    pub(crate) fn waits(&self, key: Key) -> bool {
-        let device = self.keys.get(&key).and_then(|id| self.devices.get(id));
+    pub(crate) fn waits(&self, id: Id) -> bool {
+        let device = self.devices.get(&id);
         device.is_some_and(|device| !device.waiting.is_empty())
     }
 
@@ -271,17 +298,19 @@ impl<T: TunPort> Devices<T> {
     pub(crate) fn read(
         &mut self,
         io: &mut Io,
-        (key, now): (Key, Instant),
+        (id, now): (Id, Instant),
         margin: impl Fn(FlowId) -> Margin,
         room: impl Fn(FlowId) -> Option<usize>,
     ) -> Option<Read> {
-        let device = self.devices.get_mut(self.keys.get(&key)?)?;
+        let device = self.devices.get_mut(&id)?;
         if device.read.is_empty() {
             device.fill(io, &mut self.flows, now, &margin);
             if !device.waiting.is_empty() {
                 device.serve(io, now, margin, room);
             }
-            device.count(io);
+            if let Some(source) = &mut device.source {
+                source.count(io);
+            }
         }
         device.read.pop_front()
     }
@@ -296,12 +325,13 @@ impl<T: TunPort> Devices<T> {
         let Some(bound) = self.flows.get_mut(&flow) else {
             return Some(batch);
         };
-        let Some(device) = self.devices.get_mut(&bound.device) else {
+        let device = self.devices.get_mut(&bound.device);
+        let Some(source) = device.and_then(|device| device.source.as_mut()) else {
             return Some(batch);
         };
-        let (known, mut others) = (&mut device.known, None);
+        let (known, mut others) = (&mut source.known, None);
         let mut lost = 0;
-        let written = device.tun.write(&batch, |packet| {
+        let written = source.tun.write(&batch, |packet| {
             if known.flow_of(Way::In(flow), packet, now).is_some() {
                 return true;
             }
@@ -314,7 +344,7 @@ impl<T: TunPort> Devices<T> {
         });
         io.counters.add("drop.device_full", lost);
         io.counters.add("drop.device_write", written.refused as u64);
-        device.count(io);
+        source.count(io);
         bound.moved.rx_packets += written.packets;
         bound.moved.rx_bytes += written.bytes;
         others
@@ -322,12 +352,13 @@ impl<T: TunPort> Devices<T> {
 
     /// What is done with super-packets at each device.
     pub(crate) fn offloads(&self) -> impl Iterator<Item = Offloads> {
-        self.devices.values().filter_map(|d| d.tun.offloads())
+        let handed = self.devices.values().filter_map(|d| d.source.as_ref());
+        handed.filter_map(|source| source.tun.offloads())
     }
 
     /// Whether something has moved since the user was told; says so once.
     pub(crate) fn begins_to_move(&mut self, flow: FlowId) -> bool {
-        let bound = self.flows.get_mut(&flow);
+        let bound = self.flows.get_mut(&flow).filter(|bound| bound.handed);
         bound.is_some_and(|bound| !std::mem::replace(&mut bound.moves, true))
     }
 
@@ -338,14 +369,18 @@ impl<T: TunPort> Devices<T> {
         Some(bound.moved)
     }
 
-    fn device_of(&mut self, flow: FlowId) -> Option<&mut Device<T>> {
-        self.devices.get_mut(&self.flows.get(&flow)?.device)
+    fn known_of(&mut self, flow: FlowId) -> Option<&mut Known> {
+        let device = self.devices.get_mut(&self.flows.get(&flow)?.device)?;
+        device.source.as_mut().map(|source| &mut source.known)
     }
 }
 
-/// The TUN device of a descriptor that came with an item.
-pub(crate) fn open(said: Said, fd: Option<OwnedFd>) -> io::Result<Tun> {
+/// The TUN device of a descriptor that came with an item; none if the user keeps it.
+pub(crate) fn open(said: Said, fd: Option<OwnedFd>) -> io::Result<Option<Tun>> {
     let refused = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why.to_owned());
+    if said.frames {
+        return Ok(None);
+    }
     let fd = fd.ok_or_else(|| refused("no descriptor came with the device"))?;
     // Any other descriptor could make this process wait.
     if !is_tun(&fd)? {
@@ -353,19 +388,16 @@ pub(crate) fn open(said: Said, fd: Option<OwnedFd>) -> io::Result<Tun> {
     }
     rustix::io::ioctl_fionbio(&fd, true)?;
     let Said { tcp, udp, .. } = said;
-    Ok(Tun::new(fd, Offloads { tcp, udp }))
+    Ok(Some(Tun::new(fd, Offloads { tcp, udp })))
 }
 
-impl<T: TunPort> Device<T> {
+impl<T: TunPort> Source<T> {
     fn new(io: &mut Io, tun: T) -> io::Result<Self> {
         let watch = io.watch_on(Side::Upper, &tun, Interest::READ)?;
         Ok(Self {
             tun,
             watch,
             known: Known::new(),
-            flows: Vec::new(),
-            read: VecDeque::new(),
-            waiting: Waiting::new(),
             tally: Tally::default(),
         })
     }
@@ -380,6 +412,21 @@ impl<T: TunPort> Device<T> {
             }
         }
     }
+}
+
+impl<T: TunPort> Device<T> {
+    fn new(source: Option<Source<T>>) -> Self {
+        let waiting = match source {
+            Some(_) => Waiting::of_packets(),
+            None => Waiting::of_frames(),
+        };
+        Self {
+            source,
+            flows: Vec::new(),
+            read: VecDeque::new(),
+            waiting,
+        }
+    }
 
     /// Reads what is ready, up to a bound.
     fn fill(
@@ -389,9 +436,12 @@ impl<T: TunPort> Device<T> {
         now: Instant,
         margin: impl Fn(FlowId) -> Margin,
     ) {
+        let Some(source) = &mut self.source else {
+            return;
+        };
         let mut bytes = 0;
         for _ in 0..READS {
-            let mut frame = match self.tun.read() {
+            let mut frame = match source.tun.read() {
                 Ok(Ok(frame)) => frame,
                 Ok(Err(_)) => {
                     io.counters.add("drop.device_frame", 1);
@@ -401,12 +451,12 @@ impl<T: TunPort> Device<T> {
                 Err(e) => {
                     // The user sees it too, and ends.
                     tracing::debug!("a device can't be read: {e}");
-                    let _ = io.set(&mut self.watch, &self.tun, Interest::NONE);
+                    let _ = io.set(&mut source.watch, &source.tun, Interest::NONE);
                     return;
                 }
             };
             bytes += frame.packet().len();
-            let flow = self.known.flow_of(Way::Out, frame.packet(), now);
+            let flow = source.known.flow_of(Way::Out, frame.packet(), now);
             let bound = flow.and_then(|flow| Some((flow, flows.get_mut(&flow)?)));
             let may = |bound: &Bound| {
                 frame.longest() <= bound.mtu && bound.code_points >> dscp(frame.packet()) & 1 == 1
@@ -455,7 +505,7 @@ impl<T: TunPort> Device<T> {
         self.waiting.serve(now, |flow, packet| {
             let left = match last {
                 Some((of, left)) if of == flow => left,
-                _ => rooms(flow).unwrap_or(Batch::CAPACITY),
+                _ => rooms(flow).unwrap_or(BYTES),
             };
             last = Some((flow, left.saturating_sub(packet.len())));
             if left == 0 {
@@ -543,7 +593,6 @@ mod tests {
         devices: Devices<FrameFd<OwnedFd>>,
         /// The host's end of the device.
         host: OwnedFd,
-        key: Key,
         now: Instant,
     }
 
@@ -557,7 +606,7 @@ mod tests {
         )
         .unwrap();
         let (mut io, mut devices) = (Io::new().unwrap(), Devices::default());
-        let open = || Ok(FrameFd::new(device));
+        let open = || Ok(Some(FrameFd::new(device)));
         devices
             .bind(&mut io, (FLOW, 1400), (ID, u64::MAX), open)
             .unwrap();
@@ -565,12 +614,10 @@ mod tests {
         devices
             .bind(&mut io, (NEXT, 1400), (ID, u64::MAX), again)
             .unwrap();
-        let key = *devices.keys.keys().next().unwrap();
         Bench {
             io,
             devices,
             host,
-            key,
             now: Instant::now(),
         }
     }
@@ -604,8 +651,8 @@ mod tests {
                 rustix::io::write(&self.host, packet).unwrap();
             }
             let reads = std::iter::from_fn(|| {
-                let Self { io, key, now, .. } = self;
-                self.devices.read(io, (*key, *now), |_| MARGIN, &room)
+                let Self { io, now, .. } = self;
+                self.devices.read(io, (ID, *now), |_| MARGIN, &room)
             });
             let said = |read| match read {
                 Read::Sdus(flow, batch) => (true, flow, batch.iter().map(<[u8]>::to_vec).collect()),
@@ -671,7 +718,7 @@ mod tests {
         let full = |flow| (flow == FLOW).then_some(0);
         let said = bench.send_with(&sent, full);
         assert_eq!(said, [(true, NEXT, vec![other])]);
-        assert!(bench.devices.waits(bench.key));
+        assert!(bench.devices.waits(ID));
         // Who is slow no longer goes past nothing that waits.
         bench.devices.set_slow(FLOW, false);
         assert_eq!(numbers(bench.send_with(&[numbered(4)], full)), []);
@@ -681,20 +728,20 @@ mod tests {
         assert!(bench.devices.wait(NEXT, written(0), bench.now).is_some());
         assert_eq!(numbers(bench.send(&[])), [1, 2, 3, 4, 5]);
         bench.devices.set_slow(FLOW, false);
-        assert!(!bench.devices.waits(bench.key));
+        assert!(!bench.devices.waits(ID));
         assert_eq!(numbers(bench.send_with(&[numbered(6)], full)), [6]);
         assert!(bench.devices.wait(FLOW, written(0), bench.now).is_some());
         assert_eq!(bench.devices.news(FLOW).unwrap().tx_packets, 5);
         // As much as there is room for, and one packet in any case.
         bench.devices.set_slow(FLOW, true);
         let sent = [7, 8, 9].map(numbered);
-        let (key, now, io) = (bench.key, bench.now, &mut bench.io);
+        let (now, io) = (bench.now, &mut bench.io);
         for packet in &sent {
             rustix::io::write(&bench.host, packet).unwrap();
         }
         let mut look = |bytes| {
             let room = |_| Some(bytes);
-            bench.devices.read(io, (key, now), |_| MARGIN, room)
+            bench.devices.read(io, (ID, now), |_| MARGIN, room)
         };
         let Some(Read::Sdus(_, batch)) = look(101) else {
             panic!("nothing went");
@@ -702,6 +749,49 @@ mod tests {
         assert_eq!(batch.count(), 2);
         bench.devices.unbind(io, FLOW);
         assert_eq!(io.counters.get("drop.device_silent"), 1);
+    }
+
+    #[test]
+    fn frames_of_a_device_that_its_user_keeps_wait_for_a_slow_link_and_else_pass() {
+        let (mut io, mut devices) = (Io::new().unwrap(), Devices::<Tun>::default());
+        let now = Instant::now();
+        for flow in [FLOW, NEXT] {
+            let bound = (ID, u64::MAX);
+            devices
+                .bind(&mut io, (flow, 1400), bound, || Ok(None))
+                .unwrap();
+        }
+        assert_eq!((devices.descriptors(), devices.offloads().count()), (0, 0));
+        let frame = |n: u8| [&[n; 14][..], &packet(ME, OTHER, 60)].concat();
+        let sdus = |n| Batch::of(&frame(n)).unwrap();
+        assert!(devices.wait(FLOW, sdus(1), now).is_some());
+        devices.set_slow(FLOW, true);
+        assert!(devices.wait(FLOW, sdus(1), now).is_none());
+        assert!(devices.wait(FLOW, sdus(2), now).is_none());
+        assert!(devices.wait(NEXT, sdus(3), now).is_some());
+        assert_eq!(devices.waiting().collect::<Vec<_>>(), [ID]);
+        let mut look = |devices: &mut Devices<Tun>, room| {
+            let read = devices.read(&mut io, (ID, now), |_| MARGIN, |_| Some(room));
+            read.map(|read| match read {
+                Read::Sdus(flow, batch) => (flow, batch.iter().map(|frame| frame[0]).collect()),
+                Read::Frame(..) => panic!("nothing was handed over"),
+            })
+        };
+        assert_eq!(look(&mut devices, 0), None);
+        assert_eq!(look(&mut devices, 1), Some((FLOW, vec![1])));
+        // Nobody is told what it has written itself.
+        assert!(!devices.begins_to_move(FLOW));
+        let arrived = devices.write(&mut Io::new().unwrap(), (FLOW, now), sdus(4));
+        assert_eq!(arrived.map(|batch| batch.count()), Some(1));
+        devices.set_slow(FLOW, false);
+        assert!(devices.wait(FLOW, sdus(5), now).is_none());
+        assert_eq!(look(&mut devices, 1000), Some((FLOW, vec![2, 5])));
+        devices.set_slow(FLOW, false);
+        assert!(devices.wait(FLOW, sdus(6), now).is_some());
+        let mut io = Io::new().unwrap();
+        devices.unbind(&mut io, FLOW);
+        devices.unbind(&mut io, NEXT);
+        assert!(devices.devices.is_empty() && devices.closed.is_empty());
     }
 
     #[test]
@@ -765,7 +855,7 @@ mod tests {
         bench.devices.unbind(&mut bench.io, NEXT);
         assert!(!by_itself(&bench.send(std::slice::from_ref(&out))));
         bench.devices.unbind(&mut bench.io, FLOW);
-        assert!(!bench.devices.is_device(bench.key));
+        assert!(bench.devices.keys.is_empty() && bench.devices.devices.is_empty());
         assert!(bench.send(&[]).is_empty());
         let pair = Pair::V4(ME, OTHER);
         assert!(!bench.devices.pair(&mut bench.io, FLOW, pair, bench.now));
@@ -971,7 +1061,7 @@ mod tests {
         for n in 0..known::TALKS {
             assert!(bench.talk(FLOW, of_port(n)));
         }
-        let held = |bench: &mut Bench| bench.devices.device_of(FLOW).unwrap().known.talks();
+        let held = |bench: &mut Bench| bench.devices.known_of(FLOW).unwrap().talks();
         assert_eq!(held(&mut bench), known::TALKS + 1);
         // One more is not taken, and costs no other its place.
         assert!(bench.talk(FLOW, of_port(known::TALKS)));
@@ -990,6 +1080,7 @@ mod tests {
             id: ID.1,
             tcp: true,
             udp: true,
+            frames: false,
             code_points: u64::MAX,
         };
         let first = devices.as_it_was(ID.0, said);
@@ -1000,7 +1091,7 @@ mod tests {
                 tcp: false,
                 udp: true,
             };
-            let open = || Ok(Tun::new(end.into(), worn));
+            let open = || Ok(Some(Tun::new(end.into(), worn)));
             devices
                 .bind(&mut io, (FLOW, 1400), ((ID.0, id), u64::MAX), open)
                 .unwrap();
@@ -1022,6 +1113,7 @@ mod tests {
             id: 7,
             tcp: true,
             udp: true,
+            frames: false,
             code_points: u64::MAX,
         };
         let null = std::fs::File::open("/dev/null").unwrap();

@@ -709,17 +709,68 @@ mod tests {
     }
 
     #[test]
+    fn a_user_that_keeps_its_device_says_so_without_a_descriptor_and_has_no_pairs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("data.sock");
+        let (mut io, mut uppers) = bench(&path, Instant::now());
+        let hear = |user: &RecordSocket| user.try_recv_first().unwrap().0;
+        let frames = Item::Device(Device {
+            id: 1,
+            tcp: false,
+            udp: false,
+            frames: true,
+            code_points: 0,
+        });
+        let user = join(&mut io, &mut uppers, &path);
+        assert!(matches!(hear(&user), Item::Welcome(w) if w.devices));
+        user.try_send_item(&frames, None).unwrap();
+        assert!(turn(&mut io, &mut uppers).is_empty());
+        assert!(matches!(hear(&user), Item::Frame(none) if none.is_empty()));
+        assert!(uppers.has_device(FLOW) && uppers.offloads().next().is_none());
+        // What comes for it is its user's, and nobody tells it what has moved.
+        let sdu = || Batch::of(b"a frame").unwrap();
+        assert!(uppers.deliver(&mut io, FLOW, sdu()));
+        let mut got = Batch::new(Framing::Record);
+        assert!(matches!(user.try_recv(&mut got), Ok(Received::Data)));
+        assert_eq!(got.iter().collect::<Vec<_>>(), [b"a frame"]);
+        assert_eq!(uppers.deadline(), None);
+        let pair = proto::record::Pair::V4([10, 7, 0, 1], [10, 7, 0, 2]);
+        user.try_send_item(&Item::Pair(pair), None).unwrap();
+        assert_eq!(turn(&mut io, &mut uppers).len(), 1);
+        assert!(matches!(hear(&user), Item::Down(why) if why.text.contains("before the Device")));
+        assert!(!uppers.has_device(FLOW));
+        // Nor does a descriptor come with one.
+        create(&mut uppers, Instant::now());
+        let user = join(&mut io, &mut uppers, &path);
+        hear(&user);
+        let null = std::fs::File::open("/dev/null").unwrap();
+        user.try_send_item(&frames, Some(null.as_fd())).unwrap();
+        assert_eq!(turn(&mut io, &mut uppers).len(), 1);
+        assert!(matches!(hear(&user), Item::Down(why) if why.text.contains("stays with its user")));
+        // One is as good as a descriptor: it is taken from the VPN's user alone.
+        uppers.trusted += 1;
+        create(&mut uppers, Instant::now());
+        let user = join(&mut io, &mut uppers, &path);
+        assert!(matches!(hear(&user), Item::Welcome(w) if !w.devices));
+        user.try_send_item(&frames, None).unwrap();
+        assert_eq!(turn(&mut io, &mut uppers).len(), 1);
+        assert!(matches!(hear(&user), Item::Down(why) if why.text.contains("alone")));
+    }
+
+    #[test]
     fn nobody_but_the_processs_own_user_hands_descriptors_over_or_makes_it_wait() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("data.sock");
         let (mut io, mut uppers) = bench(&path, Instant::now());
         if !libflow::port::refuse_descriptors(&RecordSocket::pair().unwrap().0) {
+            // `libflow` has a test of that.
             return eprintln!("passed over: this kernel is older than Linux 6.16");
         }
         let device = Item::Device(Device {
             id: 1,
             tcp: false,
             udp: false,
+            frames: false,
             code_points: 0,
         });
         let hear = |user: &RecordSocket| user.try_recv_first().unwrap().0;

@@ -8,14 +8,14 @@
 //! | 2 | Mtu | to the user of the flow | mtu u32 |
 //! | 3 | Down | either way, last record | code u8, text to the end |
 //! | 4 | Shut | either way, after the last SDU | none |
-//! | 5 | Device | from the user of the flow | device u64, joins u8 (1 TCP, 2 UDP), code points u64 |
+//! | 5 | Device | from the user of the flow | device u64, joins u8 (1 TCP, 2 UDP; 4: frames, and no other), code points u64 |
 //! | 6 | Pair | from the user of the flow | family u8 (4, 6), this host's address, the other's: 4 bytes each, or 16 each |
 //! | 7 | Frame | to the user of the flow | one IP packet to the end |
 //! | 8 | Moved | to the user of the flow | rx packets u64, rx bytes u64, tx packets u64, tx bytes u64 |
 //! | 9 | Talk | either way | way u8 (0 from the device, 1 to it), protocol u8, this host's port u16, the other's u16, then as Pair |
 //!
 //! The record of a Welcome carries, where a shim hands its socket over, that one descriptor as `SCM_RIGHTS`; that of a Device
-//! carries the TUN device.
+//! carries the TUN device, if it is not of frames.
 //!
 //! A user whose SDUs are IP packets may hand its **device** over to the IPC process, so that they need not pass through it: what
 //! is read from the device, has one of the flow's code points (RFC 2474; bit n stands for n) and goes from the first address of a Pair to the second becomes an SDU of the Pair's flow, and an SDU
@@ -26,6 +26,9 @@
 //! moved for [`FORGOTTEN`]; as long as something moves, the IPC process says it back every [`SIGN`], so that the user knows. What opens
 //! or ends a TCP connection, fragments and ICMP are never of a Talk. An IPC process that takes Talks answers each Device with a Frame of
 //! no bytes, which those that know none overlook; to another a Talk must not be said.
+//!
+//! A user that keeps its device, and writes Ethernet **frames** of it, says so by a Device without a descriptor: where the link is slow they
+//! wait as packets of a TUN do, which are read by the IPC process. There are no Pairs or Talks of such a device.
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -39,6 +42,8 @@ pub const CONTROL: u16 = 0xFFFF;
 /// The version of Join and Welcome.
 pub const VERSION: u8 = 1;
 
+/// What a Device says in place of what it joins, if the user keeps it.
+const FRAMES: u8 = 4;
 /// When a Talk of which something moves is said to the user.
 pub const SIGN: Duration = Duration::from_secs(5);
 /// When a Talk of which nothing has moved is forgotten.
@@ -83,7 +88,7 @@ pub enum Item {
     Down(Reason),
     /// No more SDUs follow this way; the other way goes on.
     Shut,
-    /// The SDUs are IP packets of the device whose descriptor comes with this.
+    /// The SDUs are IP packets of the device whose descriptor comes with this, or frames of one that the user keeps.
     Device(Device),
     /// Packets between these two go between the device and this flow by themselves.
     Pair(Pair),
@@ -95,7 +100,7 @@ pub enum Item {
     Talk(Talk),
 }
 
-/// A device that is handed over.
+/// A device that is handed over, or kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Device {
     /// A number that the user has drawn for it, the same on each flow.
@@ -104,6 +109,8 @@ pub struct Device {
     pub tcp: bool,
     /// It takes super-packets of UDP.
     pub udp: bool,
+    /// The user keeps it: its SDUs are Ethernet frames. Then it takes no super-packets.
+    pub frames: bool,
     /// Packets with these code points may go by themselves, each a bit.
     pub code_points: u64,
 }
@@ -267,7 +274,10 @@ impl Item {
             Self::Device(device) => {
                 out.push(5);
                 out.extend(device.id.to_be_bytes());
-                out.push(u8::from(device.tcp) | u8::from(device.udp) << 1);
+                out.push(match device.frames {
+                    true => FRAMES,
+                    false => u8::from(device.tcp) | u8::from(device.udp) << 1,
+                });
                 out.extend(device.code_points.to_be_bytes());
             }
             Self::Pair(pair) => {
@@ -374,10 +384,11 @@ impl<'a> Reader<'a> {
     fn device(&mut self) -> Result<Device, BadItem> {
         let id = u64::from_be_bytes(self.array()?);
         match self.u8()? {
-            joins @ 0..4 => Ok(Device {
+            joins @ 0..=FRAMES => Ok(Device {
                 id,
                 tcp: joins & 1 != 0,
                 udp: joins & 2 != 0,
+                frames: joins == FRAMES,
                 code_points: u64::from_be_bytes(self.array()?),
             }),
             _ => Err(BadItem::Field),
@@ -494,12 +505,13 @@ mod tests {
             ("[^\\p{C}]{0,99}", 1u32..13)
                 .prop_map(|(t, c)| Item::Down(Reason::new(Code::from_wire(c), t))),
             Just(Item::Shut),
-            any::<(u64, bool, bool, u64)>().prop_map(|(id, tcp, udp, code_points)| Item::Device(
+            (any::<(u64, u64)>(), 0..=FRAMES).prop_map(|((id, code_points), joins)| Item::Device(
                 Device {
                     code_points,
                     id,
-                    tcp,
-                    udp
+                    tcp: joins & 1 != 0,
+                    udp: joins & 2 != 0,
+                    frames: joins == FRAMES,
                 }
             )),
             any::<([u8; 4], [u8; 4])>().prop_map(|(own, other)| Item::Pair(Pair::V4(own, other))),

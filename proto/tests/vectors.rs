@@ -103,7 +103,18 @@ fn control_items_are_those_of_the_document() {
                 id: 9,
                 tcp: true,
                 udp: false,
+                frames: false,
                 code_points: 0x00ff,
+            }),
+        ),
+        (
+            "device_frames",
+            Item::Device(Device {
+                id: 9,
+                tcp: false,
+                udp: false,
+                frames: true,
+                code_points: 0,
             }),
         ),
         ("pair", Item::Pair(Pair::V4([10, 7, 0, 1], [10, 7, 0, 2]))),

@@ -6,9 +6,9 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 
-use crate::lab::{Host, Process, eventually, until};
+use crate::lab::{Host, Process, eventually};
 use crate::line::{Line, VPN_V4};
-use crate::look::{DAEMONS, ticks};
+use crate::streams;
 
 /// What is measured, as figures; the line has its VPN on A and C.
 pub struct Vpns {
@@ -26,7 +26,7 @@ impl Vpns {
         let reach = ["ping", VPN_V4[1], "-i", "20", "--first-within-ms", "5000"];
         let out = line.host("a")?.run("lab-tool", reach)?;
         ensure!(out.code == 0, "B does not answer: {}", out.stderr.trim());
-        let serve = |n: usize| line.hosts[n].spawn("iperf3", ["-s", "-B", VPN_V4[n]]);
+        let serve = |n: usize| streams::serve(&line.hosts[n], VPN_V4[n]);
         let iperf = [serve(1)?, serve(2)?];
         Ok(Self {
             line,
@@ -56,31 +56,8 @@ impl Vpns {
 
     /// One TCP stream from A over the VPN to B or C, and the CPU of all daemons a GB.
     fn stream(&self, to: usize) -> anyhow::Result<Value> {
-        let seconds = self.seconds.to_string();
-        let run = ["-c", VPN_V4[to], "-t", &seconds, "-J"];
-        let before = self.cpu();
-        let said = until(FIVE, || {
-            let out = self.line.hosts[0].run("iperf3", run)?;
-            ensure!(out.code == 0, "iperf3: {}{}", out.stdout, out.stderr);
-            serde_json::from_str::<Value>(&out.stdout).context("iperf3 printed no JSON")
-        })?;
-        let cpu = self.cpu() - before;
-        let got = &said["end"]["sum_received"];
-        let bytes = got["bytes"].as_f64().filter(|n| *n > 0.0);
-        let bytes = bytes.context("iperf3 received nothing")?;
-        let rate = got["bits_per_second"].as_f64().context("no rate")?;
-        Ok(json!({
-            "gbit_per_s": rate / 1e9,
-            "cpu_s_per_gb": cpu / (bytes / 1e9),
-            "retransmits": said["end"]["sum_sent"]["retransmits"],
-        }))
-    }
-
-    /// Seconds of CPU that all daemons of all hosts have used.
-    fn cpu(&self) -> f64 {
-        let hosts = self.line.hosts.iter();
-        let pids = hosts.flat_map(|h| DAEMONS.iter().chain(["vpn"].iter()).map(|d| h.programs(d)));
-        pids.flatten().map(ticks).sum::<u64>() as f64 / 100.0
+        let hosts: Vec<_> = self.line.hosts.iter().collect();
+        streams::run(&hosts, VPN_V4[to], self.seconds, 1)
     }
 
     /// `irm perf` from A to B.

@@ -18,6 +18,8 @@ const EVERY: u64 = 5;
 /// How long traffic may stand still when a neighbour falls silent, and when a signal says that one is gone, in milliseconds.
 const SILENT: u64 = 1_000;
 const SIGNALLED: u64 = 50;
+/// Nobody can know sooner, in milliseconds, that a neighbour is silent.
+const MET: u64 = 100;
 
 /// The least of three rounds, or of as many as it takes: a busy machine adds to some, but no more than that promise once and a half, or half a second.
 fn least(promised: u64, round: impl Fn() -> u64) -> u64 {
@@ -198,16 +200,19 @@ impl Ring {
 #[test]
 fn a_member_that_stops_under_traffic_is_routed_round() {
     let ring = Ring::up();
-    let gap = least(SILENT, || {
+    let round = || {
         ring.silence(|node| {
             let pid = node.member();
             kill(pid, Signal::SIGSTOP).unwrap();
             std::thread::sleep(Duration::from_millis(1500));
             kill(pid, Signal::SIGCONT).unwrap();
         })
-    });
+    };
+    // Where the flow has changed its side between the two stops, it has met neither: such a round says nothing of the promise.
+    let met = || (0..5).map(|_| round()).find(|gap| *gap >= MET);
+    let gap = least(SILENT, || met().expect("a flow that always evades"));
     println!("stopped silently: {gap} ms without traffic");
-    assert!((100..=SILENT).contains(&gap), "{gap} ms");
+    assert!(gap <= SILENT, "{gap} ms");
 }
 
 #[test]

@@ -24,8 +24,8 @@ pub trait FlowPort: AsFd {
     /// Sends a record.
     fn try_write(&mut self, record: &Batch) -> Sent;
 
-    /// Hands a device over to the IPC process behind the flow, or has it forget the pairs of this flow if it has it already. Where
-    /// it can't be told that now, [`FlowPort::owes`] says so, until it was told.
+    /// Hands a device over to the IPC process behind the flow, or has it forget the pairs of this flow if it has it already, or says
+    /// that its frames are written here. Where it can't be told what it should forget, [`FlowPort::owes`] says so, until it was told.
     fn hand(&mut self, device: &Handle, now: Instant);
 
     /// Since when pairs of this flow stand that should be forgotten. No other is said as long.
@@ -70,7 +70,8 @@ pub enum Heard {
 /// A device as it is handed over.
 #[derive(Debug)]
 pub struct Handle {
-    fd: OwnedFd,
+    /// None: it is kept.
+    fd: Option<OwnedFd>,
     said: Device,
 }
 
@@ -109,18 +110,31 @@ impl Handle {
         let offloads = device.offloads()?;
         let fd = device.as_fd().try_clone_to_owned().ok()?;
         let said = Device {
-            // Drawn by the standard library for its hash tables.
-            id: RandomState::new().build_hasher().finish(),
+            id: drawn(),
             tcp: offloads.tcp,
             udp: offloads.udp,
+            frames: false,
             code_points: u64::MAX,
         };
-        Some(Self { fd, said })
+        Some(Self { fd: Some(fd), said })
+    }
+
+    /// That of a device whose frames are written to flows by whoever has it.
+    pub fn of_frames() -> Self {
+        let said = Device {
+            id: drawn(),
+            tcp: false,
+            udp: false,
+            frames: true,
+            code_points: 0,
+        };
+        Self { fd: None, said }
     }
 
     /// Only packets with these code points may go by themselves. Gives whether that is new.
     pub fn restrict(&mut self, code_points: u64) -> bool {
-        std::mem::replace(&mut self.said.code_points, code_points) != code_points
+        !self.said.frames
+            && std::mem::replace(&mut self.said.code_points, code_points) != code_points
     }
 }
 
@@ -204,12 +218,17 @@ impl FlowPort for Lane {
         if !self.takes {
             return;
         }
+        let Some(fd) = &device.fd else {
+            // Nothing hangs on it but where frames wait: they do in the socket until it has been said.
+            let _ = (self.socket).try_send_item(&Item::Device(device.said), None);
+            return;
+        };
         // Heard at once, by who knows lines, however full the socket is.
         self.line = None;
         let item = Item::Device(device.said);
         // Without descriptors for another, what is taken back next is heard behind what lies in the socket.
         let (near, far) = line().unzip();
-        let tun = device.fd.as_fd();
+        let tun = fd.as_fd();
         let said = match &far {
             Some(far) => (self.socket).try_send_item_with(&item, &[tun, far.as_fd()]),
             None => self.socket.try_send_item(&item, Some(tun)),
@@ -265,6 +284,11 @@ impl Drop for Lane {
         let reason = Reason::new(Code::Closed, "the VPN closed the flow");
         self.socket.say_last(reason);
     }
+}
+
+/// By the standard library, for its hash tables.
+fn drawn() -> u64 {
+    RandomState::new().build_hasher().finish()
 }
 
 /// Two ends of which each shows when the other is closed.

@@ -12,10 +12,11 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use frames::FrameFd;
-use proto::record::Item;
-use proto::{Code, Reason, irm};
+use libflow::port::Received;
+use proto::record::{Device, Item};
+use proto::{Batch, Code, Framing, QosSpec, Reason, irm};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use support::{Far, flow, label, wire_config};
+use support::{Far, flow, flow_with, label, wire_config};
 use vpn::config::Config;
 use vpn::counters::Dropped;
 use vpn::flow::Lane;
@@ -157,6 +158,42 @@ async fn a_frame_that_a_flow_does_not_carry_is_dropped_and_the_others_pass() {
     bench.settle().await;
     assert_eq!((b.packets(), c.packets()), (vec![most.clone()], vec![most]));
     assert_eq!(bench.dropped(Dropped::TooBig), 2);
+}
+
+#[tokio::test]
+async fn the_layers_process_is_told_of_each_flow_that_it_carries_frames_of_one_device() {
+    let mut bench = Bench::new(3);
+    let hears = |takes, peer: &str, bench: &mut Bench| {
+        let (lane, far) = flow_with(takes, QosSpec::RAW, 1, 1400);
+        bench.pump.accepted(&label(peer), lane).ok().unwrap();
+        let mut batch = Batch::new(Framing::Record);
+        (far.0.try_recv_with(&mut batch).ok(), far)
+    };
+    let said = ["b", "c"].map(|peer| match hears(true, peer, &mut bench).0 {
+        Some((Received::Item(Item::Device(device)), [None, None])) => device,
+        other => panic!("{other:?}"),
+    });
+    let id = said[0].id;
+    let frames = Device {
+        id,
+        tcp: false,
+        udp: false,
+        frames: true,
+        code_points: said[0].code_points,
+    };
+    assert_eq!(said, [frames; 2]);
+    // One that knows none of frames ends the flow, and hears of none again.
+    let (_, far) = hears(true, "c", &mut bench);
+    let down = Reason::new(Code::PeerMisbehaved, "a field is malformed");
+    far.0.try_send_item(&Item::Down(down), None).unwrap();
+    bench.settle().await;
+    assert!(hears(true, "c", &mut bench).0.is_none());
+    // One that takes no devices hears of none.
+    let (nothing, far) = hears(false, "b", &mut bench);
+    assert!(nothing.is_none());
+    bench.write(&frame(ALL, HOST, "x"));
+    bench.settle().await;
+    assert_eq!(far.packets(), [frame(ALL, HOST, "x")]);
 }
 
 #[tokio::test]

@@ -55,8 +55,8 @@ impl<T: TunPort> Devices<T> {
             return false;
         };
         self.untie(io, flow, Line::Cut);
-        if let Some(device) = self.device_of(flow) {
-            device.known.forget(flow);
+        if let Some(known) = self.known_of(flow) {
+            known.forget(flow);
         }
         true
     }
@@ -104,9 +104,10 @@ mod tests {
     use rustix::net::{SocketFlags, SocketType};
 
     use super::*;
-    use crate::devices::Read;
+    use crate::devices::{Id, Read};
 
     const FLOW: FlowId = FlowId(1);
+    const ID: Id = (0, 7);
     const PAIR: Pair = Pair::V4([10, 7, 0, 1], [10, 7, 0, 2]);
 
     struct Bench {
@@ -128,12 +129,12 @@ mod tests {
                 host,
                 now: Instant::now(),
             };
-            bench.bind(|| Ok(FrameFd::new(device)));
+            bench.bind(|| Ok(Some(FrameFd::new(device))));
             bench
         }
 
-        fn bind(&mut self, open: impl FnOnce() -> io::Result<FrameFd<OwnedFd>>) {
-            let bound = ((0, 7), u64::MAX);
+        fn bind(&mut self, open: impl FnOnce() -> io::Result<Option<FrameFd<OwnedFd>>>) {
+            let bound = (ID, u64::MAX);
             let flow = (FLOW, 1400);
             self.devices.bind(&mut self.io, flow, bound, open).unwrap();
         }
@@ -165,11 +166,10 @@ mod tests {
             (packet[0], packet[3]) = (0x45, 60);
             packet[12..20].copy_from_slice(&[10, 7, 0, 1, 10, 7, 0, 2]);
             rustix::io::write(&self.host, &packet).unwrap();
-            let key = *self.devices.keys.keys().next().unwrap();
             let (margin, room) = (|_| Margin::NONE, |_| None);
             let read = self
                 .devices
-                .read(&mut self.io, (key, self.now), margin, room);
+                .read(&mut self.io, (ID, self.now), margin, room);
             let read = read.unwrap();
             matches!(read, Read::Sdus(..))
         }
@@ -196,8 +196,7 @@ mod tests {
             pair: PAIR,
         };
         assert!(bench.devices.talk(&mut bench.io, FLOW, talk, bench.now));
-        let device = bench.devices.device_of(FLOW).unwrap();
-        assert_eq!(device.known.talks(), 0);
+        assert_eq!(bench.devices.known_of(FLOW).unwrap().talks(), 0);
         let second = bench.again();
         assert!(bench.pair() && bench.goes());
         // One that another has replaced says nothing any more.

@@ -10,9 +10,11 @@ use ip::upper::{Talk, Upper};
 use layer::codel::{Bounds, Codel};
 use proto::FlowId;
 
-/// The packets of one device.
+/// The packets of one device, or its frames.
 #[derive(Debug)]
 pub(super) struct Waiting {
+    /// What waits begins with a header of Ethernet.
+    frames: bool,
     /// The first has its turn.
     flows: VecDeque<(FlowId, Fair)>,
     bytes: usize,
@@ -54,8 +56,19 @@ struct Place {
 }
 
 impl Waiting {
-    pub(super) fn new() -> Self {
+    /// Packets of IP wait here.
+    pub(super) fn of_packets() -> Self {
+        Self::new(false)
+    }
+
+    /// Ethernet frames do.
+    pub(super) fn of_frames() -> Self {
+        Self::new(true)
+    }
+
+    fn new(frames: bool) -> Self {
         Self {
+            frames,
             flows: VecDeque::new(),
             bytes: 0,
             hasher: RandomState::new(),
@@ -75,13 +88,7 @@ impl Waiting {
 
     /// Lets a packet of a flow wait. If that is too much, the oldest of whoever has the most gives way.
     pub(super) fn put(&mut self, flow: FlowId, now: Instant, packet: Vec<u8>) {
-        let conversation = (
-            Ends::parse(&packet).ok().map(|ends| (ends.src, ends.dst)),
-            // Fragments have no ports, and neither has what tells of errors or echoes.
-            Upper::parse(&packet).map(|upper| upper.protocol),
-            Talk::parse(&packet).map(|talk| (talk.src, talk.dst)),
-        );
-        let whose = self.hasher.hash_one(conversation);
+        let whose = self.whose(&packet);
         let known = self.flows.iter().position(|(other, _)| *other == flow);
         let known = known.unwrap_or_else(|| {
             self.flows.push_back((flow, Fair::new()));
@@ -92,6 +99,21 @@ impl Waiting {
         while self.bytes > MOST {
             self.shed();
         }
+    }
+
+    /// What tells the conversation of a packet from others.
+    fn whose(&self, packet: &[u8]) -> u64 {
+        let (head, packet) = match self.frames {
+            true => ethernet(packet),
+            false => (&[][..], packet),
+        };
+        self.hasher.hash_one((
+            head,
+            Ends::parse(packet).ok().map(|ends| (ends.src, ends.dst)),
+            // Fragments have no ports, and neither has what tells of errors or echoes.
+            Upper::parse(packet).map(|upper| upper.protocol),
+            Talk::parse(packet).map(|talk| (talk.src, talk.dst)),
+        ))
     }
 
     /// The link of a flow is slow no longer: its places are not kept. Says whether nothing waits for it.
@@ -258,6 +280,35 @@ impl Place {
     }
 }
 
+/// The header of a frame, with the tags of its VLANs (IEEE 802.1Q), and the packet of IP in it, which is empty if there is none.
+fn ethernet(frame: &[u8]) -> (&[u8], &[u8]) {
+    let mut kind = 2 * MAC;
+    loop {
+        let after = kind + 2;
+        let Some((head, packet)) = frame.split_at_checked(after) else {
+            return (frame, &[]);
+        };
+        match u16::from_be_bytes([head[kind], head[kind + 1]]) {
+            0x8100 | 0x88a8 => kind += TAG,
+            0x0800 | 0x86dd => return (head, unpadded(packet)),
+            _ => return (head, &[]),
+        }
+    }
+}
+
+/// A packet of IP without what fills a short frame up.
+fn unpadded(packet: &[u8]) -> &[u8] {
+    let len = match packet {
+        [v, _, a, b, ..] if v >> 4 == 4 => u16::from_be_bytes([*a, *b]).into(),
+        [v, _, _, _, a, b, ..] if v >> 4 == 6 => 40 + usize::from(u16::from_be_bytes([*a, *b])),
+        _ => packet.len(),
+    };
+    packet.get(..len).unwrap_or(packet)
+}
+
+/// Bytes of an address of layer 2, and of a tag.
+const MAC: usize = 6;
+const TAG: usize = 4;
 /// Packets whose places are kept when they are gone.
 const MANY: usize = 64;
 /// Conversations of a flow that are told from one another.
@@ -312,7 +363,7 @@ mod tests {
 
     #[test]
     fn conversations_have_places_of_their_own_until_all_are_taken() {
-        let (mut waiting, now) = (Waiting::new(), Instant::now());
+        let (mut waiting, now) = (Waiting::of_packets(), Instant::now());
         let most = PLACES as u16;
         for port in (0..most).chain(0..most) {
             waiting.put(FLOW, now, datagram(port, 100));
@@ -336,7 +387,7 @@ mod tests {
 
     #[test]
     fn who_fills_a_link_keeps_nobody_else_waiting_and_waits_for_no_longer_than_is_allowed() {
-        let (mut waiting, greedy, modest) = (Waiting::new(), 1, 2);
+        let (mut waiting, greedy, modest) = (Waiting::of_packets(), 1, 2);
         let begin = Instant::now();
         let (mut longest, mut went) = (BTreeMap::new(), BTreeMap::new());
         let mut sent = BTreeMap::<u16, VecDeque<Instant>>::new();
@@ -374,7 +425,7 @@ mod tests {
 
     #[test]
     fn bytes_are_bounded_and_whoever_has_the_most_gives_way() {
-        let (mut waiting, greedy, modest) = (Waiting::new(), 1, 2);
+        let (mut waiting, greedy, modest) = (Waiting::of_packets(), 1, 2);
         let now = Instant::now();
         waiting.put(NEXT, now, datagram(modest, 1000));
         waiting.put(FLOW, now, datagram(modest, 1000));
@@ -396,7 +447,7 @@ mod tests {
 
     #[test]
     fn a_flow_without_room_holds_no_other_up_and_loses_nothing() {
-        let (mut waiting, one) = (Waiting::new(), 1);
+        let (mut waiting, one) = (Waiting::of_packets(), 1);
         let now = Instant::now();
         for flow in [FLOW, NEXT, FLOW, NEXT] {
             waiting.put(flow, now, datagram(one, 100));
@@ -423,8 +474,50 @@ mod tests {
     }
 
     #[test]
+    fn conversations_of_frames_are_told_by_what_is_in_them_and_else_by_their_addresses() {
+        let waiting = Waiting::of_frames();
+        let frame = |to: u8, tags: &[[u8; 4]], kind: u16, packet: &[u8]| {
+            let mut out = [[2, 0, 0, 0, 0, to], [2, 0, 0, 0, 0, 1]].concat();
+            out.extend(tags.concat());
+            out.extend(kind.to_be_bytes());
+            out.extend(packet);
+            waiting.whose(&out)
+        };
+        let (ip, arp, tag, service) = (0x0800, 0x0806, [0x81, 0, 0, 7], [0x88, 0xa8, 0, 7]);
+        let packet = |port| datagram(port, 100);
+        // Same ports, but a longer one.
+        let (long, short) = (datagram(1, 900), datagram(1, 30));
+        assert_eq!(frame(2, &[], ip, &packet(1)), frame(2, &[], ip, &long));
+        // An Ethernet fills those up that are short.
+        let filled = [&short[..], &[0; 16]].concat();
+        assert_eq!(frame(2, &[], ip, &packet(1)), frame(2, &[], ip, &filled));
+        let mut six = [&[0x60, 0, 0, 0, 0, 8, 17, 64][..], &[7; 40]].concat();
+        let whole = frame(2, &[], 0x86dd, &six);
+        six.extend([0; 6]);
+        assert_eq!(whole, frame(2, &[], 0x86dd, &six));
+        assert_eq!(frame(2, &[], arp, &[0; 28]), frame(2, &[], arp, &[1; 28]));
+        let others = [
+            frame(2, &[], ip, &packet(1)),
+            frame(2, &[], ip, &packet(2)),
+            frame(3, &[], ip, &packet(1)),
+            frame(2, &[tag], ip, &packet(1)),
+            frame(2, &[tag], ip, &packet(2)),
+            frame(2, &[service, tag], ip, &packet(1)),
+            frame(2, &[service, tag], ip, &packet(2)),
+            frame(2, &[], arp, &packet(1)),
+        ];
+        let distinct: std::collections::BTreeSet<u64> = others.into();
+        assert_eq!(distinct.len(), others.len());
+        // What is cut off anywhere is a conversation too.
+        let whole = [&[2; 12][..], &tag, &[8, 0], &packet(1)].concat();
+        for len in 0..whole.len() {
+            waiting.whose(&whole[..len]);
+        }
+    }
+
+    #[test]
     fn a_conversation_keeps_its_order() {
-        let (mut waiting, one, other) = (Waiting::new(), 1, 2);
+        let (mut waiting, one, other) = (Waiting::of_packets(), 1, 2);
         let now = Instant::now();
         for n in 0..100 {
             for port in [one, other] {

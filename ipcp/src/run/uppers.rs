@@ -6,6 +6,7 @@ use layer::{Input, Ipcp};
 use proto::FlowId;
 
 use super::{Runtime, now};
+use crate::devices::Id;
 use crate::io::{Key, Ready};
 use crate::lower::Lower;
 use crate::upper::Did;
@@ -15,14 +16,14 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     pub(super) fn rank(&self, key: Key) -> u8 {
         match self.uppers.urgent(key) {
             Some(true) => 0,
-            _ if self.uppers.is_device(key) => 2,
+            _ if self.uppers.device(key).is_some() => 2,
             Some(false) | None => 1,
         }
     }
 
     pub(super) fn upper_ready(&mut self, ready: Ready, urgent: bool) {
-        if self.uppers.is_device(ready.key) {
-            self.device_ready(ready.key);
+        if let Some(device) = self.uppers.device(ready.key) {
+            self.device_ready(device);
             return;
         }
         // What the user of a device writes waits beside what comes from that.
@@ -44,26 +45,26 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
 
     /// What a device has is read at once, however slow the link: where it waits then is fair between conversations, and has ages.
     /// Says whether something went, and more waits.
-    fn device_ready(&mut self, key: Key) -> bool {
-        let went = self.look_at_device(key);
+    fn device_ready(&mut self, device: Id) -> bool {
+        let went = self.look_at_device(device);
         self.drain();
-        went && self.uppers.waits(key)
+        went && self.uppers.waits(device)
     }
 
     /// All of one look goes in before anything goes out: the packets of one super-packet seldom fill a train. Says whether anything went.
-    fn look_at_device(&mut self, key: Key) -> bool {
+    fn look_at_device(&mut self, device: Id) -> bool {
         let (now, mut went) = (now(), false);
         loop {
             let margin = |flow| self.machine.margin(flow);
             let room = |flow| self.machine.room(flow);
-            let did = (self.uppers).read_device(&mut self.io, (key, now.mono), margin, room);
+            let did = (self.uppers).read_device(&mut self.io, (device, now.mono), margin, room);
             let Some(Did::Wrote(flow, batch)) = did else {
                 return went;
             };
             self.machine.handle(now, Input::Upper(flow, batch));
             (self.uppers).set_slow(flow, self.machine.room(flow).is_some());
             went = true;
-            if !self.uppers.has_read(key) {
+            if !self.uppers.has_read(device) {
                 return went;
             }
         }
@@ -72,7 +73,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     /// What waits at devices, as far as there is room now. Says whether there is for more.
     pub(super) fn waiting(&mut self) -> bool {
         let waiting: Vec<_> = self.uppers.waiting_devices().collect();
-        (waiting.into_iter()).fold(false, |more, key| more | self.device_ready(key))
+        (waiting.into_iter()).fold(false, |more, device| more | self.device_ready(device))
     }
 }
 

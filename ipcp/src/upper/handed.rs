@@ -7,7 +7,7 @@ use proto::record::Item;
 use proto::{Batch, Code, FlowId, Margin, Reason};
 
 use super::{Did, MOVED, Timer, Upper, Uppers};
-use crate::devices;
+use crate::devices::{self, Id};
 use crate::io::{Io, Key};
 
 impl Uppers {
@@ -16,22 +16,22 @@ impl Uppers {
         self.devices.offloads()
     }
 
-    /// Whether this descriptor is that of a device that a user has handed over.
-    pub(crate) fn is_device(&self, key: Key) -> bool {
-        self.devices.is_device(key)
+    /// The device that a user has handed over with this descriptor.
+    pub(crate) fn device(&self, key: Key) -> Option<Id> {
+        self.devices.at(key)
     }
 
     /// Whether something was read from a device that no step has given yet.
-    pub(crate) fn has_read(&self, key: Key) -> bool {
-        self.devices.has_read(key)
+    pub(crate) fn has_read(&self, device: Id) -> bool {
+        self.devices.has_read(device)
     }
 
     /// Devices at which packets wait for room.
-    pub(crate) fn waiting_devices(&self) -> impl Iterator<Item = Key> {
+    pub(crate) fn waiting_devices(&self) -> impl Iterator<Item = Id> {
         self.devices.waiting()
     }
 
-    /// Whether a flow has a device.
+    /// Whether a flow has a device, be it one that its user keeps.
     pub(crate) fn has_device(&self, flow: FlowId) -> bool {
         self.devices.has(flow)
     }
@@ -42,8 +42,8 @@ impl Uppers {
     }
 
     /// Whether packets wait at this device.
-    pub(crate) fn waits(&self, key: Key) -> bool {
-        self.devices.waits(key)
+    pub(crate) fn waits(&self, device: Id) -> bool {
+        self.devices.waits(device)
     }
 
     /// Whether the link of a flow is slow, so that packets should wait at its device.
@@ -51,17 +51,17 @@ impl Uppers {
         self.devices.set_slow(flow, slow);
     }
 
-    /// What a device that was handed over has for flows, with the margin that `margin` says and as far as `room` does; what it has for its user is given to
+    /// What a device has for flows, with the margin that `margin` says and as far as `room` does; what it has for its user is given to
     /// that.
     pub(crate) fn read_device(
         &mut self,
         io: &mut Io,
-        (key, now): (Key, Instant),
+        (device, now): (Id, Instant),
         margin: impl Fn(FlowId) -> Margin,
         room: impl Fn(FlowId) -> Option<usize>,
     ) -> Option<Did> {
         loop {
-            match self.devices.read(io, (key, now), &margin, &room)? {
+            match self.devices.read(io, (device, now), &margin, &room)? {
                 devices::Read::Sdus(flow, batch) => {
                     self.tell_signs(flow, now);
                     let takes = |upper: &Upper| !upper.silent && !upper.ended;
@@ -91,7 +91,7 @@ impl Uppers {
         flow: FlowId,
         batch: Batch,
     ) -> Option<Batch> {
-        if !self.devices.has(flow) {
+        if !self.devices.is_handed(flow) {
             return Some(batch.into_record());
         }
         let now = Instant::now();
@@ -129,16 +129,22 @@ impl Uppers {
         [handed, line]: Handed,
     ) -> Result<(), Reason> {
         let upper = self.flows.get(&flow);
-        let (mtu, uid) = upper.map_or((0, 0), |upper| (upper.welcome.mtu, upper.user.uid));
+        let said = |upper: &Upper| (upper.welcome.mtu, upper.user.uid, upper.welcome.devices);
+        let (mtu, uid, trusted) = upper.map_or((0, 0, false), said);
         let misuse =
             |why: &dyn std::fmt::Display| Err(Reason::new(Code::PeerMisbehaved, why.to_string()));
         match item {
+            Item::Device(_) if !trusted => misuse(&"devices are taken from the VPN's user alone"),
             Item::Device(said) => {
+                let id = (uid, said.id);
+                if !self.devices.may_be(id, said.frames, handed.is_some()) {
+                    return misuse(&"a device of frames stays with its user, and is no other's");
+                }
                 let said = self.devices.as_it_was(uid, said);
                 let open = || devices::open(said, handed);
-                let bound =
-                    self.devices
-                        .bind(io, (flow, mtu), ((uid, said.id), said.code_points), open);
+                let bound = self
+                    .devices
+                    .bind(io, (flow, mtu), (id, said.code_points), open);
                 let bound = bound.and_then(|()| self.devices.tie(io, flow, line));
                 if bound.is_ok() {
                     // It may say Talks. If it doesn't hear, it says none.
@@ -148,7 +154,9 @@ impl Uppers {
             }
             Item::Pair(pair) if self.devices.pair(io, flow, pair, now) => Ok(()),
             Item::Talk(talk) if self.devices.talk(io, flow, talk, now) => Ok(()),
-            Item::Pair(_) | Item::Talk(_) => misuse(&"a Pair or Talk came before the Device"),
+            Item::Pair(_) | Item::Talk(_) => {
+                misuse(&"a Pair or Talk came before the Device that was handed over")
+            }
             Item::Join(_)
             | Item::Welcome(_)
             | Item::Mtu(_)

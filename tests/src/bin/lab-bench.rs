@@ -5,8 +5,8 @@
 //! Run it with `cargo run --release -p tests --bin lab-bench`, or with `-- forward`, `-- voice`, `-- data` (reliable flows
 //! beside bulk transfers by quinn; `-- bulk` those without loss alone, `-- loss` those at 1 %), `-- sharing`, `-- allocate`, `-- flood`, `-- vpn`
 //! (a stream through a member in between beside one to the neighbour, a raw flow beside datagrams, how soon a known member is
-//! reached; takes iperf3, and is not part of the whole), `-- known [MEMBERS]` (what it costs to know 1,000 members, simulated ones; not part of the whole
-//! either) or `-- churn SECONDS` (200 flows that open and close; 600 s unless said, and not part of
+//! reached; takes iperf3, and is not part of the whole; nor are the next), `-- streams` (TCP over the VPN under rules and with seals on more
+//! cores, and a ping beside streams), `-- narrow` (who shares a link of 20 Mbit/s, and one of 200), `-- known [MEMBERS]` (what it costs to know 1,000 members, simulated ones) or `-- churn SECONDS` (200 flows that open and close; 600 s unless said, and not part of
 //! the whole) behind it for these alone; `-- rest` for the
 //! processes alone, once they have nothing to do. It prints one JSON document.
 
@@ -21,6 +21,8 @@ use tests::churn::churn;
 use tests::flood::{Offer, counters, flood};
 use tests::known::{FEW, MANY, each, known};
 use tests::look::{memory_kib, ticks, wakeups};
+use tests::narrow::Narrow;
+use tests::streams::Streams;
 use tests::vpns::Vpns;
 use tests::{Host, Impairment, Line, Process, until};
 
@@ -41,6 +43,14 @@ fn main() -> anyhow::Result<()> {
             let vpns = Vpns::new(5)?;
             std::thread::sleep(FIVE);
             return print(&json!({ "vpn": rounds(|| vpns.round())? }));
+        }
+        Some("streams") => {
+            let streams = Streams::new()?;
+            return print(&json!({ "streams": rounds(|| streams.round())? }));
+        }
+        Some("narrow") => {
+            let narrow = |mbit| rounds(|| Narrow::new(mbit)?.measure());
+            return print(&json!({ "narrow": [narrow(20)?, narrow(200)?] }));
         }
         Some("known") => {
             let many = std::env::args().nth(2).map(|n| n.parse()).transpose();
@@ -65,7 +75,7 @@ fn main() -> anyhow::Result<()> {
                 json!({ "processes_at_rest": processes(&line)? })
             }
             other => anyhow::bail!(
-                "{other} can't be measured alone; use forward, voice, data, bulk, loss, sharing, allocate, flood, rest, vpn, known or churn"
+                "{other} can't be measured alone; use forward, voice, data, bulk, loss, sharing, allocate, flood, rest, vpn, streams, narrow, known or churn"
             ),
         });
     }

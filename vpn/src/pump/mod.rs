@@ -78,7 +78,7 @@ struct Core<F> {
     owners: Owners,
     /// Where the device is a TAP; nothing is judged by addresses of IP then.
     segment: Option<Segment>,
-    /// The device, if it can be handed over.
+    /// The device, if it can be handed over, or is a TAP.
     handle: Option<Handle>,
     counters: Counters,
     limit: RateLimit,
@@ -465,6 +465,10 @@ impl<F: FlowPort> Core<F> {
         };
         let (gone, redial) = peer.session.down(now, side);
         let Some(flow) = gone else { return };
+        if self.segment.is_some() && why.code == proto::Code::PeerMisbehaved {
+            // A layer's process of an older build knows no device of frames.
+            self.handle = None;
+        }
         if peer.session.sending().is_none() {
             self.counters.drop_many(Dropped::FlowDown, peer.pending());
             peer.out = None;

@@ -9,7 +9,7 @@ use frames::{TunPort, Written};
 use super::{Core, Happening, Peer, member};
 use crate::config::Config;
 use crate::counters::Dropped;
-use crate::flow::FlowPort;
+use crate::flow::{FlowPort, Handle};
 use crate::prefix::{Owner, PeerId};
 use crate::session::Way;
 use crate::switch::{Head, Refused, Switch, To};
@@ -60,8 +60,10 @@ impl Segment {
 impl<F: FlowPort> Core<F> {
     /// Makes the segment, at first, and its members, what the configuration says.
     pub(super) fn configure_segment(&mut self, config: &Config, now: Instant) {
-        // The layer's process knows IP only.
-        self.handle = None;
+        // The layer's process knows pairs of IP only, but frames wait there too.
+        if self.segment.is_none() {
+            self.handle = Some(Handle::of_frames());
+        }
         let numbers = &self.numbers;
         let segment = self.segment.get_or_insert_with(|| Segment::new(now));
         for id in numbers.values() {
