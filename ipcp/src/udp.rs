@@ -1,6 +1,7 @@
 //! A connected UDP socket that moves trains: segmentation offload out, coalescing in, with fall-backs.
 
 mod overflow;
+mod usage;
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
@@ -11,12 +12,14 @@ use nix::sys::socket::{ControlMessage, MsgFlags};
 use proto::ipcp::{Offload, OffloadKind, OffloadMode};
 use proto::{Batch, Framing};
 use quinn_udp::{RecvMeta, Transmit, UdpSocketState};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use crate::io::Counters;
 
 pub use overflow::{count_overflowed, overflowed};
+pub use usage::Usage;
 
 /// A UDP socket that is connected to its peer. It sets don't-fragment, buffers, the class of what it sends and the offloads.
 #[derive(Debug)]
@@ -26,6 +29,8 @@ pub struct UdpPort {
     state: UdpSocketState,
     offloads: Offloads,
     gso_works: bool,
+    /// The kernel coalesces what comes.
+    gro: bool,
     /// What the probe said; the state's own number falls to 1 for good at any EINVAL, such as that of an address that is away.
     most_segments: usize,
     mtu: u32,
@@ -44,7 +49,7 @@ pub struct UdpPort {
 pub struct Offloads {
     /// Sending trains in one call.
     pub gso: OffloadMode,
-    /// Receiving trains in one call; for a port, decided when it is made.
+    /// Receiving trains in one call.
     pub gro: OffloadMode,
 }
 
@@ -58,6 +63,15 @@ impl Offloads {
                 // That is no matter of sockets.
                 OffloadKind::Seal => {}
             }
+        }
+    }
+
+    /// What holds where two have a say.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            gso: self.gso.and(other.gso),
+            gro: self.gro.and(other.gro),
         }
     }
 }
@@ -122,14 +136,8 @@ impl UdpPort {
     /// Takes a connected socket of which nobody knows whose it is: little waits in it until [`UdpPort::widen`].
     pub fn narrow(socket: UdpSocket, offloads: Offloads, now: Instant) -> io::Result<Self> {
         let peer = socket.peer_addr()?;
+        // Where the kernel can, it coalesces from here on.
         let state = UdpSocketState::new((&socket).into())?;
-        if offloads.gro == OffloadMode::Off {
-            nix::sys::socket::setsockopt(
-                &socket,
-                nix::sys::socket::sockopt::UdpGroSegment,
-                &false,
-            )?;
-        }
         widen_sent(&socket);
         // It holds memory of the kernel: a failure leaves more than is wanted.
         let _ = sockopt::set_socket_recv_buffer_size(&socket, Self::NARROW);
@@ -138,6 +146,7 @@ impl UdpPort {
             peer,
             offloads,
             gso_works: true,
+            gro: state.gro_segments() > 1,
             most_segments: state.max_gso_segments(),
             state,
             mtu: 0,
@@ -151,6 +160,7 @@ impl UdpPort {
             last_heard: now,
         };
         port.mtu = port.path_mtu();
+        port.settle_gro();
         Ok(port)
     }
 
@@ -197,15 +207,21 @@ impl UdpPort {
         self.mtu
     }
 
-    /// Turns the switches while running; receiving stays as it was.
+    /// Turns the switches while running. Coalescing ends when all is read that was coalesced before.
     pub fn set_offloads(&mut self, offloads: Offloads) {
-        self.offloads.gso = offloads.gso;
+        self.offloads = offloads;
         self.gso_works = true;
+        self.settle_gro();
     }
 
     /// The switches, and whether segmentation is in use right now.
     pub fn offloads(&self) -> (Offloads, bool) {
         (self.offloads, self.segments() > 1)
+    }
+
+    /// Whether the kernel coalesces what comes right now.
+    pub fn coalesces(&self) -> bool {
+        self.gro
     }
 
     /// Whether segmentation was in use and has ended by itself, at its first error.
@@ -255,6 +271,7 @@ impl UdpPort {
                 }
                 Err(e) => match Errno::from_io_error(&e) {
                     Some(Errno::AGAIN) => {
+                        self.settle_gro();
                         return if self.refused {
                             Received::Refused
                         } else {
@@ -294,7 +311,10 @@ impl UdpPort {
             let end = bytes.len().min(at + most * stride);
             let part = &bytes[at..end];
             match self.try_send(part, (part.len() > stride).then_some(stride), batch.dscp()) {
-                Ok(()) => at = end,
+                Ok(()) => {
+                    at = end;
+                    counters.add("udp.gso_trains", u64::from(part.len() > stride));
+                }
                 Err(Errno::AGAIN) => return Sent::Full(at),
                 Err(error) if part.len() > stride => {
                     match self.send_singly(part, batch, error, counters) {
@@ -505,6 +525,31 @@ impl UdpPort {
         }
     }
 
+    /// Has the kernel coalesce, or not, as the switch stands. Once it doesn't, it says no more how long the packets are of what it
+    /// has coalesced before: that is read first.
+    fn settle_gro(&mut self) {
+        let wanted = self.offloads.gro != OffloadMode::Off && self.state.gro_segments() > 1;
+        if self.gro == wanted {
+            return;
+        }
+        self.coalesce(wanted);
+        if !wanted && self.is_readable() {
+            self.coalesce(true);
+        }
+    }
+
+    fn coalesce(&mut self, on: bool) {
+        let option = nix::sys::socket::sockopt::UdpGroSegment;
+        if nix::sys::socket::setsockopt(&self.socket, option, &on).is_ok() {
+            self.gro = on;
+        }
+    }
+
+    fn is_readable(&self) -> bool {
+        let mut socket = [PollFd::new(&self.socket, PollFlags::IN)];
+        rustix::event::poll(&mut socket, Some(&Timespec::default())).is_ok_and(|n| n > 0)
+    }
+
     /// Asks the kernel for the path's MTU; whether it has changed.
     fn learn_mtu(&mut self) -> bool {
         let mtu = self.path_mtu();
@@ -566,3 +611,37 @@ fn waited(since: Duration) -> Duration {
 const LONGEST: Duration = Duration::from_secs(1);
 /// Pending errors, and packets of strangers, that are passed over in one call.
 const ERRORS: usize = 4;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A device that can't segment says EIO, or did before Linux 6.11; which of them still do can't be had in every kernel.
+    #[test]
+    #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    fn segmentation_ends_where_its_error_is_one_of_devices_and_packets_go_singly() {
+        for (error, ends) in [
+            (Errno::IO, true),
+            (Errno::INVAL, true),
+            (Errno::NOBUFS, false),
+            (Errno::PERM, false),
+        ] {
+            let [near, far] = [0; 2].map(|_| UdpSocket::bind("127.0.0.1:0").unwrap());
+            near.connect(far.local_addr().unwrap()).unwrap();
+            let mut port = UdpPort::new(near, Offloads::default(), Instant::now()).unwrap();
+            let (mut train, mut counters) = (Batch::new(Framing::Train), Counters::default());
+            for n in 0..5 {
+                train.push(1000).unwrap().fill(n);
+            }
+            let sent = port.send_singly(train.bytes(), &train, error, &mut counters);
+            assert_eq!(sent, Sent::Done);
+            let mut packet = [0; 2000];
+            for n in 0..5 {
+                assert_eq!(far.recv(&mut packet).unwrap(), 1000);
+                assert_eq!(packet[..1000], [n; 1000]);
+            }
+            assert_eq!((port.gso_ended(), !port.offloads().1), (ends, ends));
+            assert_eq!(counters.get("udp.gso_failed"), u64::from(ends), "{error}");
+        }
+    }
+}

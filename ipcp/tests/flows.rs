@@ -11,6 +11,7 @@ mod mirror;
 mod probe;
 
 use std::net::UdpSocket;
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use daemon::{Attached, Daemon, Listening, within};
@@ -20,7 +21,7 @@ use layer::{FlowTell, Via};
 use libflow::{Code, FlowId, Framing, QosSpec, Reason, Secret};
 use mirror::{Mirror, Nothing};
 use probe::{Heard, IT_IS_ME, Probe};
-use proto::ipcp::{Allocate, Answer, Command, Event, User};
+use proto::ipcp::{Allocate, Answer, Command, Event, Settings, User};
 use proto::irm as pb;
 use rustix::net::sockopt;
 use tokio::sync::mpsc;
@@ -105,6 +106,18 @@ impl Stack {
         };
         assert_eq!(lower, FlowId(flow));
         listening
+    }
+
+    /// What the probe's process says of itself.
+    async fn status(&mut self) -> pb::IpcpStatus {
+        let asked = self.probe.ask(Command::Status).await;
+        loop {
+            if let Event::Done(id, Ok(Answer::Status(status))) = self.probe.event().await
+                && id == asked
+            {
+                return *status;
+            }
+        }
     }
 
     async fn allocate_below(&mut self, flow: u64) -> pb::FlowEnd {
@@ -278,8 +291,8 @@ async fn little_waits_in_a_flow_that_was_accepted_until_it_is_known_whose_it_is(
     assert_eq!(room(&looks), wide);
 }
 
-#[tokio::test]
-async fn a_socket_that_is_handed_over_carries_trains_and_its_end_is_noticed() {
+/// A stack with a dialled flow, 7, whose socket was handed over, and the far end of that.
+async fn handed_over() -> (Stack, tokio::net::UdpSocket) {
     let far = UdpSocket::bind("127.0.0.1:0").unwrap();
     let near = UdpSocket::bind("127.0.0.1:0").unwrap();
     near.connect(far.local_addr().unwrap()).unwrap();
@@ -296,6 +309,59 @@ async fn a_socket_that_is_handed_over_carries_trains_and_its_end_is_noticed() {
         panic!("the flow did not come up");
     };
     assert_eq!((framing, mtu), (Framing::Train, 9000));
+    (stack, far)
+}
+
+#[tokio::test]
+async fn switches_of_the_process_below_hold_for_the_socket_that_it_has_handed_over() {
+    let (mut stack, far) = handed_over().await;
+    // What is said, the sockets with GSO and with GRO after that, and the trains that went.
+    for (said, gso, gro, trains) in [
+        (&[][..], "1", "1", 1),
+        (&["mirrors=gso=off"], "0", "1", 1),
+        (&["mirrors=gso=off", "mirrors=gro=off"], "0", "0", 1),
+        (&["elsewhere=gso=off", "mirrors=gro=off"], "1", "0", 2),
+        (&[], "1", "1", 3),
+    ] {
+        let below = said.iter().map(|s| s.parse().unwrap()).collect();
+        let settings = Settings {
+            below: Some(below),
+            ..Settings::default()
+        };
+        stack.probe.ask(Command::Set(settings)).await;
+        stack
+            .probe
+            .ask(Command::Register("train".parse().unwrap()))
+            .await;
+        for _ in 0..3 {
+            assert_eq!(within(far.recv(&mut [0; 100])).await.unwrap(), 5);
+        }
+        let status = stack.status().await;
+        let shown = |key: &str| status.settings[key].clone();
+        assert_eq!(
+            (&*shown("offload.gso"), &*shown("offload.gro")),
+            ("auto", "auto")
+        );
+        assert_eq!(shown("offload.kernel"), "gso,gro");
+        assert_eq!(shown("lower.udp_sockets"), "1");
+        assert_eq!(shown("offload.gso_sockets"), gso, "{said:?}");
+        assert_eq!(shown("offload.gro_sockets"), gro, "{said:?}");
+        assert_eq!(status.counters["udp.gso_trains"], trains, "{said:?}");
+    }
+    // A train comes.
+    let stride = nix::sys::socket::ControlMessage::UdpGsoSegments(&5);
+    let three = [std::io::IoSlice::new(b"one  two  three")];
+    let flags = nix::sys::socket::MsgFlags::empty();
+    nix::sys::socket::sendmsg::<()>(far.as_raw_fd(), &three, &[stride], flags, None).unwrap();
+    let packets = [b"one  ", b"two  ", b"three"].map(|p| p.to_vec());
+    let heard = Heard::Packets(FlowId(7), packets.to_vec());
+    assert_eq!(stack.heard().await, heard);
+    assert_eq!(stack.status().await.counters["udp.gro_trains"], 1);
+}
+
+#[tokio::test]
+async fn a_socket_that_is_handed_over_carries_trains_and_its_end_is_noticed() {
+    let (mut stack, far) = handed_over().await;
     stack
         .probe
         .ask(Command::Register("train".parse().unwrap()))

@@ -81,7 +81,9 @@ fn a_train_arrives_as_it_was_sent_whatever_the_switches() {
                 } else if gso != OffloadMode::Off {
                     assert!(got.len() < 40, "no coalescing on {ip}");
                 }
-                assert_eq!(counters.iter().count(), 0);
+                let trains = u64::from(gso != OffloadMode::Off);
+                assert_eq!(counters.get("udp.gso_trains"), trains);
+                assert_eq!(counters.iter().count() as u64, trains);
             }
         }
     }
@@ -195,7 +197,9 @@ fn each_train_goes_with_the_class_that_it_has() {
                     assert_eq!(class_of_next(&b), (len, dscp << 2), "{ip} {gso:?}");
                 }
             }
-            assert_eq!(counters.iter().count(), 0);
+            let trains = if gso == OffloadMode::Off { 0 } else { 6 };
+            assert_eq!(counters.get("udp.gso_trains"), trains);
+            assert!(counters.iter().all(|(name, _)| name == "udp.gso_trains"));
         }
     }
 }
@@ -299,6 +303,39 @@ fn segmentation_ends_at_the_first_error_that_it_causes_and_nothing_is_lost() {
         assert!(a.offloads().1);
         assert_eq!(a.send(&sent, 0, &mut counters, Instant::now()), Sent::Done);
         assert_eq!(counters.get("udp.gso_failed"), 2);
+    }
+}
+
+#[test]
+fn coalescing_is_switched_while_packets_come_and_none_is_lost() {
+    for ip in ["127.0.0.1", "::1"] {
+        let (a, b) = sockets(ip);
+        let auto = OffloadMode::Auto;
+        let (mut a, mut b) = (port(a, auto, auto), port(b, auto, auto));
+        let (sent, mut counters) = (train(40, 1400, 900), Counters::default());
+        let off = Offloads {
+            gro: OffloadMode::Off,
+            ..Offloads::default()
+        };
+        let mut batch = Batch::new(Framing::Train);
+        for switches in [off, Offloads::default(), off] {
+            // What waits was coalesced as it stood before the switch.
+            let before = b.coalesces();
+            a.send(&sent, 0, &mut counters, Instant::now());
+            b.set_offloads(switches);
+            let got = receive(&mut b, 40);
+            assert_eq!(bytes(&got), bytes(std::slice::from_ref(&sent)), "{ip}");
+            assert_eq!(got.len() < 40, before, "{ip} {switches:?}");
+            assert_eq!(b.recv(&mut batch, Instant::now()), Received::Nothing);
+            assert_eq!(b.coalesces(), switches != off);
+        }
+        a.send(&sent, 0, &mut counters, Instant::now());
+        assert_eq!(receive(&mut b, 40).len(), 40);
+        // Where nothing waits it is so at once.
+        b.set_offloads(Offloads::default());
+        assert!(b.coalesces());
+        b.set_offloads(off);
+        assert!(!b.coalesces());
     }
 }
 

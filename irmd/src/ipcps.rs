@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
-use proto::ipcp::{Answer, Command, CommandId, Reach, State};
+use proto::ipcp::{Answer, Below, Command, CommandId, Reach, State};
 use proto::irm::{IpcpCommand, IpcpStatus};
 use proto::{Code, Label, Name, Reason};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -82,8 +82,8 @@ pub(crate) struct Inner {
     pub(crate) at: Option<IpAddr>,
     /// It may be another one now.
     pub(crate) moved: bool,
-    /// Where it was told that it is below.
-    pub(crate) reach: Option<Vec<Reach>>,
+    /// What it was told of the shims below: where it is there, and their switches.
+    pub(crate) told: Option<(Vec<Reach>, Vec<Below>)>,
     tx: Option<mpsc::Sender<Result<IpcpCommand, Status>>>,
 }
 
@@ -147,7 +147,7 @@ impl Ipcp {
         let attachment = self.next.fetch_add(1, Ordering::Relaxed);
         let mut inner = self.inner();
         (inner.tx, inner.data_socket, inner.registered) = (Some(tx), data_socket, names);
-        inner.reach = None;
+        inner.told = None;
         inner.moved = true;
         attachment
     }

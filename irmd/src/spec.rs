@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::ipcp::{Bootstrap, Command, Congestion, Enroll, Entry, Host, Settings};
+use proto::ipcp::{Bootstrap, Command, Congestion, Enroll, Entry, Host, Offload, Settings};
 use proto::{Code, Label, Reason};
 use serde::{Deserialize, Serialize};
 
@@ -22,7 +22,7 @@ pub(crate) struct Spec {
     /// Hosts that were set since.
     pub(crate) hosts: Vec<Host>,
     /// Offload switches that were set since, by kind.
-    pub(crate) offload: Vec<proto::ipcp::Offload>,
+    pub(crate) offload: Vec<Offload>,
     /// What each link carries, in Mbit/s; 0: not said.
     pub(crate) rate_mbit: u32,
     /// The congestion control of flows; `None`: not said.
@@ -121,8 +121,19 @@ impl Spec {
             ip: None,
             congestion: self.congestion,
             reach: None,
+            below: None,
         };
         (settings != Settings::default()).then_some(settings)
+    }
+
+    /// All switches of a shim, those that it was made with first: the last word counts.
+    pub(crate) fn switches(&self) -> Vec<Offload> {
+        let made = match &self.role {
+            Role::First(first) => first.shim_udp.as_ref(),
+            Role::None | Role::Member => None,
+        };
+        let made = made.map(|shim| &shim.offload[..]).unwrap_or_default();
+        made.iter().chain(&self.offload).copied().collect()
     }
 
     /// Takes new settings in: the last word for a host or switch counts. An address is part of what it is bootstrapped with.
@@ -277,6 +288,7 @@ impl SavedSpec {
             ip: String::new(),
             congestion: self.congestion,
             reach: None,
+            below: None,
         })?;
         let role = match self.role {
             SavedRole::None => Role::None,
@@ -369,6 +381,7 @@ mod tests {
             ip: "dev:eth0".parse().ok(),
             congestion: Some(Congestion::Bbr),
             reach: None,
+            below: None,
         });
         let command = spec.command(Vec::new());
         assert!(matches!(

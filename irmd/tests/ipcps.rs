@@ -598,3 +598,60 @@ async fn why_a_neighbour_was_not_reached_is_said_by_the_ipc_process_which_has_th
         "nobody offers ovl-x"
     );
 }
+
+/// Waits until a process is told these switches of the shims below it.
+async fn told(ipcp: &mut Ipcp, switches: &[&str]) {
+    loop {
+        let message = ipcp.message().await.unwrap();
+        ipcp.ok(message.id).await;
+        if let Some(Command::Set(Set { below: Some(b), .. })) = message.command
+            && b.offload == switches
+        {
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn switches_of_a_shim_are_told_to_who_has_its_sockets_each_time_and_after_a_restart() {
+    let host = Host::started().await;
+    let mut made = shim("127.0.0.1");
+    made.shim_udp.as_mut().unwrap().offload = vec!["gso=off".into()];
+    let (mut udp, pid) = up(&host, "udp-a", "shim-udp", made, &[]).await;
+    let known = [pid];
+    let ((mut ovl, ovl_pid), ()) = tokio::join!(
+        up(&host, "ovl-a", "unicast", unicast("ovl"), &known),
+        async {
+            let (id, _) = udp.next().await;
+            udp.ok(id).await;
+        }
+    );
+    told(&mut ovl, &["net=gso=off"]).await;
+    let set = |name: &str, offload: &str| SetIpcpRequest {
+        name: name.into(),
+        config: Some(Set {
+            offload: vec![offload.into()],
+            ..Set::default()
+        }),
+    };
+    let mut admin = host.admin().await;
+    // The second time it is tried anew, whatever has ended by itself since.
+    for _ in 0..2 {
+        let (done, ()) = tokio::join!(admin.set_ipcp(set("udp-a", "gro=off")), async {
+            let (id, command) = udp.next().await;
+            assert!(matches!(command, Command::Set(_)), "{command:?}");
+            udp.ok(id).await;
+            told(&mut ovl, &["net=gso=off", "net=gro=off"]).await;
+        });
+        done.unwrap();
+    }
+    // A process that takes the place of a dead one is told anew.
+    drop(ovl);
+    common::signal(ovl_pid, rustix::process::Signal::KILL);
+    let (_, secret) = host.child_besides(&[pid, ovl_pid]).await;
+    let mut ovl = host.attach(hello("ovl-a", &secret)).await.unwrap();
+    let (id, command) = ovl.next().await;
+    assert!(matches!(command, Command::Bootstrap(_)), "{command:?}");
+    ovl.done(id, configured("ovl", "ovl-a")).await;
+    told(&mut ovl, &["net=gso=off", "net=gro=off"]).await;
+}

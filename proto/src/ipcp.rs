@@ -169,6 +169,15 @@ pub struct Offload {
     pub mode: OffloadMode,
 }
 
+/// A switch of a shim below, which holds for the sockets that it has handed over. `LAYER=KIND=MODE`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Below {
+    /// The layer of the shim.
+    pub over: Label,
+    /// Its switch.
+    pub offload: Offload,
+}
+
 /// What can be offloaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OffloadKind {
@@ -190,6 +199,18 @@ pub enum OffloadMode {
     On,
     /// Not used.
     Off,
+}
+
+impl OffloadMode {
+    /// What holds where two have a say: off by either, else on by either.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Off, _) | (_, Self::Off) => Self::Off,
+            (Self::On, _) | (_, Self::On) => Self::On,
+            (Self::Auto, Self::Auto) => Self::Auto,
+        }
+    }
 }
 
 /// Parameters of `enroll`.
@@ -241,7 +262,7 @@ impl std::fmt::Debug for Entry {
 pub struct Settings {
     /// Shim: hosts to add or change.
     pub hosts: Vec<Host>,
-    /// Shim: switches to change.
+    /// Switches to change.
     pub offload: Vec<Offload>,
     /// Unicast: the lower layers from now on; empty: as before.
     pub over: Vec<Label>,
@@ -253,6 +274,8 @@ pub struct Settings {
     pub congestion: Option<Congestion>,
     /// Unicast: where this member is in the layers below, for members that have flows with it; `None`: as before.
     pub reach: Option<Vec<Reach>>,
+    /// Unicast: the switches of the shims below, all of them; `None`: as before.
+    pub below: Option<Vec<Below>>,
 }
 
 /// The congestion control of a flow, at the end that sends.

@@ -86,6 +86,7 @@ impl Lower<Shim> for UdpLower {
         for (word, n) in self.sockets.counters().iter() {
             *status.counters.entry(word.to_owned()).or_default() += n;
         }
+        self.sockets.tell_offloads(status);
         count_overflowed(status, self.sockets.overflowed());
     }
 }

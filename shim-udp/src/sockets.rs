@@ -19,7 +19,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use ipcp::Counters;
-use ipcp::udp::{Offloads, overflowed, widen};
+use ipcp::udp::{Offloads, Usage, overflowed, widen};
+use proto::irm::IpcpStatus;
 use proto::{Batch, FlowId};
 use rustc_hash::FxHashMap;
 use rustix::event::{Timespec, epoll};
@@ -175,6 +176,12 @@ impl Sockets {
     /// What was dropped on the way out, and why.
     pub fn counters(&self) -> &Counters {
         &self.counters
+    }
+
+    /// Adds to a status how offloads are switched and which of them the sockets use that the shim reads and writes itself.
+    pub fn tell_offloads(&self, status: &mut IpcpStatus) {
+        let usage: Usage = self.open.values().filter_map(Udp::port).collect();
+        usage.tell(self.offloads, status);
     }
 
     /// How often the kernel has dropped what came to the shim's own sockets, because they were full. Those that it has given
@@ -390,6 +397,10 @@ impl Sockets {
         };
         for _ in 0..most {
             let Some(arrived) = udp.take(now) else { return };
+            if let Arrived::Train(batch) = &arrived {
+                let train = u64::from(batch.count() > 1);
+                self.counters.add("udp.gro_trains", train);
+            }
             self.heard.push_back(match arrived {
                 Arrived::Train(batch) => Heard::Train(key, batch),
                 Arrived::Front(from, bytes) => Heard::Tell(Tell::Front(key, from, bytes)),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use libflow::port::{Received, RecordSocket, misplaced};
 use proto::record::Item;
-use proto::{Batch, Code, Framing, Reason};
+use proto::{Batch, Code, Framing, Label, Reason};
 
 use crate::io::{Interest, Io, Key, Watch};
 use crate::udp::{Offloads, Sent, UdpPort};
@@ -16,6 +16,7 @@ use crate::udp::{Offloads, Sent, UdpPort};
 /// One lower flow.
 #[derive(Debug)]
 pub(super) struct Lane {
+    pub(super) over: Label,
     pub(super) data: Data,
     pub(super) held: VecDeque<(Batch, usize)>,
 }
@@ -135,6 +136,14 @@ impl Data {
             }
         }
         (first, second)
+    }
+
+    /// The shim's own socket, if it has one.
+    pub(super) fn port(&self) -> Option<&UdpPort> {
+        match self {
+            Self::Udp { port, .. } => Some(port),
+            Self::Records { .. } => None,
+        }
     }
 
     /// Whether sending found something that only receiving reports.

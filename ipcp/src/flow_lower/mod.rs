@@ -3,13 +3,14 @@
 mod carrier;
 mod lane;
 mod session;
+mod switches;
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use layer::{FlowAsk, FlowTell, Input, Ipcp, Via};
 use libflow::port::Joined;
-use proto::ipcp::{Offload, OffloadKind, Settings};
+use proto::ipcp::Settings;
 use proto::record::Peer;
 use proto::{Batch, Code, FlowId, Framing, Reason};
 use rustc_hash::{FxHashMap, FxHashSet};
@@ -19,17 +20,18 @@ use crate::config::Config;
 use crate::io::{Io, Key};
 use crate::lower::{In, Lower};
 use crate::sealers::TURN;
-use crate::udp::{self, Offloads, Sent};
+use crate::udp::{self, Sent, Usage};
 use carrier::Carrier;
 use lane::{Data, Heard, Lane, control_item};
 use session::{FlowEvent, Session};
+use switches::Switches;
 
 /// Flows over libflow: it dials what the machine asks for, accepts what comes to the process' own name, and moves
 /// packets over record sockets and over UDP sockets that shims hand over.
 #[derive(Debug)]
 pub struct FlowLower {
     session: Session,
-    offloads: Offloads,
+    switches: Switches,
     flows: FxHashMap<FlowId, Lane>,
     keys: FxHashMap<Key, (FlowId, End)>,
     /// Lanes that were accepted, of which the machine doesn't know yet whose they are.
@@ -60,7 +62,7 @@ impl FlowLower {
     pub fn new(config: &Config) -> Self {
         Self {
             session: Session::new(config),
-            offloads: Offloads::default(),
+            switches: Switches::default(),
             flows: FxHashMap::default(),
             keys: FxHashMap::default(),
             narrow: FxHashSet::default(),
@@ -92,7 +94,8 @@ impl FlowLower {
         };
         let mtu = joined.welcome.mtu;
         let accepted = matches!(via, Via::Accepted(_));
-        let data = Data::new(io, joined.socket, joined.handed, self.offloads).map_err(|e| {
+        let offloads = self.switches.of(&over);
+        let data = Data::new(io, joined.socket, joined.handed, offloads).map_err(|e| {
             Reason::new(
                 Code::Failed,
                 format!("can't use the socket of flow {lower}: {e}"),
@@ -122,6 +125,7 @@ impl FlowLower {
         self.flows.insert(
             lower,
             Lane {
+                over: over.clone(),
                 data,
                 held: VecDeque::new(),
             },
@@ -245,7 +249,11 @@ impl FlowLower {
                 batch = Batch::new(Framing::Train);
                 loop {
                     match port.recv(&mut batch, Instant::now()) {
-                        udp::Received::Packets => return Some(Read::Packets(batch)),
+                        udp::Received::Packets => {
+                            let train = u64::from(batch.count() > 1);
+                            io.counters.add("udp.gro_trains", train);
+                            return Some(Read::Packets(batch));
+                        }
                         // The machine never sees those: its own hellos tell it more.
                         udp::Received::KeepAlive => {}
                         udp::Received::Mtu(mtu) => {
@@ -431,52 +439,24 @@ impl<M: Ipcp<Lower = FlowId, Ask = FlowAsk, Tell = FlowTell>> Lower<M> for FlowL
     }
 
     fn set(&mut self, _io: &mut Io, settings: &Settings) {
-        self.offloads.apply(&settings.offload);
+        if !self.switches.set(settings) {
+            return;
+        }
         for lane in self.flows.values_mut() {
             if let Data::Udp { port, .. } = &mut lane.data {
-                port.set_offloads(self.offloads);
+                port.set_offloads(self.switches.of(&lane.over));
             }
         }
     }
 
     fn status(&self, status: &mut proto::irm::IpcpStatus) {
-        let handed = self
-            .flows
-            .values()
-            .filter(|lane| matches!(lane.data, Data::Udp { .. }))
-            .count();
-        status
-            .settings
-            .insert("lower.flows".to_owned(), self.flows.len().to_string());
-        status
-            .settings
-            .insert("lower.udp_sockets".to_owned(), handed.to_string());
-        for (kind, mode) in [
-            (OffloadKind::Gso, self.offloads.gso),
-            (OffloadKind::Gro, self.offloads.gro),
-        ] {
-            let switch = Offload { kind, mode }.to_string();
-            if let Some((name, mode)) = switch.split_once('=') {
-                status
-                    .settings
-                    .insert(format!("offload.{name}"), mode.to_owned());
-            }
-        }
-        let lanes = self.flows.values();
-        let ended = lanes.filter(|lane| match &lane.data {
-            Data::Udp { port, .. } => port.gso_ended(),
-            Data::Records { .. } => false,
-        });
-        let ended = ended.count().to_string();
-        let overflowed = self.flows.values().map(|lane| match &lane.data {
-            Data::Udp { port, .. } => udp::overflowed(&**port),
-            Data::Records { .. } => 0,
-        });
-        let overflowed = overflowed.sum::<u64>() + self.overflowed;
-        udp::count_overflowed(status, overflowed);
-        status
-            .settings
-            .insert("offload.gso_ended".to_owned(), ended);
+        let ports = || self.flows.values().filter_map(|lane| lane.data.port());
+        let settings = &mut status.settings;
+        settings.insert("lower.flows".to_owned(), self.flows.len().to_string());
+        let usage: Usage = ports().collect();
+        usage.tell(self.switches.own(), status);
+        let overflowed = ports().map(udp::overflowed).sum::<u64>();
+        udp::count_overflowed(status, overflowed + self.overflowed);
     }
 }
 

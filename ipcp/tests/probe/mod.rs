@@ -66,6 +66,7 @@ impl Ipcp for Probe {
                     (Command::Disconnect(_), Some((flow, _))) => {
                         self.out.push_back(Output::Ask(FlowAsk::Hangup(flow)));
                     }
+                    (Command::Set(_), _) => {}
                     (Command::Status, _) => answer = Answer::Status(Box::default()),
                     (other, _) => panic!("{other:?} was not asked for by any test"),
                 }

@@ -122,7 +122,7 @@ pub(crate) struct ShimOptions {
     /// shim-udp: the UDP ports of flows, for firewalls
     #[arg(long, value_name = "LO-HI", requires = "ip", value_parser = ports)]
     pub(crate) flow_ports: Option<(u16, u16)>,
-    /// shim-udp: segmentation offload, gso or gro = auto, on or off
+    /// shim-udp: gso or gro (trains of UDP packets in one call) = auto, on or off, also for layers over it
     #[arg(long, value_name = "KIND=MODE", requires = "ip")]
     pub(crate) offload: Vec<Offload>,
 }
@@ -184,7 +184,8 @@ pub(crate) struct Set {
     /// shim-udp: add or change the host of a name
     #[arg(long = "host", value_name = "NAME=ADDR[:PORT]")]
     pub(crate) hosts: Vec<Host>,
-    /// gso, gro, or of unicast seal (on more cores) = auto, on or off
+    /// gso or gro (trains of UDP packets in one call) = auto, on or off. shim-udp: for all its sockets, also those that layers over
+    /// it have; unicast: for those of this layer. Off by either counts. unicast also: seal (on more cores)
     #[arg(long, value_name = "KIND=MODE")]
     pub(crate) offload: Vec<Offload>,
     /// unicast: the lower layers from now on

@@ -87,6 +87,7 @@ async fn set(c: &Context, args: Set) -> Result<(), Reason> {
         ip: args.ip.map(|ip| ip.to_string()).unwrap_or_default(),
         congestion: args.congestion.map(|c| c.to_string()),
         reach: None,
+        below: None,
     };
     let request = pb::SetIpcpRequest {
         name: args.name.to_string(),

@@ -12,7 +12,7 @@ use crate::invitation::Open;
 use crate::ipcps::Ipcp;
 use crate::policy;
 use crate::spec::{Kind, Role, Spec};
-use crate::{life, status, supervise};
+use crate::{life, reach, status, supervise};
 
 /// Creates an IPC process, or finds the one that is there; says whether it is new.
 pub(crate) async fn create(
@@ -377,6 +377,9 @@ pub(crate) async fn set(
     ipcp.call(Command::Set(settings.clone()), COMMAND).await?;
     ipcp.inner().spec.merge(&settings);
     daemon.save_specs()?;
+    if ipcp.kind == Kind::ShimUdp && !settings.offload.is_empty() {
+        reach::switched(daemon, ipcp).await;
+    }
     daemon.reconcile.notify_one();
     Ok(status::ipcp_info(daemon, ipcp, None))
 }

@@ -25,6 +25,9 @@ impl Command {
                 ip: s.ip.map(|ip| ip.to_string()).unwrap_or_default(),
                 congestion: s.congestion.map(|c| c.to_string()),
                 reach: s.reach.map(|at| pb::set::Reach { at: texts(at) }),
+                below: s.below.map(|switches| pb::set::Below {
+                    offload: texts(switches),
+                }),
             }),
             Self::Register(n) => Pb::Register(pb::Register {
                 name: n.to_string(),
@@ -231,6 +234,7 @@ impl TryFrom<pb::Set> for Settings {
             },
             congestion: parsed("congestion", s.congestion.as_slice())?.pop(),
             reach: s.reach.map(|r| parsed("reach", &r.at)).transpose()?,
+            below: (s.below.map(|b| parsed("below", &b.offload))).transpose()?,
         })
     }
 }

@@ -6,7 +6,7 @@ use std::str::FromStr;
 
 use crate::id::{Label, Name};
 use crate::ipcp::{
-    Congestion, Dns, Family, Host, Offload, OffloadKind, OffloadMode, Place, Reach, ShimUdp,
+    Below, Congestion, Dns, Family, Host, Offload, OffloadKind, OffloadMode, Place, Reach, ShimUdp,
 };
 
 impl FromStr for Host {
@@ -163,6 +163,24 @@ impl fmt::Display for Offload {
     }
 }
 
+impl FromStr for Below {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("{text:?} is no switch of a layer; use LAYER=KIND=MODE");
+        let (over, offload) = text.split_once('=').ok_or_else(bad)?;
+        Ok(Self {
+            over: Label::new(over).map_err(|e| e.to_string())?,
+            offload: offload.parse()?,
+        })
+    }
+}
+
+impl fmt::Display for Below {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}={}", self.over, self.offload)
+    }
+}
+
 impl FromStr for OffloadMode {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
@@ -264,5 +282,23 @@ mod tests {
         }
         assert_eq!("gso=off".parse::<Offload>().unwrap().to_string(), "gso=off");
         assert!("gso".parse::<Offload>().is_err());
+        let below: Below = "net-1=gro=off".parse().unwrap();
+        assert_eq!(below.to_string(), "net-1=gro=off");
+        for bad in ["", "net", "net=gro", "=gro=off", "Net=gro=off"] {
+            assert!(bad.parse::<Below>().is_err(), "{bad:?} was taken");
+        }
+    }
+
+    #[test]
+    fn of_two_switches_off_counts_most_and_auto_least() {
+        use OffloadMode::{Auto, Off, On};
+        for (one, other, both) in [
+            (Auto, Auto, Auto),
+            (Auto, On, On),
+            (On, Off, Off),
+            (Auto, Off, Off),
+        ] {
+            assert_eq!((one.and(other), other.and(one)), (both, both));
+        }
     }
 }

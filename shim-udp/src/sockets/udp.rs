@@ -142,6 +142,14 @@ impl Udp {
         }
     }
 
+    /// The socket if it carries trains here.
+    pub(super) fn port(&self) -> Option<&UdpPort> {
+        match &self.socket {
+            Bound::Port(port) => Some(port),
+            Bound::Plain(_) => None,
+        }
+    }
+
     /// Sends a train, or keeps it if the kernel's buffer is full; beyond [`MOST_UNSENT`] it is dropped and counted.
     pub(super) fn send(&mut self, train: Batch, counters: &mut Counters, now: Instant) {
         if self.unsent.len() >= MOST_UNSENT {
