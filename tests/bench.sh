@@ -12,7 +12,8 @@
 # ../shared/bench, where that is. --harness none: by this script alone.
 # --results FILE: measures nothing, but makes table and plot of what a run has left (vpn.json, figures.txt).
 # --all: the crates' own benches and the whole of lab-bench too, wake-ups at rest, a stream through a member in between, how soon a known member
-# is up, streams under rules and with seals on more cores, slow links, and what it costs to know 1,000 members (an hour more). --quick: one short round, to see that it works; with --all only the wake-ups.
+# is up, streams under rules and with seals on more cores, slow links, and what it costs to know 1,000 members
+# (an hour and a half more). --quick: one short round, to see that it works; with --all only the wake-ups.
 # --bin DIR: programs of Strata that are built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -298,7 +299,9 @@ done
     printf '```\n\n'
   }
   [ -n "$quick" ] || {
-    shown "A direct flow of one host beside a bare \`SOCK_SEQPACKET\` pair" cargo bench --locked --workspace --bench local
+    # On two cores it depends on where the two ends happen to run, by a factor of eight.
+    cargo bench --locked --workspace --bench local --no-run 2>>"$out/log"
+    shown "A direct flow of one host beside a bare \`SOCK_SEQPACKET\` pair, both on one core" taskset -c 1 cargo bench --locked --workspace --bench local
     shown "Instructions a packet" bash .ci/counts
   }
   [ -z "$all" ] || shown "At rest: memory, CPU and wake-ups of each process" "$bin/lab-bench" rest
