@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use proto::ipcp::{Bootstrap, Enroll};
+use proto::ipcp::{Bootstrap, Enroll, Offload, OffloadKind, Settings};
 use proto::irm::{
     self as pb, BindRequest, Binding, RegisterNameRequest, VpnTraffic, VpnUpRequest, VpnWays,
 };
@@ -32,6 +32,7 @@ enum Item {
     Enroll(Label, Enroll),
     /// With the three files of a certificate of the site, read when they are needed.
     EnrollFiles(Label, Enroll, [PathBuf; 3]),
+    Set(Label, Box<Settings>),
     Connect(Label, Label),
     Name(Name, Vec<Label>),
     Bind(BindRequest),
@@ -236,20 +237,24 @@ impl Config {
     }
 }
 
-fn ipcp_items(t: IpcpTable, items: &mut Vec<Item>) -> Result<(), Reason> {
-    let usage = |text: &str| Reason::new(Code::Usage, text);
-    let (name, kind) = (Label::new(t.name)?, Kind::parse(&t.r#type)?);
-    let shim_keys = t.ip.is_some()
+/// Whether a table says what only a shim has.
+fn is_of_a_shim(t: &IpcpTable) -> bool {
+    t.ip.is_some()
         || t.port != 0
         || !t.hosts.is_empty()
         || !t.dns.is_empty()
         || !t.flow_ports.is_empty()
-        || !t.offload.is_empty();
-    if kind == Kind::Unicast && shim_keys {
+}
+
+fn ipcp_items(t: IpcpTable, items: &mut Vec<Item>) -> Result<(), Reason> {
+    let usage = |text: &str| Reason::new(Code::Usage, text);
+    let (name, kind) = (Label::new(t.name.clone())?, Kind::parse(&t.r#type)?);
+    if kind == Kind::Unicast && is_of_a_shim(&t) {
         return Err(usage(
-            "ip, port, hosts, dns, flow-ports and offload are for a shim-udp",
+            "ip, port, hosts, dns and flow-ports are for a shim-udp",
         ));
     }
+    let settings = settings(kind, &t.offload)?;
     let enroll = |invitation: String, layer: String, dst: String| {
         let message = pb::Enroll {
             invitation,
@@ -302,10 +307,28 @@ fn ipcp_items(t: IpcpTable, items: &mut Vec<Item>) -> Result<(), Reason> {
         }
     };
     items.push(item);
+    if let Some(settings) = settings {
+        items.push(Item::Set(name.clone(), Box::new(settings)));
+    }
     for member in t.connect {
         items.push(Item::Connect(name.clone(), Label::new(member)?));
     }
     Ok(())
+}
+
+/// What is to be set once there is an IPC process, out of offload switches that its kind must have. A shim is made with its own.
+fn settings(kind: Kind, offload: &[String]) -> Result<Option<Settings>, Reason> {
+    let parsed: Result<Vec<Offload>, String> = offload.iter().map(|s| s.parse()).collect();
+    let offload = parsed.map_err(|text| Reason::new(Code::Usage, text))?;
+    if kind == Kind::ShimUdp && offload.iter().any(|s| s.kind == OffloadKind::Seal) {
+        let text = "a shim-udp seals nothing; say offload seal at the unicast IPC process over it";
+        return Err(Reason::new(Code::Usage, text));
+    }
+    let some = kind == Kind::Unicast && !offload.is_empty();
+    Ok(some.then(|| Settings {
+        offload,
+        ..Settings::default()
+    }))
 }
 
 /// What the first member has, and where others get theirs.
@@ -408,6 +431,10 @@ async fn bring_about(daemon: &Arc<Daemon>, item: &Item) -> Result<(), Reason> {
                 .await
                 .map(|_| ())
         }
+        Item::Set(name, settings) => {
+            let ipcp = daemon.ipcp(&name)?;
+            admin::set(daemon, &ipcp, *settings).await.map(|_| ())
+        }
         Item::Connect(name, member) => {
             let ipcp = daemon.ipcp(&name)?;
             admin::connect(daemon, &ipcp, member, false, Duration::from_secs(10)).await
@@ -445,6 +472,7 @@ type = "unicast"
 layer = "ovl"
 prefixes = ["10.7.0.1/32"]  # né
 connect = ["ovl-b"]
+offload = ["seal=on", "gso=off"]
 
 [[ipcp]]
 name = "udp-a"
@@ -475,8 +503,9 @@ address = "10.7.0.1/32"
         assert!(
             matches!(&items[0], Item::Bootstrap(name, Kind::ShimUdp, _) if name.as_str() == "udp-a")
         );
-        assert!(matches!(&items[2], Item::Connect(..)) && matches!(&items[5], Item::Vpn(_)));
-        assert_eq!(items.len(), 6);
+        assert!(matches!(&items[2], Item::Set(_, settings) if settings.offload.len() == 2));
+        assert!(matches!(&items[3], Item::Connect(..)) && matches!(&items[6], Item::Vpn(_)));
+        assert_eq!(items.len(), 7);
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! The daemon itself: what it locks, leaves, refuses to start with, and shows.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod common;
 
 use std::fs;
@@ -73,6 +75,36 @@ async fn a_damaged_state_file_ends_the_start_with_a_reason_and_a_copy() {
     }
 }
 
+/// Speaks for the member that the config file makes, until it has its switches.
+async fn is_told_its_switches(host: &Host) {
+    let (_, secret) = host.child_besides(&[]).await;
+    let hello = IpcpHello {
+        secret,
+        name: "ovl-a".into(),
+        version: 1,
+        data_socket: "/data/ovl-a".into(),
+        ..IpcpHello::default()
+    };
+    let mut member = host.attach(hello).await.unwrap();
+    let (id, command) = member.next().await;
+    assert!(
+        matches!(command, ipcp_command::Command::Bootstrap(_)),
+        "{command:?}"
+    );
+    let made = Configured {
+        layer: "ovl".into(),
+        member: "ovl-a".into(),
+        ..Configured::default()
+    };
+    member.done(id, done::Answer::Configured(made)).await;
+    let (id, command) = member.next().await;
+    let ipcp_command::Command::Set(set) = command else {
+        panic!("no switches but {command:?}");
+    };
+    assert_eq!(set.offload, ["gso=off", "seal=on"]);
+    member.ok(id).await;
+}
+
 #[tokio::test]
 async fn a_config_file_is_checked_with_line_and_column_and_brings_about_what_it_says() {
     let mut host = Host::new();
@@ -86,15 +118,33 @@ async fn a_config_file_is_checked_with_line_and_column_and_brings_about_what_it_
         text.contains("irm.toml:3:1") && text.contains("layer"),
         "{text}"
     );
-    fs::write(&file, "[[name]]\nname = \"web\"\n").unwrap();
-    assert_eq!(
-        host.output(&["--config", &path, "--check-config"])
-            .status
-            .code(),
-        Some(0)
-    );
+    let shim =
+        "[[ipcp]]\nname = \"udp\"\ntype = \"shim-udp\"\nlayer = \"net\"\nip = \"127.0.0.1\"\n";
+    let member = "[[ipcp]]\nname = \"ovl-a\"\ntype = \"unicast\"\nlayer = \"ovl\"\n";
+    // Each kind takes the switches that `irm ipcp set` takes for it.
+    for (table, offload, wrong) in [
+        (shim, "gso=off\", \"gro=auto", None),
+        (member, "gso=off\", \"gro=on\", \"seal=on", None),
+        (shim, "seal=on", Some("seals nothing")),
+        (shim, "gso=maybe", Some("auto, on or off")),
+        (member, "tun=off", Some("gso, gro or seal")),
+        (member, "gso=no", Some("auto, on or off")),
+    ] {
+        fs::write(&file, format!("{table}offload = [\"{offload}\"]\n")).unwrap();
+        let out = host.output(&["--config", &path, "--check-config"]);
+        let text = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert_eq!(out.status.code(), Some(wrong.map_or(0, |_| 2)), "{text}");
+        let told = wrong.is_none_or(|w| text.contains("irm.toml:1:1") && text.contains(w));
+        assert!(told && text.lines().count() <= 1, "{offload}: {text}");
+    }
+    fs::write(
+        &file,
+        format!("{member}offload = [\"gso=off\", \"seal=on\"]\n[[name]]\nname = \"web\"\n"),
+    )
+    .unwrap();
     assert!(!host.run().exists());
     host.start(&["--config", &path]).await;
+    is_told_its_switches(&host).await;
     let has = async |name: &str| {
         for _ in 0..500 {
             let names = host

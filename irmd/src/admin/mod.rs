@@ -21,7 +21,7 @@ use crate::flows::Carrier;
 use crate::spec::Kind;
 use crate::{broker, metrics, status, vpns};
 
-pub(crate) use ipcp::{bootstrap, connect, create, enroll};
+pub(crate) use ipcp::{bootstrap, connect, create, enroll, set};
 pub(crate) use name::create as create_name;
 pub(crate) use name::{bind, register};
 
@@ -70,7 +70,7 @@ impl Admin for Service {
         let r = request.into_inner();
         let settings = Settings::try_from(r.config.ok_or_else(|| missing("config"))?)?;
         let ipcp = self.0.ipcp(&label("name", r.name)?)?;
-        reply(ipcp::set(&self.0, &ipcp, settings).await?)
+        reply(set(&self.0, &ipcp, settings).await?)
     }
 
     async fn connect_ipcp(&self, request: Request<ConnectIpcpRequest>) -> Answer<Empty> {
