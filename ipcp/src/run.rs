@@ -604,17 +604,17 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
 
     /// Whether the loop is over: the machine is done and users know, or there is no more time for that.
     fn finished(&mut self) -> bool {
-        let now = Instant::now();
-        if self.exit {
-            let reason = Reason::new(
-                Code::Unreachable,
-                format!("the IPC process {} ended; allocate again", self.config.name),
-            );
-            self.uppers.close_all(&mut self.io, &reason, now);
-            let until = *self.ending.get_or_insert(now + SHUTDOWN);
-            return now >= until || !self.uppers.lingers();
+        if !self.exit {
+            return self.ending.is_some_and(|until| Instant::now() >= until);
         }
-        self.ending.is_some_and(|until| now >= until)
+        let now = Instant::now();
+        let reason = Reason::new(
+            Code::Unreachable,
+            format!("the IPC process {} ended; allocate again", self.config.name),
+        );
+        self.uppers.close_all(&mut self.io, &reason, now);
+        let until = *self.ending.get_or_insert(now + SHUTDOWN);
+        now >= until || !self.uppers.lingers()
     }
 }
 
