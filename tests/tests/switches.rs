@@ -94,7 +94,7 @@ fn what_is_switched_at_a_shim_holds_for_the_layer_over_it_at_once_and_loses_noth
     let server = ["perf", "speed", "--layer", "overlay", "--server"];
     let _server = pair.b.spawn("irm", server).unwrap();
     pair.b.irm("wait name speed").unwrap();
-    let stream = "--json perf speed --layer overlay --qos data -t 15 --timeout 10s";
+    let stream = "--json perf speed --layer overlay --qos data -t 8 --timeout 10s";
     let mut stream = pair.a.spawn("irm", stream.split(' ')).unwrap();
     let side = |at, member, kind, counter| Side {
         host: pair.host(at),
@@ -115,6 +115,8 @@ fn what_is_switched_at_a_shim_holds_for_the_layer_over_it_at_once_and_loses_noth
     sends.grows();
     takes.set("auto");
     takes.grows();
+    let shown = pair.b.irm("status").unwrap();
+    assert!(shown.contains("GRO AT"), "{shown}");
     assert!(stream.alive(), "it took too long: {}", stream.log());
     assert_eq!(stream.wait(2 * TEN).unwrap(), 0, "{}", stream.log());
     let said = stream.json().unwrap();

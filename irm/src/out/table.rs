@@ -337,6 +337,18 @@ pub(crate) fn status(s: &pb::StatusReply, now: Duration) -> String {
             ),
         );
     }
+    let sockets: Vec<Vec<String>> = s.ipcps.iter().filter_map(offloads).collect();
+    if !sockets.is_empty() {
+        let heads = [
+            "IPCP",
+            "SOCKETS",
+            "GSO AT",
+            "GSO ENDED AT",
+            "GRO AT",
+            "KERNEL",
+        ];
+        section(&mut out, "UDP", &table(&heads, sockets, ""));
+    }
     section(&mut out, "Names", &names(&s.names));
     section(&mut out, "Flows", &flows(&s.flows));
     if !s.vpns.is_empty() {
@@ -391,6 +403,22 @@ fn certificate(i: &pb::IpcpInfo, now: Duration) -> Option<Vec<String>> {
         expires(said.cert_expires, now),
         said.prefixes.join(","),
     ])
+}
+
+/// At how many of its UDP sockets an IPC process uses which offload, if it has any, and what the kernel can.
+fn offloads(i: &pb::IpcpInfo) -> Option<Vec<String>> {
+    let settings = &i.status.as_ref()?.settings;
+    let said = |key: &str| settings.get(key).cloned().unwrap_or_default();
+    let counts = [
+        "lower.udp_sockets",
+        "offload.gso_sockets",
+        "offload.gso_ended",
+        "offload.gro_sockets",
+        "offload.kernel",
+    ];
+    let row = [i.name.clone()].into_iter().chain(counts.map(said));
+    let any = !matches!(&*said("lower.udp_sockets"), "" | "0");
+    any.then(|| row.collect())
 }
 
 fn expires(unix: u64, now: Duration) -> String {
@@ -454,6 +482,38 @@ ovl-a  unicast   -      waiting  -    00000000000000ab  -
 ";
         assert_eq!(ipcps(&list), wanted);
         assert_eq!(ipcps(&[]), "no IPCPs; make one with irm ipcp bootstrap\n");
+    }
+
+    #[test]
+    fn sockets_are_shown_with_their_offloads_of_who_has_any() {
+        let ipcp = |name: &str, sockets: &str| {
+            let settings = [
+                ("lower.udp_sockets", sockets),
+                ("offload.gso_sockets", "1"),
+                ("offload.gso_ended", "1"),
+                ("offload.gro_sockets", "0"),
+                ("offload.kernel", "gso,gro"),
+            ];
+            let settings = settings.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            pb::IpcpInfo {
+                name: name.into(),
+                status: Some(pb::IpcpStatus {
+                    settings: settings.into(),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            }
+        };
+        let reply = pb::StatusReply {
+            ipcps: vec![ipcp("udp", "0"), ipcp("ovl-a", "2")],
+            ..Default::default()
+        };
+        let shown = status(&reply, Duration::ZERO);
+        let wanted = "\
+IPCP   SOCKETS  GSO AT  GSO ENDED AT  GRO AT  KERNEL
+ovl-a  2        1       1             0       gso,gro
+";
+        assert!(shown.contains(wanted), "{shown}");
     }
 
     #[test]
