@@ -616,7 +616,8 @@ const ERRORS: usize = 4;
 mod tests {
     use super::*;
 
-    /// A device that can't segment says EIO, or did before Linux 6.11; which of them still do can't be had in every kernel.
+    /// Before Linux 6.11 a device without checksums gave EIO; since then only IPsec does, which not every kernel has. So the error is
+    /// given here, and all else is real.
     #[test]
     #[allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     fn segmentation_ends_where_its_error_is_one_of_devices_and_packets_go_singly() {
