@@ -16,18 +16,16 @@ pub(crate) fn serve(host: &Host, at: &str) -> anyhow::Result<Process> {
 
 /// Begins so many streams to an address that is served.
 pub(crate) fn spawn(from: &Host, to: &str, seconds: u32, streams: u32) -> anyhow::Result<Process> {
-    let [seconds, streams] = [seconds, streams].map(|n| n.to_string());
-    from.spawn("iperf3", ["-c", to, "-t", &seconds, "-P", &streams, "-J"])
+    from.spawn("iperf3", client(to, seconds, streams))
 }
 
 /// Streams from the first of these hosts, and the CPU of the daemons of all a GB.
 pub(crate) fn run(hosts: &[&Host], to: &str, seconds: u32, streams: u32) -> anyhow::Result<Value> {
-    let args = [seconds, streams].map(|n| n.to_string());
-    let run = ["-c", to, "-t", &args[0], "-P", &args[1], "-J"];
+    let run = client(to, seconds, streams);
     let mut before = cpu(hosts);
     let said = until(TEN, || {
         before = cpu(hosts);
-        let out = hosts[0].run("iperf3", run)?;
+        let out = hosts[0].run("iperf3", &run)?;
         ensure!(out.code == 0, "iperf3: {}{}", out.stdout, out.stderr);
         serde_json::from_str::<Value>(&out.stdout).context("iperf3 printed no JSON")
     })?;
@@ -41,6 +39,12 @@ pub(crate) fn run(hosts: &[&Host], to: &str, seconds: u32, streams: u32) -> anyh
         "cpu_s_per_gb": cpu / (bytes / 1e9),
         "retransmits": said["end"]["sum_sent"]["retransmits"],
     }))
+}
+
+/// What iperf3 is told. The congestion control is Cubic whatever this host prefers, as it is for peers.
+fn client(to: &str, seconds: u32, streams: u32) -> Vec<String> {
+    let line = format!("-c {to} -t {seconds} -P {streams} -C cubic -J");
+    line.split(' ').map(str::to_owned).collect()
 }
 
 /// Seconds of CPU that all daemons of these hosts have used.
@@ -112,11 +116,10 @@ impl Streams {
 
     fn ping_beside(&self, streams: u32) -> anyhow::Result<Value> {
         let a = &self.pair.a;
-        let mut load = spawn(a, PAIR_V4[1], 5, streams)?;
+        let mut load = spawn(a, PAIR_V4[1], 20, streams)?;
         std::thread::sleep(Duration::from_secs(1));
         let out = a.run("lab-tool", ["ping", PAIR_V4[1], "-c", "1000", "-i", "2"])?;
         ensure!(load.alive(), "it was over too soon: {}", load.log());
-        ensure!(load.wait(TEN)? == 0, "{}", load.log());
         serde_json::from_str(&out.stdout).context("ping printed no JSON")
     }
 }
