@@ -11,7 +11,7 @@ use super::wire::{Counted, Word};
 /// What a receiver knows at the end: the SDUs that the sender says it sent, and its own count.
 pub(super) type Outcome = (u64, Counted);
 
-/// Counts Data, answers each End, and returns when the sender has the result. `first` is written again every 100 ms
+/// Counts Data, answers each Start before it and each End, and returns when the sender has the result. `first` is written again every 100 ms
 /// until something is there.
 pub(super) async fn receive(
     flow: &Flow,
@@ -43,6 +43,9 @@ pub(super) async fn receive(
             Err(error) => return Err(error.into()),
         }
         meter.count(tally.counted.bytes - before);
+        if std::mem::take(&mut tally.begun) && tally.is_new() && first.is_none() {
+            flow.write(&Word::Ready.encode()).await?;
+        }
         if std::mem::take(&mut tally.asked) {
             flow.write(&Word::Result(tally.counted).encode()).await?;
         }
@@ -55,6 +58,8 @@ struct Tally {
     counted: Counted,
     first: Option<Instant>,
     next: u64,
+    /// A Start was repeated: its sender may not have heard that all is ready.
+    begun: bool,
     /// What the sender said in its End.
     sent: Option<u64>,
     /// An End waits for its answer.
@@ -93,8 +98,9 @@ impl Tally {
                 Ok(Word::End { sdus }) => (self.sent, self.asked) = (Some(sdus), true),
                 Ok(Word::Done) => self.done = true,
                 Ok(Word::Refused(text)) => return Err(super::refused(&text)),
+                Ok(Word::Start(_)) => self.begun = true,
                 // A repetition that came late.
-                Ok(Word::Start(_) | Word::Ready | Word::Result(_)) => {}
+                Ok(Word::Ready | Word::Result(_)) => {}
                 Err(bad) => return Err(super::bad_word(bad)),
             }
         }
@@ -116,6 +122,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
+    use super::super::wire::Start;
     use super::*;
 
     fn batch(sdus: &[Vec<u8>]) -> Batch {
@@ -164,6 +171,20 @@ mod tests {
         assert!(!tally.done);
         tally.record(&batch(&[Word::Done.encode()]), later).unwrap();
         assert!(tally.done);
+    }
+
+    #[test]
+    fn a_start_that_comes_again_wants_its_answer_again() {
+        let (mut tally, start) = (Tally::default(), Instant::now());
+        let again = Word::Start(Start {
+            reverse: false,
+            size: 100,
+            millis: 300,
+        });
+        tally.record(&batch(&[again.encode()]), start).unwrap();
+        assert!(std::mem::take(&mut tally.begun) && tally.is_new());
+        tally.record(&batch(&[data(0)]), start).unwrap();
+        assert!(!tally.begun && !tally.is_new());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! ```text
 //! 0xB5, version, kind, 0, then big-endian:
 //!   1 Start    reverse u32 (0, 1), size u32, milliseconds u64      client → server, until answered
-//!   2 Ready                                                        server → client: send
+//!   2 Ready                                                        server → client: send; for each Start before Data
 //!   3 Data     0 u32, sequence u64, filling                        sender → receiver
 //!   4 End      SDUs sent u64                                       sender → receiver, until answered
 //!   5 Result   bytes u64, SDUs u64, out of order u64, ns u64       receiver → sender, one for each End
