@@ -3,7 +3,9 @@
 //! This module must not be asked for anything but host names: what leaves the host here is seen by others.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
 use std::time::Duration;
 
 use hickory_resolver::Resolver as Hickory;
@@ -11,6 +13,7 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use proto::Name;
 use proto::ipcp::Dns;
+use socket2::{Domain, Socket, Type};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 
@@ -30,7 +33,12 @@ impl Resolver {
     }
 
     /// Starts a look-up; its answer goes where [`Resolver::answer_to`] said.
-    pub(crate) fn look_up(&mut self, key: SocketKey, name: Name, dns: Dns) {
+    pub(crate) fn look_up(
+        &mut self,
+        key: SocketKey,
+        name: Name,
+        (dns, own): (Dns, Option<IpAddr>),
+    ) {
         let Some(answers) = self.answers.clone() else {
             return;
         };
@@ -40,7 +48,7 @@ impl Resolver {
             let tell = if crowded {
                 Tell::NotResolved(key, format!("{AT_ONCE} look-ups are under way; try again"))
             } else {
-                look_up(key, &name, dns).await
+                look_up(key, &name, (dns, own)).await
             };
             // Nobody hears it only when the process ends.
             let _ = answers.send(tell).await;
@@ -56,8 +64,8 @@ impl Resolver {
     }
 }
 
-async fn look_up(key: SocketKey, name: &Name, dns: Dns) -> Tell {
-    match tokio::time::timeout(WITHIN, addresses(name.as_str(), dns)).await {
+async fn look_up(key: SocketKey, name: &Name, (dns, own): (Dns, Option<IpAddr>)) -> Tell {
+    match tokio::time::timeout(WITHIN, addresses(name.as_str(), dns, own)).await {
         Ok(Ok(ips)) if !ips.is_empty() => Tell::Resolved(key, ips),
         Ok(Ok(_)) => Tell::NotResolved(key, "the name server knows none".to_owned()),
         Ok(Err(text)) => Tell::NotResolved(key, text),
@@ -71,7 +79,7 @@ async fn look_up(key: SocketKey, name: &Name, dns: Dns) -> Tell {
     }
 }
 
-async fn addresses(host: &str, dns: Dns) -> Result<Vec<IpAddr>, String> {
+async fn addresses(host: &str, dns: Dns, own: Option<IpAddr>) -> Result<Vec<IpAddr>, String> {
     match dns {
         Dns::System => {
             let found = tokio::net::lookup_host((host, 0))
@@ -79,21 +87,55 @@ async fn addresses(host: &str, dns: Dns) -> Result<Vec<IpAddr>, String> {
                 .map_err(|e| e.to_string())?;
             Ok(found.map(|at| at.ip()).collect())
         }
-        Dns::Server(at) => {
-            let config = ResolverConfig::from_name_servers(vec![server(at)]);
-            let builder = Hickory::builder_with_config(config, TokioRuntimeProvider::default());
-            let resolver = builder.build().map_err(|e| e.to_string())?;
-            // With a dot at its end the name is whole: no search list is tried.
-            let whole = format!("{}.", host.trim_end_matches('.'));
-            let found = resolver.lookup_ip(whole).await.map_err(|e| e.to_string())?;
-            Ok(found.iter().collect())
-        }
+        Dns::Server(at) => match own.filter(|own| is_another(at, *own)) {
+            None => ask(host, at, None).await,
+            Some(own) => from_both(host, at, own).await,
+        },
     }
 }
 
-fn server(at: SocketAddr) -> NameServerConfig {
+/// Whether what is sent to there would come from another address than this one, of the same family, if nobody said from which.
+fn is_another(at: SocketAddr, own: IpAddr) -> bool {
+    let usual = || -> io::Result<_> {
+        let socket = Socket::new(Domain::for_address(at), Type::DGRAM, None)?;
+        socket.connect(&at.into())?;
+        socket.local_addr()
+    };
+    own.is_ipv4() == at.is_ipv4()
+        && usual().is_ok_and(|usual| usual.as_socket().is_some_and(|usual| usual.ip() != own))
+}
+
+/// Where all goes out by a VPN (`--exit`), so does a question, and the VPN may wait for its answer; what comes from the shim's
+/// address goes by the network below. But the server may take questions from the usual address alone. The first good answer counts.
+async fn from_both(host: &str, at: SocketAddr, own: IpAddr) -> Result<Vec<IpAddr>, String> {
+    let mut usual = pin!(ask(host, at, None));
+    let mut own = pin!(ask(host, at, Some(own)));
+    tokio::select! {
+        found = &mut usual => match found {
+            Ok(found) => Ok(found),
+            Err(why) => own.await.or(Err(why)),
+        },
+        found = &mut own => match found {
+            Ok(found) => Ok(found),
+            Err(_) => usual.await,
+        },
+    }
+}
+
+async fn ask(host: &str, at: SocketAddr, from: Option<IpAddr>) -> Result<Vec<IpAddr>, String> {
+    let config = ResolverConfig::from_name_servers(vec![server(at, from)]);
+    let builder = Hickory::builder_with_config(config, TokioRuntimeProvider::default());
+    let resolver = builder.build().map_err(|e| e.to_string())?;
+    // With a dot at its end the name is whole: no search list is tried.
+    let whole = format!("{}.", host.trim_end_matches('.'));
+    let found = resolver.lookup_ip(whole).await.map_err(|e| e.to_string())?;
+    Ok(found.iter().collect())
+}
+
+fn server(at: SocketAddr, from: Option<IpAddr>) -> NameServerConfig {
     let connections = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(|mut connection| {
         connection.port = at.port();
+        connection.bind_addr = from.map(|ip| SocketAddr::new(ip, 0));
         connection
     });
     NameServerConfig::new(at.ip(), true, connections.to_vec())

@@ -107,7 +107,7 @@ impl Sockets {
             }
             Ask::Close(key) => self.close(key),
             Ask::HandOver(key, flow) => self.give_away(key, flow),
-            Ask::Resolve(key, name, dns) => self.resolver.look_up(key, name, dns),
+            Ask::Resolve(key, name, dns, own) => self.resolver.look_up(key, name, (dns, own)),
             Ask::Offload(switches) => {
                 self.offloads.apply(&switches);
                 for udp in self.open.values_mut() {

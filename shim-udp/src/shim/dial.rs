@@ -85,7 +85,10 @@ impl Shim {
         self.conns.insert(key, Conn::Dialling(dial));
         match dns {
             _ if !told.is_empty() => self.dial(key, told),
-            Some(dns) => self.ask(Ask::Resolve(key, a.name, dns)),
+            Some(dns) => {
+                let own = self.config.as_ref().and_then(|c| c.ip);
+                self.ask(Ask::Resolve(key, a.name, dns, own));
+            }
             None => {}
         }
     }

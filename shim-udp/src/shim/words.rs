@@ -33,8 +33,8 @@ pub enum Ask {
     Close(SocketKey),
     /// Give the socket to the process that joins the flow, and stay off it but for sending what is asked.
     HandOver(SocketKey, proto::FlowId),
-    /// Look a host name up. Answered by [`Tell::Resolved`] or [`Tell::NotResolved`].
-    Resolve(SocketKey, Name, Dns),
+    /// Look a host name up, from this address as well, if the shim has one. Answered by [`Tell::Resolved`] or [`Tell::NotResolved`].
+    Resolve(SocketKey, Name, Dns, Option<IpAddr>),
     /// Switch offloads, for sockets that are open too.
     Offload(Vec<Offload>),
 }

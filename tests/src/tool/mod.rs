@@ -164,6 +164,12 @@ enum Verb {
         /// A, AAAA, PTR
         kind: String,
     },
+    /// Answer as a name server that knows one name, and print how often it was asked as JSON, line by line
+    DnsServe {
+        at: SocketAddr,
+        name: String,
+        address: IpAddr,
+    },
     /// Send datagrams through a SOCKS proxy and print how many came back
     SocksUdp {
         proxy: SocketAddr,
@@ -180,6 +186,7 @@ enum Verb {
 pub fn main() -> anyhow::Result<()> {
     match Args::parse().verb {
         Verb::AskDns { at, name, kind } => dns::ask(at, &name, &kind),
+        Verb::DnsServe { at, name, address } => dns::serve(at, &name, address),
         Verb::UdpEcho { at } => udp::echo(at),
         Verb::UdpSend { to, count } => udp::send(to, count),
         Verb::UdpPour(how) => pour::pour(&how),
