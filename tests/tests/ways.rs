@@ -8,7 +8,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use tests::{Host, Lab, Line, until};
+use tests::line::{VPN_V4, VPN_V6};
+use tests::{Host, Lab, Line, PAIR_V4, Pair, until};
 
 const TEN: Duration = Duration::from_secs(10);
 
@@ -126,6 +127,84 @@ fn a_network_behind_a_member_is_reached_where_it_is_taken_and_nowhere_else() {
         Err(_) => Ok(()),
     })
     .unwrap();
+}
+
+#[test]
+fn a_network_that_both_sides_route_by_hand_is_reached_both_ways_and_who_does_not_drops_and_counts()
+{
+    let mut line = Line::new(None).unwrap();
+    let d = line.lab.host("d").unwrap();
+    let lan = line.lab.veth(line.host("c").unwrap(), &d).unwrap();
+    line.start_daemons().unwrap();
+    line.shims().unwrap();
+    line.overlay().unwrap();
+    let [a, c] = ["a", "c"].map(|name| line.host(name).unwrap());
+    d.net(&format!("route 10.9.0.0/24 {}", lan.ip(0))).unwrap();
+    d.net("route fd09::/64 fd77:3::1").unwrap();
+    forward(c, 0);
+    let theirs = ["10.77.3.2", "fd77:3::2"];
+    let alone = "vpn up --layer overlay --dev strata0";
+    let by_hand = format!("{alone} --route 10.77.3.0/24=ovl-c --route fd77:3::/64=ovl-c");
+    let dropped = |host: &Host, why: &str, least: u64| {
+        until(TEN, || {
+            let status = host.irm_json("vpn status")?;
+            let counters = &status["vpns"][0]["counters"];
+            let n = counters[format!("drop.{why}")].as_u64();
+            anyhow::ensure!(n >= Some(least), "{why}: {counters}");
+            Ok(())
+        })
+        .unwrap();
+    };
+
+    // C takes nothing for a network that it was not told of, and lets nothing out of it.
+    a.irm(&by_hand).unwrap();
+    c.irm(alone).unwrap();
+    line.first_ping().unwrap();
+    forward(c, 1);
+    for to in theirs {
+        assert!(pings(a, to).is_err(), "{to}");
+    }
+    dropped(c, "foreign_destination", 4);
+    for to in [VPN_V4[0], VPN_V6[0]] {
+        assert!(pings(&d, to).is_err(), "{to}");
+    }
+    dropped(c, "own_source", 2);
+
+    // Told so, it is the router of that network, if its kernel forwards.
+    c.irm("vpn down").unwrap();
+    forward(c, 0);
+    c.irm(&by_hand).unwrap();
+    let said = c.irm("vpn status").unwrap();
+    assert!(said.contains("sysctl -w net.ipv4.ip_forward=1"), "{said}");
+    forward(c, 1);
+    for to in theirs {
+        until(TEN, || pings(a, to)).unwrap();
+    }
+    for to in [VPN_V4[0], VPN_V6[0]] {
+        until(TEN, || pings(&d, to)).unwrap();
+    }
+    for (server, at, client) in [(&d, theirs[0], a), (a, VPN_V4[0], &d)] {
+        let at = format!("{at}:8080");
+        let _server = server.spawn("lab-tool", ["tcp-serve", &at]).unwrap();
+        let exchange = ["tcp-exchange", &at, "--bytes", "2000000"];
+        until(TEN, || {
+            let out = client.run("lab-tool", exchange)?;
+            let json: Value = serde_json::from_str(&out.stdout)?;
+            anyhow::ensure!(json["ends"]["right"] == 1, "{json}");
+            Ok(())
+        })
+        .unwrap();
+    }
+
+    // A believes nobody who sends from a network that A was not told is there.
+    a.irm("vpn down").unwrap();
+    a.irm(alone).unwrap();
+    line.first_ping().unwrap();
+    for to in [VPN_V4[0], VPN_V6[0]] {
+        assert!(pings(&d, to).is_err(), "{to}");
+    }
+    dropped(a, "spoofed_source", 4);
+    assert!(pings(a, theirs[0]).is_err());
 }
 
 /// A client, the router of its underlay, the exit, and a host of the Internet. The client reaches all by its default route,
@@ -275,4 +354,40 @@ fn two_layers_have_a_vpn_each_on_the_same_hosts_and_what_clashes_is_named() {
     a.irm("vpn down --layer overlay").unwrap();
     pings(a, "10.8.0.2").unwrap();
     assert!(pings(a, "10.9.0.2").is_err());
+}
+
+#[test]
+fn who_is_looked_up_behind_the_default_route_is_found_again_while_all_goes_out_by_the_exit() {
+    const SERVER: &str = "198.51.100.53";
+    let pair = Pair::new().unwrap();
+    let Pair { a, b, .. } = &pair;
+    a.net("route 0.0.0.0/0 10.77.1.2").unwrap();
+    b.net(&format!("addr lo {SERVER}/32")).unwrap();
+    let at = format!("{SERVER}:53");
+    let serve = ["dns-serve", &at, "ovl-b", "10.77.1.2"];
+    let server = b.spawn("lab-tool", serve).unwrap();
+    pair.overlay(["10.77.1.1", "10.77.1.2"], "10.77.1.2")
+        .unwrap();
+    // Where B is, A's shim has been told. The next one must ask.
+    a.irm("ipcp destroy udp").unwrap();
+    let shim = "ipcp bootstrap udp --type shim-udp --layer net --ip 10.77.1.1 --dns";
+    a.irm(&format!("{shim} {SERVER}")).unwrap();
+    let up = "vpn up --layer overlay --dev strata0";
+    b.irm(&format!("{up} --offer 0.0.0.0/0")).unwrap();
+    a.irm(&format!("{up} --exit ovl-b")).unwrap();
+    becomes(a, "0.0.0.0/0", true, "--exit ovl-b");
+    until(TEN, || pings(a, PAIR_V4[1])).unwrap();
+    let asked = || server.newest()["asked"].as_u64().unwrap();
+    for program in ["ipcpd", "shim-udp"] {
+        let (before, pid) = (asked(), a.programs(program)[0]);
+        assert!(before > 0, "nobody was looked up");
+        kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+        until(TEN, || {
+            anyhow::ensure!(!a.programs(program).contains(&pid), "it lives");
+            pings(a, PAIR_V4[1])
+        })
+        .unwrap_or_else(|e| panic!("{program}: {e}: {:?}", a.irm("status")));
+        becomes(a, "0.0.0.0/0", true, "--exit ovl-b");
+        assert!(asked() > before, "{program}: it was not looked up again");
+    }
 }

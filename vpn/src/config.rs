@@ -104,6 +104,13 @@ impl Config {
         out.map(|o| o.net).filter(|net| self.speaks(net.addr()))
     }
 
+    /// The networks to which this host forwards for others: offered, or routed to itself by hand.
+    pub fn behind(&self) -> Vec<IpNet> {
+        let by_hand = self.routes.iter().filter(|r| r.member == self.me);
+        let by_hand = by_hand.map(|r| r.prefix);
+        self.offers.iter().copied().chain(by_hand).collect()
+    }
+
     /// Whether the device has an address of this one's family.
     pub fn speaks(&self, address: IpAddr) -> bool {
         self.address_like(address).is_some()

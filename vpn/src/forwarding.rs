@@ -1,25 +1,25 @@
-//! Whether the kernel forwards what this host offers to forward. It must not change that: it concerns every network of the
+//! Whether the kernel forwards what this host is to forward. It must not change that: it concerns every network of the
 //! host, so it is its administrator's to say.
 
 use std::fs;
 
 use ipnet::IpNet;
 
-/// What to do where networks are offered and the kernel forwards nothing to them.
-pub fn warning(offers: &[IpNet]) -> Option<String> {
+/// What to do where there are networks behind this host and the kernel forwards nothing to them.
+pub fn warning(behind: &[IpNet]) -> Option<String> {
     let families = [
         ("ipv4.ip_forward", false),
         ("ipv6.conf.all.forwarding", true),
     ];
     let off: Vec<&str> = families
         .into_iter()
-        .filter(|(_, v6)| offers.iter().any(|net| net.addr().is_ipv6() == *v6))
+        .filter(|(_, v6)| behind.iter().any(|net| net.addr().is_ipv6() == *v6))
         .map(|(sysctl, _)| sysctl)
         .filter(|sysctl| !is_on(sysctl))
         .collect();
     let first = off.first()?;
     Some(format!(
-        "this host offers networks but forwards nothing to them: sysctl -w net.{first}=1{}",
+        "networks are behind this host, which forwards nothing to them: sysctl -w net.{first}=1{}",
         off.get(1)
             .map(|more| format!(" net.{more}=1"))
             .unwrap_or_default()

@@ -473,7 +473,7 @@ impl Vpn {
         });
         let shown = warnings.iter().take(SHOWN).cloned();
         shown
-            .chain(forwarding::warning(&self.config.offers))
+            .chain(forwarding::warning(&self.config.behind()))
             .chain(self.no_exit())
             .chain(self.names.warning())
             .chain(self.routers.clone())
