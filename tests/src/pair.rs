@@ -37,7 +37,17 @@ impl Pair {
         let lab = Lab::new()?;
         let (a, b) = (lab.host("a")?, lab.host("b")?);
         let link = lab.veth(&a, &b)?;
-        let irmds = [a.irmd_as(&how(&a)?)?, b.irmd()?];
+        let how = how(&a)?;
+        Self::living(lab, [a, b], link, &how)
+    }
+
+    /// Of hosts that are joined in another way; the link is A's.
+    pub fn of(lab: Lab, hosts: [Host; 2], link: Link) -> anyhow::Result<Self> {
+        Self::living(lab, hosts, link, &How::default())
+    }
+
+    fn living(lab: Lab, [a, b]: [Host; 2], link: Link, how: &How) -> anyhow::Result<Self> {
+        let irmds = [a.irmd_as(how)?, b.irmd()?];
         Ok(Self {
             a,
             b,

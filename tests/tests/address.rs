@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tests::cat::{Carry, bytes};
 use tests::talk::Talk;
-use tests::{Host, Line, PAIR_V4, Pair, until};
+use tests::{Host, Lab, Line, PAIR_V4, Pair, until};
 
 const TEN: Duration = Duration::from_secs(10);
 const TWENTY: Duration = Duration::from_secs(20);
@@ -100,65 +100,85 @@ fn a_shim_that_follows_an_interface_moves_with_its_address_and_the_vpn_heals() {
     pair.b.net("route 0.0.0.0/0 10.77.1.1").unwrap();
     pair.overlay(places, "10.77.1.2").unwrap();
     pair.vpn("").unwrap();
-    assert_eq!(
-        pair.shim(0).unwrap()["status"]["settings"]["ip"],
-        "10.77.1.1"
-    );
-    assert_eq!(
-        pair.shim(0).unwrap()["status"]["settings"]["follows"],
-        places[0]
-    );
-    let is_at = |pair: &Pair, at: usize, ip: &str| {
-        until(TEN, || {
-            let shim = pair.shim(at)?;
-            let there = shim["state"] == "up" && shim["status"]["settings"]["ip"] == ip;
-            anyhow::ensure!(there, "{shim}");
-            Ok(())
-        })
-    };
-    let heals = |pair: &Pair, at: usize, ip: &str| {
-        let took = pair.reaches(PAIR_V4[1], TEN).unwrap();
-        println!("{ip}: pings pass again after {} ms", took.as_millis());
-        assert!(took < HEALED, "{ip}: it took {took:?}");
-        is_at(pair, at, ip).unwrap();
+    is_at(&pair, 0, "10.77.1.1").unwrap();
+    let follows = pair.shim(0).unwrap()["status"]["settings"]["follows"].take();
+    assert_eq!(follows, places[0]);
+    let change = |host: &Host, how: &str, dev: &str, last: u8| {
+        host.net(&format!("{how} {dev} 10.77.1.{last}/24"))
     };
 
     // Taken away and given anew, as by a DHCP server that has another pool.
-    pair.a
-        .net(&format!("del-addr {here} 10.77.1.1/24"))
-        .unwrap();
-    pair.a.net(&format!("addr {here} 10.77.1.7/24")).unwrap();
-    heals(&pair, 0, "10.77.1.7");
+    let mut at = 1;
+    heals("another address of its own", |round| {
+        change(&pair.a, "del-addr", &here, at).unwrap();
+        at = 10 + round;
+        change(&pair.a, "addr", &here, at).unwrap();
+        took(&pair, 0, &format!("10.77.1.{at}"))
+    });
     // Another one first: nothing changes until the old one goes.
-    pair.a.net(&format!("addr {here} 10.77.1.8/24")).unwrap();
-    heals(&pair, 0, "10.77.1.7");
-    // The kernel takes the second ones of a network away with the first, and here gives them anew.
-    pair.a
-        .net(&format!("del-addr {here} 10.77.1.7/24"))
-        .unwrap();
-    let _ = pair.a.net(&format!("addr {here} 10.77.1.8/24"));
-    heals(&pair, 0, "10.77.1.8");
+    heals("another address before the old one goes", |round| {
+        let next = 20 + round;
+        change(&pair.a, "addr", &here, next).unwrap();
+        pair.reaches(PAIR_V4[1], TEN).unwrap();
+        is_at(&pair, 0, &format!("10.77.1.{at}")).unwrap();
+        // The kernel takes the second ones of a network away with the first, and here gives them anew.
+        change(&pair.a, "del-addr", &here, at).unwrap();
+        let _ = change(&pair.a, "addr", &here, next);
+        at = next;
+        took(&pair, 0, &format!("10.77.1.{at}"))
+    });
     // The other end, which goes by its default route and dials too; A's table of hosts doesn't hear of it.
-    pair.b.irm("ipcp set udp --host ovl-a=10.77.1.8").unwrap();
-    pair.b.irm("ipcp connect ovl-b --dst ovl-a").unwrap();
+    let own = format!("10.77.1.{at}");
     pair.b
-        .net(&format!("del-addr {there} 10.77.1.2/24"))
+        .irm(&format!("ipcp set udp --host ovl-a={own}"))
         .unwrap();
-    pair.b.net(&format!("addr {there} 10.77.1.9/24")).unwrap();
-    pair.b.net("route 0.0.0.0/0 10.77.1.1").unwrap();
-    heals(&pair, 1, "10.77.1.9");
+    pair.b.irm("ipcp connect ovl-b --dst ovl-a").unwrap();
+    let mut its = 2;
+    heals("another address of the peer", |round| {
+        change(&pair.b, "del-addr", &there, its).unwrap();
+        its = 30 + round;
+        change(&pair.b, "addr", &there, its).unwrap();
+        pair.b.net("route 0.0.0.0/0 10.77.1.1").unwrap();
+        took(&pair, 1, &format!("10.77.1.{its}"))
+    });
 
     // It is kept on the disk, and none is taken for the one that it had.
     pair.restart_a().unwrap();
-    is_at(&pair, 0, "10.77.1.8").unwrap();
-    pair.a
-        .net(&format!("del-addr {here} 10.77.1.8/24"))
-        .unwrap();
+    is_at(&pair, 0, &own).unwrap();
+    change(&pair.a, "del-addr", &here, at).unwrap();
     let why = format!("the interface {here} has no IPv4 address");
     says(&pair, "waiting", &why).unwrap();
-    pair.a.net(&format!("addr {here} 10.77.1.8/24")).unwrap();
-    is_at(&pair, 0, "10.77.1.8").unwrap();
+    change(&pair.a, "addr", &here, at).unwrap();
+    is_at(&pair, 0, &own).unwrap();
     pair.reaches(PAIR_V4[1], TEN).unwrap();
+}
+
+/// How long until a VPN passes pings again whose host has been changed just now. Its shim is then at this address.
+fn took(pair: &Pair, at: usize, ip: &str) -> Duration {
+    let took = pair.reaches(PAIR_V4[1], TEN).unwrap();
+    is_at(pair, at, ip).unwrap();
+    took
+}
+
+/// One of three rounds heals in time: others use the machine, and these programs may not be optimised.
+fn heals(what: &str, mut round: impl FnMut(u8) -> Duration) {
+    let mut all = Vec::new();
+    let soon = (0..3).any(|n| {
+        let took = round(n);
+        all.push(took);
+        took < HEALED
+    });
+    eprintln!("{what}: pings pass again after {all:?}");
+    assert!(soon, "{what}: it took {all:?}");
+}
+
+fn is_at(pair: &Pair, at: usize, ip: &str) -> anyhow::Result<()> {
+    until(TEN, || {
+        let shim = pair.shim(at)?;
+        let there = shim["state"] == "up" && shim["status"]["settings"]["ip"] == ip;
+        anyhow::ensure!(there, "{shim}");
+        Ok(())
+    })
 }
 
 #[test]
@@ -192,6 +212,47 @@ fn a_shim_whose_address_is_gone_says_so_until_it_is_back() {
     .unwrap();
 }
 
+/// A has two routers, that lead to B each; its shim is where the default route goes.
+#[test]
+fn a_default_route_by_another_router_takes_the_shim_along_and_the_vpn_heals() {
+    const B: &str = "192.0.2.1";
+    let lab = Lab::new().unwrap();
+    let [a, b, r, s] = ["a", "b", "r", "s"].map(|name| lab.host(name).unwrap());
+    let links = [(&a, &r), (&a, &s), (&r, &b), (&s, &b)];
+    let [link, ..] = links.map(|(x, y)| lab.veth(x, y).unwrap());
+    b.net(&format!("addr lo {B}/32")).unwrap();
+    for (host, route) in [
+        (&a, "0.0.0.0/0 10.77.1.2"),
+        (&r, "192.0.2.1/32 10.77.3.2"),
+        (&s, "192.0.2.1/32 10.77.4.2"),
+        (&b, "10.77.1.0/24 10.77.3.1"),
+        (&b, "10.77.2.0/24 10.77.4.1"),
+    ] {
+        host.net(&format!("route {route}")).unwrap();
+    }
+    let forward = |router: &Host, on: u8| {
+        let set = format!("echo {on} > /proc/sys/net/ipv4/ip_forward");
+        assert_eq!(router.run("sh", ["-c", &set]).unwrap().code, 0);
+    };
+    forward(&r, 1);
+    let pair = Pair::of(lab, [a, b], link).unwrap();
+    pair.overlay(["auto", B], B).unwrap();
+    pair.vpn("").unwrap();
+    is_at(&pair, 0, "10.77.1.1").unwrap();
+    let mut ways = [(&r, "10.77.1"), (&s, "10.77.2")];
+    heals("another default route", |_| {
+        let [(old, _), (new, net)] = ways;
+        ways.reverse();
+        // What goes on by the old one is lost.
+        forward(old, 0);
+        forward(new, 1);
+        pair.a
+            .net(&format!("route 0.0.0.0/0 {net}.2 --replace"))
+            .unwrap();
+        took(&pair, 0, &format!("{net}.1"))
+    });
+}
+
 /// Waits until A's shim is in a state and says so, in its own words and in the warnings of the host; empty: until it warns no more.
 fn says(pair: &Pair, state: &str, why: &str) -> anyhow::Result<()> {
     until(TEN, || {
@@ -206,5 +267,5 @@ fn says(pair: &Pair, state: &str, why: &str) -> anyhow::Result<()> {
     })
 }
 
-/// The goal is 2 s; these programs may not be optimised, and others use the machine.
-const HEALED: Duration = Duration::from_secs(3);
+/// What is promised.
+const HEALED: Duration = Duration::from_secs(2);

@@ -1,5 +1,6 @@
 //! Links, addresses and routes of the namespace that the program runs in, by rtnetlink.
 
+use std::io::Write;
 use std::net::IpAddr;
 
 use anyhow::Context;
@@ -11,8 +12,9 @@ use rtnetlink::packet_core::{
     NetlinkPayload,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::rule::RuleAttribute;
 use rtnetlink::packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
-use rtnetlink::{Handle, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::{Handle, IpVersion, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 #[derive(Subcommand)]
 pub(super) enum Change {
@@ -41,7 +43,15 @@ pub(super) enum Change {
     /// Let no more out of a device than so many Mbit/s; what waits longer than its queue of 1 MB holds back who sends, or is lost
     Narrow { dev: String, mbit: u32 },
     /// Add a route by a gateway
-    Route { cidr: IpNet, via: IpAddr },
+    Route {
+        cidr: IpNet,
+        via: IpAddr,
+        /// In the place of the one to there, if there is one
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Print the rules of routing that the kernel has not made by itself
+    Rules,
 }
 
 pub(super) fn apply(change: &Change) -> anyhow::Result<()> {
@@ -90,15 +100,38 @@ async fn change_with(handle: &Handle, change: &Change) -> anyhow::Result<()> {
         }
         Change::Mtu { dev, mtu } => set(handle, dev, |link| link.mtu(*mtu)).await,
         Change::Narrow { dev, mbit } => narrow(handle, dev, *mbit).await,
-        Change::Route { cidr, via } => {
+        Change::Route { cidr, via, replace } => {
             let route = RouteMessageBuilder::<IpAddr>::new()
                 .destination_prefix(cidr.addr(), cidr.prefix_len())
                 .and_then(|r| r.gateway(*via))
                 .context("gateway and destination are of two families")?;
-            let added = handle.route().add(route.build()).execute().await;
+            let add = handle.route().add(route.build());
+            let add = if *replace { add.replace() } else { add };
+            let added = add.execute().await;
             added.with_context(|| format!("can't add the route {cidr}"))
         }
+        Change::Rules => rules(handle).await,
     }
+}
+
+async fn rules(handle: &Handle) -> anyhow::Result<()> {
+    // Those of the tables `local`, `main` and `default`.
+    const KERNELS: [u32; 3] = [0, 32_766, 32_767];
+    for (version, family) in [(IpVersion::V4, 4), (IpVersion::V6, 6)] {
+        let mut all = handle.rule().get(version).execute();
+        while let Some(rule) = all.try_next().await.context("can't list rules")? {
+            let mut priority = 0;
+            for attribute in rule.attributes {
+                if let RuleAttribute::Priority(number) = attribute {
+                    priority = number;
+                }
+            }
+            if !KERNELS.contains(&priority) {
+                writeln!(std::io::stdout(), "IPv{family} {priority}").context("can't print")?;
+            }
+        }
+    }
+    Ok(())
 }
 
 async fn veth(handle: &Handle, dev: &str, peer: &str, to: u32, mtu: u32) -> anyhow::Result<()> {
