@@ -14,6 +14,8 @@ const OFFERED: u32 = 48;
 const DATAGRAM: u32 = 1200;
 /// Of a hundred marked ones all but one are back by then; some 10 ms is usual, and 250 ms is what a queue may hold.
 const WORST: Duration = Duration::from_millis(40);
+/// What a busy machine may add; a queue of others that fill the link would add a hundred times as much.
+const NOISE: Duration = Duration::from_millis(2);
 /// Code points: one of voice, one of video.
 const EF: u8 = 46;
 const AF41: u8 = 34;
@@ -76,7 +78,7 @@ fn marked_packets_wait_no_longer_than_others_beside_what_fills_the_link() {
         let waited = |at: usize| rtt(&beside[at])[0].saturating_sub(rtt(&alone[at])[0]);
         let round = (waited(0), waited(1), rtt(&beside[1])[1]);
         rounds.push(round);
-        round.1 <= round.0 && round.2 < WORST.as_micros() as u64
+        round.1 <= round.0 + NOISE.as_micros() as u64 && round.2 < WORST.as_micros() as u64
     });
     println!("{rounds:?}");
     assert!(
