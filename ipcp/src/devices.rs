@@ -2,6 +2,7 @@
 //! two addresses the user has said that packets go between them and a flow, or they are the user's. A device that its user keeps, of
 //! whose frames it writes all itself, is a place to wait at, and no more.
 
+mod classes;
 mod known;
 mod line;
 #[cfg(test)]
@@ -14,11 +15,11 @@ use std::os::fd::OwnedFd;
 use std::time::Instant;
 
 use frames::{Offloads, Tally, Tun, TunPort};
-use ip::upper::dscp;
 use proto::record::{Device as Said, Moved, Pair, Talk};
 use proto::{Batch, FlowId, Framing, Margin};
 use rustc_hash::FxHashMap;
 
+use self::classes::Classes;
 use self::known::{Known, Way};
 use self::line::Line;
 use self::waiting::Waiting;
@@ -63,7 +64,7 @@ struct Device<T> {
 struct Source<T> {
     tun: T,
     watch: Watch,
-    known: Known,
+    known: Classes,
     /// What was counted of its super-packets.
     tally: Tally,
 }
@@ -74,7 +75,7 @@ struct Bound {
     mtu: usize,
     /// Its device was handed over.
     handed: bool,
-    /// Packets with other code points are the user's.
+    /// Packets of the device with other code points are not this flow's.
     code_points: u64,
     line: Line,
     /// Its link is slow: packets wait beside the device, not behind one another in the machine or in the kernel.
@@ -121,7 +122,13 @@ impl<T: TunPort> Devices<T> {
         };
         // What was read is not lost: it is of a moment ago.
         if let Some(source) = &mut device.source {
-            source.known.forget(flow);
+            if !source.known.come(code_points) {
+                let why = "the flows of one device carry too many sets of code points";
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, why));
+            }
+            if let Some(before) = self.flows.get(&flow) {
+                source.known.gone(before.code_points, flow);
+            }
         }
         if !device.flows.contains(&flow) {
             device.flows.push(flow);
@@ -215,7 +222,7 @@ impl<T: TunPort> Devices<T> {
             return;
         };
         if let Some(source) = &mut device.source {
-            source.known.forget(flow);
+            source.known.gone(bound.code_points, flow);
         }
         let lost = device.waiting.forget(flow);
         io.counters.add("drop.device_silent", lost as u64);
@@ -331,7 +338,10 @@ impl<T: TunPort> Devices<T> {
         let Some(source) = device.and_then(|device| device.source.as_mut()) else {
             return Some(batch);
         };
-        let (known, mut others) = (&mut source.known, None);
+        let Some(known) = source.known.of_flow(bound.code_points) else {
+            return Some(batch);
+        };
+        let mut others = None;
         let mut lost = 0;
         let written = source.tun.write(&batch, |packet| {
             if known.flow_of(Way::In(flow), packet, now).is_some() {
@@ -372,8 +382,9 @@ impl<T: TunPort> Devices<T> {
     }
 
     fn known_of(&mut self, flow: FlowId) -> Option<&mut Known> {
-        let device = self.devices.get_mut(&self.flows.get(&flow)?.device)?;
-        device.source.as_mut().map(|source| &mut source.known)
+        let bound = self.flows.get(&flow)?;
+        let device = self.devices.get_mut(&bound.device)?;
+        device.source.as_mut()?.known.of_flow(bound.code_points)
     }
 }
 
@@ -399,7 +410,7 @@ impl<T: TunPort> Source<T> {
         Ok(Self {
             tun,
             watch,
-            known: Known::new(),
+            known: Classes::new(),
             tally: Tally::default(),
         })
     }
@@ -458,12 +469,10 @@ impl<T: TunPort> Device<T> {
                 }
             };
             bytes += frame.packet().len();
-            let flow = source.known.flow_of(Way::Out, frame.packet(), now);
+            let known = source.known.of_packet(frame.packet());
+            let flow = known.and_then(|known| known.flow_of(Way::Out, frame.packet(), now));
             let bound = flow.and_then(|flow| Some((flow, flows.get_mut(&flow)?)));
-            let may = |bound: &Bound| {
-                frame.longest() <= bound.mtu && bound.code_points >> dscp(frame.packet()) & 1 == 1
-            };
-            match bound.filter(|(_, bound)| may(bound)) {
+            match bound.filter(|(_, bound)| frame.longest() <= bound.mtu) {
                 Some((flow, bound)) if bound.slow => {
                     bound.moved.tx_packets += frame.packets() as u64;
                     for packet in frame {

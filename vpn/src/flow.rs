@@ -72,6 +72,8 @@ pub enum Heard {
 pub struct Handle {
     /// None: it is kept.
     fd: Option<OwnedFd>,
+    /// Packets go by the flow of their class.
+    classes: bool,
     said: Device,
 }
 
@@ -114,9 +116,13 @@ impl Handle {
             tcp: offloads.tcp,
             udp: offloads.udp,
             frames: false,
-            code_points: u64::MAX,
+            code_points: 0,
         };
-        Some(Self { fd: Some(fd), said })
+        Some(Self {
+            fd: Some(fd),
+            classes: false,
+            said,
+        })
     }
 
     /// That of a device whose frames are written to flows by whoever has it.
@@ -128,13 +134,29 @@ impl Handle {
             frames: true,
             code_points: 0,
         };
-        Self { fd: None, said }
+        Self {
+            fd: None,
+            classes: false,
+            said,
+        }
     }
 
-    /// Only packets with these code points may go by themselves. Gives whether that is new.
-    pub fn restrict(&mut self, code_points: u64) -> bool {
-        !self.said.frames
-            && std::mem::replace(&mut self.said.code_points, code_points) != code_points
+    /// Packets go by the flow of their class, or all by the plain one. Gives whether that is new.
+    pub fn set_classes(&mut self, classes: bool) -> bool {
+        std::mem::replace(&mut self.classes, classes) != classes
+    }
+
+    /// What is said of it on a flow: which packets go out by that by themselves. What comes may come by any.
+    fn said_of(&self, class: Class) -> Device {
+        let code_points = match (self.classes, class) {
+            (true, class) => class.code_points(),
+            (false, Class::Plain) => u64::MAX,
+            (false, Class::Video | Class::Voice) => 0,
+        };
+        Device {
+            code_points,
+            ..self.said
+        }
     }
 }
 
@@ -220,12 +242,12 @@ impl FlowPort for Lane {
         }
         let Some(fd) = &device.fd else {
             // Nothing hangs on it but where frames wait: they do in the socket until it has been said.
-            let _ = (self.socket).try_send_item(&Item::Device(device.said), None);
+            let _ = (self.socket).try_send_item(&Item::Device(device.said_of(self.class)), None);
             return;
         };
         // Heard at once, by who knows lines, however full the socket is.
         self.line = None;
-        let item = Item::Device(device.said);
+        let item = Item::Device(device.said_of(self.class));
         // Without descriptors for another, what is taken back next is heard behind what lies in the socket.
         let (near, far) = line().unzip();
         let tun = fd.as_fd();

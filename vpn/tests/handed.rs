@@ -15,7 +15,8 @@ use proto::record::{Item, Pair, Talk};
 use proto::{Batch, Framing, QosSpec};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use support::{Far, config, flow_with, label, soon, udp, wire_config};
+use support::{Far, config, flow_with, label, marked, soon, udp, wire_config};
+use vpn::class::Class;
 use vpn::config::Config;
 use vpn::counters::Dropped;
 use vpn::filter::{Both, Rules};
@@ -389,6 +390,43 @@ async fn pairs_are_forgotten_where_they_may_be_judged_otherwise_and_nowhere_else
         });
     };
     assert_eq!(forgotten(classes).await, both, "other code points may go");
+}
+
+#[tokio::test]
+async fn each_class_of_service_has_pairs_of_its_own_as_long_as_there_is_more_than_one() {
+    let mut bench = Bench::new();
+    let (lane, voice) = flow_with(true, QosSpec::VOICE, 2, 1400);
+    bench.pump.accepted(&label("b"), lane).ok().unwrap();
+    let points = |said: &[Said]| -> Vec<u64> {
+        let device = |said: &Said| match said {
+            Said::Item(Item::Device(device)) => Some(device.code_points),
+            Said::Item(_) | Said::Packets(_) => None,
+        };
+        said.iter().filter_map(device).collect()
+    };
+    assert_eq!(points(&said(&voice)), [Class::Voice.code_points()]);
+    let spoken = marked(udp("10.7.0.1", "10.7.0.2", 1), 46);
+    let plain = udp("10.7.0.1", "10.7.0.2", 1);
+    for (packet, flow) in [(&spoken, &voice), (&plain, &bench.far)] {
+        assert!(bench.frame(packet));
+        settle(&mut bench.pump).await;
+        let heard = said(flow);
+        assert_eq!(heard[0], Said::Packets(vec![packet.clone()]));
+        assert_eq!(pairs(&heard), 1, "{heard:?}");
+    }
+    let mut wire = wire_config();
+    wire.traffic = Some(irm::VpnTraffic {
+        one_class: true,
+        ..irm::VpnTraffic::default()
+    });
+    bench.pump.configure(&Config::try_from(wire).unwrap());
+    // What comes may still come by either.
+    assert_eq!(points(&said(&voice)), [0]);
+    assert_eq!(points(&bench.said().await), [u64::MAX]);
+    assert!(bench.frame(&spoken));
+    let heard = bench.said().await;
+    assert_eq!(heard[0], Said::Packets(vec![spoken]));
+    assert_eq!((pairs(&heard), pairs(&said(&voice))), (1, 0));
 }
 
 /// B may be sent UDP of any port and nothing else, and may only answer.

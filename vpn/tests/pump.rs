@@ -12,7 +12,7 @@ use proto::irm::{self, PassRule};
 use proto::record::Item;
 use proto::{Code, Reason};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
-use support::{Far, config, flow, label, soon, udp};
+use support::{Far, config, flow, label, marked, soon, udp};
 use vpn::class::Class;
 use vpn::config::Config;
 use vpn::counters::Dropped;
@@ -392,16 +392,6 @@ async fn a_bad_record_ends_the_flow_with_its_reason() {
     );
     assert_eq!(bench.dropped(Dropped::BadRecord), 1);
     assert_eq!(bench.pump.mtu(), None);
-}
-
-/// A packet with this code point.
-fn marked(mut packet: Vec<u8>, dscp: u8) -> Vec<u8> {
-    packet[1] = dscp << 2;
-    packet[10..12].fill(0);
-    let header = etherparse::Ipv4HeaderSlice::from_slice(&packet).unwrap();
-    let sum = header.to_header().calc_header_checksum();
-    packet[10..12].copy_from_slice(&sum.to_be_bytes());
-    packet
 }
 
 #[tokio::test]

@@ -248,6 +248,48 @@ fn what_opens_a_connection_or_has_another_code_point_is_the_users() {
 }
 
 #[test]
+fn two_addresses_have_a_flow_for_each_set_of_code_points() {
+    let mut bench = bench();
+    let voice = 1 << 46;
+    let io = &mut bench.io;
+    for (flow, points) in [(FLOW, !voice), (NEXT, voice)] {
+        let again = || panic!("it is known");
+        let bound = (ID, points);
+        bench.devices.bind(io, (flow, 1400), bound, again).unwrap();
+    }
+    bench.pair(FLOW, OTHER);
+    bench.pair(NEXT, OTHER);
+    let marked = |mut packet: Vec<u8>| {
+        packet[1] = 46 << 2;
+        packet
+    };
+    let (plain, spoken) = (packet(ME, OTHER, 60), marked(packet(ME, OTHER, 61)));
+    let said = bench.send(&[plain.clone(), spoken.clone(), plain.clone()]);
+    let each = [(FLOW, &plain), (NEXT, &spoken), (FLOW, &plain)];
+    let each = each.map(|(flow, packet)| (true, flow, vec![packet.clone()]));
+    assert_eq!(said, each);
+    // Whatever the other side marks, it may come by either.
+    let back = [packet(OTHER, ME, 60), marked(packet(OTHER, ME, 60))];
+    for flow in [FLOW, NEXT] {
+        assert_eq!(bench.arrive(flow, &back), (back.to_vec(), vec![]));
+    }
+    // One is said again, or gone: the other stays.
+    let again = || panic!("it is known");
+    let bound = (ID, voice);
+    let io = &mut bench.io;
+    bench.devices.bind(io, (NEXT, 1400), bound, again).unwrap();
+    let said = bench.send(&[spoken.clone(), plain.clone()]);
+    assert_eq!(said[0], (false, FLOW, vec![spoken.clone()]));
+    assert_eq!(said[1], (true, FLOW, vec![plain.clone()]));
+    bench.devices.unbind(&mut bench.io, NEXT);
+    let said = bench.send(&[spoken, plain]);
+    assert_eq!(
+        said.iter().map(|said| said.0).collect::<Vec<_>>(),
+        [false, true]
+    );
+}
+
+#[test]
 fn a_flow_writes_to_the_device_only_from_the_other_address_of_its_own_pairs() {
     let mut bench = bench();
     bench.pair(FLOW, OTHER);

@@ -302,12 +302,8 @@ impl<F: FlowPort> Core<F> {
         }
         self.left.extend(gone);
         self.traffic = config.traffic;
-        let code_points = match self.traffic.classes {
-            true => Class::Plain.code_points(),
-            false => u64::MAX,
-        };
         let handle = self.handle.as_mut();
-        let restricted = handle.is_some_and(|handle| handle.restrict(code_points));
+        let restricted = handle.is_some_and(|handle| handle.set_classes(self.traffic.classes));
         let mut filters = HashMap::new();
         for (name, member) in &config.members {
             let id = self.number(&config.me, name);
@@ -326,7 +322,9 @@ impl<F: FlowPort> Core<F> {
         for (id, both) in &filters {
             // Pairs that were said may be judged otherwise now.
             if restricted || touched.has(*id) || self.filter.differs(*id, both) {
-                self.forget_pairs(*id, now);
+                for class in Class::ALL {
+                    self.forget_pairs(place(*id, class), now);
+                }
             }
         }
         self.filter.set(filters);
@@ -396,8 +394,7 @@ impl<F: FlowPort> Core<F> {
             self.dial_failed(id, why, now);
             return;
         }
-        // What goes by itself is the most common class; the others are few, and looked at one by one.
-        if let Some(handle) = self.handle.as_ref().filter(|_| class(id) == Class::Plain) {
+        if let Some(handle) = &self.handle {
             flow.hand(handle, now);
         }
         self.all.come(&flow);

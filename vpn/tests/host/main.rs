@@ -14,6 +14,7 @@ mod names;
 mod other;
 mod program;
 #[path = "../support/mod.rs"]
+#[allow(dead_code, reason = "other tests use the rest of the support")]
 mod support;
 
 use std::net::SocketAddr;

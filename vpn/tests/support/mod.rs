@@ -97,6 +97,16 @@ pub(crate) fn udp(src: &str, dst: &str, len: usize) -> Vec<u8> {
     out
 }
 
+/// A packet with this code point.
+pub(crate) fn marked(mut packet: Vec<u8>, dscp: u8) -> Vec<u8> {
+    packet[1] = dscp << 2;
+    packet[10..12].fill(0);
+    let header = etherparse::Ipv4HeaderSlice::from_slice(&packet).unwrap();
+    let sum = header.to_header().calc_header_checksum();
+    packet[10..12].copy_from_slice(&sum.to_be_bytes());
+    packet
+}
+
 impl Far {
     /// The packets of the next record; none if nothing lies there.
     pub(crate) fn packets(&self) -> Vec<Vec<u8>> {
