@@ -12,7 +12,7 @@ mod waiting;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use frames::{Offloads, Tally, Tun, TunPort};
 use proto::record::{Device as Said, Moved, Pair, Talk};
@@ -80,9 +80,18 @@ struct Bound {
     line: Line,
     /// Its link is slow: packets wait beside the device, not behind one another in the machine or in the kernel.
     slow: bool,
+    /// How long a packet may wait.
+    late: Duration,
     moved: Moved,
     /// It is to be told soon.
     moves: bool,
+}
+
+impl Bound {
+    /// How many code points it carries.
+    fn points(&self) -> u32 {
+        self.code_points.count_ones()
+    }
 }
 
 impl<T> Default for Devices<T> {
@@ -131,7 +140,14 @@ impl<T: TunPort> Devices<T> {
             }
         }
         if !device.flows.contains(&flow) {
-            device.flows.push(flow);
+            // The first has most of the device's packets, so that those that are its user's don't come between others of a class.
+            let points = |flow: &FlowId| self.flows.get(flow).map_or(0, Bound::points);
+            let first = device.flows.first().map_or(0, points);
+            let at = match first < code_points.count_ones() {
+                true => 0,
+                false => device.flows.len(),
+            };
+            device.flows.insert(at, flow);
         }
         let bound = Bound {
             device: id,
@@ -140,6 +156,7 @@ impl<T: TunPort> Devices<T> {
             code_points,
             line: Line::None,
             slow: false,
+            late: waiting::LATE,
             moved: Moved::default(),
             moves: false,
         };
@@ -209,7 +226,12 @@ impl<T: TunPort> Devices<T> {
 
     /// The talks at a flow's device of which the user must hear that something moves.
     pub(crate) fn signs(&mut self, flow: FlowId) -> Vec<(FlowId, Talk)> {
-        self.known_of(flow).map(Known::signs).unwrap_or_default()
+        let bound = self.flows.get(&flow);
+        let device = bound.and_then(|bound| self.devices.get_mut(&bound.device));
+        let source = device.and_then(|device| device.source.as_mut());
+        source
+            .map(|source| source.known.signs())
+            .unwrap_or_default()
     }
 
     /// The flow is gone, and with the last one the device.
@@ -269,13 +291,15 @@ impl<T: TunPort> Devices<T> {
 
     /// Lets what the user of a slow flow has written wait as what comes from its device; gives back what is of another flow.
     pub(crate) fn wait(&mut self, flow: FlowId, batch: Batch, now: Instant) -> Option<Batch> {
-        let bound = self.flows.get(&flow).filter(|bound| bound.slow);
-        let device = bound.and_then(|bound| self.devices.get_mut(&bound.device));
-        let Some(device) = device else {
+        let Some(bound) = self.flows.get(&flow).filter(|bound| bound.slow) else {
+            return Some(batch);
+        };
+        let Some(device) = self.devices.get_mut(&bound.device) else {
             return Some(batch);
         };
         for packet in batch.iter() {
-            device.waiting.put(flow, now, packet.to_vec());
+            let packet = packet.to_vec();
+            device.waiting.put((flow, bound.late), now, packet);
         }
         None
     }
@@ -293,6 +317,13 @@ impl<T: TunPort> Devices<T> {
         };
         let device = self.devices.get_mut(&bound.device);
         bound.slow = slow || device.is_some_and(|device| !device.waiting.clear(flow));
+    }
+
+    /// A packet of this flow is worth nothing after so long.
+    pub(crate) fn set_late(&mut self, flow: FlowId, late: Duration) {
+        if let Some(bound) = self.flows.get_mut(&flow) {
+            bound.late = late.min(waiting::LATE);
+        }
     }
 
     /// The largest SDU of a flow has changed.
@@ -477,7 +508,7 @@ impl<T: TunPort> Device<T> {
                     bound.moved.tx_packets += frame.packets() as u64;
                     for packet in frame {
                         bound.moved.tx_bytes += packet.len() as u64;
-                        self.waiting.put(flow, now, packet);
+                        self.waiting.put((flow, bound.late), now, packet);
                     }
                 }
                 Some((flow, bound)) => {

@@ -64,11 +64,12 @@ fn marked_packets_wait_no_longer_than_others_beside_what_fills_the_link() {
     // Past the VPN's process, there and back, as others.
     let handed = || {
         let status = pair.a.irm_json("vpn status").unwrap();
-        status["vpns"][0]["counters"]["handed_packets"].as_u64()
+        let counters = &status["vpns"][0]["counters"];
+        counters["handed_packets"].as_u64().unwrap()
     };
     let before = handed();
     said(ping(&pair, EF, 100));
-    let past = || handed() >= before.map(|n| n + 190);
+    let past = || handed() >= before + 190;
     eventually(TEN, "marked packets go by themselves", past).unwrap();
     // Both at once, so that both meet the same.
     let both = || [0, EF].map(|dscp| ping(&pair, dscp, 250)).map(said);

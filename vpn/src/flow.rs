@@ -96,6 +96,8 @@ pub struct Lane {
     class: Class,
     mtu: u32,
     handed: bool,
+    /// Packets of its class have it.
+    carries: bool,
     /// What was said of the device holds as long as this is open.
     line: Option<OwnedFd>,
     owes: Option<Instant>,
@@ -143,10 +145,10 @@ impl Handle {
 
     /// Packets go by the flow of their class, or all by the plain one. Gives whether that is new.
     pub fn set_classes(&mut self, classes: bool) -> bool {
-        std::mem::replace(&mut self.classes, classes) != classes
+        !self.said.frames && std::mem::replace(&mut self.classes, classes) != classes
     }
 
-    /// What is said of it on a flow: which packets go out by that by themselves. What comes may come by any.
+    /// What is said of it on a flow of this class: none of its packets, where all go by the plain one.
     fn said_of(&self, class: Class) -> Device {
         let code_points = match (self.classes, class) {
             (true, class) => class.code_points(),
@@ -168,12 +170,20 @@ impl From<Joined> for Lane {
             class: Class::of_qos(&joined.welcome.qos),
             mtu: usable(joined.welcome.mtu),
             handed: false,
+            carries: false,
             line: None,
             owes: None,
             moved: Moved::default(),
             takes: joined.welcome.devices,
             tells: false,
         }
+    }
+}
+
+impl Lane {
+    /// Whether what may go by itself can be said now.
+    fn may_say(&self) -> bool {
+        self.handed && self.carries && self.owes.is_none()
     }
 }
 
@@ -245,9 +255,14 @@ impl FlowPort for Lane {
             let _ = (self.socket).try_send_item(&Item::Device(device.said_of(self.class)), None);
             return;
         };
+        let said = device.said_of(self.class);
+        self.carries = said.code_points != 0;
+        if !self.carries && !self.handed {
+            return;
+        }
         // Heard at once, by who knows lines, however full the socket is.
         self.line = None;
-        let item = Item::Device(device.said_of(self.class));
+        let item = Item::Device(said);
         // Without descriptors for another, what is taken back next is heard behind what lies in the socket.
         let (near, far) = line().unzip();
         let tun = fd.as_fd();
@@ -272,8 +287,7 @@ impl FlowPort for Lane {
     }
 
     fn pair(&mut self, own: IpAddr, other: IpAddr) {
-        if self.handed
-            && self.owes.is_none()
+        if self.may_say()
             && let Some(pair) = Pair::new(own, other)
         {
             // If the queue is full, a later packet says it.
@@ -282,7 +296,7 @@ impl FlowPort for Lane {
     }
 
     fn talk(&mut self, talk: Talk) {
-        if self.handed && self.owes.is_none() && self.tells {
+        if self.may_say() && self.tells {
             // If the queue is full, a later packet says it.
             let _ = self.socket.try_send_item(&Item::Talk(talk), None);
         }

@@ -420,13 +420,22 @@ async fn each_class_of_service_has_pairs_of_its_own_as_long_as_there_is_more_tha
         ..irm::VpnTraffic::default()
     });
     bench.pump.configure(&Config::try_from(wire).unwrap());
-    // What comes may still come by either.
     assert_eq!(points(&said(&voice)), [0]);
     assert_eq!(points(&bench.said().await), [u64::MAX]);
     assert!(bench.frame(&spoken));
     let heard = bench.said().await;
     assert_eq!(heard[0], Said::Packets(vec![spoken]));
     assert_eq!((pairs(&heard), pairs(&said(&voice))), (1, 0));
+    // What comes by the other flow, since the other side marks, is judged as before; a flow that comes now is told of nothing.
+    let back = marked(udp("10.7.0.2", "10.7.0.1", 1), 46);
+    voice.send(&[&back]);
+    settle(&mut bench.pump).await;
+    let (lane, another) = flow_with(true, QosSpec::VIDEO, 3, 1400);
+    bench.pump.accepted(&label("b"), lane).ok().unwrap();
+    another.send(&[&back]);
+    settle(&mut bench.pump).await;
+    assert_eq!((said(&voice), said(&another)), (vec![], vec![]));
+    assert_eq!(bench.pump.counters().rx_packets, 2);
 }
 
 /// B may be sent UDP of any port and nothing else, and may only answer.

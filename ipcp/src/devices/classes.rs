@@ -3,6 +3,7 @@
 
 use ip::upper::dscp;
 use proto::FlowId;
+use proto::record::Talk;
 
 use super::known::Known;
 
@@ -70,6 +71,12 @@ impl Classes {
     pub(super) fn of_flow(&mut self, points: u64) -> Option<&mut Known> {
         let at = self.at(points)?;
         Some(&mut self.sets[at].known)
+    }
+
+    /// What the user is to hear of talks.
+    pub(super) fn signs(&mut self) -> Vec<(FlowId, Talk)> {
+        let signs = self.sets.iter_mut().flat_map(|set| set.known.signs());
+        signs.collect()
     }
 
     fn at(&self, points: u64) -> Option<usize> {

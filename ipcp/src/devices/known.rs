@@ -160,7 +160,9 @@ impl Known {
 
     /// The user was told that something of this moves.
     pub(super) fn told(&mut self, talk: &Talk, now: Instant) {
-        if let Some((_, spoken)) = self.talks.all.get_mut(talk) {
+        let spoken = self.talks.all.get_mut(talk).map(|(_, spoken)| spoken);
+        // What is over stays so, however late that was said.
+        if let Some(spoken) = spoken.filter(|spoken| !spoken.is_over(now)) {
             *spoken = Spoken::now(now);
             self.last = [None; 2];
         }

@@ -273,6 +273,22 @@ fn two_addresses_have_a_flow_for_each_set_of_code_points() {
     for flow in [FLOW, NEXT] {
         assert_eq!(bench.arrive(flow, &back), (back.to_vec(), vec![]));
     }
+    // One is said with others: nothing that was said of it holds.
+    let again = || panic!("it is known");
+    let io = &mut bench.io;
+    bench
+        .devices
+        .bind(io, (NEXT, 1400), (ID, 1 << 34), again)
+        .unwrap();
+    let said = bench.send(&[spoken.clone(), plain.clone()]);
+    assert_eq!(said[0], (false, FLOW, vec![spoken.clone()]));
+    assert_eq!(bench.arrive(NEXT, &back), (vec![], back.to_vec()));
+    let again = || panic!("it is known");
+    let bound = (ID, voice);
+    let io = &mut bench.io;
+    bench.devices.bind(io, (NEXT, 1400), bound, again).unwrap();
+    bench.pair(NEXT, OTHER);
+    assert_eq!(bench.send(std::slice::from_ref(&spoken))[0], each[1]);
     // One is said again, or gone: the other stays.
     let again = || panic!("it is known");
     let bound = (ID, voice);

@@ -35,6 +35,8 @@ pub(super) struct Lost {
 /// What waits for one flow.
 #[derive(Debug)]
 struct Fair {
+    /// Who never slows down has no more than this waiting, whatever the rate of the link.
+    late: Duration,
     places: Vec<Place>,
     /// The places that have begun to wait; they come first, once.
     fresh: VecDeque<usize>,
@@ -86,12 +88,12 @@ impl Waiting {
         std::mem::take(&mut self.lost)
     }
 
-    /// Lets a packet of a flow wait. If that is too much, the oldest of whoever has the most gives way.
-    pub(super) fn put(&mut self, flow: FlowId, now: Instant, packet: Vec<u8>) {
+    /// Lets a packet of a flow wait, for no longer than `late`. If that is too much, the oldest of whoever has the most gives way.
+    pub(super) fn put(&mut self, (flow, late): (FlowId, Duration), now: Instant, packet: Vec<u8>) {
         let whose = self.whose(&packet);
         let known = self.flows.iter().position(|(other, _)| *other == flow);
         let known = known.unwrap_or_else(|| {
-            self.flows.push_back((flow, Fair::new()));
+            self.flows.push_back((flow, Fair::new(late)));
             self.flows.len() - 1
         });
         self.bytes += COST + packet.len();
@@ -164,7 +166,7 @@ impl Waiting {
 }
 
 impl Fair {
-    fn new() -> Self {
+    fn new(late: Duration) -> Self {
         let place = || Place {
             whose: 0,
             packets: VecDeque::new(),
@@ -174,6 +176,7 @@ impl Fair {
             listed: false,
         };
         Self {
+            late,
             places: std::iter::repeat_with(place).take(PLACES).collect(),
             fresh: VecDeque::new(),
             others: VecDeque::new(),
@@ -220,7 +223,7 @@ impl Fair {
             let (since, len) = (*since, packet.len());
             let waited = now.saturating_duration_since(since);
             let last = place.bytes <= COST + len.max(QUANTUM as usize);
-            let acts = match waited >= LATE {
+            let acts = match waited >= self.late {
                 true => 1,
                 false => place.codel.act(now, waited, last),
             };
@@ -320,8 +323,8 @@ const COST: usize = 64;
 const SHED: usize = 64;
 /// Bytes of one turn: a packet of an Ethernet.
 const QUANTUM: i64 = 1514;
-/// Who never slows down has no more than this waiting, whatever the rate of the link.
-const LATE: Duration = Duration::from_millis(250);
+/// The longest that anything waits.
+pub(super) const LATE: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 mod tests {
@@ -366,7 +369,7 @@ mod tests {
         let (mut waiting, now) = (Waiting::of_packets(), Instant::now());
         let most = PLACES as u16;
         for port in (0..most).chain(0..most) {
-            waiting.put(FLOW, now, datagram(port, 100));
+            waiting.put((FLOW, LATE), now, datagram(port, 100));
         }
         let taken = |waiting: &Waiting| -> Vec<usize> {
             let (_, fair) = &waiting.flows[0];
@@ -376,12 +379,12 @@ mod tests {
                 .collect()
         };
         assert_eq!(taken(&waiting), [2; PLACES]);
-        waiting.put(FLOW, now, datagram(most, 100));
+        waiting.put((FLOW, LATE), now, datagram(most, 100));
         assert_eq!(taken(&waiting).into_iter().max(), Some(3));
         // Who has nothing waiting makes room for others.
         waiting.serve(now, |_, _| true);
-        waiting.put(FLOW, now, datagram(most, 100));
-        waiting.put(FLOW, now, datagram(most + 1, 100));
+        waiting.put((FLOW, LATE), now, datagram(most, 100));
+        waiting.put((FLOW, LATE), now, datagram(most + 1, 100));
         assert_eq!(taken(&waiting).into_iter().max(), Some(1));
     }
 
@@ -396,7 +399,7 @@ mod tests {
             let all: &mut VecDeque<Instant> = sent.entry(port).or_default();
             packet[24..32].copy_from_slice(&(all.len() as u64).to_be_bytes());
             all.push_back(now);
-            waiting.put(FLOW, now, packet);
+            waiting.put((FLOW, LATE), now, packet);
             all.clone()
         };
         // The link takes one packet a millisecond, and is offered three.
@@ -427,10 +430,10 @@ mod tests {
     fn bytes_are_bounded_and_whoever_has_the_most_gives_way() {
         let (mut waiting, greedy, modest) = (Waiting::of_packets(), 1, 2);
         let now = Instant::now();
-        waiting.put(NEXT, now, datagram(modest, 1000));
-        waiting.put(FLOW, now, datagram(modest, 1000));
+        waiting.put((NEXT, LATE), now, datagram(modest, 1000));
+        waiting.put((FLOW, LATE), now, datagram(modest, 1000));
         for _ in 0..5000 {
-            waiting.put(FLOW, now, datagram(greedy, 1000));
+            waiting.put((FLOW, LATE), now, datagram(greedy, 1000));
             assert!(waiting.bytes <= MOST);
         }
         let (lost, fit) = (waiting.lost(), MOST / (1000 + COST));
@@ -450,7 +453,7 @@ mod tests {
         let (mut waiting, one) = (Waiting::of_packets(), 1);
         let now = Instant::now();
         for flow in [FLOW, NEXT, FLOW, NEXT] {
-            waiting.put(flow, now, datagram(one, 100));
+            waiting.put((flow, LATE), now, datagram(one, 100));
         }
         let mut got = Vec::new();
         let mut serve = |waiting: &mut Waiting, full: FlowId| {
@@ -468,7 +471,7 @@ mod tests {
             (waiting.is_empty(), waiting.lost()),
             (true, Lost::default())
         );
-        waiting.put(FLOW, now, datagram(one, 100));
+        waiting.put((FLOW, LATE), now, datagram(one, 100));
         assert_eq!((waiting.forget(FLOW), waiting.forget(FLOW)), (1, 0));
         assert!(waiting.is_empty() && next(&mut waiting, now).is_none());
     }
@@ -516,6 +519,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_worth_nothing_so_soon_waits_for_no_longer() {
+        let (mut waiting, port) = (Waiting::of_packets(), 1);
+        let (begin, late) = (Instant::now(), MS * 80);
+        let mut longest = Duration::ZERO;
+        // The link takes one packet a millisecond, and is offered three.
+        for ms in 0..2000 {
+            let now = begin + MS * ms;
+            for _ in 0..3 {
+                let mut packet = datagram(port, 1000);
+                packet[24..28].copy_from_slice(&ms.to_be_bytes());
+                waiting.put((FLOW, late), now, packet);
+            }
+            let packet = next(&mut waiting, now).expect("the link is never idle");
+            let put = u32::from_be_bytes(packet[24..28].try_into().unwrap());
+            longest = longest.max(MS * (ms - put));
+        }
+        assert!(longest < late, "{longest:?}");
+    }
+
+    #[test]
     fn a_conversation_keeps_its_order() {
         let (mut waiting, one, other) = (Waiting::of_packets(), 1, 2);
         let now = Instant::now();
@@ -523,7 +546,7 @@ mod tests {
             for port in [one, other] {
                 let mut packet = datagram(port, 40 + n * 13);
                 packet[30] = n as u8;
-                waiting.put(FLOW, now, packet);
+                waiting.put((FLOW, LATE), now, packet);
             }
         }
         let mut last = BTreeMap::new();

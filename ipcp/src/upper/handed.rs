@@ -1,6 +1,6 @@
 //! What users say of devices that they have handed over, and what those devices have to say. It must not read or write one.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use libflow::port::Handed;
 use proto::record::Item;
@@ -129,8 +129,11 @@ impl Uppers {
         [handed, line]: Handed,
     ) -> Result<(), Reason> {
         let upper = self.flows.get(&flow);
-        let said = |upper: &Upper| (upper.welcome.mtu, upper.user.uid, upper.welcome.devices);
-        let (mtu, uid, trusted) = upper.map_or((0, 0, false), said);
+        let Some(Upper { welcome, user, .. }) = upper else {
+            return Ok(());
+        };
+        let (mtu, uid, trusted) = (welcome.mtu, user.uid, welcome.devices);
+        let late = u64::from(welcome.qos.max_delay_ms);
         let misuse =
             |why: &dyn std::fmt::Display| Err(Reason::new(Code::PeerMisbehaved, why.to_string()));
         match item {
@@ -147,6 +150,9 @@ impl Uppers {
                     .bind(io, (flow, mtu), (id, said.code_points), open);
                 let bound = bound.and_then(|()| self.devices.tie(io, flow, line));
                 if bound.is_ok() {
+                    if late > 0 {
+                        self.devices.set_late(flow, Duration::from_millis(late));
+                    }
                     // It may say Talks. If it doesn't hear, it says none.
                     self.tell(flow, &Item::Frame(Vec::new()));
                 }

@@ -322,9 +322,7 @@ impl<F: FlowPort> Core<F> {
         for (id, both) in &filters {
             // Pairs that were said may be judged otherwise now.
             if restricted || touched.has(*id) || self.filter.differs(*id, both) {
-                for class in Class::ALL {
-                    self.forget_pairs(place(*id, class), now);
-                }
+                self.forget_pairs(*id, now);
             }
         }
         self.filter.set(filters);

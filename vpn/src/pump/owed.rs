@@ -4,14 +4,21 @@ use std::time::{Duration, Instant};
 
 use proto::{Code, Reason};
 
-use super::Core;
+use super::{Core, member, place};
+use crate::class::Class;
 use crate::flow::FlowPort;
 use crate::prefix::PeerId;
 use crate::session::Side;
 
 impl<F: FlowPort> Core<F> {
-    /// Has the layer's process forget the pairs of the flows of a place.
+    /// Has the layer's process forget the pairs of all flows of the member whose place this is.
     pub(super) fn forget_pairs(&mut self, id: PeerId, now: Instant) {
+        for class in Class::ALL {
+            self.forget_of(place(member(id), class), now);
+        }
+    }
+
+    fn forget_of(&mut self, id: PeerId, now: Instant) {
         let Some(handle) = &self.handle else { return };
         let mut owes = false;
         for side in [Side::Dialled, Side::Accepted] {
