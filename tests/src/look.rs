@@ -155,3 +155,12 @@ pub fn wakeups(pid: u32) -> u64 {
     });
     waited.sum()
 }
+
+/// Whether an address answers all of three pings of a host's.
+pub fn pings(host: &Host, to: &str) -> anyhow::Result<()> {
+    let ping = ["ping", to, "-c", "3", "-i", "10"];
+    let out = host.run("lab-tool", ping)?;
+    let json: serde_json::Value = serde_json::from_str(&out.stdout)?;
+    anyhow::ensure!(json["received"] == 3, "{} to {to}: {json}", host.name);
+    Ok(())
+}

@@ -52,7 +52,7 @@ impl Narrow {
         let rate = (self.mbit * 12 / 5 * 125_000 / size).to_string();
         let size = size.to_string();
         let pour = ["udp-pour", &at, "--size", &size, "--rate", &rate];
-        let pour = a.spawn("lab-tool", pour.into_iter().chain(["--seconds", "60"]))?;
+        let pour = a.spawn("lab-tool", pour.into_iter().chain(["--seconds", "300"]))?;
         eventually(TEN, "datagrams come", || bytes() > Some(1 << 20))?;
         // So much that all queues on the way are full.
         std::thread::sleep(Duration::from_millis(1500));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use tests::look::pings;
 use tests::{Host, Pair, until};
 
 const FIVE: Duration = Duration::from_secs(5);
@@ -184,12 +184,4 @@ fn devices_of(pid: u32) -> usize {
     let all = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
     let links = all.filter_map(|entry| fs::read_link(entry.path()).ok());
     links.filter(|to| to.ends_with("net/tun")).count()
-}
-
-fn pings(host: &Host, to: &str) -> anyhow::Result<()> {
-    let ping = ["ping", to, "-c", "3", "-i", "10"];
-    let out = host.run("lab-tool", ping)?;
-    let json: Value = serde_json::from_str(&out.stdout)?;
-    anyhow::ensure!(json["received"] == 3, "{to}: {json}");
-    Ok(())
 }

@@ -5,13 +5,12 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use tests::narrow::{DATAGRAM, Narrow};
 use tests::{PAIR_V4, Pair, Process, eventually};
 
 const TEN: Duration = Duration::from_secs(10);
-/// What the link takes, and what is offered to the VPN, in Mbit/s.
+/// What the link takes, in Mbit/s.
 const LINK: u32 = 20;
-const OFFERED: u32 = 48;
-const DATAGRAM: u32 = 1200;
 /// Of a hundred marked ones all but one are back by then; some 10 ms is usual, and 250 ms is what a queue may hold.
 const WORST: Duration = Duration::from_millis(40);
 /// What a busy machine may add; a queue of others that fill the link would add a hundred times as much.
@@ -19,23 +18,6 @@ const NOISE: Duration = Duration::from_millis(2);
 /// Code points: one of voice, one of video.
 const EF: u8 = 46;
 const AF41: u8 = 34;
-
-/// Datagrams over the VPN that have filled the link, and who counts them at the other end.
-fn fill(pair: &Pair) -> [Process; 2] {
-    let at = format!("{}:7000", PAIR_V4[1]);
-    let sink = pair.b.spawn("lab-tool", ["udp-sink", &at]).unwrap();
-    let bytes = || sink.newest()["bytes"].as_u64();
-    eventually(TEN, "the sink is there", || bytes() == Some(0)).unwrap();
-    let (size, rate) = (DATAGRAM.to_string(), OFFERED * 125_000 / DATAGRAM);
-    let rate = rate.to_string();
-    let pour = ["udp-pour", &at, "--size", &size, "--rate", &rate];
-    let long = ["--seconds", "300"];
-    let pour = pair.a.spawn("lab-tool", pour.into_iter().chain(long));
-    eventually(TEN, "datagrams come", || bytes() > Some(1 << 20)).unwrap();
-    // So much that all queues on the way are full.
-    std::thread::sleep(Duration::from_millis(1500));
-    [pour.unwrap(), sink]
-}
 
 fn ping(pair: &Pair, dscp: u8, count: u32) -> Process {
     let (count, dscp) = (count.to_string(), dscp.to_string());
@@ -58,9 +40,10 @@ fn rtt(said: &Value) -> [u64; 2] {
 
 #[test]
 fn marked_packets_wait_no_longer_than_others_beside_what_fills_the_link() {
-    let pair = Pair::narrow(LINK).unwrap();
+    let narrow = Narrow::new(LINK).unwrap();
+    let pair = &narrow.pair;
     // The flow of their class.
-    said(ping(&pair, EF, 5));
+    said(ping(pair, EF, 5));
     // Past the VPN's process, there and back, as others.
     let handed = || {
         let status = pair.a.irm_json("vpn status").unwrap();
@@ -68,19 +51,19 @@ fn marked_packets_wait_no_longer_than_others_beside_what_fills_the_link() {
         counters["handed_packets"].as_u64().unwrap()
     };
     let before = handed();
-    said(ping(&pair, EF, 100));
+    said(ping(pair, EF, 100));
     let past = || handed() >= before + 190;
     eventually(TEN, "marked packets go by themselves", past).unwrap();
     // Both at once, so that both meet the same.
-    let both = || [0, EF].map(|dscp| ping(&pair, dscp, 250)).map(said);
+    let both = || [0, EF].map(|dscp| ping(pair, dscp, 250)).map(said);
     let mut rounds = Vec::new();
     let good = (0..3).any(|_| {
         let alone = both();
-        let [mut pour, sink] = fill(&pair);
+        let (sink, mut pour) = narrow.pour(DATAGRAM).unwrap();
         let beside = both();
         assert!(pour.alive(), "it was over too soon: {}", pour.log());
         drop((pour, sink));
-        println!("alone and beside {OFFERED} for {LINK} Mbit/s: {alone:?} {beside:?}");
+        println!("alone and beside what fills the link: {alone:?} {beside:?}");
         for all in &beside {
             assert!(all["received"].as_u64() >= Some(235), "{all}");
         }
@@ -98,8 +81,9 @@ fn marked_packets_wait_no_longer_than_others_beside_what_fills_the_link() {
 
 #[test]
 fn packets_that_carry_marked_ones_are_marked_on_the_wire_unless_it_is_switched_off() {
-    let pair = Pair::narrow(LINK).unwrap();
-    let filled = fill(&pair);
+    let narrow = Narrow::new(LINK).unwrap();
+    let pair = &narrow.pair;
+    let filled = narrow.pour(DATAGRAM).unwrap();
     let dev = &pair.link.dev[1];
     let on_the_wire = |dscp: u8| {
         let capture = pair.b.spawn_piped("lab-tool", ["capture", "no such text"]);
@@ -108,7 +92,7 @@ fn packets_that_carry_marked_ones_are_marked_on_the_wire_unless_it_is_switched_o
             capture.log().contains("capturing")
         })
         .unwrap();
-        let said = said(ping(&pair, dscp, 100));
+        let said = said(ping(pair, dscp, 100));
         let seen = capture.finish(2 * TEN).unwrap();
         let mut seen: Value = serde_json::from_str(seen.lines().last().unwrap()).unwrap();
         let seen = seen[dev].take();

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::line::VPN_V4;
+use tests::look::pings;
 use tests::{Host, Line, Process, until};
 
 const TEN: Duration = Duration::from_secs(10);
@@ -43,13 +44,6 @@ fn status(host: &Host) -> Value {
 
 fn counter(host: &Host, name: &str) -> u64 {
     status(host)["counters"][name].as_u64().unwrap()
-}
-
-fn pings(host: &Host, to: &str) -> anyhow::Result<()> {
-    let out = host.run("lab-tool", ["ping", to, "-c", "3", "-i", "10"])?;
-    let json: Value = serde_json::from_str(&out.stdout)?;
-    anyhow::ensure!(json["received"] == 3, "{} to {to}: {json}", host.name);
-    Ok(())
 }
 
 fn all_ping(line: &Line) {

@@ -9,7 +9,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 use tests::line::{VPN_V4, VPN_V6};
-use tests::{Host, Lab, Line, PAIR_V4, Pair, until};
+use tests::look::pings;
+use tests::{Host, Lab, Line, Link, PAIR_V4, Pair, until};
 
 const TEN: Duration = Duration::from_secs(10);
 
@@ -19,14 +20,6 @@ fn forward(host: &Host, on: u8) {
     );
     let out = host.run("sh", ["-c", &script]).unwrap();
     assert_eq!(out.code, 0, "{}", out.stderr);
-}
-
-fn pings(host: &Host, to: &str) -> anyhow::Result<()> {
-    let ping = ["ping", to, "-c", "3", "-i", "10"];
-    let out = host.run("lab-tool", ping)?;
-    let json: Value = serde_json::from_str(&out.stdout)?;
-    anyhow::ensure!(json["received"] == 3, "{to}: {json}");
-    Ok(())
 }
 
 /// Whether a network is taken, and why or why not, by the host's VPN.
@@ -61,17 +54,23 @@ fn policy(line: &Line, rules: &str) {
         .unwrap();
 }
 
-#[test]
-fn a_network_behind_a_member_is_reached_where_it_is_taken_and_nowhere_else() {
+/// The line with its layer, and behind C a host D, which sends by C what is for the VPN.
+fn with_a_network() -> (Line, Host, Link) {
     let mut line = Line::new(None).unwrap();
     let d = line.lab.host("d").unwrap();
     let lan = line.lab.veth(line.host("c").unwrap(), &d).unwrap();
     line.start_daemons().unwrap();
     line.shims().unwrap();
     line.overlay().unwrap();
-    let [a, c] = ["a", "c"].map(|name| line.host(name).unwrap());
     d.net(&format!("route 10.9.0.0/24 {}", lan.ip(0))).unwrap();
     d.net("route fd09::/64 fd77:3::1").unwrap();
+    (line, d, lan)
+}
+
+#[test]
+fn a_network_behind_a_member_is_reached_where_it_is_taken_and_nowhere_else() {
+    let (line, _d, _lan) = with_a_network();
+    let [a, c] = ["a", "c"].map(|name| line.host(name).unwrap());
     let (v4, v6) = ("10.77.3.0/24", "fd77:3::/64");
     forward(c, 0);
     c.irm(&format!(
@@ -132,15 +131,8 @@ fn a_network_behind_a_member_is_reached_where_it_is_taken_and_nowhere_else() {
 #[test]
 fn a_network_that_both_sides_route_by_hand_is_reached_both_ways_and_who_does_not_drops_and_counts()
 {
-    let mut line = Line::new(None).unwrap();
-    let d = line.lab.host("d").unwrap();
-    let lan = line.lab.veth(line.host("c").unwrap(), &d).unwrap();
-    line.start_daemons().unwrap();
-    line.shims().unwrap();
-    line.overlay().unwrap();
+    let (line, d, _lan) = with_a_network();
     let [a, c] = ["a", "c"].map(|name| line.host(name).unwrap());
-    d.net(&format!("route 10.9.0.0/24 {}", lan.ip(0))).unwrap();
-    d.net("route fd09::/64 fd77:3::1").unwrap();
     forward(c, 0);
     let theirs = ["10.77.3.2", "fd77:3::2"];
     let alone = "vpn up --layer overlay --dev strata0";
