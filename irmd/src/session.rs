@@ -12,8 +12,8 @@ use tonic::Status;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct SessionId(pub(crate) [u8; 16]);
 
-/// How many commands may wait for a program that doesn't read them.
-pub(crate) const QUEUE: usize = 1024;
+/// How many commands may wait for a program that doesn't read them: as many offers as its listener keeps, and as many others.
+pub(crate) const QUEUE: usize = 2048;
 
 /// One connected program.
 #[derive(Debug, Clone)]

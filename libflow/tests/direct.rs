@@ -17,6 +17,7 @@ use libflow::{
 };
 use proto::Token;
 use proto::record::Item;
+use tokio::task::JoinSet;
 
 async fn listen_and_allocate(irm: &Irm, name: &str) -> (Listener, Flow, Flow) {
     let mut listener = irm.listen(name, &[]).await.unwrap();
@@ -155,6 +156,36 @@ async fn wrong_use_and_failures_have_their_types() {
         there.read(&mut [0; 9]).await,
         Err(FlowError::TimedOut(_))
     ));
+}
+
+#[tokio::test]
+async fn a_burst_waits_for_a_program_that_is_late_and_what_is_beyond_is_refused_at_once() {
+    const PLACES: usize = 1024;
+    let dir = tempfile::tempdir().unwrap();
+    let _broker = Broker::start(dir.path(), 0);
+    let irm = Irm::connect(Some(dir.path())).await.unwrap();
+    let mut listener = irm.listen("late", &[]).await.unwrap();
+    let mut asked = JoinSet::new();
+    for _ in 0..=PLACES {
+        let irm = irm.clone();
+        let ask = async move { irm.allocate("late", options(Duration::from_secs(30))).await };
+        asked.spawn(ask);
+    }
+    let first = asked.join_next().await.unwrap().unwrap();
+    let Err(FlowError::Refused(why)) = first else {
+        panic!("{first:?}")
+    };
+    assert_eq!(why.code, Code::Busy, "{why}");
+    let seen = Reason::new(Code::Refused, "seen");
+    for _ in 0..PLACES {
+        listener.accept().await.unwrap().refuse(seen.clone());
+    }
+    while let Some(answer) = asked.join_next().await {
+        assert_eq!(
+            answer.unwrap().err(),
+            Some(FlowError::Refused(seen.clone()))
+        );
+    }
 }
 
 #[tokio::test]

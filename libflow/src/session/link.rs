@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::Shared;
+use super::{OFFERS, Shared};
 use crate::listener::Incoming;
 
 /// Says hello, with all that lives from before, and waits for the welcome.
@@ -211,5 +211,5 @@ fn from_status(status: &tonic::Status) -> Reason {
 /// How long after a loss, and between attempts.
 pub(super) const AGAIN: Duration = Duration::from_millis(200);
 const WELCOME: Duration = Duration::from_secs(5);
-/// Events that wait for irmd to read them.
-const QUEUE: usize = 1024;
+/// Events that wait for irmd to read them: the answers to all offers of a listener at once, and as many others.
+const QUEUE: usize = 2 * OFFERS;

@@ -389,8 +389,9 @@ fn own_name() -> String {
         .unwrap_or_default()
 }
 
-/// Offers that wait to be taken, for each listener; more are refused as busy.
-const OFFERS: usize = 256;
+/// Offers that wait to be taken, for each listener; more are refused as busy. As many as a layer lets one member have
+/// unanswered, so that a burst that it lets in is not turned away by a program that is a moment late.
+pub(super) const OFFERS: usize = 1024;
 /// How long irmd may take to say that it listens.
 const LISTEN: Duration = Duration::from_secs(10);
 /// How long joining may take once irmd has said where: the time that a token is good for.

@@ -120,6 +120,9 @@ impl Broker {
     }
 }
 
+/// Commands that wait for a program; what comes beyond is lost.
+const QUEUE: usize = 2048;
+
 fn say(commands: &Commands, command: Command) {
     let _ = commands.try_send(Ok(pb::ProgramCommand {
         command: Some(command),
@@ -134,7 +137,7 @@ impl Programs for Broker {
         &self,
         request: Request<Streaming<pb::ProgramEvent>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let (commands, out) = mpsc::channel(64);
+        let (commands, out) = mpsc::channel(QUEUE);
         let mut events = request.into_inner();
         let broker = self.clone();
         say(
