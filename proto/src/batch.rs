@@ -139,7 +139,8 @@ impl Batch {
         &mut self.buf.bytes_mut()[..self.len]
     }
 
-    /// The size of all packets of a train but the last, which may be shorter; with their margins.
+    /// The size of all packets of a train but the last, which may be shorter; of a record that came that of all, 0 if they differ. With
+    /// their margins.
     pub fn stride(&self) -> usize {
         self.stride
     }
@@ -284,8 +285,11 @@ impl Batch {
             };
         self.len -= whole;
         self.count -= 1;
-        // All before the last have the stride; in a record nobody asks for the size of the last but one.
-        self.last = self.stride;
+        // All before the last have the stride, if there is one.
+        self.last = match self.stride {
+            0 => (self.places().last()).map_or(0, |place| place.len() + self.margin.len()),
+            stride => stride,
+        };
     }
 
     /// The whole buffer, to receive into; follow it with [`Batch::set_record`] or [`Batch::set_train`].
@@ -302,6 +306,11 @@ impl Batch {
             return Err(BadRecord::Size);
         }
         let bytes = &self.buf.bytes()[..len];
+        if let Some(size) = one_size(bytes) {
+            (self.len, self.stride, self.last) = (len, size, size);
+            self.count = len / (2 + size);
+            return Ok(());
+        }
         let (mut at, mut count, mut last) = (0, 0, 0);
         while at < len {
             let head = bytes.get(at..at + 2).ok_or(BadRecord::LyingLength)?;
@@ -398,7 +407,8 @@ impl Batch {
         match self.framing {
             // `fits` bounds len by MAX_PACKET, which is below u16::MAX.
             Framing::Record => {
-                self.buf.bytes_mut()[at - 2..at].copy_from_slice(&(len as u16).to_be_bytes())
+                self.buf.bytes_mut()[at - 2..at].copy_from_slice(&(len as u16).to_be_bytes());
+                self.stride = 0;
             }
             Framing::Train if self.count == 0 => self.stride = len,
             Framing::Train => {}
@@ -409,10 +419,23 @@ impl Batch {
     }
 }
 
+/// The size of all SDUs of a record, if it is the same: then where each lies is known before the one before it was looked at.
+fn one_size(bytes: &[u8]) -> Option<usize> {
+    let head = *bytes.first_chunk::<2>()?;
+    let size = u16::from_be_bytes(head);
+    if size == 0 || size == CONTROL {
+        return None;
+    }
+    let mut whole = bytes.chunks_exact(2 + usize::from(size));
+    let same = whole.remainder().is_empty() && whole.all(|sdu| sdu.starts_with(&head));
+    same.then_some(size.into())
+}
+
 /// How many bytes to skip and to take for the next packet of `rest`.
 fn next(framing: Framing, stride: usize, rest: &[u8]) -> Option<(usize, usize)> {
     match framing {
         _ if rest.is_empty() => None,
+        Framing::Record if stride > 0 => Some((2, stride)),
         Framing::Record => Some((2, usize::from(u16::from_be_bytes([rest[0], rest[1]])))),
         Framing::Train => Some((0, stride.min(rest.len()))),
     }
@@ -553,6 +576,29 @@ mod tests {
         train.pop();
         assert!(train.push(100).is_some());
         assert_eq!((train.count(), train.stride()), (2, 100));
+    }
+
+    #[test]
+    fn packets_are_taken_back_one_by_one_whatever_their_sizes() {
+        for sizes in [[100, 50, 70], [60, 60, 60], [60, 60, 9]] {
+            let mut record = Batch::new(Framing::Record);
+            for size in sizes {
+                record.push(size).unwrap().fill(1);
+            }
+            let mut come = Batch::new(Framing::Record);
+            come.space()[..record.bytes().len()].copy_from_slice(record.bytes());
+            come.set_record(record.bytes().len()).unwrap();
+            for mut batch in [record, come] {
+                for left in (0..3).rev() {
+                    batch.pop();
+                    let lens: Vec<_> = batch.iter().map(<[u8]>::len).collect();
+                    assert_eq!((batch.count(), &lens[..]), (left, &sizes[..left]));
+                }
+                assert!(batch.bytes().is_empty());
+                batch.push(7).unwrap();
+                assert_eq!(batch.iter().map(<[u8]>::len).collect::<Vec<_>>(), [7]);
+            }
+        }
     }
 
     #[test]
