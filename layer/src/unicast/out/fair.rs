@@ -65,25 +65,27 @@ impl Waiting {
 
 impl Fair {
     /// Whether a packet of `len` bytes still fits into the newest batch, if batches have no more than `train` bytes.
-    pub(super) fn has_open(&self, lot: &Lot, len: usize, train: usize) -> bool {
-        let bucket = self.find(lot).map(|at| &self.buckets[at]);
+    pub(super) fn has_open(&self, (lot, apart): (&Lot, bool), len: usize, train: usize) -> bool {
+        let bucket = self.find(lot, apart).map(|at| &self.buckets[at]);
         let last = bucket.and_then(|bucket| bucket.queue.back());
         last.is_some_and(|last| last.is_open(lot, len, train))
     }
 
     /// The newest batch of the lot.
-    pub(super) fn newest(&mut self, lot: &Lot) -> Option<&mut Batch> {
-        let at = self.find(lot)?;
+    pub(super) fn newest(&mut self, (lot, apart): (&Lot, bool)) -> Option<&mut Batch> {
+        let at = self.find(lot, apart)?;
         self.buckets[at]
             .queue
             .back_mut()
             .map(|last| &mut last.batch)
     }
 
-    /// Puts a batch behind the others of its lot; `apart`: this member's own flows needn't share batches.
-    pub(super) fn put(&mut self, lot: &Lot, apart: bool, batch: Batch) {
+    /// Puts a batch behind the others of its lot; `apart`, here as elsewhere: this member's own flows share no batches.
+    pub(super) fn put(&mut self, (lot, apart): (&Lot, bool), batch: Batch) {
         let own = if apart { lot.own } else { EndpointId(0) };
-        let at = self.find(lot).or_else(|| self.bucket(lot.member, own));
+        let at = self
+            .find(lot, apart)
+            .or_else(|| self.bucket(lot.member, own));
         let at = at.unwrap_or_else(|| {
             self.apart += usize::from(own != EndpointId(0));
             self.buckets.push_back(Bucket {
@@ -107,8 +109,8 @@ impl Fair {
     }
 
     /// Forgets the newest batch of a lot if nothing was put into it. Says whether that was so.
-    pub(super) fn forget_begun(&mut self, lot: &Lot) -> bool {
-        let Some(at) = self.find(lot) else {
+    pub(super) fn forget_begun(&mut self, (lot, apart): (&Lot, bool)) -> bool {
+        let Some(at) = self.find(lot, apart) else {
             return false;
         };
         let queue = &mut self.buckets[at].queue;
@@ -123,14 +125,14 @@ impl Fair {
     /// The next batch, if so many bytes are sent at once.
     pub(super) fn pop(&mut self, now: Instant, train: usize) -> Option<Next> {
         let quantum = QUANTUM.min(train as i64);
-        let turn = loop {
+        let (member, own) = loop {
             let first = self.buckets.front()?;
             if first.deficit > 0 && first.queue.is_empty() {
                 self.tidy(0);
                 continue;
             }
             if first.deficit > 0 {
-                break self.buckets.front_mut()?;
+                break (first.member, first.own);
             }
             // The flows of one member have one share together.
             let of_it = self.buckets.iter().filter(|b| b.member == first.member);
@@ -138,9 +140,15 @@ impl Fair {
             self.buckets.front_mut()?.deficit += share;
             self.buckets.rotate_left(1);
         };
+        // What came when own flows shared batches goes before what one of them has since, in its turn.
+        let since = self.buckets.front()?.queue.front()?.since;
+        let before = |b: &Bucket| b.queue.front().is_some_and(|w| w.since <= since);
+        let older = |b: &Bucket| b.member == member && b.own == EndpointId(0) && before(b);
+        let at = (own != EndpointId(0)).then(|| self.buckets.iter().position(older));
+        let at = at.flatten().unwrap_or(0);
+        let turn = &mut self.buckets[at];
         let waiting = turn.queue.pop_front()?;
         self.batches -= 1;
-        turn.deficit -= waiting.batch.bytes().len() as i64;
         let late = waiting.late.is_some_and(|at| at <= now);
         let last = turn.queue.is_empty() && waiting.batch.count() == 1;
         let waited = now.saturating_duration_since(waiting.since);
@@ -149,6 +157,11 @@ impl Fair {
         } else {
             turn.codel.act(now, waited, last)
         };
+        let bytes = waiting.batch.bytes().len();
+        // It does not pay for how long the trains of others were.
+        let paid = if at > 0 { bytes.min(train) } else { bytes };
+        self.buckets[0].deficit -= paid as i64;
+        self.tidy(at);
         self.tidy(0);
         Some(Next {
             batch: waiting.batch,
@@ -186,18 +199,18 @@ impl Fair {
     }
 
     /// How many batches wait of a lot, and their bytes.
-    pub(super) fn waiting(&self, lot: &Lot) -> (usize, usize) {
-        let queue = self.find(lot).map(|at| &self.buckets[at].queue);
+    pub(super) fn waiting(&self, (lot, apart): (&Lot, bool)) -> (usize, usize) {
+        let queue = self.find(lot, apart).map(|at| &self.buckets[at].queue);
         let bytes = |w: &Waiting| w.batch.bytes().len();
         queue.map_or((0, 0), |queue| (queue.len(), queue.iter().map(bytes).sum()))
     }
 
-    /// Where packets of a lot wait. Those that wait with others' go on doing so, so that nothing overtakes what is of the same flow.
-    fn find(&self, lot: &Lot) -> Option<usize> {
+    /// Where packets of a lot wait. Those that wait apart go on doing so, so that nothing overtakes what is of the same flow.
+    fn find(&self, lot: &Lot, apart: bool) -> Option<usize> {
         let waits = |at: &usize| !self.buckets[*at].queue.is_empty();
-        let own = (self.apart > 0).then(|| self.bucket(lot.member, lot.own));
-        let own = own.flatten().filter(waits);
-        own.or_else(|| self.bucket(lot.member, EndpointId(0)).filter(waits))
+        let of = |own| self.bucket(lot.member, own).filter(waits);
+        let own = (apart || self.apart > 0).then(|| of(lot.own)).flatten();
+        own.or_else(|| of(EndpointId(0)).filter(|_| !apart))
     }
 
     /// The bucket of a member, or of an own flow. When there are too many, they share.

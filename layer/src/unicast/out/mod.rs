@@ -125,13 +125,15 @@ impl Egress {
     /// How many bytes more of this lot should come now; `None`: all that there are. Where the lower flow is slow, as much waits of each
     /// as is sent at once, so that none loses its turn; what waits behind that can do so where it is overtaken.
     pub(super) fn room(&self, lot: &Lot) -> Option<usize> {
-        let (own, bytes) = self.cubes[lot.cube as usize].fair.waiting(lot);
+        let short = self.train.is_short(lot.now);
+        let fair = &self.cubes[lot.cube as usize].fair;
+        let (own, bytes) = fair.waiting((lot, short));
         // Whoever has the most gives way to another.
         let fattest = || self.cubes.iter().map(|c| c.fair.fattest()).max();
         if self.batches >= self.most && fattest() <= Some(own + 1) {
             return Some(0);
         }
-        if self.train.is_short(lot.now) {
+        if short {
             return Some(self.train.bytes(lot.now).saturating_sub(bytes));
         }
         (own >= ENOUGH).then_some(0)
@@ -154,7 +156,9 @@ impl Egress {
         if let Class::Data(lot) = class
             && !matches!(put, Ok(1..))
         {
-            let gone = self.cubes[lot.cube as usize].fair.forget_begun(&lot);
+            let short = self.train.is_short(lot.now);
+            let fair = &mut self.cubes[lot.cube as usize].fair;
+            let gone = fair.forget_begun((&lot, short));
             self.batches -= usize::from(gone);
         }
         put
@@ -166,7 +170,8 @@ impl Egress {
         let train = self.train.bytes(lot.now);
         let shape = self.sends_trains() && batch.framing() == Framing::Train;
         let fair = &self.cubes[lot.cube as usize].fair;
-        shape && batch.bytes().len() <= train && !fair.has_open(lot, batch.stride(), train)
+        let open = || fair.has_open((lot, self.train.is_short(lot.now)), batch.stride(), train);
+        shape && batch.bytes().len() <= train && !open()
     }
 
     /// Lets a batch wait, after [`Egress::takes_whole`].
@@ -175,8 +180,9 @@ impl Egress {
             self.shed();
         }
         self.batches += 1;
-        let slow = self.train.is_short(lot.now);
-        self.cubes[lot.cube as usize].fair.put(lot, slow, batch);
+        let short = self.train.is_short(lot.now);
+        let fair = &mut self.cubes[lot.cube as usize].fair;
+        fair.put((lot, short), batch);
     }
 
     fn control_batch(&mut self, len: usize) -> Option<&mut Batch> {
@@ -191,6 +197,7 @@ impl Egress {
 
     fn data_batch(&mut self, lot: &Lot, len: usize) -> Option<&mut Batch> {
         let (at, train) = (lot.cube as usize, self.train.bytes(lot.now));
+        let lot = (lot, self.train.is_short(lot.now));
         if !self.cubes[at].fair.has_open(lot, len, train) {
             if len > Batch::MAX_PACKET {
                 return None;
@@ -199,8 +206,7 @@ impl Egress {
                 self.shed();
             }
             self.batches += 1;
-            let slow = self.train.is_short(lot.now);
-            (self.cubes[at].fair).put(lot, slow, Batch::new(self.framing));
+            self.cubes[at].fair.put(lot, Batch::new(self.framing));
         }
         self.cubes[at].fair.newest(lot)
     }

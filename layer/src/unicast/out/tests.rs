@@ -181,7 +181,7 @@ fn own_flows_have_one_share_together_and_alike_where_the_lower_flow_is_slow() {
         for _ in 0..3000 {
             // Own flows have as little waiting as is wanted of them, others' as much as they like.
             for lot in (1..=flows).map(|own| of(1, own)).chain([of(2, 0)]) {
-                let fair = |e: &Egress| e.cubes[Cube::Raw as usize].fair.waiting(&lot).0;
+                let fair = |e: &Egress| e.cubes[Cube::Raw as usize].fair.waiting((&lot, true)).0;
                 let wants = |e: &Egress| match lot.own.0 {
                     0 => fair(e) < 5,
                     _ => e.room(&lot) > Some(0),
@@ -208,6 +208,90 @@ fn own_flows_have_one_share_together_and_alike_where_the_lower_flow_is_slow() {
 }
 
 #[test]
+fn a_flow_that_fills_a_link_before_it_is_slow_keeps_no_other_out_when_it_is() {
+    let (mut egress, mut stats, mut now) = egress();
+    let of = |own, now| Lot {
+        own: EndpointId(own),
+        ..lot(Cube::Raw, 1, now)
+    };
+    let put = |egress: &mut Egress, lot: &Lot, number: u32| {
+        let packet = |room: &mut [u8]| {
+            room[..4].copy_from_slice(&number.to_be_bytes());
+            Ok(room.len())
+        };
+        // A train is no multiple of these.
+        egress.put(Class::Data(*lot), 1276, packet).unwrap();
+    };
+    // These wait together with whatever else this member has.
+    egress.set_open(now, false);
+    let mut last = 0;
+    while egress.room(&of(1, now)) != Some(0) {
+        put(&mut egress, &of(1, now), last);
+        last += 1;
+    }
+    slow(&mut egress, &mut now);
+    let mut sent = BTreeMap::new();
+    for turn in 0..200 {
+        let (one, other) = (of(1, now), of(2, now));
+        while egress.room(&one) > Some(0) {
+            put(&mut egress, &one, last);
+            last += 1;
+        }
+        while egress.room(&other) > Some(0) {
+            put(&mut egress, &other, u32::MAX);
+        }
+        let batch = egress.pop_data(now, &mut stats).unwrap().batch;
+        for packet in batch.iter() {
+            match u32::from_be_bytes(*packet.first_chunk().unwrap()) {
+                u32::MAX => *sent.entry(2).or_insert(0) += u32::from(turn >= 100),
+                number => {
+                    let before = sent.insert(0, number + 1);
+                    assert_eq!(before.unwrap_or_default(), number, "in order");
+                    *sent.entry(1).or_insert(0) += u32::from(turn >= 100);
+                }
+            }
+        }
+    }
+    assert!(sent[&1].abs_diff(sent[&2]) < 10, "{sent:?}");
+}
+
+#[test]
+fn what_waits_apart_has_its_turn_when_the_lower_flow_is_slow_no_longer() {
+    let (mut egress, mut stats, mut now) = egress();
+    slow(&mut egress, &mut now);
+    let of = |own, now| Lot {
+        own: EndpointId(own),
+        ..lot(Cube::Raw, 1, now)
+    };
+    let put = |egress: &mut Egress, lot: &Lot| {
+        let packet = |room: &mut [u8]| {
+            room[0] = lot.own.0 as u8;
+            Ok(room.len())
+        };
+        egress.put(Class::Data(*lot), 1000, packet).unwrap();
+    };
+    put(&mut egress, &of(1, now));
+    // Pauses as a quick one has them: from now on own flows wait together.
+    for _ in 0..8 {
+        now += MS;
+        egress.set_open(now, false);
+        now += MS / 10;
+        egress.set_open(now, true);
+    }
+    assert!(!egress.train.is_short(now));
+    let mut sent = Vec::new();
+    for _ in 0..5 {
+        now += MS;
+        while egress.room(&of(2, now)) != Some(0) {
+            put(&mut egress, &of(2, now));
+        }
+        let batch = egress.pop_data(now, &mut stats).unwrap().batch;
+        sent.push(batch.iter().next().unwrap()[0]);
+    }
+    assert!(sent.contains(&1), "{sent:?}");
+}
+
+#[test]
 fn whoever_has_less_than_others_has_room_while_they_fill_all_queues() {
     let (mut egress, _, now) = egress();
     egress.set_open(now, false);
@@ -228,7 +312,7 @@ fn a_burst_of_what_is_urgent_goes_at_once_where_the_lower_flow_is_slow() {
         for cube in [Cube::Raw, Cube::Best, Cube::Data] {
             while egress.cubes[cube as usize]
                 .fair
-                .waiting(&lot(cube, 1, now))
+                .waiting((&lot(cube, 1, now), true))
                 .0
                 < 5
             {
@@ -278,7 +362,7 @@ fn members_share_a_cube_alike_whatever_the_size_and_number_of_their_packets() {
             let waits = |e: &Egress| {
                 e.cubes[Cube::Raw as usize]
                     .fair
-                    .waiting(&lot(Cube::Raw, member, now))
+                    .waiting((&lot(Cube::Raw, member, now), false))
             };
             while waits(egress).0 < most {
                 push(egress, &lot(Cube::Raw, member, now), len);
