@@ -37,6 +37,15 @@ pub(crate) struct Devices<T> {
     closed: VecDeque<(Id, Offloads)>,
 }
 
+/// What of a device is looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// What it has, then what waits.
+    Whole,
+    /// Only what waits.
+    Waiting,
+}
+
 /// What a look at a device gave.
 #[derive(Debug)]
 pub(crate) enum Read {
@@ -338,13 +347,15 @@ impl<T: TunPort> Devices<T> {
     pub(crate) fn read(
         &mut self,
         io: &mut Io,
-        (id, now): (Id, Instant),
+        (id, look, now): (Id, Look, Instant),
         margin: impl Fn(FlowId) -> Margin,
         room: impl Fn(FlowId) -> Option<usize>,
     ) -> Option<Read> {
         let device = self.devices.get_mut(&id)?;
         if device.read.is_empty() {
-            device.fill(io, &mut self.flows, now, &margin);
+            if look == Look::Whole {
+                device.fill(io, &mut self.flows, now, &margin);
+            }
             if !device.waiting.is_empty() {
                 device.serve(io, now, margin, room);
             }

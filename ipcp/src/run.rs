@@ -9,7 +9,7 @@ use anyhow::Context;
 use layer::{Input, Ipcp, Now, Output, UnixTime};
 use proto::ipcp::{Answer, Command, CommandId, Event, Notice, Respond};
 use proto::irm as pb;
-use proto::{Code, FlowId, Reason};
+use proto::{Batch, Code, FlowId, Reason};
 use rustc_hash::FxHashMap;
 use tokio::io::Interest as TokioInterest;
 use tokio::io::unix::AsyncFd;
@@ -97,6 +97,8 @@ struct Runtime<M: Ipcp, L: Lower<M>> {
     parked: bool,
     /// The lower network has taken something that waited.
     moved: bool,
+    /// How often what waits at devices has followed in this turn.
+    followed: usize,
     /// What the last look at the descriptors found; kept for its memory.
     ready: Vec<Ready>,
     strangers: Strangers,
@@ -140,6 +142,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             ending: None,
             exit: false,
             parked: false,
+            followed: 0,
             moved: false,
             ready: Vec::new(),
             strangers: Strangers::default(),
@@ -149,6 +152,7 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
 
     /// Control, timers, packets; `false` if no packet was there.
     fn turn(&mut self, reactor: &AsyncFd<Epoll>) -> anyhow::Result<bool> {
+        self.followed = 0;
         self.control();
         self.timers();
         let worked = self.packets(reactor)?;
@@ -400,11 +404,16 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
             sealers.begin();
         }
         while let Some((to, batch)) = self.sealers.as_mut().and_then(Sealers::pop) {
-            self.lower.send(&mut self.io, to, batch);
-            self.room();
+            self.send(to, batch);
             any = true;
         }
         any
+    }
+
+    fn send(&mut self, to: M::Lower, batch: Batch) {
+        self.lower.send(&mut self.io, to, batch);
+        self.room();
+        self.follow();
     }
 
     fn output(&mut self, output: Output<M::Lower, M::Ask>) {
@@ -415,15 +424,11 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
                         self.send_sealed();
                     }
                 }
-                None => {
-                    self.lower.send(&mut self.io, to, unsealed.seal());
-                    self.room();
-                }
+                None => self.send(to, unsealed.seal()),
             },
             Output::Lower(to, batch) => {
                 self.send_sealed();
-                self.lower.send(&mut self.io, to, batch);
-                self.room();
+                self.send(to, batch);
             }
             Output::Upper(flow, batch) => {
                 if !self.uppers.deliver(&mut self.io, flow, batch) {

@@ -11,6 +11,8 @@ use tests::{PAIR_V4, Pair, Process, until};
 const TEN: Duration = Duration::from_secs(10);
 /// What the link takes, in Mbit/s.
 const LINK: u32 = 20;
+/// The same of one that takes many packets each time that it takes any.
+const FASTER: u32 = 200;
 /// Mbit/s that everybody gets at least: a half would be fair, and who starves has none.
 const ENOUGH: f64 = 3.0;
 /// Half the pings beside what fills the link are back by then; 5 to 9 ms are usual.
@@ -54,6 +56,19 @@ fn programs_and_a_vpn_share_a_link_that_is_too_narrow_for_the_vpn_alone() {
             "{qos} and the VPN beside it have {last:?} of {LINK} Mbit/s"
         );
     }
+}
+
+#[test]
+fn a_program_and_a_vpn_have_like_shares_of_a_faster_link() {
+    let narrow = Narrow::new(FASTER).unwrap();
+    let mut last = (0.0, 0.0);
+    let like = (0..3).any(|_| {
+        last = narrow.beside("raw").unwrap();
+        let (program, vpn) = last;
+        println!("raw: {program:.1} Mbit/s, datagrams over the VPN {vpn:.1}");
+        program + vpn > f64::from(FASTER) * 0.7 && program < 1.5 * vpn && vpn < 1.5 * program
+    });
+    assert!(like, "a program and the VPN beside it have {last:?}");
 }
 
 #[test]

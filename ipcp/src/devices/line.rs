@@ -104,7 +104,7 @@ mod tests {
     use rustix::net::{SocketFlags, SocketType};
 
     use super::*;
-    use crate::devices::{Id, Read};
+    use crate::devices::{Id, Look, Read};
 
     const FLOW: FlowId = FlowId(1);
     const ID: Id = (0, 7);
@@ -169,7 +169,7 @@ mod tests {
             let (margin, room) = (|_| Margin::NONE, |_| None);
             let read = self
                 .devices
-                .read(&mut self.io, (ID, self.now), margin, room);
+                .read(&mut self.io, (ID, Look::Whole, self.now), margin, room);
             let read = read.unwrap();
             matches!(read, Read::Sdus(..))
         }

@@ -81,7 +81,8 @@ impl Bench {
         }
         let reads = std::iter::from_fn(|| {
             let Self { io, now, .. } = self;
-            self.devices.read(io, (ID, *now), |_| MARGIN, &room)
+            self.devices
+                .read(io, (ID, Look::Whole, *now), |_| MARGIN, &room)
         });
         let said = |read| match read {
             Read::Sdus(flow, batch) => (true, flow, batch.iter().map(<[u8]>::to_vec).collect()),
@@ -168,14 +169,22 @@ fn what_waits_for_a_slow_link_holds_no_other_up_and_is_not_overtaken() {
     for packet in &sent {
         rustix::io::write(&bench.host, packet).unwrap();
     }
-    let mut look = |bytes| {
+    let mut look = |look, bytes| {
         let room = |_| Some(bytes);
-        bench.devices.read(io, (ID, now), |_| MARGIN, room)
+        bench.devices.read(io, (ID, look, now), |_| MARGIN, room)
     };
-    let Some(Read::Sdus(_, batch)) = look(101) else {
+    assert!(look(Look::Waiting, 101).is_none(), "nothing waits yet");
+    let Some(Read::Sdus(_, batch)) = look(Look::Whole, 101) else {
         panic!("nothing went");
     };
     assert_eq!(batch.count(), 2);
+    rustix::io::write(&bench.host, &numbered(10)).unwrap();
+    let Some(Read::Sdus(_, batch)) = look(Look::Waiting, usize::MAX) else {
+        panic!("nothing went");
+    };
+    let left = batch.iter().map(<[u8]>::to_vec).collect::<Vec<_>>();
+    assert_eq!(left, [numbered(9)], "what the device has is left alone");
+    assert!(look(Look::Whole, 0).is_none());
     bench.devices.unbind(io, FLOW);
     assert_eq!(io.counters.get("drop.device_silent"), 1);
 }
@@ -200,7 +209,7 @@ fn frames_of_a_device_that_its_user_keeps_wait_for_a_slow_link_and_else_pass() {
     assert!(devices.wait(NEXT, sdus(3), now).is_some());
     assert_eq!(devices.waiting().collect::<Vec<_>>(), [ID]);
     let mut look = |devices: &mut Devices<Tun>, room| {
-        let read = devices.read(&mut io, (ID, now), |_| MARGIN, |_| Some(room));
+        let read = devices.read(&mut io, (ID, Look::Whole, now), |_| MARGIN, |_| Some(room));
         read.map(|read| match read {
             Read::Sdus(flow, batch) => (flow, batch.iter().map(|frame| frame[0]).collect()),
             Read::Frame(..) => panic!("nothing was handed over"),

@@ -6,7 +6,7 @@ use layer::{Input, Ipcp};
 use proto::FlowId;
 
 use super::{Runtime, now};
-use crate::devices::Id;
+use crate::devices::{Id, Look};
 use crate::io::{Key, Ready};
 use crate::lower::Lower;
 use crate::upper::Did;
@@ -46,18 +46,19 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
     /// What a device has is read at once, however slow the link: where it waits then is fair between conversations, and has ages.
     /// Says whether something went, and more waits.
     fn device_ready(&mut self, device: Id) -> bool {
-        let went = self.look_at_device(device);
+        let went = self.look_at_device(device, Look::Whole);
         self.drain();
         went && self.uppers.waits(device)
     }
 
     /// All of one look goes in before anything goes out: the packets of one super-packet seldom fill a train. Says whether anything went.
-    fn look_at_device(&mut self, device: Id) -> bool {
+    fn look_at_device(&mut self, device: Id, look: Look) -> bool {
         let (now, mut went) = (now(), false);
         loop {
             let margin = |flow| self.machine.margin(flow);
             let room = |flow| self.machine.room(flow);
-            let did = (self.uppers).read_device(&mut self.io, (device, now.mono), margin, room);
+            let at = (device, look, now.mono);
+            let did = (self.uppers).read_device(&mut self.io, at, margin, room);
             let Some(Did::Wrote(flow, batch)) = did else {
                 return went;
             };
@@ -75,7 +76,22 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         let waiting: Vec<_> = self.uppers.waiting_devices().collect();
         (waiting.into_iter()).fold(false, |more, device| more | self.device_ready(device))
     }
+
+    /// Something has gone to the lower network: what waits at devices follows, so that its next turn is not lost to those of whom
+    /// more waits in the machine. So it is a bounded number of times before others are looked at again.
+    pub(super) fn follow(&mut self) {
+        if self.followed >= FOLLOWS {
+            return;
+        }
+        let waiting: Vec<_> = self.uppers.waiting_devices().collect();
+        self.followed += usize::from(!waiting.is_empty());
+        for device in waiting {
+            self.look_at_device(device, Look::Waiting);
+        }
+    }
 }
 
+/// Looks at what waits, a train each, in one turn.
+const FOLLOWS: usize = 16;
 /// Records from one user in one turn.
 const UPPER_READS: usize = 2;

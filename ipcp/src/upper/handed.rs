@@ -7,7 +7,7 @@ use proto::record::Item;
 use proto::{Batch, Code, FlowId, Margin, Reason};
 
 use super::{Did, MOVED, Timer, Upper, Uppers};
-use crate::devices::{self, Id};
+use crate::devices::{self, Id, Look};
 use crate::io::{Io, Key};
 
 impl Uppers {
@@ -56,12 +56,12 @@ impl Uppers {
     pub(crate) fn read_device(
         &mut self,
         io: &mut Io,
-        (device, now): (Id, Instant),
+        (device, look, now): (Id, Look, Instant),
         margin: impl Fn(FlowId) -> Margin,
         room: impl Fn(FlowId) -> Option<usize>,
     ) -> Option<Did> {
         loop {
-            match self.devices.read(io, (device, now), &margin, &room)? {
+            match self.devices.read(io, (device, look, now), &margin, &room)? {
                 devices::Read::Sdus(flow, batch) => {
                     self.tell_signs(flow, now);
                     let takes = |upper: &Upper| !upper.silent && !upper.ended;
