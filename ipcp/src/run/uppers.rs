@@ -56,7 +56,11 @@ impl<M: Ipcp, L: Lower<M>> Runtime<M, L> {
         let (now, mut went) = (now(), false);
         loop {
             let margin = |flow| self.machine.margin(flow);
-            let room = |flow| self.machine.room(flow);
+            // Where a link is not slow, enough waits in the machine.
+            let room = |flow| match (self.machine.room(flow), look) {
+                (None, Look::Waiting) => Some(0),
+                (room, _) => room,
+            };
             let at = (device, look, now.mono);
             let did = (self.uppers).read_device(&mut self.io, at, margin, room);
             let Some(Did::Wrote(flow, batch)) = did else {
