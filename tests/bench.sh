@@ -13,7 +13,7 @@
 # --results FILE: measures nothing, but makes table and plot of what a run has left (vpn.json, figures.txt).
 # --all: the crates' own benches and the whole of lab-bench too, wake-ups at rest, a stream through a member in between, how soon a known member
 # is up, streams under rules and with seals on more cores, slow links, and what it costs to know 1,000 members
-# (an hour and a half more). --quick: one short round, to see that it works; with --all only the wake-ups.
+# (half an hour more). --quick: one short round, to see that it works; with --all only the wake-ups.
 # --bin DIR: programs of Strata that are built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
